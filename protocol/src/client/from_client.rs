@@ -1,0 +1,245 @@
+//! Frames that clients send.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::content::Content;
+use super::json::json_depth_exceeds;
+use crate::error::Refusal;
+use crate::ids::{ConversationId, DeviceId, Epoch, MessageId, Timestamp};
+use crate::limits;
+use crate::placement::Level;
+use crate::rest::{SyncCursor, SyncRequest};
+
+/// `auth`: the first frame.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthPayload {
+    /// The JWT.
+    pub token: String,
+    /// Made by the server if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<DeviceId>,
+    /// From an earlier `connected`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume_token: Option<String>,
+    /// What the client has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursors: Option<Vec<SyncCursor>>,
+    /// Whether datagrams may come.
+    #[serde(default)]
+    pub datagrams: bool,
+    /// Whether server-opened streams may come.
+    #[serde(default)]
+    pub streams: bool,
+}
+
+impl std::fmt::Debug for AuthPayload {
+    /// Leaves the tokens out: this may be logged.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AuthPayload").field("device_id", &self.device_id).finish_non_exhaustive()
+    }
+}
+
+/// `resume`, once, by clients that did not authenticate by frame.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResumePayload {
+    /// From an earlier `connected`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume_token: Option<String>,
+    /// What the client has.
+    #[serde(default)]
+    pub cursors: Vec<SyncCursor>,
+}
+
+impl std::fmt::Debug for ResumePayload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResumePayload").field("cursors", &self.cursors.len()).finish_non_exhaustive()
+    }
+}
+
+/// `message.send`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SendPayload {
+    /// The idempotency key.
+    pub message_id: MessageId,
+    /// Where to.
+    pub conversation_id: ConversationId,
+    /// What.
+    pub content: Content,
+    /// What it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<MessageId>,
+    /// When its content goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// A level above the conversation's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Level>,
+}
+
+/// `message.received` and `message.read`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReceiptPayload {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// The last number.
+    pub up_to_sequence: u64,
+    /// Its epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<Epoch>,
+}
+
+/// `history.request`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryRequest {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// Rows below this number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+    /// Rows above this number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// 1 to 200.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+/// A frame that was understood, with the `id` to echo.
+#[derive(Clone, Debug)]
+pub enum ClientFrame {
+    /// `auth`.
+    Auth(AuthPayload),
+    /// `resume`.
+    Resume(ResumePayload),
+    /// `auth.refresh`, with the token.
+    AuthRefresh(String),
+    /// `message.send`.
+    Send(Box<SendPayload>),
+    /// `message.received` or `message.read`: taken without an answer, counted from the receipts issue on.
+    Receipt(ReceiptPayload),
+    /// `sync.request`.
+    Sync(SyncRequest),
+    /// `history.request`.
+    History(HistoryRequest),
+    /// `heartbeat`.
+    Heartbeat,
+}
+
+/// Sizes that a frame is checked against.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameLimits {
+    /// Bytes of a frame.
+    pub frame_bytes: usize,
+    /// Bytes of a text.
+    pub text_bytes: usize,
+    /// Depth of JSON.
+    pub json_depth: usize,
+}
+
+impl Default for FrameLimits {
+    fn default() -> Self {
+        Self { frame_bytes: limits::FRAME_BYTES, text_bytes: limits::TEXT_BYTES, json_depth: limits::JSON_DEPTH }
+    }
+}
+
+/// Why a frame was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    /// It cannot be read as a frame at all: `error`, then 4400.
+    Malformed(Refusal),
+    /// It was refused; the session goes on.
+    Refused(Refusal),
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(default, rename = "type", borrow)]
+    kind: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    payload: Option<&'a RawValue>,
+}
+
+/// Reads one frame. The first value is the request's `id`, when it has one that is a string of at most 128 bytes.
+pub fn parse_client_frame(bytes: &[u8], frame: &FrameLimits) -> (Option<String>, Result<ClientFrame, FrameError>) {
+    if bytes.len() > frame.frame_bytes {
+        let refusal = Refusal::too_large("the frame is too long", format!("{} bytes a frame", frame.frame_bytes));
+        return (None, Err(FrameError::Malformed(refusal)));
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return (None, Err(FrameError::Malformed(Refusal::invalid("the frame is not UTF-8"))));
+    };
+    if json_depth_exceeds(bytes, frame.json_depth) {
+        let refusal = Refusal::too_large("the frame nests too deep", format!("{} levels of JSON", frame.json_depth));
+        // Depth is a form error by the contract: the session goes on.
+        return (None, Err(FrameError::Refused(Refusal { error: crate::ErrorCode::InvalidMessage, ..refusal })));
+    }
+    if !text.trim_start().starts_with('{') {
+        return (None, Err(FrameError::Malformed(Refusal::invalid("a frame is one JSON object"))));
+    }
+    let envelope: Envelope<'_> = match serde_json::from_str(text) {
+        Ok(envelope) => envelope,
+        Err(error) => {
+            let reason = format!("the frame is not JSON: column {}", error.column());
+            return (None, Err(FrameError::Malformed(Refusal::invalid(reason))));
+        }
+    };
+    let id = envelope.id.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok()).filter(|id| id.len() <= 128);
+    let result = parse_payload(&envelope, frame).map_err(FrameError::Refused);
+    (id, result)
+}
+
+fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<ClientFrame, Refusal> {
+    let kind = envelope
+        .kind
+        .and_then(|raw| serde_json::from_str::<std::borrow::Cow<'_, str>>(raw.get()).ok())
+        .ok_or_else(|| Refusal::invalid("a frame needs a `type` that is a string"))?;
+    let payload = envelope.payload.map_or("{}", RawValue::get);
+    Ok(match kind.as_ref() {
+        "message.send" => {
+            let send: SendPayload = typed(payload)?;
+            send.content.check(limits.text_bytes)?;
+            ClientFrame::Send(Box::new(send))
+        }
+        "heartbeat" => ClientFrame::Heartbeat,
+        "message.received" | "message.read" => ClientFrame::Receipt(typed(payload)?),
+        "auth" => ClientFrame::Auth(typed(payload)?),
+        "resume" => ClientFrame::Resume(typed(payload)?),
+        "auth.refresh" => {
+            #[derive(Deserialize)]
+            struct Refresh {
+                token: String,
+            }
+            ClientFrame::AuthRefresh(typed::<Refresh>(payload)?.token)
+        }
+        "sync.request" => ClientFrame::Sync(typed(payload)?),
+        "history.request" => ClientFrame::History(typed(payload)?),
+        "message.edit" | "message.delete" | "reaction.add" | "reaction.remove" | "typing.start" | "typing.stop"
+        | "conversation.view" | "presence.set" | "presence.subscribe" | "presence.unsubscribe" | "client.state"
+        | "delivery.explain" => {
+            return Err(Refusal::invalid(format!("frames of type {kind} are not served by this version yet")));
+        }
+        _ => return Err(Refusal::invalid("unknown frame type")),
+    })
+}
+
+/// A payload of a known type. The error names the place, never the value.
+fn typed<'a, T: Deserialize<'a>>(payload: &'a str) -> Result<T, Refusal> {
+    serde_json::from_str(payload).map_err(|error| {
+        let text = error.to_string();
+        let what = ["missing field", "invalid type", "unknown variant", "UUID"]
+            .iter()
+            .find(|what| text.contains(**what))
+            .copied()
+            .unwrap_or("invalid value");
+        let field = text.split('`').nth(1).filter(|_| what == "missing field").unwrap_or("");
+        Refusal::invalid(format!("payload: {what} {field} at column {}", error.column()))
+    })
+}

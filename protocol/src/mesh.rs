@@ -1,0 +1,291 @@
+//! What regions say to each other: prost messages, derived by hand. Unknown fields are skipped, tags are never reused.
+
+use bytes::Bytes;
+use prost::Message;
+
+/// One frame of a link.
+#[derive(Clone, PartialEq, Message)]
+pub struct MeshFrame {
+    /// What it says. A frame of a later version's kind reads as `None` and is ignored.
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    pub body: Option<Body>,
+}
+
+/// The kinds of frames.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Body {
+    /// A command for a log whose home is the receiver.
+    #[prost(message, tag = "1")]
+    Forward(Forward),
+    /// The answer to a `Forward`. More than one may come: queued first, then the end.
+    #[prost(message, tag = "2")]
+    Answer(Answer),
+    /// Entries of a log for a replica, and the mark.
+    #[prost(message, tag = "3")]
+    Append(Append),
+    /// What a replica holds of a log on disk; cumulative.
+    #[prost(message, tag = "4")]
+    Appended(Appended),
+    /// The lengths of logs that the receiver should hold (anti-entropy).
+    #[prost(message, tag = "5")]
+    Lengths(Lengths),
+    /// The sender wants to hold a log from now on, or no longer.
+    #[prost(message, tag = "6")]
+    Follow(Follow),
+    /// A question.
+    #[prost(message, tag = "7")]
+    Request(Request),
+    /// Its answer.
+    #[prost(message, tag = "8")]
+    Response(Response),
+}
+
+/// A command as it travels to the home.
+#[derive(Clone, PartialEq, Message)]
+pub struct Forward {
+    /// Names this forward between the two regions, while the sender's process lives.
+    #[prost(uint64, tag = "1")]
+    pub forward_id: u64,
+    /// [`crate::LogId::to_bytes`].
+    #[prost(bytes = "bytes", tag = "2")]
+    pub log: Bytes,
+    /// [`crate::EntryKind::number`].
+    #[prost(uint32, tag = "3")]
+    pub kind: u32,
+    /// Who asks.
+    #[prost(string, tag = "4")]
+    pub sender: String,
+    /// The idempotency key, 16 bytes.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub id: Bytes,
+    /// Content: JSON of a message, or a stored change or header.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub content: Bytes,
+    /// 16 bytes, or empty.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub reply_to: Bytes,
+    /// Milliseconds since the epoch; 0 for never.
+    #[prost(uint64, tag = "8")]
+    pub expires_at: u64,
+    /// [`crate::Level`] as a number; 0 for the log's own.
+    #[prost(uint32, tag = "9")]
+    pub level: u32,
+    /// The edge region.
+    #[prost(string, tag = "10")]
+    pub origin: String,
+}
+
+/// How a command ended, or that it waits.
+#[derive(Clone, PartialEq, Message)]
+pub struct Answer {
+    /// As in the `Forward`.
+    #[prost(uint64, tag = "1")]
+    pub forward_id: u64,
+    /// Set when it was sequenced.
+    #[prost(message, optional, tag = "2")]
+    pub ack: Option<Ack>,
+    /// Set when it was refused.
+    #[prost(message, optional, tag = "3")]
+    pub refused: Option<Refused>,
+    /// Set when it is on the home's disk and waits for copies.
+    #[prost(bool, tag = "4")]
+    pub copies_missing: bool,
+}
+
+/// An ack.
+#[derive(Clone, PartialEq, Message)]
+pub struct Ack {
+    /// Position.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Position.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// Milliseconds since the epoch.
+    #[prost(uint64, tag = "3")]
+    pub time: u64,
+    /// The home.
+    #[prost(string, tag = "4")]
+    pub home: String,
+    /// The level that it was acked at.
+    #[prost(uint32, tag = "5")]
+    pub level: u32,
+    /// Regions that have it on disk.
+    #[prost(string, repeated, tag = "6")]
+    pub regions: Vec<String>,
+    /// Whether it had been sequenced before this command came.
+    #[prost(bool, tag = "7")]
+    pub duplicate: bool,
+}
+
+/// A refusal.
+#[derive(Clone, PartialEq, Message)]
+pub struct Refused {
+    /// [`crate::ErrorCode::as_str`].
+    #[prost(string, tag = "1")]
+    pub error: String,
+    /// For people.
+    #[prost(string, tag = "2")]
+    pub message: String,
+    /// Seconds; 0 for none.
+    #[prost(uint64, tag = "3")]
+    pub retry_after: u64,
+    /// Which limit; empty for none.
+    #[prost(string, tag = "4")]
+    pub limit: String,
+}
+
+/// Entries of one log, in order, behind the predecessor that the first of them names.
+#[derive(Clone, PartialEq, Message)]
+pub struct Append {
+    /// [`crate::LogId::to_bytes`].
+    #[prost(bytes = "bytes", tag = "1")]
+    pub log: Bytes,
+    /// The epoch under which the home sends.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// First sequence of that epoch.
+    #[prost(uint64, tag = "3")]
+    pub opening: u64,
+    /// Hash of the entry before it; empty for the first epoch.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub opening_hash: Bytes,
+    /// Sequence of the first entry; with no entry, the home's length.
+    #[prost(uint64, tag = "5")]
+    pub first: u64,
+    /// Stored forms.
+    #[prost(bytes = "bytes", repeated, tag = "6")]
+    pub entries: Vec<Bytes>,
+    /// Entries below this one have the copies of their level.
+    #[prost(uint64, tag = "7")]
+    pub mark: u64,
+    /// The voters, sent with the header.
+    #[prost(string, repeated, tag = "8")]
+    pub voters: Vec<String>,
+}
+
+/// What a replica holds.
+#[derive(Clone, PartialEq, Message)]
+pub struct Appended {
+    /// [`crate::LogId::to_bytes`].
+    #[prost(bytes = "bytes", tag = "1")]
+    pub log: Bytes,
+    /// The epoch that it accepted.
+    #[prost(uint64, tag = "2")]
+    pub accepted: u64,
+    /// Entries on disk with nothing missing below.
+    #[prost(uint64, tag = "3")]
+    pub length: u64,
+    /// Set when something arrived that it could not apply: the home sends again from `length`.
+    #[prost(bool, tag = "4")]
+    pub resend: bool,
+    /// Set when its last entry is not the one that the home named: the lines fork.
+    #[prost(bool, tag = "5")]
+    pub fork: bool,
+}
+
+/// Lengths of logs that the receiver should hold.
+#[derive(Clone, PartialEq, Message)]
+pub struct Lengths {
+    /// One per log.
+    #[prost(message, repeated, tag = "1")]
+    pub logs: Vec<Length>,
+}
+
+/// One log's length at its home.
+#[derive(Clone, PartialEq, Message)]
+pub struct Length {
+    /// [`crate::LogId::to_bytes`].
+    #[prost(bytes = "bytes", tag = "1")]
+    pub log: Bytes,
+    /// The epoch.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Entries on disk at the home.
+    #[prost(uint64, tag = "3")]
+    pub length: u64,
+    /// Hash of the last of them.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub hash: Bytes,
+    /// The mark.
+    #[prost(uint64, tag = "5")]
+    pub mark: u64,
+}
+
+/// A wish to hold a log.
+#[derive(Clone, PartialEq, Message)]
+pub struct Follow {
+    /// [`crate::LogId::to_bytes`].
+    #[prost(bytes = "bytes", tag = "1")]
+    pub log: Bytes,
+    /// What the follower has already.
+    #[prost(uint64, tag = "2")]
+    pub length: u64,
+    /// Set to end it.
+    #[prost(bool, tag = "3")]
+    pub unfollow: bool,
+}
+
+/// A question to another region.
+#[derive(Clone, PartialEq, Message)]
+pub struct Request {
+    /// Names it between the two regions.
+    #[prost(uint64, tag = "1")]
+    pub request_id: u64,
+    /// What is asked.
+    #[prost(oneof = "Question", tags = "2, 3, 4")]
+    pub question: Option<Question>,
+}
+
+/// The kinds of questions.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Question {
+    /// The placement of a log, asked of its slot's steward: [`crate::LogId::to_bytes`].
+    #[prost(bytes = "bytes", tag = "2")]
+    Placement(Bytes),
+    /// A client's call, answered where the log is held.
+    #[prost(message, tag = "3")]
+    Api(ApiCall),
+    /// Refusals kept for a device.
+    #[prost(message, tag = "4")]
+    Refusals(Refusals),
+}
+
+/// A client's call that this region cannot answer itself, already authenticated.
+#[derive(Clone, PartialEq, Message)]
+pub struct ApiCall {
+    /// On whose behalf.
+    #[prost(string, tag = "1")]
+    pub user: String,
+    /// The call, as JSON of `region-core`'s type.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub call: Bytes,
+}
+
+/// Refusals kept for a device; asked when it connects elsewhere.
+#[derive(Clone, PartialEq, Message)]
+pub struct Refusals {
+    /// Whose.
+    #[prost(string, tag = "1")]
+    pub user: String,
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub device: Bytes,
+    /// Ids, 16 bytes each, that the device has now: they can be forgotten.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub told: Vec<Bytes>,
+}
+
+/// The answer to a question.
+#[derive(Clone, PartialEq, Message)]
+pub struct Response {
+    /// As in the request.
+    #[prost(uint64, tag = "1")]
+    pub request_id: u64,
+    /// HTTP status of an API call; 200 for others that have an answer, 404 where there is none.
+    #[prost(uint32, tag = "2")]
+    pub status: u32,
+    /// JSON of an API call, or a stored placement.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub body: Bytes,
+}

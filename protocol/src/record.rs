@@ -1,0 +1,147 @@
+//! Stored records other than entries. Each is a version byte and postcard; an unknown version is an error, never a guess.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::entry::Hash;
+use crate::ids::{ConversationId, DeviceId, Epoch, LogId, MessageId, Position, RegionId, Timestamp, UserId};
+use crate::placement::Level;
+
+/// Why bytes are not a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Written by another version.
+    #[error("the record has version {0:?}, this build reads 1")]
+    Version(Option<u8>),
+    /// The bytes do not decode.
+    #[error("the record does not decode")]
+    Form,
+}
+
+/// A stored record: version byte 1, then postcard.
+pub trait Record: Serialize + for<'a> Deserialize<'a> {
+    /// The stored form.
+    #[must_use]
+    fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![1]).expect("records hold nothing that postcard refuses")
+    }
+
+    /// Reads [`Record::encode`].
+    ///
+    /// # Errors
+    /// [`RecordError`] for another version and for bytes that do not decode.
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        match bytes.split_first() {
+            Some((1, rest)) => postcard::from_bytes(rest).map_err(|_| RecordError::Form),
+            other => Err(RecordError::Version(other.map(|(version, _)| *version))),
+        }
+    }
+}
+
+/// Where an epoch opened: (epoch, first sequence of it), and the hash of the entry before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The first sequence of it. The first epoch of a log opens at 0, with its header.
+    pub first: u64,
+    /// Hash of the entry at `first - 1`; zeros for the first epoch.
+    pub previous: Hash,
+    /// Whether a loss statement goes with it.
+    pub loss: bool,
+}
+
+/// What a region keeps about a log that it holds, beside its entries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRecord {
+    /// The home that the region last knew.
+    pub home: RegionId,
+    /// The voters that it last knew.
+    pub voters: Vec<RegionId>,
+    /// The newest epoch whose opening this log holds, by hash.
+    pub accepted: Epoch,
+    /// The newest epoch that this region promised: it takes nothing below.
+    pub sealed: Epoch,
+    /// All openings, oldest first.
+    pub openings: Vec<Opening>,
+    /// The lowest sequence that retention left.
+    pub floor: u64,
+    /// Entries below this one were published (replicated, fanned out, in the outbox).
+    pub published: u64,
+    /// Ranges `[from, to)` still to be pulled, ascending.
+    pub open_ranges: Vec<(u64, u64)>,
+}
+
+/// What dedup remembers of an entry: enough for its first ack, and longer than its text lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DedupRecord {
+    /// Where the entry stands.
+    pub position: Position,
+    /// When it was sequenced.
+    pub time: Timestamp,
+    /// The salted digest of its content, as in the entry.
+    pub digest: Hash,
+    /// The message that it answers.
+    pub reply_to: Option<Uuid>,
+    /// The level that it was acked at.
+    pub level: Level,
+}
+
+/// A send that an edge region holds until the home can sequence it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedSend {
+    /// Order within the region; grows.
+    pub number: u64,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Who sent it.
+    pub sender: UserId,
+    /// From which device: parked sends go out in the order of each device.
+    pub device: DeviceId,
+    /// Its id.
+    pub id: MessageId,
+    /// Compact JSON of the content.
+    pub content: Bytes,
+    /// The message that it answers.
+    pub reply_to: Option<Uuid>,
+    /// When its content is to be removed.
+    pub expires_at: Option<Timestamp>,
+    /// The level that the send asked for.
+    pub level: Option<Level>,
+    /// When it was parked.
+    pub parked_at: Timestamp,
+    /// Set once it will not be sequenced: code and message, kept until the device has it.
+    pub refused: Option<(String, String)>,
+}
+
+/// A membership that the home of a user must hear of; written in the commit of the entry that made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboxRecord {
+    /// The conversation.
+    pub log: LogId,
+    /// Where the membership changed.
+    pub position: Position,
+    /// Whose.
+    pub user: UserId,
+    /// In or out.
+    pub joined: bool,
+}
+
+/// Who a store is. A store that is new, empty or restored is a new incarnation (design.md 4.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreIdentity {
+    /// Made when the store was made.
+    pub store: Uuid,
+    /// The region that it belongs to.
+    pub region: RegionId,
+    /// Counted up at each open.
+    pub incarnation: u64,
+}
+
+impl Record for LogRecord {}
+impl Record for DedupRecord {}
+impl Record for ParkedSend {}
+impl Record for OutboxRecord {}
+impl Record for StoreIdentity {}
+impl Record for crate::placement::Placement {}

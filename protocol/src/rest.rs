@@ -1,0 +1,366 @@
+//! Bodies of the REST routes and of the frames that share them, as `protocol.md` fixes them.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::entry::{ConversationKind, HistoryForNewMembers, Role};
+use crate::error::Refusal;
+use crate::ids::{ConversationId, Epoch, MessageId, RegionId, Timestamp, UserId};
+
+/// `POST /api/v1/sync` and `sync.request`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SyncRequest {
+    /// What the client has.
+    pub conversations: Vec<SyncCursor>,
+    /// Rows per conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+/// What a client has of one conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncCursor {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// The last number that it has.
+    pub last_sequence: u64,
+    /// The epoch of that number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<Epoch>,
+}
+
+/// The answer to a sync.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncResponse {
+    /// In the order asked.
+    pub conversations: Vec<SyncedConversation>,
+    /// What was not served.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<SyncRefusal>,
+    /// Milliseconds since the epoch.
+    pub server_time: Timestamp,
+}
+
+/// One conversation of a sync.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncedConversation {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// Ascending.
+    pub messages: Vec<Row>,
+    /// Whether more follow.
+    pub has_more: bool,
+}
+
+/// A conversation that a sync did not serve.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncRefusal {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// Why.
+    pub error: crate::error::ErrorCode,
+}
+
+/// One position of a conversation, in history, sync and `message.new`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Row {
+    /// The client's id.
+    pub message_id: MessageId,
+    /// Set in `message.new`; in history and sync the surrounding body names it too.
+    pub conversation_id: ConversationId,
+    /// Who.
+    pub sender_id: UserId,
+    /// The content as it was sent, made compact; absent for `member` and `system`, and where it was removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Box<RawValue>>,
+    /// The number.
+    pub sequence_number: u64,
+    /// Milliseconds since the epoch.
+    pub timestamp: Timestamp,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// `message`, `member`, …
+    pub kind: String,
+    /// What an edit, delete or reaction changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_message_id: Option<MessageId>,
+    /// What a `member` or `system` row changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<serde_json::Value>,
+    /// What it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<MessageId>,
+    /// When its content goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// Which edge took it.
+    pub origin_region: RegionId,
+    /// Its first time, when it was re-admitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original_timestamp: Option<Timestamp>,
+}
+
+/// `GET /conversations/{id}/messages` and `history.response`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryResponse {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// Ascending.
+    pub messages: Vec<Row>,
+    /// Whether more follow in the direction asked.
+    pub has_more: bool,
+    /// The next `before` or `after`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<u64>,
+    /// The lowest number that retention left.
+    pub floor_sequence: u64,
+    /// Ranges that this user may not see.
+    pub withheld: Vec<Range>,
+}
+
+/// Both ends included.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// First.
+    pub from: u64,
+    /// Last.
+    pub to: u64,
+}
+
+/// `GET /conversations/{id}/messages?before|after&limit` and `history.request`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryQuery {
+    /// Rows below this number; takes `seq_N` too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+    /// Rows above this number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// 1 to 200.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+/// `POST /api/v1/conversations`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CreateConversation {
+    /// Only `direct`.
+    #[serde(rename = "type")]
+    pub kind: ConversationKind,
+    /// The other user.
+    pub participant_ids: Vec<UserId>,
+}
+
+/// `POST /api/v1/groups`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CreateGroup {
+    /// 1 to 100 characters.
+    pub name: String,
+    /// The first members beside the creator.
+    #[serde(default)]
+    pub participant_ids: Vec<UserId>,
+    /// `group` (default) or `channel`.
+    #[serde(default, rename = "type")]
+    pub kind: Option<ConversationKind>,
+    /// What differs from the defaults.
+    #[serde(default)]
+    pub settings: SettingsPatch,
+}
+
+/// Settings as a request names them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SettingsPatch {
+    /// Only admins may send. Default: true in channels.
+    #[serde(default)]
+    pub only_admins_can_post: Option<bool>,
+    /// Members may add members. Default: true.
+    #[serde(default)]
+    pub allow_member_invites: Option<bool>,
+    /// What new members see. Default: all.
+    #[serde(default)]
+    pub history_for_new_members: Option<HistoryForNewMembers>,
+    /// 1 to 3,650. Default: 30.
+    #[serde(default)]
+    pub retention_days: Option<u32>,
+}
+
+/// A member in answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Participant {
+    /// Who.
+    pub user_id: UserId,
+    /// As what.
+    pub role: Role,
+}
+
+/// One row of the change feed; with the optional fields, `GET /conversations/{id}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConversationRow {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// Direct, group or channel.
+    #[serde(rename = "type")]
+    pub kind: ConversationKind,
+    /// The name, of groups and channels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// This user's role; absent after the user left or was removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// The last number that may be shown.
+    pub last_sequence: u64,
+    /// 0 until receipts exist.
+    pub read_up_to: u64,
+    /// Messages of others that this user may see.
+    pub unread_count: u64,
+    /// The last row of kind `message`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_message: Option<Row>,
+    /// The home.
+    pub home: RegionId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// RFC 3339.
+    pub created_at: String,
+    /// The first 100; only in the single row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub participants: Option<Vec<Participant>>,
+    /// Only in the single row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_count: Option<u64>,
+    /// Only in the single row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<crate::entry::Settings>,
+    /// Only in the single row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<crate::placement::Level>,
+    /// Only in the single row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub voters: Option<Vec<RegionId>>,
+    /// Only in the single row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor_sequence: Option<u64>,
+}
+
+/// `GET /conversations?cursor&limit`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FeedResponse {
+    /// Newest change last.
+    pub conversations: Vec<ConversationRow>,
+    /// Opaque.
+    pub cursor: String,
+    /// Whether more follow.
+    pub has_more: bool,
+}
+
+/// `GET /conversations/{id}/members`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MembersResponse {
+    /// By user id.
+    pub members: Vec<Participant>,
+    /// Opaque; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Whether more follow.
+    pub has_more: bool,
+}
+
+/// `POST /conversations/{id}/members`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddMembers {
+    /// At most 1,000.
+    pub user_ids: Vec<UserId>,
+}
+
+/// `PATCH /conversations/{id}`: what is served so far.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PatchConversation {
+    /// 1 to 100 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The default level of its messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<crate::placement::Level>,
+}
+
+/// `GET /users/{id}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserRow {
+    /// Who.
+    pub user_id: UserId,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// A URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub avatar_url: Option<String>,
+    /// RFC 3339.
+    pub created_at: String,
+}
+
+/// Tells "absent" from `null`.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::<T>::deserialize(deserializer).map(Some)
+}
+
+/// `PATCH /users/me`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PatchUser {
+    /// `null` takes it away.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<Option<String>>,
+    /// `null` takes it away.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub avatar_url: Option<Option<String>>,
+}
+
+/// An answer of the API: status and JSON.
+#[derive(Clone, Debug)]
+pub struct ApiAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// JSON; empty for 204.
+    pub body: bytes::Bytes,
+}
+
+impl ApiAnswer {
+    /// An answer with a JSON body.
+    #[must_use]
+    pub fn json<T: Serialize>(status: u16, body: &T) -> Self {
+        Self { status, body: serde_json::to_vec(body).expect("bodies hold only string keys").into() }
+    }
+
+    /// 204.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { status: 204, body: bytes::Bytes::new() }
+    }
+}
+
+impl From<Refusal> for ApiAnswer {
+    fn from(refusal: Refusal) -> Self {
+        Self::json(refusal.error.status(), &refusal)
+    }
+}

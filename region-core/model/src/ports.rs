@@ -1,0 +1,212 @@
+//! What a region asks of its stores. Each port is small, asynchronous and paged, and says when an outcome is unknown,
+//! so that an adapter over CQL, PostgreSQL, Redis or Kafka can stand behind it.
+//!
+//! ```text
+//!   log:   0        1 … mark-1        mark … length-1
+//!          header   shown to members  on disk, waits for copies
+//! ```
+//! Lengths and marks are exclusive ends: a log of length 3 holds its header and the entries 1 and 2.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend, StoreIdentity};
+use hearth_protocol::{Epoch, LogId, LogKind, Placement, SealedEntry, UserId};
+use uuid::Uuid;
+
+/// Why a store did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It did not happen and will not: the store is broken or full. The region stops using it at once and never
+    /// retries (a sync that failed once is not believed later).
+    #[error("the store is unavailable: {0}")]
+    Unavailable(Arc<str>),
+    /// It may or may not have happened. The caller reads before it goes on.
+    #[error("the store did not answer: the outcome is unknown")]
+    Unknown,
+}
+
+/// One log's part of a commit. All of it happens or nothing.
+#[derive(Clone, Debug)]
+pub struct LogAppend {
+    /// The log.
+    pub log: LogId,
+    /// The length that it must have now, counting what earlier appends of the same call add.
+    pub expect: u64,
+    /// The epoch under which the writer writes: not below the stored `sealed`.
+    pub epoch: Epoch,
+    /// The entries, numbered from `expect` on.
+    pub entries: Vec<Arc<SealedEntry>>,
+    /// The mark as the writer knows it; stored with the entries and never moved back.
+    pub mark: u64,
+    /// The log's record, when it changes. Always set by the append that creates the log.
+    pub record: Option<LogRecord>,
+    /// A snapshot of the folded state, valid for the given length.
+    pub snapshot: Option<(u64, Bytes)>,
+    /// Dedup records of the entries.
+    pub dedup: Vec<(DedupKey, DedupRecord)>,
+    /// Memberships to be told.
+    pub outbox: Vec<OutboxRecord>,
+}
+
+/// What names a sent message: dedup is per log, sender and id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DedupKey {
+    /// The log.
+    pub log: LogId,
+    /// The sender.
+    pub sender: UserId,
+    /// The sender's id.
+    pub id: Uuid,
+}
+
+/// What became of one [`LogAppend`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppendOutcome {
+    /// It is durable. `change` is the region-wide number of this change: it grows with every append of the region.
+    Applied {
+        /// The number of the change.
+        change: u64,
+    },
+    /// Nothing happened: the log is not as expected.
+    Conflict {
+        /// Its length.
+        length: u64,
+        /// The epoch below which it takes nothing.
+        sealed: Epoch,
+    },
+}
+
+/// Everything that a region needs to go on with a log.
+#[derive(Clone, Debug, Default)]
+pub struct LoadedLog {
+    /// Where the log lives, as far as this region knows.
+    pub placement: Option<Placement>,
+    /// The record; `None` when this region does not hold the log.
+    pub record: Option<LogRecord>,
+    /// Entries held.
+    pub length: u64,
+    /// The mark as last stored.
+    pub mark: u64,
+    /// The newest snapshot.
+    pub snapshot: Option<(u64, Bytes)>,
+    /// The last entry.
+    pub last: Option<Arc<SealedEntry>>,
+    /// All entries from the lower of snapshot length and mark on.
+    pub entries: Vec<Arc<SealedEntry>>,
+    /// The number of its last change.
+    pub change: u64,
+}
+
+/// A row of [`MessageLog::logs`].
+#[derive(Clone, Debug)]
+pub struct LogSummary {
+    /// The log.
+    pub log: LogId,
+    /// Its record.
+    pub record: LogRecord,
+    /// Entries held.
+    pub length: u64,
+    /// The mark as last stored.
+    pub mark: u64,
+    /// The last entry.
+    pub last: Option<Arc<SealedEntry>>,
+    /// The number of its last change.
+    pub change: u64,
+}
+
+/// The logs that a region holds, their entries and what is committed with them.
+#[async_trait]
+pub trait MessageLog: Send + Sync + std::fmt::Debug {
+    /// Appends to many logs in one durable commit, each on its own condition, in the order given. Calls are applied in
+    /// the order in which they were made (the future's first poll), also when several wait; whatever waits may share
+    /// one sync. A conflict of one log does not touch the others.
+    async fn append(&self, appends: Vec<LogAppend>) -> Result<Vec<AppendOutcome>, StoreError>;
+
+    /// Reads what is needed to go on with a log; the default value when the region knows nothing of it.
+    async fn load(&self, log: LogId) -> Result<LoadedLog, StoreError>;
+
+    /// Entries with `from <= sequence < to`, ascending, at most `rows` and about `bytes` (at least one entry).
+    async fn read(&self, log: LogId, from: u64, to: u64, rows: usize, bytes: usize)
+    -> Result<Vec<Arc<SealedEntry>>, StoreError>;
+
+    /// Looks up dedup records; one answer per key, in order.
+    async fn dedup(&self, keys: Vec<DedupKey>) -> Result<Vec<Option<DedupRecord>>, StoreError>;
+
+    /// Logs of one kind that the region holds, by id, after `after`.
+    async fn logs(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Result<Vec<LogSummary>, StoreError>;
+
+    /// Stores marks that no append carried. Not synced by itself: a lost one is learned again from the home.
+    async fn put_marks(&self, marks: Vec<(LogId, u64)>) -> Result<(), StoreError>;
+
+    /// Drops a log with everything about it but its placement.
+    async fn remove(&self, log: LogId) -> Result<(), StoreError>;
+}
+
+/// Placements as this region learned them from the placement logs.
+#[async_trait]
+pub trait Placements: Send + Sync + std::fmt::Debug {
+    /// The newest placement known.
+    async fn placement(&self, log: LogId) -> Result<Option<Placement>, StoreError>;
+
+    /// Takes placements; one of an older epoch than the known one is ignored. Not synced by itself.
+    async fn put_placements(&self, placements: Vec<Placement>) -> Result<(), StoreError>;
+}
+
+/// Memberships that homes of users must hear of. Written by [`LogAppend::outbox`].
+#[async_trait]
+pub trait OutboxLog: Send + Sync + std::fmt::Debug {
+    /// Items by (log, sequence, user) after the given one.
+    async fn outbox(&self, after: Option<OutboxRecord>, limit: usize) -> Result<Vec<OutboxRecord>, StoreError>;
+
+    /// Items that are done. Not synced by itself: an item told twice is harmless.
+    async fn outbox_done(&self, items: Vec<OutboxRecord>) -> Result<(), StoreError>;
+}
+
+/// Sends that wait for their home, and refusals that wait for their device.
+#[async_trait]
+pub trait ParkingLot: Send + Sync + std::fmt::Debug {
+    /// Stores sends durably under their numbers; one with a known number is replaced.
+    async fn park(&self, sends: Vec<ParkedSend>) -> Result<(), StoreError>;
+
+    /// Sends by number, after the given one.
+    async fn parked(&self, after: Option<u64>, limit: usize) -> Result<Vec<ParkedSend>, StoreError>;
+
+    /// Forgets sends. Not synced by itself: one that goes out twice is answered by dedup.
+    async fn unpark(&self, numbers: Vec<u64>) -> Result<(), StoreError>;
+}
+
+/// The stores of one region.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    /// Entries.
+    pub log: Arc<dyn MessageLog>,
+    /// Placements.
+    pub placements: Arc<dyn Placements>,
+    /// Memberships to be told.
+    pub outbox: Arc<dyn OutboxLog>,
+    /// Parked sends.
+    pub parking: Arc<dyn ParkingLot>,
+    /// Who the store is.
+    pub identity: StoreIdentity,
+    /// Counters of what the store did, for metrics.
+    pub counters: Arc<StoreCounters>,
+}
+
+/// What a store did since it was opened. Read by `/metrics`.
+#[derive(Debug, Default)]
+pub struct StoreCounters {
+    /// Commits.
+    pub commits: std::sync::atomic::AtomicU64,
+    /// Syncs that the store asked of the kernel.
+    pub syncs: std::sync::atomic::AtomicU64,
+    /// Log appends in those commits.
+    pub appends: std::sync::atomic::AtomicU64,
+    /// Entries in those commits.
+    pub entries: std::sync::atomic::AtomicU64,
+    /// Microseconds spent in commits, sync included.
+    pub commit_microseconds: std::sync::atomic::AtomicU64,
+    /// Calls waiting for the committer now.
+    pub waiting: std::sync::atomic::AtomicU64,
+}
