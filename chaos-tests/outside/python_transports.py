@@ -1,7 +1,7 @@
 """The two transports of the client contract, as an outside Python program sees them.
 
 Both classes have the same face: `open(url)`, `send(text)`, `receive()` (the next frame's text, None at the end),
-`leave()`, and `close_code` (None where the transport shows none).
+`leave()`, `end()`, and `close_code` (None where the transport shows none).
 """
 import asyncio
 import hashlib
@@ -40,6 +40,10 @@ class WebSocket:
 
     async def leave(self):
         await self.socket.close(1000)
+
+    async def end(self):
+        """Lets go of the connection at once."""
+        self.socket.transport.abort()
 
 
 class _Http3(QuicConnectionProtocol):
@@ -81,6 +85,7 @@ class _Http3(QuicConnectionProtocol):
 
 class WebTransport:
     close_code = None
+    context = None
 
     async def open(self, region):
         url = urlsplit(region["webtransport"])
@@ -129,7 +134,7 @@ class WebTransport:
                     return frame.decode()
             data = await self.connection.received.get()
             if data is None:
-                await self.shut()
+                await self.end()
                 return None
             self.buffer += data
 
@@ -137,7 +142,8 @@ class WebTransport:
         self.connection._quic.send_stream_data(self.connection.stream, b"", end_stream=True)
         self.connection.transmit()
 
-    async def shut(self):
+    async def end(self):
+        """Lets go of the connection at once."""
         context, self.context = self.context, None
         if context is not None:
             await context.__aexit__(None, None, None)

@@ -129,7 +129,7 @@ class Run:
         self.regions = mesh["regions"]
         self.variables = {"transport": transport, "run": uuid.uuid4().hex[:8]}
         self.variables.update({f"region{i}": region["id"] for i, region in enumerate(self.regions)})
-        self.clients, self.tokens, self.tasks = {}, {}, []
+        self.clients, self.tokens, self.tasks, self.opened = {}, {}, [], []
 
     def filled(self, value):
         """The value with its variables replaced."""
@@ -176,6 +176,7 @@ class Run:
         except (OSError, asyncio.TimeoutError, InvalidHandshake) as error:
             raise Failed(f"a {step['transport']} connection: {error!r}") from error
         client = self.clients[step["client"]] = Client(transport)
+        self.opened.append(client)
         self.tasks.append(asyncio.create_task(client.read()))
         await transport.send(json.dumps({"type": "auth", "payload": payload}))
 
@@ -270,6 +271,8 @@ class Run:
             for task in self.tasks:
                 task.cancel()
             await asyncio.gather(*self.tasks, return_exceptions=True)
+            for client in self.opened:
+                await client.transport.end()
 
 
 async def main():

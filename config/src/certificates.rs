@@ -1,0 +1,116 @@
+//! Looking at certificates the way the links and listeners will.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, RootCertStore};
+
+/// What is wrong with a certificate or its key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The certificate cannot be read.
+    #[error("this is no certificate in PEM form: {0}")]
+    Certificate(String),
+    /// The key cannot be read.
+    #[error("this is no private key in PEM form: {0}")]
+    Key(String),
+    /// The key belongs to another certificate.
+    #[error("the key does not belong to the certificate")]
+    Mismatch,
+    /// The authority cannot be read.
+    #[error("this is no certificate authority in PEM form: {0}")]
+    Authority(String),
+    /// The certificate is not in its time.
+    #[error("the certificate has expired or is not valid yet")]
+    Time,
+    /// The certificate names somebody else.
+    #[error("the certificate does not name `{0}`")]
+    Name(String),
+    /// Another authority signed the certificate.
+    #[error("the certificate was not issued by this mesh's authority")]
+    Issuer,
+    /// Anything else.
+    #[error("the certificate is refused: {0}")]
+    Other(String),
+}
+
+/// Whether `key_pem` is the private key of the first certificate in `certificate_pem`.
+///
+/// # Errors
+/// With what is wrong.
+pub fn check_pair(certificate_pem: &str, key_pem: &str) -> Result<(), Fault> {
+    let chain = chain(certificate_pem).map_err(Fault::Certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| Fault::Key(error.to_string()))?;
+    match CertifiedKey::from_der(chain, key, &provider()) {
+        Ok(_) => Ok(()),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(Fault::Mismatch),
+        Err(rustls::Error::InvalidCertificate(error)) => Err(Fault::Certificate(error.to_string())),
+        Err(error) => Err(Fault::Key(error.to_string())),
+    }
+}
+
+/// Whether a link to the region `name` would accept `certificate_pem` under the authority at `now`.
+///
+/// # Errors
+/// With what is wrong.
+pub fn verify(certificate_pem: &str, authority_pem: &str, name: &str, now: SystemTime) -> Result<(), Fault> {
+    let mut roots = RootCertStore::empty();
+    for certificate in chain(authority_pem).map_err(Fault::Authority)? {
+        roots.add(certificate).map_err(|error| Fault::Authority(error.to_string()))?;
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(provider()))
+        .build()
+        .map_err(|error| Fault::Authority(error.to_string()))?;
+    let chain = chain(certificate_pem).map_err(Fault::Certificate)?;
+    let (own, between) = chain.split_first().expect("chain() gives at least one certificate");
+    let server = ServerName::try_from(name).map_err(|_| Fault::Name(name.to_owned()))?;
+    let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    match verifier.verify_server_cert(own, between, &server, &[], UnixTime::since_unix_epoch(since_epoch)) {
+        Ok(_) => Ok(()),
+        Err(rustls::Error::InvalidCertificate(error)) => Err(fault(&error, name)),
+        Err(error) => Err(Fault::Other(error.to_string())),
+    }
+}
+
+fn fault(error: &CertificateError, name: &str) -> Fault {
+    match error {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => Fault::Time,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            Fault::Name(name.to_owned())
+        }
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => Fault::Issuer,
+        other => Fault::Other(other.to_string()),
+    }
+}
+
+/// The time until the first certificate of a chain expires, zero when it has; none when it cannot be read.
+#[must_use]
+pub fn time_left(certificate_pem: &str, now: SystemTime) -> Option<Duration> {
+    let chain = chain(certificate_pem).ok()?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(chain.first()?).ok()?;
+    let end = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(end);
+    Some(end.duration_since(now).unwrap_or_default())
+}
+
+fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match chain {
+        Ok(chain) if chain.is_empty() => Err("it holds no certificate".to_owned()),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn provider() -> CryptoProvider {
+    aws_lc_rs::default_provider()
+}
