@@ -13,9 +13,9 @@ import websockets
 from aioquic.asyncio.client import connect as quic_connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.h3.connection import H3_ALPN, H3Connection
-from aioquic.h3.events import HeadersReceived, WebTransportStreamDataReceived
+from aioquic.h3.events import HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, StreamReset
+from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, StreamDataReceived, StreamReset
 from cryptography.hazmat.primitives.serialization import Encoding
 
 LARGEST_FRAME = 1 << 20
@@ -67,7 +67,10 @@ class _Http3(QuicConnectionProtocol):
             self.received.put_nowait(None)
         elif isinstance(event, StreamReset) and event.stream_id in (self.session, self.stream):
             self.received.put_nowait(None)
-        if self.http is not None:
+        if isinstance(event, StreamDataReceived) and event.stream_id == self.stream:
+            # aioquic's HTTP/3 layer reads the answering half of a stream of ours as HTTP frames; it is bare bytes.
+            self._bytes(event.data, event.end_stream)
+        elif self.http is not None:
             for http_event in self.http.handle_event(event):
                 self._http_event(http_event)
 
@@ -77,10 +80,11 @@ class _Http3(QuicConnectionProtocol):
                 self.answer.set_result(dict(event.headers).get(b":status", b"").decode())
             if event.stream_ended:
                 self.received.put_nowait(None)
-        elif isinstance(event, WebTransportStreamDataReceived) and event.stream_id == self.stream:
-            self.received.put_nowait(event.data)
-            if event.stream_ended:
-                self.received.put_nowait(None)
+
+    def _bytes(self, data, ended):
+        self.received.put_nowait(data)
+        if ended:
+            self.received.put_nowait(None)
 
 
 class WebTransport:

@@ -129,7 +129,7 @@ class Run:
         self.regions = mesh["regions"]
         self.variables = {"transport": transport, "run": uuid.uuid4().hex[:8]}
         self.variables.update({f"region{i}": region["id"] for i, region in enumerate(self.regions)})
-        self.clients, self.tokens, self.tasks, self.opened = {}, {}, [], []
+        self.clients, self.tokens, self.tasks, self.opened, self.cut = {}, {}, [], [], []
 
     def filled(self, value):
         """The value with its variables replaced."""
@@ -238,6 +238,9 @@ class Run:
         ends = [self.regions[step["from"]], self.regions[step["to"]]]
         body = {"from": ends[0]["id"], "to": ends[1]["id"], "state": step["state"], "both": True}
         status, answer = await asyncio.to_thread(http, "POST", f"{ends[0]['http']}/api/v1/dev/links", body)
+        self.cut = [link for link in self.cut if link != (step["from"], step["to"])]
+        if step["state"] == "cut":
+            self.cut.append((step["from"], step["to"]))
         if status != 200:
             raise Failed(f"the link to be {step['state']}, got {status} {answer}")
 
@@ -268,6 +271,9 @@ class Run:
             print(f"ok {scenario['name']} over {self.variables['transport']}, Python: {len(scenario['steps'])} steps in {time.monotonic() - began:.1f} s")
             return True
         finally:
+            # A run that failed behind a cut leaves the mesh whole for the next one.
+            for start, end in list(self.cut):
+                await self.do_link({"from": start, "to": end, "state": "up"})
             for task in self.tasks:
                 task.cancel()
             await asyncio.gather(*self.tasks, return_exceptions=True)

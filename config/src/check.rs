@@ -1,44 +1,52 @@
 //! What the form of a configuration cannot say: names that must agree, ranges, files that must be there.
 
+mod auth;
+mod syntax;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use self::syntax::{is_authority, is_host_and_port, is_origin};
 use crate::certificates::{self, Fault};
-use crate::explain::{example_of, nearest};
+use crate::explain::nearest;
 use crate::limits::Limits;
-use crate::model::{RegionConfig, TlsFiles, WebTransportCertificate};
+use crate::model::{
+    DrainSection, RegionConfig, ReplicationSection, TlsFiles, WebTransportCertificate,
+};
 use crate::report::{Finding, Severity};
 use crate::telemetry::check_filter;
-use crate::values::{Pem, is_name};
+use crate::values::{Pem, is_name, show_duration};
 
-/// Bytes that a shared secret must have at least: the output of SHA-256.
-const SECRET_BYTES: usize = 32;
 /// A certificate that ends sooner than this is worth a warning.
 const RENEW_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
 const NAME_HELP: &str = "type 1 to 32 of a-z, 0-9 and -, starting with a letter, as eu-west";
 
 /// A check with the sections that it reads; it is skipped when one of them could not be read whole.
-type Check = (&'static [&'static str], fn(&mut Checker<'_>));
+type Check<'c> = (&'static [&'static str], fn(&mut Checker<'c>));
 
-const CHECKS: &[Check] = &[
-    (&["region"], Checker::region),
-    (&["mesh"], Checker::mesh_regions),
-    (&["region", "mesh"], Checker::own_region),
-    (&["region", "mesh"], Checker::mesh_certificate),
-    (&["mesh"], Checker::survival),
-    (&["mesh", "listen"], Checker::listeners),
-    (&["listen"], Checker::listen_tls),
-    (&["listen"], Checker::origins_and_urls),
-    (&["auth"], Checker::token_keys),
-    (&["auth"], Checker::resume_keys),
-    (&["limits"], Checker::limits),
-    (&["replication"], Checker::replication),
-    (&["drain"], Checker::drain),
-    (&["log"], Checker::log),
-];
+fn checks<'c>() -> [Check<'c>; 15] {
+    [
+        (&["region"], Checker::region),
+        (&["mesh"], Checker::mesh_regions),
+        (&["region", "mesh"], Checker::own_region),
+        (&["region", "mesh"], Checker::mesh_certificate),
+        (&["mesh"], Checker::survival),
+        (&["mesh", "listen"], Checker::listeners),
+        (&["listen"], Checker::listen_tls),
+        (&["listen"], Checker::origins_and_urls),
+        (&["auth"], Checker::token_keys),
+        (&["auth"], Checker::resume_keys),
+        (&["limits"], Checker::limit_orders),
+        // Each key of these is judged by itself, and one that was left out has its default.
+        (&[], Checker::limit_ranges),
+        (&[], Checker::replication),
+        (&[], Checker::drain),
+        (&[], Checker::log),
+    ]
+}
 
 impl RegionConfig {
     /// Everything that is wrong or worth knowing, by key and without places; reads the files that the
@@ -50,9 +58,17 @@ impl RegionConfig {
 }
 
 /// Runs all checks that read none of the `damaged` sections.
-pub(crate) fn check_sections(config: &RegionConfig, now: SystemTime, damaged: &BTreeSet<String>) -> Vec<Finding> {
-    let mut checker = Checker { config, now, findings: Vec::new() };
-    for (sections, check) in CHECKS {
+pub(crate) fn check_sections(
+    config: &RegionConfig,
+    now: SystemTime,
+    damaged: &BTreeSet<String>,
+) -> Vec<Finding> {
+    let mut checker = Checker {
+        config,
+        now,
+        findings: Vec::new(),
+    };
+    for (sections, check) in checks() {
         if !sections.iter().any(|section| damaged.contains(*section)) {
             check(&mut checker);
         }
@@ -67,16 +83,33 @@ struct Checker<'c> {
 }
 
 impl Checker<'_> {
-    fn error(&mut self, key: impl Into<String>, message: impl Into<String>, help: impl Into<String>) {
+    fn error(
+        &mut self,
+        key: impl Into<String>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         self.findings.push(Finding::error(key, message).help(help));
     }
 
-    fn warning(&mut self, key: impl Into<String>, message: impl Into<String>, help: impl Into<String>) {
-        self.findings.push(Finding::new(Severity::Warning, key, message).help(help));
+    fn warning(
+        &mut self,
+        key: impl Into<String>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.findings
+            .push(Finding::new(Severity::Warning, key, message).help(help));
     }
 
-    fn notice(&mut self, key: impl Into<String>, message: impl Into<String>, help: impl Into<String>) {
-        self.findings.push(Finding::new(Severity::Notice, key, message).help(help));
+    fn notice(
+        &mut self,
+        key: impl Into<String>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.findings
+            .push(Finding::new(Severity::Notice, key, message).help(help));
     }
 
     fn name(&mut self, key: impl Into<String>, name: &str) {
@@ -91,7 +124,11 @@ impl Checker<'_> {
         self.name("region.node", &region.node);
         if region.data.exists() && !region.data.is_dir() {
             let message = format!("{} is not a folder", region.data.display());
-            self.error("region.data", message, "name a folder; it is made when it does not exist");
+            self.error(
+                "region.data",
+                message,
+                "name a folder; it is made when it does not exist",
+            );
         }
     }
 
@@ -108,19 +145,40 @@ impl Checker<'_> {
             let key = |field: &str| format!("mesh.regions[{index}].{field}");
             self.name(key("id"), &region.id);
             if let Some(first) = ids.insert(&region.id, index) {
-                let message = format!("`{}` is listed twice, first as entry {}", region.id, first + 1);
+                let message = format!(
+                    "`{}` is listed twice, first as entry {}",
+                    region.id,
+                    first + 1
+                );
                 self.error(key("id"), message, "give each region one entry");
             }
             if let Some(first) = addresses.insert(&region.address, index) {
-                let message = format!("`{}` is also the address of entry {}", region.address, first + 1);
-                self.error(key("address"), message, "give each region the address of its own `mesh.listen`");
+                let message = format!(
+                    "`{}` is also the address of entry {}",
+                    region.address,
+                    first + 1
+                );
+                self.error(
+                    key("address"),
+                    message,
+                    "give each region the address of its own `mesh.listen`",
+                );
             }
             if !is_host_and_port(&region.address) {
                 let message = format!("`{}` is not a host with a port", region.address);
-                self.error(key("address"), message, "type a host name or IP address and a port, as eu-west.example.com:7443");
+                self.error(
+                    key("address"),
+                    message,
+                    "type a host name or IP address and a port, as eu-west.example.com:7443",
+                );
             }
             self.url(key("ws"), region.ws.as_deref(), &["wss://", "ws://"], "/ws");
-            self.url(key("webtransport"), region.webtransport.as_deref(), &["https://"], "/wt");
+            self.url(
+                key("webtransport"),
+                region.webtransport.as_deref(),
+                &["https://"],
+                "/wt",
+            );
         }
     }
 
@@ -131,9 +189,16 @@ impl Checker<'_> {
         }
         let help = match nearest(own, &ids) {
             Some(meant) => format!("did you mean `{meant}`? The list has: {}", ids.join(", ")),
-            None => format!("add an entry to [[mesh.regions]], or type one of: {}", ids.join(", ")),
+            None => format!(
+                "add an entry to [[mesh.regions]], or type one of: {}",
+                ids.join(", ")
+            ),
         };
-        self.error("region.id", format!("the region `{own}` is not in mesh.regions"), help);
+        self.error(
+            "region.id",
+            format!("the region `{own}` is not in mesh.regions"),
+            help,
+        );
     }
 
     fn survival(&mut self) {
@@ -158,14 +223,25 @@ impl Checker<'_> {
         let certificate = self.pem("mesh.certificate", &mesh.certificate, false, &issue);
         let key = self.pem("mesh.key", &mesh.key, true, &issue);
         let authority = self.pem("mesh.ca", &mesh.ca, false, "type: hearth ca init");
-        let (Some(certificate), Some(key)) = (certificate, key) else { return };
+        let (Some(certificate), Some(key)) = (certificate, key) else {
+            return;
+        };
         self.pair("mesh.certificate", "mesh.key", &certificate, &key, &issue);
+        let is_listed = self.config.region_ids().contains(&id.as_str());
         if let Some(authority) = authority
+            && is_listed
             && let Err(fault) = certificates::verify(&certificate, &authority, id, self.now)
         {
             let (place, help) = match fault {
-                Fault::Authority(_) => ("mesh.ca", "name the ca.pem that `hearth ca init` made".to_owned()),
-                _ => ("mesh.certificate", format!("every region uses one authority; {issue}")),
+                Fault::Authority(_) => (
+                    "mesh.ca",
+                    "name the ca.pem that `hearth ca init` made".to_owned(),
+                ),
+                Fault::Issuer => (
+                    "mesh.certificate",
+                    format!("all regions use one authority; {issue}"),
+                ),
+                _ => ("mesh.certificate", issue),
             };
             self.error(place, fault.to_string(), help);
         }
@@ -173,13 +249,24 @@ impl Checker<'_> {
 
     fn listeners(&mut self) {
         let (mesh, listen) = (&self.config.mesh, &self.config.listen);
-        if listen.webtransport.is_some_and(|address| overlap(address, mesh.listen)) {
+        if listen
+            .webtransport
+            .is_some_and(|address| overlap(address, mesh.listen))
+        {
             let message = format!("`{}` is taken by the links between regions", mesh.listen);
-            self.error("listen.webtransport", message, "both are UDP: give each its own port");
+            self.error(
+                "listen.webtransport",
+                message,
+                "both are UDP: give each its own port",
+            );
         }
         if mesh.listen.port() == 0 {
             let message = "port 0 is any free port, which other regions cannot know";
-            self.warning("mesh.listen", message, "type the port that stands in this region's entry of mesh.regions");
+            self.warning(
+                "mesh.listen",
+                message,
+                "type the port that stands in this region's entry of mesh.regions",
+            );
         }
     }
 
@@ -190,17 +277,30 @@ impl Checker<'_> {
             let certificate = self.pem("listen.tls.certificate", certificate, false, help);
             let key = self.pem("listen.tls.key", key, true, help);
             if let (Some(certificate), Some(key)) = (certificate, key) {
-                self.pair("listen.tls.certificate", "listen.tls.key", &certificate, &key, help);
+                self.pair(
+                    "listen.tls.certificate",
+                    "listen.tls.key",
+                    &certificate,
+                    &key,
+                    help,
+                );
             }
             return;
         }
-        if listen.webtransport.is_some() && listen.webtransport_certificate == WebTransportCertificate::Tls {
+        if listen.webtransport.is_some()
+            && listen.webtransport_certificate == WebTransportCertificate::Tls
+        {
             let help = "add tls = { certificate = \"…\", key = \"…\" }, or webtransport_certificate = \"self-made\"";
-            self.error("listen.webtransport", "WebTransport needs a certificate", help);
+            self.error(
+                "listen.webtransport",
+                "WebTransport needs a certificate",
+                help,
+            );
         }
         if !listen.http.ip().is_loopback() && listen.trusted_forwarders.is_empty() {
             let message = "without TLS, tokens and messages cross the network in plain text";
-            let help = "add listen.tls, or name the proxy that ends TLS in listen.trusted_forwarders";
+            let help =
+                "add listen.tls, or name the proxy that ends TLS in listen.trusted_forwarders";
             self.warning("listen.http", message, help);
         }
     }
@@ -214,119 +314,79 @@ impl Checker<'_> {
                 self.error(format!("listen.allowed_origins[{index}]"), message, help);
             }
         }
-        self.url("listen.public_http", listen.public_http.as_deref(), &["https://", "http://"], "");
-        self.url("listen.public_ws", listen.public_ws.as_deref(), &["wss://", "ws://"], "/ws");
-        self.url("listen.public_webtransport", listen.public_webtransport.as_deref(), &["https://"], "/wt");
+        self.url(
+            "listen.public_http",
+            listen.public_http.as_deref(),
+            &["https://", "http://"],
+            "",
+        );
+        self.url(
+            "listen.public_ws",
+            listen.public_ws.as_deref(),
+            &["wss://", "ws://"],
+            "/ws",
+        );
+        self.url(
+            "listen.public_webtransport",
+            listen.public_webtransport.as_deref(),
+            &["https://"],
+            "/wt",
+        );
     }
 
     fn url(&mut self, key: impl Into<String>, url: Option<&str>, schemes: &[&str], end: &str) {
         let Some(url) = url else { return };
-        let host = schemes.iter().find_map(|scheme| url.strip_prefix(scheme)).and_then(|rest| rest.strip_suffix(end));
+        let host = schemes
+            .iter()
+            .find_map(|scheme| url.strip_prefix(scheme))
+            .and_then(|rest| rest.strip_suffix(end));
         if !host.is_some_and(is_authority) {
-            let help = format!("type a full URL, as {}eu-west.chat.example.com{end}", schemes[0]);
+            let help = format!(
+                "type a full URL, as {}eu-west.chat.example.com{end}",
+                schemes[0]
+            );
             self.error(key, format!("`{url}` is not such a URL"), help);
         }
     }
 
-    fn token_keys(&mut self) {
-        let auth = &self.config.auth;
-        let has_secret = auth.hs256_secret.is_some() || auth.hs256_secret_file.is_some();
-        if auth.jwks.is_none() && !has_secret {
-            let help = "add jwks = \"jwks.json\" with the public keys of your identity provider, or hs256_secret_file = \"hs256.secret\"";
-            self.error("auth", "no key is given that tokens could be checked by", help);
-        }
-        if let Some(path) = &auth.jwks {
-            self.jwks(path);
-        }
-        if auth.hs256_secret.is_none()
-            && let Some(path) = &auth.hs256_secret_file
-        {
-            self.private_file("auth.hs256_secret_file", path);
-        }
-        if let Ok(Some(secret)) = auth.read_hs256_secret() {
-            let key = if auth.hs256_secret.is_some() { "auth.hs256_secret" } else { "auth.hs256_secret_file" };
-            self.secret_length(key, secret.expose());
-        }
-        for (key, value) in [("issuer", &auth.issuer), ("audience", &auth.audience)] {
-            if value.is_none() && (auth.jwks.is_some() || has_secret) {
-                let path = format!("auth.{key}");
-                let help = example_of(&path).map_or_else(String::new, |line| format!("add, for example: {line}"));
-                self.notice(path, format!("tokens of any {key} are accepted"), help);
-            }
-        }
-        self.time("auth.leeway", auth.leeway, Duration::ZERO, Duration::from_secs(600), AuthDefaults::LEEWAY);
-    }
-
-    fn jwks(&mut self, path: &Path) {
-        let help = "name a JWKS file: {\"keys\": [{\"kty\": \"OKP\", \"crv\": \"Ed25519\", \"kid\": …, \"x\": …}]}";
-        let Some(text) = self.file("auth.jwks", path, help) else { return };
-        let keys = serde_json::from_str::<serde_json::Value>(&text)
-            .ok()
-            .and_then(|document| document.get("keys").and_then(|keys| keys.as_array().cloned()));
-        let Some(keys) = keys else {
-            return self.error("auth.jwks", format!("{} is not a key set", path.display()), help);
-        };
-        let usable = |key: &serde_json::Value| {
-            matches!(key.get("kty").and_then(|kind| kind.as_str()), Some("OKP" | "EC" | "RSA"))
-        };
-        if !keys.iter().any(usable) {
-            let message = format!("{} holds no key of EdDSA, ES256 or RS256", path.display());
-            self.error("auth.jwks", message, help);
-        }
-    }
-
-    fn resume_keys(&mut self) {
-        let keys = &self.config.auth.resume_keys;
-        let make = "make a secret, the same file in every region: head -c 32 /dev/urandom | base64 > resume-1.secret";
-        if keys.is_empty() {
-            let help = format!("{make}\nadd resume_keys = [{{ id = \"1\", secret_file = \"resume-1.secret\" }}]");
-            self.error("auth.resume_keys", "no key is given that resume tokens could be signed by", help);
-        }
-        let mut ids = BTreeSet::new();
-        for (index, key) in keys.iter().enumerate() {
-            let place = |field: &str| format!("auth.resume_keys[{index}].{field}");
-            if key.id.is_empty() || key.id.len() > 32 || !key.id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-                let message = format!("`{}` cannot be a key's name", key.id);
-                self.error(place("id"), message, "type 1 to 32 letters, digits and -");
-            }
-            if !ids.insert(&key.id) {
-                self.error(place("id"), format!("`{}` names two keys", key.id), "give each key its own id");
-            }
-            match (&key.secret, &key.secret_file) {
-                (None, None) => self.error(place("secret_file"), "the key has no secret", make),
-                (None, Some(path)) => self.private_file(place("secret_file"), path),
-                (Some(_), _) => {}
-            }
-            if let Ok(Some(secret)) = key.read_secret() {
-                let field = if key.secret.is_some() { "secret" } else { "secret_file" };
-                self.secret_length(place(field), secret.expose());
-            }
-        }
-    }
-
-    fn secret_length(&mut self, key: impl Into<String>, secret: &[u8]) {
-        if secret.len() < SECRET_BYTES {
-            let message = format!("the secret has {} bytes and needs at least {SECRET_BYTES}", secret.len());
-            self.error(key, message, "make one by: head -c 32 /dev/urandom | base64");
-        }
-    }
-
-    fn limits(&mut self) {
+    fn limit_ranges(&mut self) {
         let defaults = Limits::default();
-        for (number, default) in self.config.limits.numbers().into_iter().zip(defaults.numbers()) {
+        for (number, default) in self
+            .config
+            .limits
+            .numbers()
+            .into_iter()
+            .zip(defaults.numbers())
+        {
             if !number.holds() {
                 let message = format!("{} is out of range", number.value);
-                let help = format!("type a number from {} to {}; the default is {}", number.least, number.most, default.value);
+                let help = format!(
+                    "type a number from {} to {}; the default is {}",
+                    number.least, number.most, default.value
+                );
                 self.error(format!("limits.{}", number.key), message, help);
             }
         }
         for (time, default) in self.config.limits.times().into_iter().zip(defaults.times()) {
-            self.time(format!("limits.{}", time.key), time.value, time.least, time.most, default.value);
+            self.time(
+                format!("limits.{}", time.key),
+                time.value,
+                time.least,
+                time.most,
+                default.value,
+            );
         }
+    }
+
+    fn limit_orders(&mut self) {
         for (small, great, holds) in self.config.limits.orders() {
             if !holds {
                 let help = format!("lower `{small}` or raise `{great}`");
-                self.error(format!("limits.{small}"), format!("`{small}` is greater than `{great}`"), help);
+                self.error(
+                    format!("limits.{small}"),
+                    format!("`{small}` is greater than `{great}`"),
+                    help,
+                );
             }
         }
     }
@@ -334,25 +394,53 @@ impl Checker<'_> {
     fn replication(&mut self) {
         let (least, most) = (Duration::from_millis(100), Duration::from_secs(600));
         let value = self.config.replication.anti_entropy;
-        self.time("replication.anti_entropy", value, least, most, Duration::from_secs(5));
+        self.time(
+            "replication.anti_entropy",
+            value,
+            least,
+            most,
+            ReplicationSection::default().anti_entropy,
+        );
     }
 
     fn drain(&mut self) {
         let (value, most) = (self.config.drain.within, Duration::from_secs(3600));
-        self.time("drain.within", value, Duration::ZERO, most, Duration::from_secs(10));
+        self.time(
+            "drain.within",
+            value,
+            Duration::ZERO,
+            most,
+            DrainSection::default().within,
+        );
     }
 
     fn log(&mut self) {
         if let Err(reason) = check_filter(&self.config.log.filter) {
             let message = format!("`{}` is not a log filter: {reason}", self.config.log.filter);
-            self.error("log.filter", message, "type a level, or targets with levels, as \"info,hearth_mesh=debug\"");
+            self.error(
+                "log.filter",
+                message,
+                "type a level, or targets with levels, as \"info,hearth_mesh=debug\"",
+            );
         }
     }
 
-    fn time(&mut self, key: impl Into<String>, value: Duration, least: Duration, most: Duration, default: Duration) {
+    fn time(
+        &mut self,
+        key: impl Into<String>,
+        value: Duration,
+        least: Duration,
+        most: Duration,
+        default: Duration,
+    ) {
         if !(least..=most).contains(&value) {
-            let show = humantime::format_duration;
-            let help = format!("type a duration from {} to {}; the default is \"{}\"", show(least), show(most), show(default));
+            let show = show_duration;
+            let help = format!(
+                "type a duration from {} to {}; the default is \"{}\"",
+                show(least),
+                show(most),
+                show(default)
+            );
             self.error(key, format!("{} is out of range", show(value)), help);
         }
     }
@@ -371,17 +459,34 @@ impl Checker<'_> {
         }
     }
 
-    fn pair(&mut self, certificate_key: &str, key_key: &str, certificate: &str, key: &str, help: &str) {
+    fn pair(
+        &mut self,
+        certificate_key: &str,
+        key_key: &str,
+        certificate: &str,
+        key: &str,
+        help: &str,
+    ) {
         if let Err(fault) = certificates::check_pair(certificate, key) {
-            let place = if matches!(fault, Fault::Key(_) | Fault::Mismatch) { key_key } else { certificate_key };
+            let place = if matches!(fault, Fault::Key(_) | Fault::Mismatch) {
+                key_key
+            } else {
+                certificate_key
+            };
             return self.error(place, fault.to_string(), help);
         }
-        let Some(left) = certificates::time_left(certificate, self.now) else { return };
+        let Some(left) = certificates::time_left(certificate, self.now) else {
+            return;
+        };
         if left.is_zero() {
             self.error(certificate_key, "the certificate has expired", help);
         } else if left < RENEW_BEFORE {
             let days = left.as_secs() / 86_400;
-            self.warning(certificate_key, format!("the certificate expires in {days} days"), help);
+            self.warning(
+                certificate_key,
+                format!("the certificate expires in {days} days"),
+                help,
+            );
         }
     }
 
@@ -389,7 +494,11 @@ impl Checker<'_> {
         match std::fs::read_to_string(path) {
             Ok(text) => Some(text),
             Err(error) => {
-                self.error(key, format!("cannot read {}: {}", path.display(), reason(&error)), help);
+                self.error(
+                    key,
+                    format!("cannot read {}: {}", path.display(), reason(&error)),
+                    help,
+                );
                 None
             }
         }
@@ -397,25 +506,23 @@ impl Checker<'_> {
 
     fn private_file(&mut self, key: impl Into<String>, path: &Path) {
         let key = key.into();
-        let help = format!("make a secret by: head -c 32 /dev/urandom | base64 > {}", path.display());
+        let help = format!(
+            "make a secret by: head -c 32 /dev/urandom | base64 > {}",
+            path.display()
+        );
         if self.file(key.clone(), path, &help).is_some() {
             self.private_mode(key, path);
         }
     }
 
     fn private_mode(&mut self, key: impl Into<String>, path: &Path) {
-        let world_readable = std::fs::metadata(path).is_ok_and(|facts| facts.permissions().mode() & 0o004 != 0);
+        let world_readable =
+            std::fs::metadata(path).is_ok_and(|facts| facts.permissions().mode() & 0o004 != 0);
         if world_readable {
             let message = format!("every user of this machine can read {}", path.display());
             self.warning(key, message, format!("type: chmod 600 {}", path.display()));
         }
     }
-}
-
-struct AuthDefaults;
-
-impl AuthDefaults {
-    const LEEWAY: Duration = Duration::from_secs(60);
 }
 
 /// The error without the number that Rust adds, which helps nobody who reads a finding.
@@ -426,54 +533,7 @@ fn reason(error: &std::io::Error) -> String {
 
 /// Whether two sockets of the same protocol could not both be bound.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let same_address = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    let same_address =
+        one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() == other.port() && one.port() != 0 && same_address
-}
-
-fn is_host_and_port(address: &str) -> bool {
-    if address.parse::<SocketAddr>().is_ok() {
-        return true;
-    }
-    address.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0))
-}
-
-fn is_host(host: &str) -> bool {
-    !host.is_empty() && host.len() <= 253 && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.')
-}
-
-/// A host with an optional port, as between `//` and the path of a URL.
-fn is_authority(authority: &str) -> bool {
-    is_host(authority) || is_host_and_port(authority) || is_bracketed(authority)
-}
-
-fn is_bracketed(authority: &str) -> bool {
-    authority
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
-}
-
-fn is_origin(origin: &str) -> bool {
-    ["https://", "http://"].iter().find_map(|scheme| origin.strip_prefix(scheme)).is_some_and(is_authority)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn origins_have_a_scheme_and_no_path() {
-        for good in ["https://chat.example.com", "http://localhost:8081", "https://[::1]"] {
-            assert!(is_origin(good), "{good}");
-        }
-        for bad in ["chat.example.com", "https://chat.example.com/", "https://", "ftp://x", "https://a b"] {
-            assert!(!is_origin(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn addresses_of_links_have_a_host_and_a_port() {
-        assert!(is_host_and_port("10.0.0.1:7443") && is_host_and_port("[::1]:7443") && is_host_and_port("eu.example.com:1"));
-        assert!(!is_host_and_port("eu.example.com") && !is_host_and_port(":7443") && !is_host_and_port("eu.example.com:0"));
-    }
 }

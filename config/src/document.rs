@@ -23,6 +23,9 @@ pub(crate) const PREFIX: &str = "HEARTH__";
 /// before.
 const MOST_FINDINGS: usize = 100;
 
+/// An upper bound of the steps in the name of an override; no key lies as deep.
+const MOST_STEPS: usize = 16;
+
 /// Every section optional, so that a missing one is one finding and not the end of the reading.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,7 +68,11 @@ impl Places {
             if let Some(place) = self.places.get(path) {
                 finding.variable.clone_from(&place.variable);
                 if place.variable.is_none() {
-                    let range = if place.is_table { &place.key } else { &place.value };
+                    let range = if place.is_table {
+                        &place.key
+                    } else {
+                        &place.value
+                    };
                     finding.location = Some(Location::of(text, range.start, range.end));
                 }
                 return;
@@ -76,8 +83,13 @@ impl Places {
 
     /// Keys whose value stands in the file itself and whose name is `secret` or ends so.
     pub(crate) fn secrets_in_file(&self) -> Vec<String> {
-        let is_secret = |path: &str, place: &Place| path.ends_with("secret") && place.variable.is_none();
-        self.places.iter().filter(|(path, place)| is_secret(path, place)).map(|(path, _)| path.clone()).collect()
+        let is_secret =
+            |path: &str, place: &Place| path.ends_with("secret") && place.variable.is_none();
+        self.places
+            .iter()
+            .filter(|(path, place)| is_secret(path, place))
+            .map(|(path, _)| path.clone())
+            .collect()
     }
 
     /// The path of the innermost key whose name or value covers an error's range.
@@ -87,7 +99,11 @@ impl Places {
             .iter()
             .filter(|(_, place)| covers(&place.key) || covers(&place.value))
             .min_by_key(|(path, place)| {
-                let tightest = [&place.key, &place.value].into_iter().filter(|it| covers(it)).map(Range::len).min();
+                let tightest = [&place.key, &place.value]
+                    .into_iter()
+                    .filter(|it| covers(it))
+                    .map(Range::len)
+                    .min();
                 (tightest, std::cmp::Reverse(path.len()))
             })
             .map(|(path, _)| path.clone())
@@ -95,7 +111,11 @@ impl Places {
 
     fn add_table(&mut self, prefix: &str, table: &DeTable<'_>) {
         for (key, value) in table {
-            let path = if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
+            let path = if prefix.is_empty() {
+                key.get_ref().to_string()
+            } else {
+                format!("{prefix}.{}", key.get_ref())
+            };
             self.add_value(path, key.span(), value);
         }
     }
@@ -111,7 +131,15 @@ impl Places {
             _ => {}
         }
         let is_table = matches!(value.get_ref(), DeValue::Table(_) | DeValue::Array(_));
-        self.places.insert(path, Place { key, value: value.span(), is_table, variable: None });
+        self.places.insert(
+            path,
+            Place {
+                key,
+                value: value.span(),
+                is_table,
+                variable: None,
+            },
+        );
     }
 }
 
@@ -136,21 +164,39 @@ pub(crate) fn read(text: &str, environment: &[(String, String)]) -> Reading {
     }
     let mut places = Places::default();
     places.add_table("", tree.get_ref());
-    let mut reader = Reader { text, places, findings: Vec::new(), damaged: BTreeSet::new(), removed: BTreeSet::new() };
+    let mut reader = Reader {
+        text,
+        places,
+        findings: Vec::new(),
+        damaged: BTreeSet::new(),
+        removed: BTreeSet::new(),
+    };
     reader.lay_over(tree.get_mut(), environment);
-    let config = reader.deserialize(tree).and_then(|sections| reader.assemble(sections));
-    Reading { config, findings: reader.findings, damaged: reader.damaged, places: reader.places }
+    let config = reader
+        .deserialize(tree)
+        .and_then(|sections| reader.assemble(sections));
+    Reading {
+        config,
+        findings: reader.findings,
+        damaged: reader.damaged,
+        places: reader.places,
+    }
 }
 
 fn unreadable(text: &str, errors: &[toml::de::Error]) -> Reading {
     let finding = |error: &toml::de::Error| {
         let mut finding = Finding::error("", format!("this is not TOML: {}", error.message()));
-        finding.location = error.span().map(|span| Location::of(text, span.start, span.end));
+        finding.location = error
+            .span()
+            .map(|span| Location::of(text, span.start, span.end));
         finding.help("a line is `key = value` or `[section]`; texts stand in double quotes")
     };
+    let mut findings: Vec<Finding> = errors.iter().take(MOST_FINDINGS).map(finding).collect();
+    // The rest of a line that cannot be read is an error after the error.
+    findings.dedup_by_key(|finding| finding.location.as_ref().map(|location| location.line));
     Reading {
         config: None,
-        findings: errors.iter().take(MOST_FINDINGS).map(finding).collect(),
+        findings,
         damaged: BTreeSet::new(),
         places: Places::default(),
     }
@@ -165,19 +211,20 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Each override gets a range of its own behind the end of the file, so that an error about it is
-    /// found by range like any other.
+    /// Each override, and each table made for one, gets a range of its own behind the end of the file,
+    /// so that an error about it is found by range like any other.
     fn lay_over(&mut self, tree: &mut DeTable<'a>, environment: &'a [(String, String)]) {
         for (index, (variable, value)) in environment.iter().enumerate() {
-            let Some(name) = variable.strip_prefix(PREFIX) else { continue };
-            let start = self.text.len() + 2 * index + 1;
-            let range = start..start + 1;
+            let Some(name) = variable.strip_prefix(PREFIX) else {
+                continue;
+            };
             let steps: Vec<String> = name.split("__").map(str::to_ascii_lowercase).collect();
-            match set(tree, &steps, value, &range) {
-                Some(path) => {
-                    let place = Place { key: range.clone(), value: range, is_table: false, variable: Some(variable.clone()) };
-                    self.places.places.insert(path, place);
-                }
+            let start = self.text.len() + 1 + index * MOST_STEPS;
+            match (steps.len() <= MOST_STEPS)
+                .then(|| set(tree, &steps, value, start))
+                .flatten()
+            {
+                Some(made) => self.add_override(variable, &made),
                 None => {
                     let mut finding = Finding::error("", "this names no key of the configuration")
                         .help("name it HEARTH__SECTION__KEY, as HEARTH__LIMITS__SESSIONS; entries of lists that the file has by their number from 0");
@@ -185,6 +232,19 @@ impl<'a> Reader<'a> {
                     self.findings.push(finding);
                 }
             }
+        }
+    }
+
+    fn add_override(&mut self, variable: &str, made: &[(String, Range<usize>)]) {
+        for (path, range) in made {
+            let is_table = made.first().is_some_and(|(value, _)| value != path);
+            let place = Place {
+                key: range.clone(),
+                value: range.clone(),
+                is_table,
+                variable: Some(variable.to_owned()),
+            };
+            self.places.places.insert(path.clone(), place);
         }
     }
 
@@ -204,9 +264,12 @@ impl<'a> Reader<'a> {
                 continue;
             }
             self.record(&path, error.message());
-            remove(tree.get_mut(), &split(&path))?;
-            self.damaged.insert(section_of(&path).to_owned());
-            self.removed.insert(path);
+            let removable = without_index(&path);
+            remove(tree.get_mut(), &split(removable))?;
+            if !explain::is_about_the_key(error.message()) {
+                self.damaged.insert(section_of(&path).to_owned());
+            }
+            self.removed.insert(removable.to_owned());
         }
         None
     }
@@ -214,9 +277,16 @@ impl<'a> Reader<'a> {
     /// An override is read as TOML first; where that is the wrong type, `HEARTH__REGION__NODE=7`, the
     /// characters themselves are meant.
     fn retry_as_text(&self, tree: &mut DeTable<'a>, path: &str) -> bool {
-        let Some(value) = find(tree, &split(path)) else { return false };
+        let Some(value) = find(tree, &split(path)) else {
+            return false;
+        };
         let range = value.span();
-        if range.start <= self.text.len() || !self.places.places.get(path).is_some_and(|it| it.variable.is_some()) {
+        let is_override = self
+            .places
+            .places
+            .get(path)
+            .is_some_and(|place| place.variable.is_some());
+        if range.start <= self.text.len() || !is_override {
             return false;
         }
         let text = match value.get_ref() {
@@ -235,11 +305,16 @@ impl<'a> Reader<'a> {
         if missing.is_some_and(|field| self.removed.contains(&format!("{path}.{field}"))) {
             return;
         }
+        let is_about_the_key = explain::is_about_the_key(message);
         let (message, help) = explain::explain(path, message);
         let mut finding = Finding::error(path, message).help(help);
         self.places.locate(self.text, &mut finding);
-        if explain::is_about_the_key(&finding.message)
-            && let Some(place) = self.places.places.get(path).filter(|place| place.variable.is_none())
+        if is_about_the_key
+            && let Some(place) = self
+                .places
+                .places
+                .get(path)
+                .filter(|place| place.variable.is_none())
         {
             finding.location = Some(Location::of(self.text, place.key.start, place.key.end));
         }
@@ -247,12 +322,16 @@ impl<'a> Reader<'a> {
     }
 
     fn assemble(&mut self, sections: Sections) -> Option<RegionConfig> {
-        let present =
-            [("region", sections.region.is_some()), ("mesh", sections.mesh.is_some()), ("listen", sections.listen.is_some())];
+        let present = [
+            ("region", sections.region.is_some()),
+            ("mesh", sections.mesh.is_some()),
+            ("listen", sections.listen.is_some()),
+        ];
         for (name, present) in present {
             if !present && !self.removed.contains(name) {
                 let finding = Finding::error(name, format!("the section [{name}] is missing"));
-                self.findings.push(finding.help(explain::section_help(name)));
+                self.findings
+                    .push(finding.help(explain::section_help(name)));
             }
         }
         Some(RegionConfig {
@@ -268,33 +347,66 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Sets the value at `steps` and returns its path; none when the steps lead nowhere.
-fn set<'a>(table: &mut DeTable<'a>, steps: &[String], text: &'a str, range: &Range<usize>) -> Option<String> {
+/// Sets the value at `steps`; returns what was set and which tables were made for it, with the range
+/// that each got from `start` on; none when the steps lead nowhere.
+fn set<'a>(
+    table: &mut DeTable<'a>,
+    steps: &[String],
+    text: &'a str,
+    start: usize,
+) -> Option<Vec<(String, Range<usize>)>> {
     let (step, rest) = steps.split_first()?;
+    let range = start..start + 1;
     if step.is_empty() {
         return None;
     }
     if rest.is_empty() {
-        let value = Spanned::new(range.clone(), parse_override(text, range));
-        match table.get_mut(step.as_str()) {
-            Some(old) => *old = value,
-            None => drop(table.insert(Spanned::new(range.clone(), step.clone().into()), value)),
-        }
-        return Some(step.clone());
+        let value = Spanned::new(range.clone(), parse_override(text, &range));
+        // The key is replaced too, for an error about its name.
+        table.remove(step.as_str());
+        table.insert(Spanned::new(range.clone(), step.clone().into()), value);
+        return Some(vec![(step.clone(), range)]);
     }
-    if !table.contains_key(step.as_str()) {
+    let is_new = !table.contains_key(step.as_str());
+    if is_new {
         let empty = Spanned::new(range.clone(), DeValue::Table(DeTable::new()));
         table.insert(Spanned::new(range.clone(), step.clone().into()), empty);
     }
-    match table.get_mut(step.as_str())?.get_mut() {
-        DeValue::Table(inner) => set(inner, rest, text, range).map(|path| format!("{step}.{path}")),
+    let mut made = set_within(
+        table.get_mut(step.as_str())?.get_mut(),
+        rest,
+        text,
+        start + 1,
+    )?;
+    for (path, _) in &mut made {
+        let dot = if path.starts_with('[') { "" } else { "." };
+        *path = format!("{step}{dot}{path}");
+    }
+    if is_new {
+        made.push((step.clone(), range));
+    }
+    Some(made)
+}
+
+fn set_within<'a>(
+    value: &mut DeValue<'a>,
+    steps: &[String],
+    text: &'a str,
+    start: usize,
+) -> Option<Vec<(String, Range<usize>)>> {
+    match value {
+        DeValue::Table(inner) => set(inner, steps, text, start),
         DeValue::Array(items) => {
-            let (index, rest) = rest.split_first()?;
+            let (index, rest) = steps.split_first()?;
             let index: usize = index.parse().ok()?;
-            match items.get_mut(index)?.get_mut() {
-                DeValue::Table(inner) => set(inner, rest, text, range).map(|path| format!("{step}[{index}].{path}")),
-                _ => None,
+            let DeValue::Table(inner) = items.get_mut(index)?.get_mut() else {
+                return None;
+            };
+            let mut made = set(inner, rest, text, start + 1)?;
+            for (path, _) in &mut made {
+                *path = format!("[{index}].{path}");
             }
+            Some(made)
         }
         _ => None,
     }
@@ -311,7 +423,10 @@ fn parse_override<'a>(text: &'a str, range: &Range<usize>) -> DeValue<'a> {
 fn place_all<'a>(value: DeValue<'a>, range: &Range<usize>) -> DeValue<'a> {
     match value {
         DeValue::Array(items) => DeValue::Array(
-            items.into_iter().map(|item| Spanned::new(range.clone(), place_all(item.into_inner(), range))).collect(),
+            items
+                .into_iter()
+                .map(|item| Spanned::new(range.clone(), place_all(item.into_inner(), range)))
+                .collect(),
         ),
         DeValue::Table(table) => DeValue::Table(
             table
@@ -328,7 +443,9 @@ fn place_all<'a>(value: DeValue<'a>, range: &Range<usize>) -> DeValue<'a> {
 
 /// The steps of a path: `mesh.regions[1].id` is `mesh`, `regions`, `1`, `id`.
 fn split(path: &str) -> Vec<&str> {
-    path.split(['.', '[']).map(|step| step.trim_end_matches(']')).collect()
+    path.split(['.', '['])
+        .map(|step| step.trim_end_matches(']'))
+        .collect()
 }
 
 /// The first step of a path.
@@ -340,7 +457,10 @@ fn parent(path: &str) -> &str {
     path.rfind(['.', '[']).map_or("", |end| &path[..end])
 }
 
-fn find<'t, 'a>(table: &'t mut DeTable<'a>, steps: &[&str]) -> Option<&'t mut Spanned<DeValue<'a>>> {
+fn find<'t, 'a>(
+    table: &'t mut DeTable<'a>,
+    steps: &[&str],
+) -> Option<&'t mut Spanned<DeValue<'a>>> {
     let (first, rest) = steps.split_first()?;
     let mut value = table.get_mut(*first)?;
     for step in rest {
@@ -353,8 +473,7 @@ fn find<'t, 'a>(table: &'t mut DeTable<'a>, steps: &[&str]) -> Option<&'t mut Sp
     Some(value)
 }
 
-/// Takes a key out of its table. An entry of a list goes with its whole list, since taking it alone
-/// would renumber the others.
+/// Takes a key out of its table.
 fn remove(table: &mut DeTable<'_>, steps: &[&str]) -> Option<()> {
     let (last, above) = steps.split_last()?;
     if above.is_empty() {
@@ -362,7 +481,14 @@ fn remove(table: &mut DeTable<'_>, steps: &[&str]) -> Option<()> {
     }
     match find(table, above)?.get_mut() {
         DeValue::Table(inner) => inner.remove(*last).map(drop),
-        DeValue::Array(_) => remove(table, above),
         _ => None,
     }
+}
+
+/// An entry of a list goes with its whole list, since taking it alone would renumber the others.
+fn without_index(mut path: &str) -> &str {
+    while path.ends_with(']') {
+        path = parent(path);
+    }
+    path
 }

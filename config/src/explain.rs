@@ -9,17 +9,19 @@ pub(crate) fn missing_field(message: &str) -> Option<&str> {
     quoted(message.strip_prefix("missing field ")?)
 }
 
-/// Whether a finding's message is about the name of a key and not about its value.
+/// Whether a message of serde is about the name of a key and not about its value.
 pub(crate) fn is_about_the_key(message: &str) -> bool {
-    message.starts_with("unknown key")
+    message.starts_with("unknown field ")
 }
 
 /// A message of serde about the value at `path` as (message, help).
 pub(crate) fn explain(path: &str, message: &str) -> (String, String) {
     if let Some(field) = missing_field(message) {
         let table = section_name(path);
-        let help = example_of(&format!("{path}.{field}"))
-            .map_or_else(|| format!("add a line `{field} = …`"), |line| format!("add a line, for example: {line}"));
+        let help = example_of(&format!("{path}.{field}")).map_or_else(
+            || format!("add a line `{field} = …`"),
+            |line| format!("add a line, for example: {line}"),
+        );
         return (format!("the key `{field}` is missing in [{table}]"), help);
     }
     if let Some(rest) = message.strip_prefix("unknown field ") {
@@ -29,24 +31,49 @@ pub(crate) fn explain(path: &str, message: &str) -> (String, String) {
     }
     if let Some(rest) = message.strip_prefix("unknown variant ") {
         let name = quoted(rest).unwrap_or_default();
-        let known = all_quoted(rest).into_iter().skip(1).map(|it| format!("\"{it}\"")).collect::<Vec<_>>();
-        return (format!("`{name}` is not one of the values of `{path}`"), format!("type {}", known.join(" or ")));
+        let known = all_quoted(rest)
+            .into_iter()
+            .skip(1)
+            .map(|it| format!("\"{it}\""))
+            .collect::<Vec<_>>();
+        return (
+            format!("`{name}` is not one of the values of `{path}`"),
+            format!("type {}", known.join(" or ")),
+        );
+    }
+    if path.ends_with("secret") {
+        let help = "keep it out of the configuration file, see secret_file in the examples";
+        return ("this is not a text".to_owned(), help.to_owned());
     }
     let message = match message.strip_prefix("invalid type: ") {
-        Some(rest) => format!("wrong type: found {rest}"),
+        Some(rest) => format!("wrong type: found {}", without_rust_types(rest)),
         None => message.to_owned(),
     };
-    let help = example_of(path).map_or_else(|| format!("see `{path}` in the example files"), |line| format!("type it as, for example: {line}"));
+    let help = example_of(path).map_or_else(
+        || format!("see `{path}` in the example files"),
+        |line| format!("type it as, for example: {line}"),
+    );
     (message, help)
 }
 
-/// How a missing section begins.
+/// Serde names numbers by their Rust types, which are nothing to type.
+fn without_rust_types(message: &str) -> String {
+    match message.rsplit_once(", expected ") {
+        Some((found, "usize" | "u32" | "u64")) => format!("{found}, expected a whole number"),
+        _ => message.to_owned(),
+    }
+}
+
+/// A missing section as the example has it.
 pub(crate) fn section_help(section: &str) -> String {
     let header = format!("[{section}]");
+    let inner = format!("[[{section}.");
     let lines: Vec<&str> = EXAMPLE
         .lines()
         .skip_while(|line| *line != header)
-        .take_while(|line| line.starts_with(&header) || !line.starts_with('['))
+        .take_while(|line| {
+            line.starts_with(&header) || line.starts_with(&inner) || !line.starts_with('[')
+        })
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .collect();
     format!("add it, for example:\n{}", lines.join("\n"))
@@ -63,10 +90,9 @@ pub(crate) fn nearest<'c>(name: &str, candidates: &[&'c str]) -> Option<&'c str>
 }
 
 fn unknown_help(name: &str, known: &[&str]) -> String {
-    let list = known.join(", ");
     match nearest(name, known) {
-        Some(meant) => format!("did you mean `{meant}`? Known here: {list}"),
-        None => format!("remove it, or type one of: {list}"),
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("remove it, or type one of: {}", known.join(", ")),
     }
 }
 
@@ -76,7 +102,10 @@ pub(crate) fn example_of(path: &str) -> Option<String> {
     let mut current = String::new();
     for line in EXAMPLE.lines() {
         let line = line.strip_prefix("# ").unwrap_or(line);
-        if let Some(header) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+        if let Some(header) = line
+            .strip_prefix('[')
+            .and_then(|line| line.strip_suffix(']'))
+        {
             current = header.trim_matches(['[', ']']).to_owned();
         } else if current == section && line.split(" = ").next() == Some(&key) {
             return Some(line.to_owned());
@@ -138,7 +167,10 @@ mod tests {
 
     #[test]
     fn the_nearest_key_is_the_one_that_was_meant() {
-        assert_eq!(nearest("frame_byte", &["frame_bytes", "text_bytes"]), Some("frame_bytes"));
+        assert_eq!(
+            nearest("frame_byte", &["frame_bytes", "text_bytes"]),
+            Some("frame_bytes")
+        );
         assert_eq!(nearest("colour", &["frame_bytes", "text_bytes"]), None);
         assert_eq!(distance("kitten", "sitting"), 3);
     }

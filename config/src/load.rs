@@ -1,6 +1,6 @@
 //! From a file and the environment to a configuration, or to everything that is wrong with it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::check::check_sections;
@@ -32,7 +32,11 @@ pub fn check_file(path: &Path) -> CheckReport {
 /// As [`load`] and [`check_file`] together, at a given time: the configuration when it could be read at
 /// all, also with errors, and all findings.
 #[must_use]
-pub fn load_at(path: &Path, environment: &[(String, String)], now: SystemTime) -> (Option<RegionConfig>, CheckReport) {
+pub fn load_at(
+    path: &Path,
+    environment: &[(String, String)],
+    now: SystemTime,
+) -> (Option<RegionConfig>, CheckReport) {
     match std::fs::read_to_string(path) {
         Ok(text) => load_text(path, text, environment, now),
         Err(error) => {
@@ -65,10 +69,16 @@ fn load_text(
     let mut reading = document::read(&text, environment);
     let mut meaning = Vec::new();
     if let Some(config) = &mut reading.config {
-        config.resolve_paths(folder_of(path));
+        config.resolve_paths(&folder_of(path));
         meaning = check_sections(config, now, &reading.damaged);
     }
-    meaning.extend(reading.places.secrets_in_file().into_iter().map(secret_in_file));
+    meaning.extend(
+        reading
+            .places
+            .secrets_in_file()
+            .into_iter()
+            .map(secret_in_file),
+    );
     for finding in &mut meaning {
         reading.places.locate(&text, finding);
     }
@@ -78,15 +88,17 @@ fn load_text(
 }
 
 fn secret_in_file(key: String) -> Finding {
-    let variable = key.replace(['[', '.'], "__").replace(']', "").to_ascii_uppercase();
+    let variable = key
+        .replace(['[', '.'], "__")
+        .replace(']', "")
+        .to_ascii_uppercase();
     Finding::error(key, "a secret does not belong into a configuration file").help(format!(
         "put it into a file of its own and name that by the key that ends in secret_file, or set {PREFIX}{variable}"
     ))
 }
 
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
+/// Absolute, so that a later change of the working folder changes nothing.
+fn folder_of(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    absolute.parent().unwrap_or(Path::new("/")).to_owned()
 }

@@ -11,9 +11,11 @@
 //!
 //! This is the only package that names quinn for region links.
 
+mod backoff;
 mod config;
 mod endpoint;
 mod faults;
+mod handshake;
 mod lanes;
 mod liveness;
 mod metrics;
@@ -29,4 +31,5 @@ pub use lanes::{Lane, MAXIMUM_FRAME_BYTES, MESSAGE_LANES, SendError};
 pub use liveness::{Liveness, LivenessAction};
 pub use metrics::LinkMetrics;
 pub use peer::{DownReason, LinkEvent, PeerHello};
+pub use tls::TlsError;
 pub use wire::{Incompatible, Refusal, VersionRange, negotiate};

@@ -3,12 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::io::IoSliceMut;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -17,6 +16,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::faults::{FaultCell, FaultState};
@@ -37,7 +37,21 @@ struct Delayed {
     due: Instant,
     contents: Bytes,
     segment_size: Option<usize>,
+    destination: SocketAddr,
+    source: Option<IpAddr>,
     ecn: Option<EcnCodepoint>,
+}
+
+impl Delayed {
+    fn transmit(&self) -> Transmit<'_> {
+        Transmit {
+            destination: self.destination,
+            ecn: self.ecn,
+            contents: &self.contents,
+            segment_size: self.segment_size,
+            src_ip: self.source,
+        }
+    }
 }
 
 /// Sends of one peer in order. Their due times never decrease, so a queue serves for a heap.
@@ -80,14 +94,14 @@ fn datagrams(bytes: usize, segment_size: Option<usize>) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-/// Wraps `inner` and starts the task that releases delayed sends. The task ends, after the last
+/// Wraps `inner` and starts the task, given too, that releases delayed sends. It ends, after the last
 /// waiting send, when the socket is dropped.
 pub(crate) fn wrap(
     inner: Arc<dyn AsyncUdpSocket>,
     routes: Vec<Route>,
     maximum_delayed_bytes: usize,
     seed: u64,
-) -> Arc<FaultySocket> {
+) -> (Arc<FaultySocket>, JoinHandle<()>) {
     let by_address = routes.iter().enumerate().map(|(index, route)| (canonical(route.address), index)).collect();
     let peers = routes
         .into_iter()
@@ -100,8 +114,9 @@ pub(crate) fn wrap(
         changed: Notify::new(),
         closed: AtomicBool::new(false),
     });
-    tokio::spawn(release(Arc::clone(&lines), Arc::clone(&inner)));
-    Arc::new(FaultySocket { inner, lines, by_address, dice: Mutex::new(SmallRng::seed_from_u64(seed)) })
+    let releasing = tokio::spawn(release(Arc::clone(&lines), Arc::clone(&inner)));
+    let dice = Mutex::new(SmallRng::seed_from_u64(seed));
+    (Arc::new(FaultySocket { inner, lines, by_address, dice }), releasing)
 }
 
 impl Drop for FaultySocket {
@@ -129,14 +144,20 @@ impl FaultySocket {
         if contents.is_empty() {
             return Ok(());
         }
-        let segment_size = transmit.segment_size.filter(|segment| *segment < contents.len());
+        let delayed = Delayed {
+            due: Instant::now() + faults.delay,
+            segment_size: transmit.segment_size.filter(|segment| *segment < contents.len()),
+            contents,
+            destination: transmit.destination,
+            source: transmit.src_ip,
+            ecn: transmit.ecn,
+        };
         if faults.delay.is_zero() && line.waiting.load(Ordering::Acquire) == 0 {
-            let remaining = Transmit { contents: &contents, segment_size, ..copy_of(transmit) };
-            self.inner.try_send(&remaining)?;
-            metrics.sent_bytes.inc_by(contents.len() as u64);
-            return Ok(());
+            self.inner.try_send(&delayed.transmit())?;
+            metrics.sent_bytes.inc_by(delayed.contents.len() as u64);
+        } else {
+            self.lines.push(line, delayed);
         }
-        self.lines.push(line, faults.delay, contents, segment_size, transmit.ecn);
         Ok(())
     }
 
@@ -154,16 +175,6 @@ impl FaultySocket {
             }
         }
         kept.freeze()
-    }
-}
-
-fn copy_of<'a>(transmit: &Transmit<'a>) -> Transmit<'a> {
-    Transmit {
-        destination: transmit.destination,
-        ecn: transmit.ecn,
-        contents: transmit.contents,
-        segment_size: transmit.segment_size,
-        src_ip: transmit.src_ip,
     }
 }
 
@@ -219,29 +230,21 @@ impl AsyncUdpSocket for FaultySocket {
 }
 
 impl DelayLines {
-    /// Lets a send wait for `delay`, behind all sends to the same peer that wait already.
-    fn push(
-        &self,
-        line: &PeerLine,
-        delay: Duration,
-        contents: Bytes,
-        segment_size: Option<usize>,
-        ecn: Option<EcnCodepoint>,
-    ) {
-        let size = contents.len();
+    /// Lets a send wait until it is due, and behind all sends to the same peer that wait already.
+    fn push(&self, line: &PeerLine, mut delayed: Delayed) {
+        let size = delayed.contents.len();
         let metrics = &line.route.metrics;
         if self.bytes.load(Ordering::Relaxed) + size > self.maximum_bytes {
-            metrics.datagrams_overflow.inc_by(datagrams(size, segment_size));
+            metrics.datagrams_overflow.inc_by(datagrams(size, delayed.segment_size));
             return;
         }
         self.bytes.fetch_add(size, Ordering::Relaxed);
         metrics.sent_bytes.inc_by(size as u64);
         let mut queue = line.queue.lock();
-        let asked = Instant::now() + delay;
-        let due = queue.back().map_or(asked, |last| last.due.max(asked));
+        delayed.due = queue.back().map_or(delayed.due, |last| last.due.max(delayed.due));
         let first = queue.is_empty();
         line.waiting.fetch_add(1, Ordering::AcqRel);
-        queue.push_back(Delayed { due, contents, segment_size, ecn });
+        queue.push_back(delayed);
         drop(queue);
         if first {
             self.changed.notify_one();
@@ -293,13 +296,7 @@ async fn release_due(
         };
         let Some(delayed) = delayed else { return };
         lines.bytes.fetch_sub(delayed.contents.len(), Ordering::Relaxed);
-        let transmit = Transmit {
-            destination: line.route.address,
-            ecn: delayed.ecn,
-            contents: &delayed.contents,
-            segment_size: delayed.segment_size,
-            src_ip: None,
-        };
+        let transmit = delayed.transmit();
         let mut outcome = inner.try_send(&transmit);
         while outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
             let writable = std::future::poll_fn(|context| poller.as_mut().poll_writable(context)).await;

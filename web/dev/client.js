@@ -4,7 +4,7 @@
 
 const FIRST_PAGE = 50;
 const PAGE_LIMIT = 200;
-const ROWS_KEPT = 500;
+const ROWS_KEPT = 2000;
 const OUTBOX_LIMIT = 200;
 const HOLE_PATIENCE_MS = 1000;
 const BACKOFF_FIRST_MS = 250;

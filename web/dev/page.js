@@ -134,13 +134,13 @@ class Pane {
   render() {
     const { session, list } = this;
     const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+    this.earlier.hidden = !session.moreBefore;
     list.replaceChildren(...this.numbered(), ...this.pending());
     if (atEnd) list.scrollTop = list.scrollHeight;
     const words = { connected: `connected to ${session.at}`, resuming: `resuming at ${session.at}`, closed: "closed" };
     this.connection.textContent = words[session.state];
     this.connection.dataset.state = session.state;
     this.connection.dataset.region = session.at;
-    this.earlier.hidden = !session.moreBefore;
     if (this.log.textContent !== session.said) this.log.textContent = session.said;
   }
 
@@ -178,7 +178,7 @@ class LinkMap {
   // On an ellipse, the first region at the upper left.
   place(i, count) {
     const angle = -Math.PI * 5 / 6 + i * 2 * Math.PI / count;
-    return { x: 210 + 145 * Math.cos(angle), y: 108 + 70 * Math.sin(angle) };
+    return { x: 210 + 145 * Math.cos(angle), y: 96 + 64 * Math.sin(angle) };
   }
 
   async poll() {
@@ -246,7 +246,7 @@ class LinkMap {
 
   dot(id) {
     const { x, y } = this.places.get(id);
-    const below = y > 108 ? 1 : -1;
+    const below = y > 96 ? 1 : -1;
     const people = this.people?.[id] ?? "";
     return drawn("g", { "class": "region", "data-testid": `node-${id}`, "data-home": id === this.home },
       drawn("circle", { cx: x, cy: y, r: 11 }),

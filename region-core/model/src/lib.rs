@@ -3,4 +3,19 @@
 //! Nothing in here has a socket, a clock, entropy or a runtime. Time and salts come in as arguments, effects go out as
 //! values; the shell in `region-core` performs them.
 
+pub mod command;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod core;
+pub mod effect;
+mod home;
+mod log;
+mod parking;
 pub mod ports;
+mod replica;
+pub mod view;
+
+pub use command::{Ack, Command, Outcome};
+pub use core::{CoreGauges, CoreOptions, Input, Now, RegionCore, region_sender};
+pub use effect::{DeviceOutcome, Effect, Lane, LogView};
+pub use parking::ParkingBounds;

@@ -1,0 +1,89 @@
+//! The core as the edge needs it. Tests put another one behind it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hearth_protocol::client::{Endpoint, SendPayload};
+use hearth_protocol::rest::{ApiAnswer, SyncCursor};
+use hearth_protocol::{DeviceId, Refusal, UserId};
+use region_core::{ApiCall, Connection, Opened, Readiness, RegionHandle, Replay};
+
+/// What an edge asks of its region. The contract of each call stands at [`RegionHandle`].
+#[async_trait]
+pub trait Core: Send + Sync + std::fmt::Debug + 'static {
+    /// The region's name.
+    fn region(&self) -> &hearth_protocol::RegionId;
+    /// The node's name.
+    fn node(&self) -> &hearth_protocol::NodeId;
+    /// Other regions that clients may try, best first.
+    fn endpoints(&self) -> Vec<Endpoint>;
+    /// Whether the region serves.
+    fn readiness(&self) -> Readiness;
+    /// Registers a session.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE` or `DRAINING`.
+    async fn open(&self, user: UserId, device: DeviceId, capacity: usize) -> Result<Opened, Refusal>;
+    /// Forgets a session.
+    fn close(&self, connection: &Connection);
+    /// Takes a `message.send`; the answer comes as an event.
+    fn send(&self, connection: &Arc<Connection>, request: Option<String>, send: SendPayload);
+    /// Rows after a cursor.
+    ///
+    /// # Errors
+    /// `CONVERSATION_NOT_FOUND` and what a read of the store may meet.
+    async fn replay(
+        &self,
+        user: &UserId,
+        cursor: &SyncCursor,
+        rows: usize,
+        newest: bool,
+    ) -> Result<Replay, Refusal>;
+    /// Answers a REST call.
+    async fn api(&self, user: &UserId, call: ApiCall) -> ApiAnswer;
+}
+
+#[async_trait]
+impl Core for RegionHandle {
+    fn region(&self) -> &hearth_protocol::RegionId {
+        Self::region(self)
+    }
+
+    fn node(&self) -> &hearth_protocol::NodeId {
+        Self::node(self)
+    }
+
+    fn endpoints(&self) -> Vec<Endpoint> {
+        Self::endpoints(self)
+    }
+
+    fn readiness(&self) -> Readiness {
+        Self::readiness(self)
+    }
+
+    async fn open(&self, user: UserId, device: DeviceId, capacity: usize) -> Result<Opened, Refusal> {
+        Self::open(self, user, device, capacity).await
+    }
+
+    fn close(&self, connection: &Connection) {
+        Self::close(self, connection);
+    }
+
+    fn send(&self, connection: &Arc<Connection>, request: Option<String>, send: SendPayload) {
+        Self::send(self, connection, request, send);
+    }
+
+    async fn replay(
+        &self,
+        user: &UserId,
+        cursor: &SyncCursor,
+        rows: usize,
+        newest: bool,
+    ) -> Result<Replay, Refusal> {
+        Self::replay(self, user, cursor, rows, newest).await
+    }
+
+    async fn api(&self, user: &UserId, call: ApiCall) -> ApiAnswer {
+        Self::api(self, user, call).await
+    }
+}

@@ -1,0 +1,164 @@
+//! What the edge counts. Labels come from closed sets.
+
+use hearth_protocol::ErrorCode;
+use hearth_protocol::client::CloseCode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+                match self { $(Self::$variant => $text,)+ }.encode(encoder)
+            }
+        }
+    };
+}
+
+label!(
+    /// How a client is connected.
+    TransportLabel {
+        /// WebSocket.
+        WebSocket = "websocket",
+        /// WebTransport.
+        WebTransport = "webtransport",
+    }
+);
+label!(
+    /// Which way a frame goes.
+    DirectionLabel {
+        /// From the client.
+        In = "in",
+        /// To the client.
+        Out = "out",
+    }
+);
+label!(
+    /// Why an event did not go out.
+    DropLabel {
+        /// It was sent already, or belongs to an older line.
+        Duplicate = "duplicate",
+        /// A number before it is missing: the client was told to pull.
+        Gap = "gap",
+        /// Too many live frames waited behind a replay.
+        Held = "held",
+        /// The client did not read.
+        SlowConsumer = "slow_consumer",
+    }
+);
+
+/// A public error code as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ErrorLabel(pub ErrorCode);
+
+impl EncodeLabelValue for ErrorLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.0.as_str().encode(encoder)
+    }
+}
+
+/// A close code as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CloseLabel(pub CloseCode);
+
+impl EncodeLabelValue for CloseLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.0.number().encode(encoder)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByTransport {
+    transport: TransportLabel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByDirection {
+    direction: DirectionLabel,
+    transport: TransportLabel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByError {
+    error: ErrorLabel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByCode {
+    code: CloseLabel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    reason: DropLabel,
+}
+
+/// The counters of one gateway.
+#[derive(Clone, Debug, Default)]
+pub struct GatewayMetrics {
+    sessions: Family<ByTransport, Gauge>,
+    frames: Family<ByDirection, Counter>,
+    refusals: Family<ByError, Counter>,
+    closes: Family<ByCode, Counter>,
+    dropped: Family<ByReason, Counter>,
+}
+
+/// The counters of one session, looked up once.
+#[derive(Clone, Debug)]
+pub struct SessionMetrics {
+    /// Live sessions of the transport.
+    pub sessions: Gauge,
+    /// Frames from clients.
+    pub frames_in: Counter,
+    /// Frames to clients.
+    pub frames_out: Counter,
+}
+
+impl GatewayMetrics {
+    /// Counters that `registry` shows.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let mut add = |name: &str, help: &str, metric: Box<dyn prometheus_client::registry::Metric>| {
+            registry.register(name, help, metric);
+        };
+        add("gateway_sessions", "Live sessions", Box::new(metrics.sessions.clone()));
+        add("gateway_frames", "Frames to and from clients", Box::new(metrics.frames.clone()));
+        add("gateway_refusals", "Requests that were refused, in frames and REST", Box::new(metrics.refusals.clone()));
+        add("gateway_closes", "Sessions closed by the server", Box::new(metrics.closes.clone()));
+        add("gateway_outbound_dropped", "Events that did not go out", Box::new(metrics.dropped.clone()));
+        metrics
+    }
+
+    /// The counters of a session on `transport`.
+    #[must_use]
+    pub fn session(&self, transport: TransportLabel) -> SessionMetrics {
+        let frames = |direction| self.frames.get_or_create(&ByDirection { direction, transport }).clone();
+        SessionMetrics {
+            sessions: self.sessions.get_or_create(&ByTransport { transport }).clone(),
+            frames_in: frames(DirectionLabel::In),
+            frames_out: frames(DirectionLabel::Out),
+        }
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self, error: ErrorCode) {
+        self.refusals.get_or_create(&ByError { error: ErrorLabel(error) }).inc();
+    }
+
+    /// Counts a close by the server.
+    pub fn closed(&self, code: CloseCode) {
+        self.closes.get_or_create(&ByCode { code: CloseLabel(code) }).inc();
+    }
+
+    /// Counts an event that did not go out.
+    pub fn dropped(&self, reason: DropLabel) {
+        self.dropped.get_or_create(&ByReason { reason }).inc();
+    }
+}

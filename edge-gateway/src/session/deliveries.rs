@@ -1,0 +1,257 @@
+//! In which order the messages of one session go out: ascending per conversation, none twice, none after a hole that
+//! the client was not told about.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+use hearth_protocol::client::{ServerFrame, SyncGapPayload, SyncRequiredPayload, encode_server_frame};
+use hearth_protocol::rest::SyncCursor;
+use hearth_protocol::{ConversationId, Epoch};
+use region_core::Replay;
+
+use super::Effect;
+use crate::metrics::DropLabel;
+
+/// Numbers of own messages remembered per conversation: the core does not send these to the connection that sent them.
+const OWN_NUMBERS: usize = 64;
+/// For how long a hole may be an own message whose ack is on its way, in milliseconds.
+const OWN_ACK_MS: u64 = 10_000;
+
+/// A live message on its way to the client.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) conversation: ConversationId,
+    pub(crate) epoch: Epoch,
+    pub(crate) sequence: u64,
+    pub(crate) frame: Bytes,
+}
+
+/// Bounds of [`Deliveries`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeliveryLimits {
+    pub(crate) held: usize,
+    pub(crate) tracked: usize,
+    pub(crate) replay_rows: u64,
+    pub(crate) gap_rows: u64,
+}
+
+/// What this session was sent, by conversation.
+#[derive(Debug)]
+pub(crate) struct Deliveries {
+    limits: DeliveryLimits,
+    tracks: HashMap<ConversationId, Track>,
+    held: usize,
+}
+
+/// What is known of one conversation: numbers `first..=sent` were sent, but for those in `own`.
+#[derive(Debug)]
+struct Track {
+    epoch: Epoch,
+    first: u64,
+    sent: u64,
+    own: VecDeque<u64>,
+    own_unacked: u64,
+    own_until: u64,
+    held: Option<Held>,
+}
+
+/// Live frames behind a replay.
+#[derive(Debug, Default)]
+struct Held {
+    frames: VecDeque<Live>,
+    /// The highest number dropped because too many waited.
+    dropped: Option<(Epoch, u64)>,
+}
+
+impl Track {
+    fn new(epoch: Epoch, first: u64, sent: u64) -> Self {
+        Self { epoch, first, sent, own: VecDeque::new(), own_unacked: 0, own_until: 0, held: None }
+    }
+
+    fn was_sent(&self, sequence: u64) -> bool {
+        (self.first..=self.sent).contains(&sequence) && !self.own.contains(&sequence)
+    }
+
+    /// Whether nothing is missing before `sequence` but messages that this session sent itself.
+    fn follows(&self, sequence: u64, now: u64) -> bool {
+        let missing = sequence - self.sent - 1;
+        let acked = self.own.iter().filter(|own| **own > self.sent && **own < sequence).count() as u64;
+        let unacked = if now <= self.own_until { self.own_unacked } else { 0 };
+        missing <= acked + unacked
+    }
+
+    fn absorb_own(&mut self) {
+        while self.own.contains(&(self.sent + 1)) {
+            self.sent += 1;
+        }
+    }
+}
+
+impl Deliveries {
+    pub(crate) fn new(limits: DeliveryLimits) -> Self {
+        Self { limits, tracks: HashMap::new(), held: 0 }
+    }
+
+    /// Takes a live message.
+    pub(crate) fn live(&mut self, live: Live, now: u64, effects: &mut VecDeque<Effect>) {
+        if !self.tracks.contains_key(&live.conversation) {
+            self.make_room();
+            let track = Track::new(live.epoch, live.sequence, live.sequence.saturating_sub(1));
+            self.tracks.insert(live.conversation, track);
+        }
+        let track = self.tracks.get_mut(&live.conversation).expect("inserted above");
+        if let Some(held) = &mut track.held {
+            if self.held >= self.limits.held {
+                held.dropped = Some((live.epoch, live.sequence));
+                effects.push_back(Effect::Dropped(DropLabel::Held));
+            } else {
+                self.held += 1;
+                held.frames.push_back(live);
+            }
+            return;
+        }
+        Self::deliver(track, live, now, effects);
+    }
+
+    fn deliver(track: &mut Track, live: Live, now: u64, effects: &mut VecDeque<Effect>) {
+        let rewound = live.epoch > track.epoch && live.sequence <= track.sent;
+        if live.epoch < track.epoch || (live.sequence <= track.sent && !rewound) {
+            effects.push_back(Effect::Dropped(DropLabel::Duplicate));
+            return;
+        }
+        if rewound {
+            track.own.clear();
+            track.first = live.sequence;
+        } else if !track.follows(live.sequence, now) {
+            effects.push_back(sync_required(live.conversation, track.sent + 1));
+            effects.push_back(Effect::Dropped(DropLabel::Gap));
+            track.epoch = live.epoch;
+            track.sent = live.sequence;
+            return;
+        }
+        track.epoch = live.epoch;
+        track.sent = live.sequence;
+        track.absorb_own();
+        effects.push_back(Effect::Send(live.frame));
+    }
+
+    /// This session sent a message: its number will not come as `message.new`.
+    pub(crate) fn own_sent(&mut self, conversation: ConversationId, now: u64) {
+        if let Some(track) = self.tracks.get_mut(&conversation) {
+            if now > track.own_until {
+                track.own_unacked = 0;
+            }
+            track.own_unacked += 1;
+            track.own_until = now + OWN_ACK_MS;
+        }
+    }
+
+    /// An ack went to this session.
+    pub(crate) fn own_acked(&mut self, conversation: ConversationId, sequence: u64) {
+        let Some(track) = self.tracks.get_mut(&conversation) else { return };
+        track.own_unacked = track.own_unacked.saturating_sub(1);
+        if track.own.contains(&sequence) || track.was_sent(sequence) && sequence < track.sent {
+            // Either known, or the hole was counted as an own message before this ack came.
+            if !track.own.contains(&sequence) && track.own.len() < OWN_NUMBERS {
+                track.own.push_back(sequence);
+            }
+            return;
+        }
+        if track.own.len() == OWN_NUMBERS {
+            track.own.pop_front();
+        }
+        track.own.push_back(sequence);
+        track.absorb_own();
+    }
+
+    /// From now on live frames of the conversation wait for [`Deliveries::replayed`].
+    pub(crate) fn begin_replay(&mut self, cursor: &SyncCursor) {
+        if !self.tracks.contains_key(&cursor.conversation_id) {
+            self.make_room();
+        }
+        let fresh = || Track::new(cursor.epoch.unwrap_or(Epoch(0)), cursor.last_sequence + 1, cursor.last_sequence);
+        let track = self.tracks.entry(cursor.conversation_id).or_insert_with(fresh);
+        track.held.get_or_insert_default();
+    }
+
+    /// Sends what a replay gave, then what waited behind it.
+    pub(crate) fn replayed(&mut self, cursor: &SyncCursor, replay: Replay, now: u64, effects: &mut VecDeque<Effect>) {
+        let conversation = cursor.conversation_id;
+        let limits = self.limits;
+        let Some(track) = self.tracks.get_mut(&conversation) else { return };
+        let base = cursor.last_sequence.max(replay.visible_from.saturating_sub(1));
+        let missed = replay.up_to.saturating_sub(base);
+        let start = if missed > limits.gap_rows {
+            let start = replay.up_to - limits.replay_rows;
+            effects.push_back(sync_gap(conversation, base + 1, start));
+            start
+        } else if missed > limits.replay_rows {
+            effects.push_back(sync_required(conversation, base + 1));
+            replay.up_to
+        } else {
+            base
+        };
+        for (sequence, frame) in replay.frames {
+            if sequence > start && !track.was_sent(sequence) {
+                effects.push_back(Effect::Send(frame));
+            }
+        }
+        track.first = track.first.min(start + 1);
+        if replay.up_to >= track.sent {
+            (track.epoch, track.sent) = (replay.epoch.max(track.epoch), replay.up_to.max(base));
+        }
+        track.absorb_own();
+        self.release(conversation, now, effects);
+    }
+
+    /// A replay failed: the client pulls, if `pull`. What waited goes out after it.
+    pub(crate) fn not_replayed(&mut self, cursor: &SyncCursor, pull: bool, now: u64, effects: &mut VecDeque<Effect>) {
+        if pull {
+            effects.push_back(sync_required(cursor.conversation_id, cursor.last_sequence + 1));
+        }
+        let Some(track) = self.tracks.get_mut(&cursor.conversation_id) else { return };
+        // The client was told to pull from its own number on: the first live message may follow at any distance.
+        if let Some(first) = track.held.as_ref().and_then(|held| held.frames.front()) {
+            track.sent = track.sent.max(first.sequence.saturating_sub(1));
+            self.release(cursor.conversation_id, now, effects);
+        } else {
+            self.tracks.remove(&cursor.conversation_id);
+        }
+    }
+
+    fn release(&mut self, conversation: ConversationId, now: u64, effects: &mut VecDeque<Effect>) {
+        let Some(track) = self.tracks.get_mut(&conversation) else { return };
+        let Some(held) = track.held.take() else { return };
+        self.held -= held.frames.len();
+        for live in held.frames {
+            Self::deliver(track, live, now, effects);
+        }
+        if let Some((epoch, sequence)) = held.dropped
+            && sequence > track.sent
+        {
+            effects.push_back(sync_required(conversation, track.sent + 1));
+            (track.epoch, track.sent) = (epoch, sequence);
+        }
+    }
+
+    /// Forgets one conversation when too many are known: the core sends in order all the same.
+    fn make_room(&mut self) {
+        if self.tracks.len() < self.limits.tracked {
+            return;
+        }
+        let idle = self.tracks.iter().find(|(_, track)| track.held.is_none()).map(|(id, _)| *id);
+        if let Some(idle) = idle {
+            self.tracks.remove(&idle);
+        }
+    }
+}
+
+pub(crate) fn sync_required(conversation_id: ConversationId, from_sequence: u64) -> Effect {
+    let payload = SyncRequiredPayload { conversation_id, from_sequence };
+    Effect::Send(encode_server_frame(&ServerFrame::SyncRequired(payload), None))
+}
+
+fn sync_gap(conversation_id: ConversationId, from_sequence: u64, to_sequence: u64) -> Effect {
+    let payload = SyncGapPayload { conversation_id, from_sequence, to_sequence };
+    Effect::Send(encode_server_frame(&ServerFrame::SyncGap(payload), None))
+}

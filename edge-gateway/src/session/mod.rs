@@ -1,0 +1,475 @@
+//! One client session as a machine without sockets and clocks: frames, events and times go in, effects come out.
+
+mod answers;
+mod deliveries;
+mod resume;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hearth_protocol::client::{
+    AuthPayload, ClientFrame, CloseCode, ClosePayload, Connected, Draining, Endpoint, FrameError, HistoryRequest,
+    ResumePayload, SendPayload, ServerFrame, encode_server_frame, parse_client_frame,
+};
+use hearth_protocol::rest::{HistoryQuery, SyncCursor, SyncRequest};
+use hearth_protocol::{DeviceId, ErrorCode, Refusal, Timestamp, UserId};
+use region_core::{ApiCall, EdgeEvent};
+
+use crate::auth::{AuthError, Identity, TokenVerifier};
+use crate::clock::{Moment, millis};
+use crate::metrics::DropLabel;
+use crate::options::{GatewayLimits, GatewayTimes};
+use crate::rate::{RateLimiter, UserRate};
+use crate::resume_token::ResumeKeys;
+
+pub(crate) use answers::Ticket;
+use deliveries::{Deliveries, DeliveryLimits, Live};
+use resume::Resume;
+
+/// What all sessions of a gateway share.
+#[derive(Debug)]
+pub(crate) struct SessionShared {
+    pub(crate) limits: GatewayLimits,
+    pub(crate) times: GatewayTimes,
+    pub(crate) verifier: Arc<dyn TokenVerifier>,
+    pub(crate) resume_keys: Arc<ResumeKeys>,
+    pub(crate) rates: RateLimiter,
+    pub(crate) region: hearth_protocol::RegionId,
+    pub(crate) node: String,
+}
+
+/// What a connection brings before its first frame.
+pub(crate) struct Arrival {
+    /// A token of the header, the subprotocol or the URL.
+    pub(crate) token: Option<String>,
+    /// A device of the header or the URL.
+    pub(crate) device: Option<DeviceId>,
+    /// For a client that names none.
+    pub(crate) new_device: DeviceId,
+    /// Names the connection in logs and in `connected`.
+    pub(crate) connection_id: String,
+}
+
+/// What the core said about a session.
+#[derive(Debug)]
+pub(crate) struct OpenedFacts {
+    pub(crate) feed_complete: bool,
+    pub(crate) endpoints: Vec<Endpoint>,
+}
+
+/// The part of a drain that one session gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DrainSlot {
+    /// After how many milliseconds the client shall reconnect.
+    pub(crate) reconnect_after: u64,
+    /// When the session is closed, in ticks.
+    pub(crate) close_at: u64,
+    /// The same on the wall.
+    pub(crate) close_at_wall: Timestamp,
+}
+
+/// What the shell does for a session, in this order.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Writes a frame.
+    Send(Bytes),
+    /// Closes with the code, after everything before it is written. Nothing follows.
+    Close(CloseCode),
+    /// Registers the session at the core; answered by [`Session::handle_opened`].
+    Open { user: UserId, device: DeviceId },
+    /// Gives a message to the core.
+    Forward { request: Option<String>, send: Box<SendPayload> },
+    /// Calls the API; answered by [`Session::handle_answer`].
+    Api { ticket: Ticket, call: ApiCall },
+    /// Reads what a cursor misses; answered by [`Session::handle_replayed`].
+    Replay { cursor: SyncCursor, rows: usize },
+    /// Counts a refusal.
+    Refused(ErrorCode),
+    /// Counts an event that did not go out.
+    Dropped(DropLabel),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// Waits for `auth` until these ticks.
+    Greeting { until: u64 },
+    /// The core registers it.
+    Opening,
+    /// Serves.
+    Live,
+    /// Was told to leave and serves until then.
+    Draining { close_at: u64 },
+    /// Over.
+    Closed,
+}
+
+/// A session.
+pub(crate) struct Session {
+    shared: Arc<SessionShared>,
+    state: State,
+    effects: VecDeque<Effect>,
+    connection_id: String,
+    device: Option<DeviceId>,
+    new_device: DeviceId,
+    identity: Option<Identity>,
+    rate: Option<Arc<UserRate>>,
+    deliveries: Deliveries,
+    resume: Option<Resume>,
+    /// What the `auth` frame asked to resume: begun once the core knows the session.
+    wanted: Option<(Option<String>, Vec<SyncCursor>)>,
+    /// Whether another `resume` may come.
+    may_resume: bool,
+    /// Ticks of the last frame of the client.
+    heard_at: u64,
+    /// Refusals since the ticks.
+    refusals: (u64, u32),
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("id", &self.connection_id).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// A session that begins at `now`. With a token of the upgrade it is authenticated or refused at once.
+    pub(crate) fn new(shared: Arc<SessionShared>, arrival: Arrival, now: Moment) -> Self {
+        let limits = DeliveryLimits {
+            held: shared.limits.held_frames,
+            tracked: shared.limits.tracked_conversations,
+            replay_rows: shared.limits.replay_rows,
+            gap_rows: shared.limits.gap_rows,
+        };
+        let until = now.ticks + millis(shared.times.auth_timeout);
+        let mut session = Self {
+            shared,
+            state: State::Greeting { until },
+            effects: VecDeque::new(),
+            connection_id: arrival.connection_id,
+            device: arrival.device,
+            new_device: arrival.new_device,
+            identity: None,
+            rate: None,
+            deliveries: Deliveries::new(limits),
+            resume: None,
+            wanted: None,
+            may_resume: true,
+            heard_at: now.ticks,
+            refusals: (now.ticks, 0),
+        };
+        if let Some(token) = arrival.token {
+            session.authenticate(&token, now);
+        }
+        session
+    }
+
+    /// The next thing to do.
+    pub(crate) fn next_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Whose session it is, once that is known.
+    pub(crate) fn user(&self) -> Option<&UserId> {
+        self.identity.as_ref().map(|identity| &identity.user)
+    }
+
+    /// Takes a frame of the client.
+    pub(crate) fn handle_frame(&mut self, frame: &[u8], now: Moment) {
+        if self.state == State::Closed {
+            return;
+        }
+        self.heard_at = now.ticks;
+        let (id, parsed) = parse_client_frame(frame, &self.shared.limits.frame);
+        match parsed {
+            Err(FrameError::Malformed(refusal)) => self.handle_malformed(refusal, now),
+            Err(FrameError::Refused(refusal)) => {
+                self.refuse(id.as_deref(), &refusal, now);
+                if matches!(self.state, State::Greeting { .. }) {
+                    self.close(CloseCode::Unauthorized, None);
+                }
+            }
+            Ok(frame) => self.take(id, frame, now),
+        }
+    }
+
+    /// Takes what cannot be read as a frame.
+    pub(crate) fn handle_malformed(&mut self, refusal: Refusal, now: Moment) {
+        self.refuse(None, &refusal, now);
+        self.close(CloseCode::Malformed, None);
+    }
+
+    fn take(&mut self, id: Option<String>, frame: ClientFrame, now: Moment) {
+        if matches!(self.state, State::Greeting { .. }) {
+            return match frame {
+                ClientFrame::Auth(auth) => self.greet(auth, now),
+                _ => self.close(CloseCode::Unauthorized, Some("the first frame was not auth")),
+            };
+        }
+        match frame {
+            ClientFrame::Send(send) => self.send_message(id, send, now),
+            ClientFrame::Heartbeat => self.send(&ServerFrame::HeartbeatAck(now.wall), None),
+            ClientFrame::Receipt(_) => {}
+            ClientFrame::Sync(request) => self.sync(id, request),
+            ClientFrame::History(request) => self.history(id, &request, now),
+            ClientFrame::Resume(resume) => self.resume_frame(id, resume, now),
+            ClientFrame::AuthRefresh(token) => self.refresh(id, &token, now),
+            ClientFrame::Auth(_) => {
+                self.refuse(id.as_deref(), &Refusal::invalid("the session is authenticated already"), now);
+            }
+        }
+    }
+
+    fn greet(&mut self, auth: AuthPayload, now: Moment) {
+        self.device = auth.device_id.or(self.device);
+        if let Some(cursors) = auth.cursors {
+            self.may_resume = false;
+            self.wanted = Some((auth.resume_token, cursors));
+        } else if auth.resume_token.is_some() {
+            self.wanted = Some((auth.resume_token, Vec::new()));
+        }
+        self.authenticate(&auth.token, now);
+    }
+
+    fn authenticate(&mut self, token: &str, now: Moment) {
+        match self.shared.verifier.verify(token, now.wall) {
+            Ok(identity) => {
+                self.rate = Some(self.shared.rates.user(&identity.user, now.ticks));
+                let device = self.device.or_else(|| self.resumed_device(&identity.user, now)).unwrap_or(self.new_device);
+                self.device = Some(device);
+                self.effects.push_back(Effect::Open { user: identity.user.clone(), device });
+                self.identity = Some(identity);
+                self.state = State::Opening;
+            }
+            Err(error) => {
+                self.effects.push_back(Effect::Refused(ErrorCode::Unauthorized));
+                self.close(CloseCode::Unauthorized, Some(reason_of(error)));
+            }
+        }
+    }
+
+    /// The device of a good resume token: a client that lost its id goes on as the same device.
+    fn resumed_device(&self, user: &UserId, now: Moment) -> Option<DeviceId> {
+        let token = self.wanted.as_ref()?.0.as_deref()?;
+        self.shared.resume_keys.verify(token, now.wall).filter(|old| old.user == *user).map(|old| old.device)
+    }
+
+    /// The core registered the session, or refused it.
+    pub(crate) fn handle_opened(&mut self, opened: Result<OpenedFacts, Refusal>, now: Moment) {
+        if self.state != State::Opening {
+            return;
+        }
+        match opened {
+            Ok(facts) => {
+                self.state = State::Live;
+                self.connected(facts, now);
+            }
+            Err(refusal) => {
+                self.refuse(None, &refusal, now);
+                self.close(CloseCode::Draining, None);
+            }
+        }
+    }
+
+    fn connected(&mut self, facts: OpenedFacts, now: Moment) {
+        let wanted = self.wanted.take();
+        let promise = wanted.as_ref().is_some_and(|(token, _)| !self.may_resume && self.token_holds(token.as_deref(), now));
+        let identity = self.identity.as_ref().expect("set before the core was asked");
+        let device_id = self.device.expect("set before the core was asked");
+        let connected = Connected {
+            connection_id: self.connection_id.clone(),
+            server_time: now.wall,
+            heartbeat_interval: millis(self.shared.times.heartbeat_interval),
+            resume_token: self.shared.resume_keys.issue(&identity.user, device_id, now.wall),
+            user_id: identity.user.clone(),
+            device_id,
+            region: self.shared.region.clone(),
+            node: self.shared.node.clone(),
+            resumed: resume::word(promise).to_owned(),
+            feed: if facts.feed_complete { "complete" } else { "partial" }.to_owned(),
+            endpoints: facts.endpoints,
+            protocol_version: 1,
+        };
+        self.send(&ServerFrame::Connected(Box::new(connected)), None);
+        if let Some((token, cursors)) = wanted.filter(|_| !self.may_resume) {
+            self.begin_resume(token.as_deref(), cursors, now);
+        }
+    }
+
+    fn resume_frame(&mut self, id: Option<String>, resume: ResumePayload, now: Moment) {
+        if !self.may_resume {
+            return self.refuse(id.as_deref(), &Refusal::invalid("a session resumes once"), now);
+        }
+        self.may_resume = false;
+        self.begin_resume(resume.resume_token.as_deref(), resume.cursors, now);
+    }
+
+    fn send_message(&mut self, id: Option<String>, send: Box<SendPayload>, now: Moment) {
+        if send.expires_at.is_some_and(|at| at <= now.wall) {
+            return self.refuse(id.as_deref(), &Refusal::invalid("expiresAt is not in the future"), now);
+        }
+        let rate = self.rate.as_ref().expect("set before the core was asked");
+        if let Err(refusal) = rate.take(send.conversation_id, send.message_id, now.ticks) {
+            return self.refuse(id.as_deref(), &refusal, now);
+        }
+        self.deliveries.own_sent(send.conversation_id, now.ticks);
+        self.effects.push_back(Effect::Forward { request: id, send });
+    }
+
+    fn sync(&mut self, id: Option<String>, request: SyncRequest) {
+        self.effects.push_back(Effect::Api { ticket: Ticket::sync(id), call: ApiCall::Sync { request } });
+    }
+
+    fn history(&mut self, id: Option<String>, request: &HistoryRequest, now: Moment) {
+        let query = HistoryQuery { before: request.before, after: request.after, limit: request.limit };
+        if let Err(refusal) = crate::rest::check_history(&query) {
+            return self.refuse(id.as_deref(), &refusal, now);
+        }
+        let call = ApiCall::History { id: request.conversation_id, query };
+        self.effects.push_back(Effect::Api { ticket: Ticket::history(id), call });
+    }
+
+    fn refresh(&mut self, id: Option<String>, token: &str, now: Moment) {
+        let verified = self.shared.verifier.verify(token, now.wall);
+        let user = self.user().expect("set before the core was asked");
+        let refusal = match verified {
+            Ok(identity) if identity.user == *user => {
+                self.send(&ServerFrame::AuthRefreshed(identity.token_expires_at), id.as_deref());
+                self.identity = Some(identity);
+                return;
+            }
+            Ok(_) => Refusal::new(ErrorCode::Unauthorized, "the token is another user's"),
+            Err(error) => Refusal::new(ErrorCode::Unauthorized, error.to_string()),
+        };
+        self.refuse(id.as_deref(), &refusal, now);
+    }
+
+    /// Takes an event of the core.
+    pub(crate) fn handle_event(&mut self, event: EdgeEvent, now: Moment) {
+        if self.state == State::Closed {
+            return;
+        }
+        match event {
+            EdgeEvent::Message { conversation, epoch, sequence, frame } => {
+                let live = Live { conversation, epoch, sequence, frame };
+                self.deliveries.live(live, now.ticks, &mut self.effects);
+            }
+            EdgeEvent::Frame(frame) => {
+                let refusal = self.look_at(&frame);
+                self.effects.push_back(Effect::Send(frame));
+                if let Some(code) = refusal {
+                    self.count_refusal(code, now);
+                }
+            }
+        }
+    }
+
+    /// The client does not read: its queue at the core overflowed, or a write was blocked for too long.
+    pub(crate) fn handle_overflow(&mut self) {
+        self.effects.push_back(Effect::Dropped(DropLabel::SlowConsumer));
+        self.close(CloseCode::SlowConsumer, None);
+    }
+
+    /// The node leaves.
+    pub(crate) fn handle_drain(&mut self, slot: DrainSlot, endpoints: Vec<Endpoint>, now: Moment) {
+        match (&self.state, &self.identity, self.device) {
+            (State::Live, Some(identity), Some(device)) => {
+                let draining = Draining {
+                    reconnect_after_ms: slot.reconnect_after,
+                    deadline_ms: slot.close_at_wall.0,
+                    endpoints,
+                    resume_token: self.shared.resume_keys.issue(&identity.user, device, now.wall),
+                };
+                self.send(&ServerFrame::Draining(draining), None);
+                self.state = State::Draining { close_at: slot.close_at };
+            }
+            (State::Draining { .. } | State::Closed, ..) => {}
+            _ => self.close(CloseCode::Draining, None),
+        }
+    }
+
+    /// Closes for the end of the process.
+    pub(crate) fn handle_shutdown(&mut self) {
+        self.close(CloseCode::Draining, None);
+    }
+
+    /// In how many milliseconds [`Session::handle_timeout`] is due; `None` for never.
+    pub(crate) fn poll_timeout(&self, now: Moment) -> Option<u64> {
+        let silent = self.heard_at + millis(self.shared.times.heartbeat_timeout);
+        let own = match &self.state {
+            State::Closed => return None,
+            State::Greeting { until } => return Some(until.saturating_sub(now.ticks)),
+            State::Opening | State::Live => silent,
+            State::Draining { close_at } => silent.min(*close_at),
+        };
+        let token = self.identity.as_ref().map_or(u64::MAX, |identity| identity.expires_at.0.saturating_sub(now.wall.0));
+        Some(own.saturating_sub(now.ticks).min(token))
+    }
+
+    /// Looks at the time.
+    pub(crate) fn handle_timeout(&mut self, now: Moment) {
+        match self.state {
+            State::Closed => return,
+            State::Greeting { until } => {
+                if now.ticks >= until {
+                    self.close(CloseCode::Unauthorized, Some("no auth frame in time"));
+                }
+                return;
+            }
+            State::Draining { close_at } if now.ticks >= close_at => return self.close(CloseCode::Draining, None),
+            State::Opening | State::Live | State::Draining { .. } => {}
+        }
+        if self.identity.as_ref().is_some_and(|identity| now.wall >= identity.expires_at) {
+            self.close(CloseCode::TokenExpired, None);
+        } else if now.ticks >= self.heard_at + millis(self.shared.times.heartbeat_timeout) {
+            self.close(CloseCode::HeartbeatLost, None);
+        }
+    }
+
+    fn send(&mut self, frame: &ServerFrame, id: Option<&str>) {
+        self.effects.push_back(Effect::Send(encode_server_frame(frame, id)));
+    }
+
+    fn refuse(&mut self, id: Option<&str>, refusal: &Refusal, now: Moment) {
+        self.send(&ServerFrame::Error(refusal.clone()), id);
+        self.count_refusal(refusal.error, now);
+    }
+
+    fn count_refusal(&mut self, code: ErrorCode, now: Moment) {
+        self.effects.push_back(Effect::Refused(code));
+        let (since, count) = &mut self.refusals;
+        if now.ticks >= *since + 60_000 {
+            (*since, *count) = (now.ticks, 0);
+        }
+        *count += 1;
+        if *count >= self.shared.limits.refusals_per_minute {
+            self.close(CloseCode::RateLimited, None);
+        }
+    }
+
+    fn close(&mut self, code: CloseCode, detail: Option<&str>) {
+        if self.state == State::Closed {
+            return;
+        }
+        self.state = State::Closed;
+        let reason = detail.map_or_else(|| code.reason().to_owned(), |detail| format!("{}: {detail}", code.reason()));
+        self.send(&ServerFrame::Close(ClosePayload { code: code.number(), reason }), None);
+        self.effects.push_back(Effect::Close(code));
+    }
+}
+
+fn reason_of(error: AuthError) -> &'static str {
+    match error {
+        AuthError::Missing => "no token",
+        AuthError::Malformed => "not a usable token",
+        AuthError::UnknownKey => "unknown key",
+        AuthError::Signature => "wrong signature",
+        AuthError::Expired => "token expired",
+        AuthError::NotYetValid => "token not valid yet",
+        AuthError::Issuer => "other issuer",
+        AuthError::Audience => "other audience",
+        AuthError::Subject => "subject is not a user id",
+    }
+}

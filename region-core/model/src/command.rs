@@ -1,0 +1,150 @@
+//! What a region is asked to sequence, and how that ends.
+
+use bytes::Bytes;
+use hearth_protocol::client::QueuedReason;
+use hearth_protocol::{
+    EntryKind, ErrorCode, Level, LogId, Position, Refusal, RegionId, Timestamp, UserId, mesh,
+};
+use uuid::Uuid;
+
+/// A wish to append one entry to a log. The home decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// The log.
+    pub log: LogId,
+    /// What the entry does.
+    pub kind: EntryKind,
+    /// Who asks; for commands that a region makes itself, `region:<name>`.
+    pub sender: UserId,
+    /// The idempotency key.
+    pub id: Uuid,
+    /// JSON of a message, or a stored change or header.
+    pub content: Bytes,
+    /// What it answers.
+    pub reply_to: Option<Uuid>,
+    /// When its content goes.
+    pub expires_at: Option<Timestamp>,
+    /// A level above the log's own.
+    pub level: Option<Level>,
+    /// The edge region.
+    pub origin: RegionId,
+}
+
+impl Command {
+    /// The form that travels to the home.
+    #[must_use]
+    pub fn to_forward(&self, forward_id: u64) -> mesh::Forward {
+        mesh::Forward {
+            forward_id,
+            log: Bytes::copy_from_slice(&self.log.to_bytes()),
+            kind: self.kind.number(),
+            sender: self.sender.as_str().to_owned(),
+            id: Bytes::copy_from_slice(self.id.as_bytes()),
+            content: self.content.clone(),
+            reply_to: self.reply_to.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
+            expires_at: self.expires_at.map_or(0, |at| at.0),
+            level: self.level.map_or(0, |level| level as u32),
+            origin: self.origin.as_str().to_owned(),
+        }
+    }
+
+    /// Reads [`Command::to_forward`]; `None` when a field is not of its form.
+    #[must_use]
+    pub fn from_forward(forward: &mesh::Forward) -> Option<Self> {
+        Some(Self {
+            log: LogId::from_bytes(&forward.log)?,
+            kind: EntryKind::from_number(forward.kind)?,
+            sender: UserId::new(&forward.sender).ok()?,
+            id: Uuid::from_slice(&forward.id).ok()?,
+            content: forward.content.clone(),
+            reply_to: if forward.reply_to.is_empty() { None } else { Some(Uuid::from_slice(&forward.reply_to).ok()?) },
+            expires_at: (forward.expires_at > 0).then_some(Timestamp(forward.expires_at)),
+            level: if forward.level == 0 { None } else { Some(Level::from_number(forward.level)?) },
+            origin: RegionId::new(&forward.origin).ok()?,
+        })
+    }
+}
+
+/// An entry is sequenced and has the copies of its level.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// Where it stands.
+    pub position: Position,
+    /// When it was sequenced.
+    pub time: Timestamp,
+    /// The home.
+    pub home: RegionId,
+    /// The level that it was acked at.
+    pub level: Level,
+    /// The regions that have it on disk.
+    pub regions: Vec<RegionId>,
+    /// Whether it had been sequenced before this command came, or nothing was there to change.
+    pub duplicate: bool,
+}
+
+/// How a command ended, or that it waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Acked(Ack),
+    /// It is durably held and will be done or refused later.
+    Queued(QueuedReason, RegionId),
+    /// It will not be done.
+    Refused(Refusal),
+}
+
+impl Outcome {
+    /// The form that travels to the edge region.
+    #[must_use]
+    pub fn to_answer(&self, forward_id: u64) -> mesh::Answer {
+        let mut answer = mesh::Answer { forward_id, ..mesh::Answer::default() };
+        match self {
+            Self::Acked(ack) => {
+                answer.ack = Some(mesh::Ack {
+                    epoch: ack.position.epoch.0,
+                    sequence: ack.position.sequence.0,
+                    time: ack.time.0,
+                    home: ack.home.as_str().to_owned(),
+                    level: ack.level as u32,
+                    regions: ack.regions.iter().map(|region| region.as_str().to_owned()).collect(),
+                    duplicate: ack.duplicate,
+                });
+            }
+            Self::Queued(..) => answer.copies_missing = true,
+            Self::Refused(refusal) => {
+                answer.refused = Some(mesh::Refused {
+                    error: refusal.error.as_str().to_owned(),
+                    message: refusal.message.clone().into_owned(),
+                    retry_after: refusal.retry_after.unwrap_or(0),
+                    limit: refusal.limit.clone().unwrap_or_default().into_owned(),
+                });
+            }
+        }
+        answer
+    }
+
+    /// Reads [`Outcome::to_answer`], which came from `home`; `None` when it is not of its form.
+    #[must_use]
+    pub fn from_answer(answer: &mesh::Answer, home: &RegionId) -> Option<Self> {
+        if let Some(ack) = &answer.ack {
+            return Some(Self::Acked(Ack {
+                position: Position {
+                    epoch: hearth_protocol::Epoch(ack.epoch),
+                    sequence: hearth_protocol::Sequence(ack.sequence),
+                },
+                time: Timestamp(ack.time),
+                home: RegionId::new(&ack.home).ok()?,
+                level: Level::from_number(ack.level)?,
+                regions: ack.regions.iter().filter_map(|region| RegionId::new(region).ok()).collect(),
+                duplicate: ack.duplicate,
+            }));
+        }
+        if let Some(refused) = &answer.refused {
+            let mut refusal = Refusal::new(ErrorCode::parse(&refused.error), refused.message.clone());
+            refusal.retry_after = (refused.retry_after > 0).then_some(refused.retry_after);
+            refusal.limit = (!refused.limit.is_empty()).then(|| refused.limit.clone().into());
+            return Some(Self::Refused(refusal));
+        }
+        answer.copies_missing.then(|| Self::Queued(QueuedReason::CopiesMissing, home.clone()))
+    }
+}

@@ -1,0 +1,148 @@
+//! What the core wants done. The shell performs effects in order; everything that is in one batch may share a commit.
+
+use std::sync::Arc;
+
+use hearth_protocol::record::{OutboxRecord, ParkedSend};
+use hearth_protocol::{LogId, Placement, Refusal, RegionId, SealedEntry, UserId, mesh};
+use uuid::Uuid;
+
+use crate::command::{Ack, Outcome};
+use crate::ports::{DedupKey, LogAppend};
+use crate::view::{Members, View};
+
+/// Which of a link's streams a frame takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// By hash of the log: frames of one log keep their order.
+    Log(LogId),
+    /// Catch-up, behind everything else.
+    Bulk,
+    /// Questions and answers.
+    Control,
+}
+
+/// One thing to do. `R` names whoever waits for a reply in the shell.
+#[derive(Clone, Debug)]
+pub enum Effect<R> {
+    /// Load a log; answer with `Input::Loaded`.
+    Load(LogId),
+    /// Look up a dedup record; answer with `Input::Dedup`.
+    Dedup(DedupKey),
+    /// Append; answer with `Input::Appended`.
+    Append(Box<LogAppend>),
+    /// Remember a mark that no append carries.
+    PutMark(LogId, u64),
+    /// Remember a placement.
+    PutPlacement(Placement),
+    /// Read entries for a replica that is behind; answer with `Input::ReplicaPage`.
+    ReadForReplica {
+        /// The log.
+        log: LogId,
+        /// The replica.
+        peer: RegionId,
+        /// First sequence wanted.
+        from: u64,
+        /// Exclusive end.
+        to: u64,
+    },
+    /// Read one entry to compare a retry with it; answer with `Input::RetryRead`.
+    ReadForRetry {
+        /// The log.
+        log: LogId,
+        /// The entry.
+        sequence: u64,
+        /// Names the question.
+        ticket: u64,
+    },
+    /// Send a frame. It may be lost: everything that matters is sent again by cursor or timer.
+    Send {
+        /// To.
+        peer: RegionId,
+        /// On.
+        lane: Lane,
+        /// What.
+        body: mesh::Body,
+    },
+    /// Answer whoever waits.
+    Reply(R, Outcome),
+    /// Answer a query.
+    View(R, Box<LogView>),
+    /// Answer another region's question about a placement.
+    PlacementAnswer {
+        /// Who asks.
+        peer: RegionId,
+        /// Its request.
+        request_id: u64,
+        /// What stands, by the mark.
+        placement: Option<Placement>,
+    },
+    /// Show an entry of a conversation to the members' sessions here.
+    Deliver {
+        /// The conversation.
+        log: LogId,
+        /// The entry.
+        entry: Arc<SealedEntry>,
+        /// Who was a member when it was sequenced. For entries that change members: after the change.
+        audience: Arc<Members>,
+        /// The connection that gets the ack instead.
+        skip: Option<R>,
+    },
+    /// A user record that this region holds changed, up to the mark.
+    UserChanged {
+        /// The record.
+        log: LogId,
+        /// The entry.
+        entry: Arc<SealedEntry>,
+    },
+    /// An item of the outbox may be told now: its entry has its copies.
+    Outbox(OutboxRecord),
+    /// Store a parked send (or its refusal) durably; answer with `Input::Parked`.
+    Park(Box<ParkedSend>),
+    /// Forget parked sends.
+    Unpark(u64),
+    /// Tell a device how its parked send ended, on whatever connections it has here now.
+    Device {
+        /// The send.
+        send: Box<ParkedSend>,
+        /// How it ended.
+        ended: DeviceOutcome,
+    },
+    /// The home and a replica disagree about the entry at the replica's end.
+    Fork {
+        /// The log.
+        log: LogId,
+        /// The replica.
+        peer: RegionId,
+    },
+}
+
+/// How a parked send ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceOutcome {
+    /// Sequenced.
+    Acked(Ack),
+    /// Refused; the refusal is kept until the device has it.
+    Refused(Refusal),
+    /// The home has it and waits for copies.
+    CopiesMissing(RegionId),
+}
+
+/// What this region knows of a log.
+#[derive(Clone, Debug, Default)]
+pub struct LogView {
+    /// Where it lives.
+    pub placement: Option<Placement>,
+    /// Whether this region holds it, and up to where with nothing missing that the home told of.
+    pub held: bool,
+    /// Entries on disk here.
+    pub length: u64,
+    /// Entries that may be shown.
+    pub marked: u64,
+    /// The lowest sequence that retention left.
+    pub floor: u64,
+    /// The folded state.
+    pub view: View,
+}
+
+/// Names a send for the connections that wait for it.
+pub type SendKey = (LogId, UserId, Uuid);

@@ -1,0 +1,292 @@
+//! One log as a region holds it: the parts that home and replica share.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hearth_protocol::record::{DedupRecord, LogRecord, Opening, OutboxRecord};
+use hearth_protocol::{
+    Change, EntryKind, Epoch, Hash, Header, LogId, LogKind, Placement, RegionId, SealedEntry, Timestamp,
+    entry::MemberAction,
+};
+
+use crate::effect::LogView;
+use crate::home::HomeState;
+use crate::ports::{DedupKey, LoadedLog, LogAppend};
+use crate::view::{Members, View};
+
+/// A snapshot is written after this many entries, so that a load replays at most as many.
+pub(crate) const SNAPSHOT_EVERY: u64 = 256;
+
+/// The end of a log: what the next entry chains to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tip {
+    pub(crate) epoch: Epoch,
+    pub(crate) hash: Hash,
+    pub(crate) time: Timestamp,
+}
+
+/// An entry above the mark.
+#[derive(Clone, Debug)]
+pub(crate) struct Pending<R> {
+    pub(crate) entry: Arc<SealedEntry>,
+    /// The members as of this entry.
+    pub(crate) audience: Option<Arc<Members>>,
+    /// Who waits for the ack.
+    pub(crate) waiters: Vec<Waiter<R>>,
+    /// The local connection that sent it: it gets the ack, not the delivery.
+    pub(crate) skip: Option<R>,
+    /// When the home decided it; `queued` is told once after a while.
+    pub(crate) decided_at: u64,
+    pub(crate) queued: bool,
+}
+
+/// Who waits for an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Waiter<R> {
+    /// Somebody in this region.
+    Local {
+        /// Whom to answer.
+        reply: R,
+        /// Whether it is told `duplicate`.
+        retry: bool,
+    },
+    /// Another region, about a forward of its.
+    Peer {
+        /// The region.
+        peer: RegionId,
+        /// Its forward.
+        forward_id: u64,
+        /// Whether it is told `duplicate`.
+        retry: bool,
+    },
+}
+
+/// One log in memory. `R` names whoever waits in the shell.
+#[derive(Debug)]
+pub(crate) struct Log<R> {
+    pub(crate) id: LogId,
+    pub(crate) placement: Option<Placement>,
+    pub(crate) record: Option<LogRecord>,
+    /// Entries decided or applied, on disk or on their way.
+    pub(crate) length: u64,
+    /// Entries on disk.
+    pub(crate) durable: u64,
+    /// Entries that may be shown.
+    pub(crate) marked: u64,
+    pub(crate) tip: Option<Tip>,
+    pub(crate) view: View,
+    snapshot_length: u64,
+    /// Entries from `marked` to `length`.
+    pub(crate) pending: VecDeque<Pending<R>>,
+    /// What only the home has.
+    pub(crate) home: HomeState<R>,
+    /// What the home last said of its mark; a replica shows what is below it and on disk.
+    pub(crate) told_mark: u64,
+    /// When it was last used, in milliseconds of the shell's monotonic clock.
+    pub(crate) used_at: u64,
+}
+
+impl<R: Clone> Log<R> {
+    /// Takes up a log as the store has it.
+    pub(crate) fn from_loaded(id: LogId, loaded: LoadedLog, now: u64) -> Self {
+        let (mut view, snapshot_length) = loaded
+            .snapshot
+            .and_then(|(length, bytes)| Some((View::from_snapshot(&bytes)?, length)))
+            .unwrap_or((View::Empty, 0));
+        let mut log = Self {
+            id,
+            placement: loaded.placement,
+            record: loaded.record,
+            length: loaded.length,
+            durable: loaded.length,
+            marked: loaded.mark.min(loaded.length),
+            tip: loaded.last.as_ref().map(|last| Tip {
+                epoch: last.epoch(),
+                hash: last.hash,
+                time: last.entry.fixed.time,
+            }),
+            view: View::Empty,
+            snapshot_length,
+            pending: VecDeque::new(),
+            home: HomeState::default(),
+            told_mark: loaded.mark,
+            used_at: now,
+        };
+        for entry in loaded.entries {
+            let sequence = entry.sequence().0;
+            if sequence >= snapshot_length {
+                view.fold(&entry);
+            }
+            if sequence >= log.marked {
+                log.pending.push_back(Pending {
+                    audience: view.members().cloned(),
+                    entry,
+                    waiters: Vec::new(),
+                    skip: None,
+                    decided_at: now,
+                    queued: true,
+                });
+            }
+        }
+        log.view = view;
+        log
+    }
+
+    /// Whether this region holds it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.record.is_some()
+    }
+
+    /// Whether it can leave memory: nothing in it waits.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.length == self.durable && self.pending.is_empty() && self.home.is_idle()
+    }
+
+    /// The epoch under which entries are written now.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.record.as_ref().map_or(Epoch(1), |record| record.accepted)
+    }
+
+    /// The opening of the present epoch.
+    pub(crate) fn opening(&self) -> (u64, Bytes) {
+        self.record.as_ref().and_then(|record| record.openings.last()).map_or((0, Bytes::new()), |opening| {
+            let hash = if opening.first == 0 { Bytes::new() } else { Bytes::copy_from_slice(&opening.previous) };
+            (opening.first, hash)
+        })
+    }
+
+    /// What a query is told.
+    pub(crate) fn view(&self) -> LogView {
+        LogView {
+            placement: self.placement.clone(),
+            held: self.is_held() && self.length > 0,
+            length: self.durable,
+            marked: self.marked.min(self.durable),
+            floor: self.record.as_ref().map_or(1, |record| record.floor.max(1)),
+            view: self.view.clone(),
+        }
+    }
+
+    /// Takes an entry behind the tip: folds it, and returns the commit that makes it durable.
+    pub(crate) fn push(&mut self, entry: Arc<SealedEntry>, pending: PushedBy<R>, dedup: bool) -> LogAppend {
+        let expect = self.length;
+        debug_assert_eq!(entry.sequence().0, expect, "an entry is numbered by the length before it");
+        self.view.fold(&entry);
+        let fixed = &entry.entry.fixed;
+        self.tip = Some(Tip { epoch: fixed.position.epoch, hash: entry.hash, time: fixed.time });
+        self.length += 1;
+        let snapshot = (self.length >= self.snapshot_length + SNAPSHOT_EVERY).then(|| {
+            self.snapshot_length = self.length;
+            (self.length, self.view.snapshot())
+        });
+        let record = if expect == 0 { self.record.clone() } else { None };
+        let dedup = if dedup { dedup_record(self.id, &entry) } else { None };
+        let outbox = outbox_records(self.id, &entry);
+        self.pending.push_back(Pending {
+            audience: self.view.members().cloned(),
+            entry: entry.clone(),
+            waiters: pending.waiter.into_iter().collect(),
+            skip: pending.skip,
+            decided_at: pending.now,
+            queued: false,
+        });
+        LogAppend {
+            log: self.id,
+            expect,
+            epoch: self.epoch(),
+            entries: vec![entry],
+            mark: self.marked,
+            record,
+            snapshot,
+            dedup: dedup.into_iter().collect(),
+            outbox,
+        }
+    }
+}
+
+/// Where a pushed entry came from.
+#[derive(Debug)]
+pub(crate) struct PushedBy<R> {
+    pub(crate) waiter: Option<Waiter<R>>,
+    pub(crate) skip: Option<R>,
+    pub(crate) now: u64,
+}
+
+/// The record of a log that opens at its first epoch.
+pub(crate) fn first_record(placement: &Placement) -> LogRecord {
+    LogRecord {
+        home: placement.home.clone(),
+        voters: placement.voters.clone(),
+        accepted: placement.epoch,
+        sealed: placement.epoch,
+        openings: vec![Opening { epoch: placement.epoch, first: 0, previous: [0; 32], loss: false }],
+        floor: 0,
+        published: 0,
+        open_ranges: Vec::new(),
+    }
+}
+
+/// Entries that clients name by id are remembered for dedup, at the home and at every replica alike.
+pub(crate) fn dedup_record(log: LogId, sealed: &SealedEntry) -> Option<(DedupKey, DedupRecord)> {
+    if log.kind != LogKind::Conversation {
+        return None;
+    }
+    let fixed = &sealed.entry.fixed;
+    let key = DedupKey { log, sender: fixed.sender.clone(), id: fixed.id };
+    let record = DedupRecord {
+        position: fixed.position,
+        time: fixed.time,
+        digest: fixed.digest,
+        reply_to: fixed.reply_to,
+        level: fixed.level,
+    };
+    Some((key, record))
+}
+
+/// Memberships that an entry of a conversation makes or ends.
+pub(crate) fn outbox_records(log: LogId, sealed: &SealedEntry) -> Vec<OutboxRecord> {
+    if log.kind != LogKind::Conversation {
+        return Vec::new();
+    }
+    let position = sealed.entry.fixed.position;
+    let (users, joined) = match sealed.entry.fixed.kind {
+        EntryKind::Header => match sealed.header() {
+            Some(Header::Conversation { members, .. }) => (members.into_iter().map(|(user, _)| user).collect(), true),
+            Some(Header::User { .. } | Header::Placement) | None => (Vec::new(), true),
+        },
+        EntryKind::Member => match sealed.change() {
+            Some(Change::Members { action: MemberAction::Add(_), users }) => (users, true),
+            Some(Change::Members { action: MemberAction::Remove | MemberAction::Leave, users }) => (users, false),
+            _ => (Vec::new(), true),
+        },
+        EntryKind::Message
+        | EntryKind::Edit
+        | EntryKind::Delete
+        | EntryKind::Reaction
+        | EntryKind::System
+        | EntryKind::User
+        | EntryKind::Placement => (Vec::new(), true),
+    };
+    users.into_iter().map(|user| OutboxRecord { log, position, user, joined }).collect()
+}
+
+/// What a home knows of one replica.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Replica {
+    /// Entries on its disk, as it said.
+    pub(crate) acked: u64,
+    /// Entries sent to it.
+    pub(crate) sent: u64,
+    /// The mark that it was told.
+    pub(crate) mark_sent: u64,
+    /// Whether a page for it is being read or on its way: then nothing else is sent.
+    pub(crate) catching_up: bool,
+    /// `acked` at the last anti-entropy: without progress since, it is asked again.
+    pub(crate) acked_before: Option<u64>,
+    /// Its last entry is not ours: it gets nothing until that is settled.
+    pub(crate) forked: bool,
+}
+
+/// The replicas of a log, by region.
+pub(crate) type Replicas = BTreeMap<RegionId, Replica>;

@@ -1,0 +1,190 @@
+//! Sends that wait at this edge region until their home can be reached, in the order of each device.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hearth_protocol::record::ParkedSend;
+use hearth_protocol::{DeviceId, ErrorCode, LogId, Refusal, UserId};
+use uuid::Uuid;
+
+/// Bounds of the parking lot of one region.
+#[derive(Clone, Copy, Debug)]
+pub struct ParkingBounds {
+    /// Messages in all.
+    pub messages: usize,
+    /// Bytes of content in all.
+    pub bytes: usize,
+    /// Messages of one conversation.
+    pub per_conversation: usize,
+    /// Milliseconds after which a send is refused `EXPIRED`.
+    pub kept_milliseconds: u64,
+}
+
+impl Default for ParkingBounds {
+    fn default() -> Self {
+        Self {
+            messages: hearth_protocol::limits::PARKED_MESSAGES,
+            bytes: hearth_protocol::limits::PARKED_BYTES,
+            per_conversation: hearth_protocol::limits::PARKED_PER_CONVERSATION,
+            kept_milliseconds: 7 * 24 * 3_600_000,
+        }
+    }
+}
+
+/// One parked send in memory.
+#[derive(Debug)]
+pub(crate) struct Parked<R> {
+    pub(crate) send: ParkedSend,
+    /// Whether it is on disk: only then its device is told, and only then it goes out.
+    pub(crate) durable: bool,
+    /// Who is to be told that it is queued.
+    pub(crate) replies: Vec<R>,
+    /// The forward under which it is on its way to the home.
+    pub(crate) forward: Option<u64>,
+}
+
+/// All parked sends of a region.
+#[derive(Debug)]
+pub(crate) struct ParkingLot<R> {
+    bounds: ParkingBounds,
+    sends: BTreeMap<u64, Parked<R>>,
+    by_log: BTreeMap<LogId, BTreeSet<u64>>,
+    ids: BTreeMap<(LogId, UserId, Uuid), u64>,
+    bytes: usize,
+    next: u64,
+}
+
+impl<R> ParkingLot<R> {
+    pub(crate) fn new(bounds: ParkingBounds) -> Self {
+        Self { bounds, sends: BTreeMap::new(), by_log: BTreeMap::new(), ids: BTreeMap::new(), bytes: 0, next: 1 }
+    }
+
+    /// How many sends wait.
+    pub(crate) fn len(&self) -> usize {
+        self.sends.len()
+    }
+
+    /// Whether a device has sends of a conversation here that are not refused: later ones queue behind them.
+    pub(crate) fn holds(&self, log: LogId, user: &UserId, device: DeviceId) -> bool {
+        self.by_log.get(&log).is_some_and(|numbers| {
+            numbers.iter().filter_map(|number| self.sends.get(number)).any(|parked| {
+                parked.send.refused.is_none() && parked.send.device == device && parked.send.sender == *user
+            })
+        })
+    }
+
+    /// The number under which a send is parked already.
+    pub(crate) fn number_of(&self, log: LogId, user: &UserId, id: Uuid) -> Option<u64> {
+        self.ids.get(&(log, user.clone(), id)).copied()
+    }
+
+    /// Whether there is room for one more send.
+    ///
+    /// # Errors
+    /// `OVERLOADED`, naming the limit.
+    pub(crate) fn check_room(&self, log: LogId, bytes: usize) -> Result<(), Refusal> {
+        let refuse = |limit: String| {
+            Err(Refusal::new(ErrorCode::Overloaded, "the home is out of reach and this region holds all it can")
+                .with_retry_after(30)
+                .with_limit(limit))
+        };
+        if self.sends.len() >= self.bounds.messages {
+            return refuse(format!("{} parked messages a region", self.bounds.messages));
+        }
+        if self.bytes + bytes > self.bounds.bytes {
+            return refuse(format!("{} parked bytes a region", self.bounds.bytes));
+        }
+        if self.by_log.get(&log).is_some_and(|numbers| numbers.len() >= self.bounds.per_conversation) {
+            return refuse(format!("{} parked messages a conversation", self.bounds.per_conversation));
+        }
+        Ok(())
+    }
+
+    /// The next number.
+    pub(crate) fn next_number(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+
+    pub(crate) fn insert(&mut self, parked: Parked<R>) {
+        let number = parked.send.number;
+        let log = LogId::conversation(parked.send.conversation);
+        self.next = self.next.max(number + 1);
+        self.bytes += parked.send.content.len();
+        self.by_log.entry(log).or_default().insert(number);
+        self.ids.insert((log, parked.send.sender.clone(), parked.send.id.0), number);
+        self.sends.insert(number, parked);
+    }
+
+    pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut Parked<R>> {
+        self.sends.get_mut(&number)
+    }
+
+    pub(crate) fn remove(&mut self, number: u64) -> Option<Parked<R>> {
+        let parked = self.sends.remove(&number)?;
+        let log = LogId::conversation(parked.send.conversation);
+        self.bytes -= parked.send.content.len();
+        if let Some(numbers) = self.by_log.get_mut(&log) {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.by_log.remove(&log);
+            }
+        }
+        self.ids.remove(&(log, parked.send.sender.clone(), parked.send.id.0));
+        Some(parked)
+    }
+
+    /// The conversations that have parked sends.
+    pub(crate) fn logs(&self) -> Vec<LogId> {
+        self.by_log.keys().copied().collect()
+    }
+
+    /// Sends of a conversation that may go out now, in order: on disk, not refused, not on their way.
+    pub(crate) fn ready(&self, log: LogId) -> Vec<u64> {
+        let Some(numbers) = self.by_log.get(&log) else { return Vec::new() };
+        let mut ready = Vec::new();
+        for number in numbers {
+            let Some(parked) = self.sends.get(number) else { continue };
+            if parked.send.refused.is_some() || parked.forward.is_some() {
+                continue;
+            }
+            if !parked.durable {
+                break;
+            }
+            ready.push(*number);
+        }
+        ready
+    }
+
+    /// Sends to one home that were on their way when its link broke: they go out again from the first.
+    pub(crate) fn recall(&mut self, forwards: &BTreeSet<u64>) {
+        for parked in self.sends.values_mut() {
+            if parked.forward.is_some_and(|forward| forwards.contains(&forward)) {
+                parked.forward = None;
+            }
+        }
+    }
+
+    /// Sends that waited longer than they may.
+    pub(crate) fn overdue(&self, now: u64) -> Vec<u64> {
+        self.sends
+            .values()
+            .filter(|parked| {
+                parked.send.refused.is_none()
+                    && now.saturating_sub(parked.send.parked_at.0) > self.bounds.kept_milliseconds
+            })
+            .map(|parked| parked.send.number)
+            .collect()
+    }
+
+    /// Refusals kept for a device.
+    pub(crate) fn refusals(&self, user: &UserId, device: DeviceId) -> Vec<ParkedSend> {
+        self.sends
+            .values()
+            .filter(|parked| {
+                parked.send.refused.is_some() && parked.send.device == device && parked.send.sender == *user
+            })
+            .map(|parked| parked.send.clone())
+            .collect()
+    }
+}

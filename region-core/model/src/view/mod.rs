@@ -1,0 +1,187 @@
+//! What the entries of a log add up to, and which commands it admits.
+
+mod conversation;
+mod placements;
+mod user;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hearth_protocol::entry::{ConversationKind, Settings};
+use hearth_protocol::{Change, EntryKind, Header, Level, LogKind, Refusal, SealedEntry, Timestamp};
+use serde::{Deserialize, Serialize};
+
+pub use conversation::{ConversationState, Member, Members};
+pub use placements::{PlacedAt, PlacementState};
+pub use user::{Membership, UserState};
+
+use crate::command::Command;
+
+/// Bounds that decisions keep to.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Members of a group.
+    pub group_members: usize,
+    /// Members of a channel.
+    pub channel_members: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            group_members: hearth_protocol::limits::GROUP_MEMBERS,
+            channel_members: hearth_protocol::limits::CHANNEL_MEMBERS,
+        }
+    }
+}
+
+/// The folded state of a log of any kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum View {
+    /// Nothing yet.
+    #[default]
+    Empty,
+    /// A conversation.
+    Conversation(Arc<ConversationState>),
+    /// A user record.
+    User(Arc<UserState>),
+    /// A placement log.
+    Placements(PlacementState),
+}
+
+/// What the home does with a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Appends an entry with this content at this level, at least.
+    Append {
+        /// Content: as in the command, or what is left of it.
+        content: Bytes,
+        /// The least level.
+        level: Level,
+    },
+    /// Everything that it asks for is so already; the position of that, when it has one of its own.
+    AlreadySo,
+    /// Refuses it.
+    Refuse(Refusal),
+}
+
+impl Decision {
+    fn change(change: &Change) -> Self {
+        Self::Append { content: change.encode(), level: Level::Majority }
+    }
+
+    fn refuse(refusal: Refusal) -> Self {
+        Self::Refuse(refusal)
+    }
+}
+
+/// Version byte of snapshots.
+const SNAPSHOT_VERSION: u8 = 1;
+
+impl View {
+    /// The stored form of a snapshot. It is a cache: the entries rebuild it.
+    #[must_use]
+    pub fn snapshot(&self) -> Bytes {
+        Bytes::from(postcard::to_extend(self, vec![SNAPSHOT_VERSION]).expect("views hold nothing that postcard refuses"))
+    }
+
+    /// Reads [`View::snapshot`]; `None` for another version: the entries then rebuild it.
+    #[must_use]
+    pub fn from_snapshot(bytes: &[u8]) -> Option<Self> {
+        match bytes.split_first() {
+            Some((&SNAPSHOT_VERSION, rest)) => postcard::from_bytes(rest).ok(),
+            _ => None,
+        }
+    }
+
+    /// Adds one entry.
+    pub fn fold(&mut self, sealed: &SealedEntry) {
+        let fixed = &sealed.entry.fixed;
+        if fixed.kind == EntryKind::Header {
+            *self = match sealed.header() {
+                Some(Header::Conversation { kind, name, settings, members }) => View::Conversation(Arc::new(
+                    ConversationState::created(kind, name, settings, members, fixed.time),
+                )),
+                Some(Header::User { user }) => View::User(Arc::new(UserState::created(user, fixed.time))),
+                Some(Header::Placement) | None => View::Placements(PlacementState::default()),
+            };
+            return;
+        }
+        match self {
+            View::Empty => {}
+            View::Conversation(state) => Arc::make_mut(state).fold(sealed),
+            View::User(state) => Arc::make_mut(state).fold(sealed),
+            View::Placements(state) => state.fold(sealed),
+        }
+    }
+
+    /// Decides a command. `now` is the home's wall clock.
+    #[must_use]
+    pub fn decide(&self, command: &Command, now: Timestamp, bounds: &Bounds) -> Decision {
+        match (self, command.log.kind, command.kind) {
+            (View::Empty, _, EntryKind::Header) => decide_header(command, bounds),
+            (View::Empty, LogKind::Conversation, _) => Decision::refuse(Refusal::no_conversation()),
+            (View::Empty, LogKind::User | LogKind::Placement, _) => {
+                Decision::refuse(Refusal::new(hearth_protocol::ErrorCode::NotFound, "no such record"))
+            }
+            (_, _, EntryKind::Header) => Decision::AlreadySo,
+            (View::Conversation(state), LogKind::Conversation, _) => state.decide(command, now, bounds),
+            (View::User(state), LogKind::User, EntryKind::User) => state.decide(command),
+            (View::Placements(state), LogKind::Placement, EntryKind::Placement) => state.decide(command),
+            _ => Decision::refuse(Refusal::invalid("this kind of entry does not belong in this kind of log")),
+        }
+    }
+
+    /// The level that entries ask for when they name none.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        match self {
+            View::Conversation(state) => state.level,
+            View::Empty | View::User(_) | View::Placements(_) => Level::Majority,
+        }
+    }
+
+    /// The members, when it is a conversation.
+    #[must_use]
+    pub fn members(&self) -> Option<&Arc<Members>> {
+        match self {
+            View::Conversation(state) => Some(&state.members),
+            View::Empty | View::User(_) | View::Placements(_) => None,
+        }
+    }
+}
+
+/// A header is refused only when it does not fit the kind of its log or is over a bound.
+fn decide_header(command: &Command, bounds: &Bounds) -> Decision {
+    let fits = match (Header::decode(&command.content), command.log.kind) {
+        (Some(Header::Conversation { kind, members, .. }), LogKind::Conversation) => {
+            let most = match kind {
+                ConversationKind::Direct => 2,
+                ConversationKind::Group => bounds.group_members,
+                ConversationKind::Channel => bounds.channel_members,
+            };
+            if members.len() > most {
+                return Decision::refuse(Refusal::too_large("too many members", format!("{most} members")));
+            }
+            true
+        }
+        (Some(Header::User { .. }), LogKind::User) | (Some(Header::Placement), LogKind::Placement) => true,
+        _ => false,
+    };
+    if fits {
+        Decision::Append { content: command.content.clone(), level: Level::Majority }
+    } else {
+        Decision::refuse(Refusal::invalid("this header does not belong in this kind of log"))
+    }
+}
+
+/// The settings that a new conversation has, where the request names none.
+#[must_use]
+pub fn default_settings(kind: ConversationKind) -> Settings {
+    Settings {
+        only_admins_can_post: kind == ConversationKind::Channel,
+        allow_member_invites: kind != ConversationKind::Channel,
+        history_for_new_members: hearth_protocol::entry::HistoryForNewMembers::All,
+        retention_days: 30,
+    }
+}

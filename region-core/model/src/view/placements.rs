@@ -1,0 +1,49 @@
+//! A placement log: where the logs of one slot live.
+
+use std::collections::BTreeMap;
+
+use hearth_protocol::{Change, LogId, Placement, Refusal, SealedEntry};
+use serde::{Deserialize, Serialize};
+
+use super::Decision;
+use crate::command::Command;
+
+/// A placement and the entry that made it. It counts once the mark is above that entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedAt {
+    /// The placement.
+    pub placement: Placement,
+    /// The entry's sequence.
+    pub sequence: u64,
+}
+
+/// The state of a placement log after some entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementState {
+    /// By log.
+    pub placed: BTreeMap<LogId, PlacedAt>,
+}
+
+impl PlacementState {
+    pub(super) fn fold(&mut self, sealed: &SealedEntry) {
+        if let Some(Change::Place { placement, .. }) = sealed.change() {
+            let sequence = sealed.sequence().0;
+            self.placed.insert(placement.log, PlacedAt { placement, sequence });
+        }
+    }
+
+    /// The loser of a race is told that a placement stands: it reads it, and goes on from there.
+    pub(super) fn decide(&self, command: &Command) -> Decision {
+        let Some(Change::Place { replaces, placement }) = Change::decode(&command.content) else {
+            return Decision::refuse(Refusal::invalid("not a placement"));
+        };
+        match (self.placed.get(&placement.log), replaces) {
+            (None, None) => Decision::change(&Change::Place { replaces, placement }),
+            (Some(known), Some(epoch)) if known.placement.epoch == epoch && placement.epoch > epoch => {
+                Decision::change(&Change::Place { replaces, placement })
+            }
+            (Some(_), _) => Decision::AlreadySo,
+            (None, Some(_)) => Decision::refuse(Refusal::invalid("there is no placement to replace")),
+        }
+    }
+}

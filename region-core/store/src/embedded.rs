@@ -1,0 +1,236 @@
+//! The embedded store: every port over one fjall database, with one committer thread.
+//!
+//! ```text
+//!   append, park, …  ──bounded queue──►  committer: check, one batch, one sync, answer all
+//!   load, read, …    ──on the caller's thread, from a snapshot
+//! ```
+//! A call takes its place in the queue at its first poll. When the queue is full it waits there, and later calls wait
+//! behind it. A write or sync that fails breaks the store for ever: from then on every call answers
+//! [`StoreError::Unavailable`] at once, and [`Embedded::broken`] tells it.
+
+mod batch;
+mod broken;
+mod committer;
+mod heads;
+mod keys;
+mod open;
+mod ports;
+mod tables;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+
+use hearth_protocol::RegionId;
+use hearth_protocol::record::StoreIdentity;
+use region_model::ports::{AppendOutcome, LogAppend, StoreCounters, StoreError, Stores};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use broken::Broken;
+use committer::{Answer, Committer, Job, QUEUE_BOUND, Write};
+use keys::ReadError;
+use tables::Tables;
+
+/// How an embedded store is opened.
+#[derive(Clone, Debug, Default)]
+pub struct EmbeddedOptions {
+    /// Compresses tables and journals. Off by default, so that a text can be found by searching the files. Tables
+    /// keep what the store was made with.
+    pub compression: bool,
+    /// A mutant: commits answer before the disk has them.
+    #[cfg(feature = "mutants")]
+    pub skip_sync: bool,
+}
+
+impl EmbeddedOptions {
+    fn skips_sync(&self) -> bool {
+        #[cfg(feature = "mutants")]
+        return self.skip_sync;
+        #[cfg(not(feature = "mutants"))]
+        return false;
+    }
+}
+
+/// Why a store does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process, or another handle of this one, has the folder open.
+    #[error("the store is in use by another process")]
+    InUse,
+    /// Another version of this program made it.
+    #[error("the store has format {found}, this build knows {known}")]
+    Version {
+        /// The format found.
+        found: u32,
+        /// The format that this build reads and writes.
+        known: u32,
+    },
+    /// It is the store of another region.
+    #[error("the store belongs to region {found}, not to {asked}")]
+    Region {
+        /// Whose it is.
+        found: RegionId,
+        /// Who asked for it.
+        asked: RegionId,
+    },
+    /// Anything else: files that cannot be read or written, or do not hold what they should.
+    #[error("the store does not open: {0}")]
+    Failed(String),
+}
+
+impl From<std::io::Error> for OpenError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<fjall::Error> for OpenError {
+    fn from(error: fjall::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// An open store. The folder is free again once this and everything from [`Embedded::stores`] is dropped; the last
+/// drop waits until the committer has finished what waits.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    shared: Arc<Shared>,
+}
+
+impl Embedded {
+    /// Opens the store of a region, or makes one in an empty or missing folder. Its identity is durable when this
+    /// returns. Blocks: about half a second for each 64 MiB of journal that was not flushed.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(folder: &Path, region: &RegionId, options: &EmbeddedOptions) -> Result<Self, OpenError> {
+        let opened = open::open(folder, region, options)?;
+        let (broken, counters) = (Broken::new(), Arc::new(StoreCounters::default()));
+        let (queue, jobs) = mpsc::channel(QUEUE_BOUND);
+        let committer = Committer::new(
+            opened.tables.clone(),
+            Arc::clone(&broken),
+            Arc::clone(&counters),
+            opened.change_floor,
+            options.skips_sync(),
+        );
+        let thread = std::thread::Builder::new()
+            .name(format!("commit-{region}"))
+            .spawn(move || committer.run(jobs))?;
+        let queue = tokio::sync::Mutex::new(Some(queue));
+        let identity = opened.identity;
+        let thread = parking_lot::Mutex::new(Some(thread));
+        Ok(Self { shared: Arc::new(Shared { queue, thread, broken, counters, identity, tables: opened.tables }) })
+    }
+
+    /// The ports.
+    #[must_use]
+    pub fn stores(&self) -> Stores {
+        Stores {
+            log: Arc::clone(&self.shared) as _,
+            placements: Arc::clone(&self.shared) as _,
+            outbox: Arc::clone(&self.shared) as _,
+            parking: Arc::clone(&self.shared) as _,
+            identity: self.shared.identity.clone(),
+            counters: Arc::clone(&self.shared.counters),
+        }
+    }
+
+    /// Why the store is broken, once it is. Never goes back to `None`.
+    #[must_use]
+    pub fn broken(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.shared.broken.watch()
+    }
+
+    /// Takes no further changes, finishes those that wait and ends the committer. Blocks for about one commit. Later
+    /// changes are answered `Unavailable`; reads go on until the last handle is dropped.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+}
+
+/// What all handles share.
+struct Shared {
+    /// `None` once closed. The lock is fair and held while waiting for room: that keeps the order of first polls.
+    queue: tokio::sync::Mutex<Option<mpsc::Sender<Job>>>,
+    thread: parking_lot::Mutex<Option<JoinHandle<()>>>,
+    broken: Arc<Broken>,
+    counters: Arc<StoreCounters>,
+    identity: StoreIdentity,
+    tables: Tables,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded")
+            .field("identity", &self.identity)
+            .field("broken", &self.broken.reason())
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn close(&self) {
+        // A caller that waits for room holds the lock until the committer has made some.
+        while self.thread.lock().is_some() {
+            if let Ok(mut queue) = self.queue.try_lock() {
+                queue.take();
+                break;
+            }
+            std::thread::yield_now();
+        }
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            self.broken.set("the committer panicked");
+        }
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        self.broken.reason().map_or(Ok(()), |reason| Err(StoreError::Unavailable(reason)))
+    }
+
+    /// Answers a read; one that fails breaks the store.
+    fn read<T>(&self, read: impl FnOnce(&Tables) -> Result<T, ReadError>) -> Result<T, StoreError> {
+        self.check()?;
+        read(&self.tables).map_err(|error| StoreError::Unavailable(self.broken.set(&error.to_string())))
+    }
+
+    /// Takes a place in the queue and waits for the answer.
+    async fn ask<T>(&self, job: impl FnOnce(Answer<T>) -> Job) -> Result<T, StoreError> {
+        self.check()?;
+        let (answer, answered) = oneshot::channel();
+        {
+            let queue = self.queue.lock().await;
+            let Some(queue) = queue.as_ref() else {
+                return Err(StoreError::Unavailable(Arc::from("the store is closed")));
+            };
+            let place = queue.reserve().await.map_err(|_| self.ended())?;
+            self.counters.waiting.fetch_add(1, Relaxed);
+            place.send(job(answer));
+        }
+        // The committer answers everything that it took; without an answer it panicked on the way.
+        answered.await.unwrap_or(Err(StoreError::Unknown))
+    }
+
+    fn ended(&self) -> StoreError {
+        StoreError::Unavailable(self.broken.set("the committer ended"))
+    }
+
+    async fn append(&self, appends: Vec<LogAppend>) -> Result<Vec<AppendOutcome>, StoreError> {
+        self.ask(|answer| Job::Append(appends, answer)).await
+    }
+
+    async fn write(&self, write: Write) -> Result<(), StoreError> {
+        self.ask(|answer| Job::Write(write, answer)).await
+    }
+}

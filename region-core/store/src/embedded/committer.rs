@@ -1,0 +1,363 @@
+//! The committer: one thread per store that puts whatever waits into one batch, syncs it once and answers all.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use hearth_protocol::record::{OutboxRecord, ParkedSend};
+use hearth_protocol::{Epoch, LogId, Placement};
+use region_model::ports::{AppendOutcome, LogAppend, StoreCounters, StoreError};
+use tokio::sync::{mpsc, oneshot};
+
+use super::batch::{DurableBatch, Sync};
+use super::broken::Broken;
+use super::heads::{Head, Heads};
+use super::keys::{self, ReadError};
+use super::tables::Tables;
+
+/// Calls that wait at most; further callers wait for their turn to wait.
+pub(super) const QUEUE_BOUND: usize = 4_096;
+/// Items after which a batch is committed although more calls wait: bounds memory and the time of one commit.
+const BATCH_ITEMS: usize = 16_384;
+/// Heads per generation of the cache: two of 65,536 are about 20 MB when full.
+const HEADS: usize = 65_536;
+/// Numbers of changes reserved at a time.
+pub(super) const CHANGE_BLOCK: u64 = 1_000_000;
+/// Key of the reserved numbers of changes in `meta`.
+pub(super) const CHANGE_FLOOR: &[u8] = b"change-floor";
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// A call that changes the store.
+pub(super) enum Job {
+    Append(Vec<LogAppend>, Answer<Vec<AppendOutcome>>),
+    Write(Write, Answer<()>),
+}
+
+/// A change without outcomes of its own.
+pub(super) enum Write {
+    Park(Vec<ParkedSend>),
+    Remove(LogId),
+    Marks(Vec<(LogId, u64)>),
+    Placements(Vec<Placement>),
+    OutboxDone(Vec<OutboxRecord>),
+    Unpark(Vec<u64>),
+}
+
+impl Write {
+    fn sync(&self) -> Sync {
+        match self {
+            Self::Park(_) | Self::Remove(_) => Sync::Disk,
+            Self::Marks(_) | Self::Placements(_) | Self::OutboxDone(_) | Self::Unpark(_) => Sync::Kernel,
+        }
+    }
+}
+
+enum Pending {
+    Append(Vec<AppendOutcome>, Answer<Vec<AppendOutcome>>),
+    Write(Answer<()>),
+}
+
+pub(super) struct Committer {
+    tables: Tables,
+    broken: Arc<Broken>,
+    counters: Arc<StoreCounters>,
+    skip_sync: bool,
+    heads: Heads,
+    change: u64,
+    floor: u64,
+    batch: DurableBatch,
+    sync: Sync,
+    pending: Vec<Pending>,
+    staged_placements: HashMap<LogId, Epoch>,
+    appends: u64,
+    entries: u64,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Committer {
+    /// A committer whose next change is `floor + 1`.
+    pub(super) fn new(
+        tables: Tables,
+        broken: Arc<Broken>,
+        counters: Arc<StoreCounters>,
+        floor: u64,
+        skip_sync: bool,
+    ) -> Self {
+        Self {
+            batch: DurableBatch::new(&tables.database, 0),
+            tables,
+            broken,
+            counters,
+            skip_sync,
+            heads: Heads::new(HEADS),
+            change: floor,
+            floor,
+            sync: Sync::Kernel,
+            pending: Vec::new(),
+            staged_placements: HashMap::new(),
+            appends: 0,
+            entries: 0,
+            key: Vec::new(),
+            value: Vec::new(),
+        }
+    }
+
+    /// Serves until the queue is closed and empty.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        let _guard = self.broken.guard();
+        let mut jobs = Vec::with_capacity(QUEUE_BOUND);
+        while queue.blocking_recv_many(&mut jobs, QUEUE_BOUND) > 0 {
+            for job in jobs.drain(..) {
+                if let Some(reason) = self.broken.reason() {
+                    refuse(job, &reason);
+                } else if let Err(error) = self.stage(job) {
+                    self.fail(&error.to_string());
+                } else if self.batch.len() >= BATCH_ITEMS {
+                    self.finish();
+                }
+                self.counters.waiting.fetch_sub(1, Relaxed);
+            }
+            self.finish();
+        }
+    }
+
+    fn stage(&mut self, job: Job) -> Result<(), ReadError> {
+        match job {
+            Job::Append(appends, answer) => {
+                // The answer is kept before anything can fail, so that a failure reaches it.
+                self.pending.push(Pending::Append(Vec::with_capacity(appends.len()), answer));
+                self.sync = Sync::Disk;
+                for append in appends {
+                    let outcome = self.append(append)?;
+                    if let Some(Pending::Append(outcomes, _)) = self.pending.last_mut() {
+                        outcomes.push(outcome);
+                    }
+                }
+                Ok(())
+            }
+            // A batch cannot both put and remove a key, and a removal must see what waits before it.
+            Job::Write(write @ (Write::Remove(_) | Write::Unpark(_) | Write::OutboxDone(_)), answer) => {
+                self.finish();
+                if let Some(reason) = self.broken.reason() {
+                    refuse(Job::Write(write, answer), &reason);
+                    return Ok(());
+                }
+                self.write(write, answer)?;
+                self.finish();
+                Ok(())
+            }
+            Job::Write(write, answer) => self.write(write, answer),
+        }
+    }
+
+    fn head(&mut self, log: LogId) -> Result<Head, ReadError> {
+        if let Some(head) = self.heads.get(&log) {
+            return Ok(head);
+        }
+        let head = self.tables.head(log)?;
+        self.heads.put(log, head);
+        Ok(head)
+    }
+
+    fn append(&mut self, append: LogAppend) -> Result<AppendOutcome, ReadError> {
+        let mut head = self.head(append.log)?;
+        if head.length != append.expect || append.epoch < head.sealed || !numbered(&append) {
+            return Ok(AppendOutcome::Conflict { length: head.length, sealed: head.sealed });
+        }
+        self.change += 1;
+        if self.change > self.floor {
+            self.floor += CHANGE_BLOCK;
+            self.batch.put(&self.tables.meta, CHANGE_FLOOR, &self.floor.to_be_bytes());
+        }
+        head.change = self.change;
+        head.mark = head.mark.max(append.mark);
+        for entry in &append.entries {
+            let sequence = entry.sequence().0;
+            keys::write_row(&mut self.value, head.mark, head.change, &entry.encoded);
+            self.batch.put(&self.tables.entries, &keys::entry(append.log, sequence), &self.value);
+            head.length = sequence + 1;
+        }
+        let key = append.log.to_bytes();
+        if append.entries.is_empty() {
+            self.batch.put(&self.tables.marks, &key, &keys::pair(head.mark, head.change));
+        }
+        if let Some(record) = &append.record {
+            keys::write_record(&mut self.value, record);
+            self.batch.put(&self.tables.logs, &key, &self.value);
+            head.sealed = record.sealed;
+        }
+        if let Some((length, snapshot)) = &append.snapshot {
+            keys::write_snapshot(&mut self.value, *length, snapshot);
+            self.batch.put(&self.tables.snapshots, &key, &self.value);
+        }
+        self.stage_others(&append);
+        head.held = true;
+        self.heads.put(append.log, head);
+        self.appends += 1;
+        self.entries += append.entries.len() as u64;
+        Ok(AppendOutcome::Applied { change: head.change })
+    }
+
+    fn stage_others(&mut self, append: &LogAppend) {
+        for (dedup, record) in &append.dedup {
+            keys::write_dedup(&mut self.key, dedup);
+            keys::write_record(&mut self.value, record);
+            self.batch.put(&self.tables.dedup, &self.key, &self.value);
+        }
+        for item in &append.outbox {
+            keys::write_record(&mut self.value, item);
+            self.batch.put(&self.tables.outbox, &keys::outbox(item), &self.value);
+        }
+    }
+
+    fn write(&mut self, write: Write, answer: Answer<()>) -> Result<(), ReadError> {
+        self.pending.push(Pending::Write(answer));
+        if write.sync() == Sync::Disk {
+            self.sync = Sync::Disk;
+        }
+        match write {
+            Write::Park(sends) => {
+                for send in sends {
+                    keys::write_record(&mut self.value, &send);
+                    self.batch.put(&self.tables.parked, &send.number.to_be_bytes(), &self.value);
+                }
+            }
+            Write::Remove(log) => self.remove(log)?,
+            Write::Marks(marks) => {
+                for (log, mark) in marks {
+                    self.mark(log, mark)?;
+                }
+            }
+            Write::Placements(placements) => {
+                for placement in placements {
+                    self.place(&placement)?;
+                }
+            }
+            Write::OutboxDone(items) => {
+                for item in items {
+                    self.batch.remove(&self.tables.outbox, &keys::outbox(&item));
+                }
+            }
+            Write::Unpark(numbers) => {
+                for number in numbers {
+                    self.batch.remove(&self.tables.parked, &number.to_be_bytes());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A mark that no append carried. A log that the region does not hold has none.
+    fn mark(&mut self, log: LogId, mark: u64) -> Result<(), ReadError> {
+        let mut head = self.head(log)?;
+        if head.held && mark > head.mark {
+            head.mark = mark;
+            self.batch.put(&self.tables.marks, &log.to_bytes(), &keys::pair(head.mark, head.change));
+            self.heads.put(log, head);
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, placement: &Placement) -> Result<(), ReadError> {
+        let known = match self.staged_placements.get(&placement.log) {
+            Some(epoch) => Some(*epoch),
+            None => self.tables.placement(placement.log)?.map(|placement| placement.epoch),
+        };
+        if known.is_none_or(|known| placement.epoch >= known) {
+            keys::write_record(&mut self.value, placement);
+            self.batch.put(&self.tables.placements, &placement.log.to_bytes(), &self.value);
+            self.staged_placements.insert(placement.log, placement.epoch);
+        }
+        Ok(())
+    }
+
+    /// Takes everything about a log away but its placement, in one batch: memory grows with the log's rows.
+    fn remove(&mut self, log: LogId) -> Result<(), ReadError> {
+        let prefix = log.to_bytes();
+        let tables = &self.tables;
+        for keyspace in [&tables.entries, &tables.dedup, &tables.outbox] {
+            for row in keyspace.prefix(prefix) {
+                self.batch.remove(keyspace, &row.key()?);
+            }
+        }
+        for keyspace in [&tables.logs, &tables.snapshots, &tables.marks] {
+            self.batch.remove(keyspace, &prefix);
+        }
+        self.heads.forget(&log);
+        Ok(())
+    }
+
+    /// Commits what is staged and answers everybody whose call is in it.
+    fn finish(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let size = self.batch.len().min(BATCH_ITEMS);
+        let batch = std::mem::replace(&mut self.batch, DurableBatch::new(&self.tables.database, size));
+        let sync = if self.skip_sync { Sync::Kernel } else { self.sync };
+        let began = Instant::now();
+        if batch.len() > 0 {
+            if let Err(error) = batch.commit(sync) {
+                return self.fail(&format!("a commit failed: {error}"));
+            }
+            self.count(sync, began);
+        }
+        self.sync = Sync::Kernel;
+        self.staged_placements.clear();
+        self.heads.turn_if_full();
+        for pending in self.pending.drain(..) {
+            // A caller that went away does not want its answer.
+            let _gone = match pending {
+                Pending::Append(outcomes, answer) => answer.send(Ok(outcomes)).is_err(),
+                Pending::Write(answer) => answer.send(Ok(())).is_err(),
+            };
+        }
+    }
+
+    fn count(&mut self, sync: Sync, began: Instant) {
+        let counters = &self.counters;
+        counters.commits.fetch_add(1, Relaxed);
+        if sync == Sync::Disk {
+            counters.syncs.fetch_add(1, Relaxed);
+        }
+        counters.appends.fetch_add(std::mem::take(&mut self.appends), Relaxed);
+        counters.entries.fetch_add(std::mem::take(&mut self.entries), Relaxed);
+        let spent = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        counters.commit_microseconds.fetch_add(spent, Relaxed);
+    }
+
+    /// The store is broken from now on; everybody whose call is in the batch hears it.
+    fn fail(&mut self, reason: &str) {
+        let reason = self.broken.set(reason);
+        self.batch = DurableBatch::new(&self.tables.database, 0);
+        for pending in self.pending.drain(..) {
+            let error = StoreError::Unavailable(Arc::clone(&reason));
+            let _gone = match pending {
+                Pending::Append(_, answer) => answer.send(Err(error)).is_err(),
+                Pending::Write(answer) => answer.send(Err(error)).is_err(),
+            };
+        }
+    }
+}
+
+/// Whether the entries go on from `expect` without a step back. Anything else would overwrite rows.
+fn numbered(append: &LogAppend) -> bool {
+    let mut least = append.expect;
+    append.entries.iter().all(|entry| {
+        let sequence = entry.sequence().0;
+        let fits = sequence >= least && sequence < u64::MAX;
+        least = sequence.saturating_add(1);
+        fits
+    })
+}
+
+fn refuse(job: Job, reason: &Arc<str>) {
+    let error = StoreError::Unavailable(Arc::clone(reason));
+    let _gone = match job {
+        Job::Append(_, answer) => answer.send(Err(error)).is_err(),
+        Job::Write(_, answer) => answer.send(Err(error)).is_err(),
+    };
+}

@@ -1,0 +1,115 @@
+//! Keys and rows of the embedded store. Numbers in keys are big-endian, so that byte order is number order.
+
+use bytes::{Buf, Bytes};
+use hearth_protocol::record::{OutboxRecord, Record, RecordError};
+use hearth_protocol::{LogId, SealedEntry, entry::EntryError};
+use region_model::ports::DedupKey;
+use std::sync::Arc;
+
+/// Version byte of an entry's row.
+const ROW_VERSION: u8 = 1;
+/// Bytes before the entry: version, mark, change.
+const ROW_HEAD: usize = 17;
+/// Length of an entry's key: log and sequence.
+pub(super) const ENTRY_KEY: usize = LogId::LENGTH + 8;
+
+/// Why stored bytes cannot be used. The store counts as broken from then on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error("reading failed: {0}")]
+    Read(#[from] fjall::Error),
+    #[error("{0}")]
+    Record(#[from] RecordError),
+    #[error("{0}")]
+    Entry(#[from] EntryError),
+    #[error("a row of {0} has a form that this build does not know")]
+    Form(&'static str),
+}
+
+/// Key of an entry.
+pub(super) fn entry(log: LogId, sequence: u64) -> [u8; ENTRY_KEY] {
+    let mut key = [0; ENTRY_KEY];
+    key[..LogId::LENGTH].copy_from_slice(&log.to_bytes());
+    key[LogId::LENGTH..].copy_from_slice(&sequence.to_be_bytes());
+    key
+}
+
+/// The sequence in an entry's key.
+pub(super) fn sequence(key: &[u8]) -> Result<u64, ReadError> {
+    let bytes = key.get(LogId::LENGTH..).and_then(|rest| rest.try_into().ok()).ok_or(ReadError::Form("entries"))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+/// Writes an entry's row into `row`, which is cleared first.
+pub(super) fn write_row(row: &mut Vec<u8>, mark: u64, change: u64, encoded: &[u8]) {
+    row.clear();
+    row.push(ROW_VERSION);
+    row.extend_from_slice(&mark.to_be_bytes());
+    row.extend_from_slice(&change.to_be_bytes());
+    row.extend_from_slice(encoded);
+}
+
+/// Mark and change of an entry's row.
+pub(super) fn row_head(row: &[u8]) -> Result<(u64, u64), ReadError> {
+    match row.split_first() {
+        Some((&ROW_VERSION, mut rest)) if rest.len() > ROW_HEAD - 1 => Ok((rest.get_u64(), rest.get_u64())),
+        _ => Err(ReadError::Form("entries")),
+    }
+}
+
+/// The entry of a row. Copies the bytes: a slice would keep a whole block of the cache alive.
+pub(super) fn row_entry(row: &[u8]) -> Result<Arc<SealedEntry>, ReadError> {
+    row_head(row)?;
+    Ok(SealedEntry::decode(Bytes::copy_from_slice(&row[ROW_HEAD..]))?)
+}
+
+/// Writes a dedup record's key into `key`, which is cleared first.
+pub(super) fn write_dedup(key: &mut Vec<u8>, dedup: &DedupKey) {
+    key.clear();
+    key.extend_from_slice(&dedup.log.to_bytes());
+    key.extend_from_slice(dedup.id.as_bytes());
+    key.extend_from_slice(dedup.sender.as_str().as_bytes());
+}
+
+/// Writes a record's stored form into `value`, which is cleared first: `Record::encode` without its allocations.
+pub(super) fn write_record<R: Record>(value: &mut Vec<u8>, record: &R) {
+    value.clear();
+    value.push(1);
+    *value = postcard::to_extend(record, std::mem::take(value)).expect("records hold nothing that postcard refuses");
+}
+
+/// Key of an outbox item: its order is (log, sequence, user).
+pub(super) fn outbox(item: &OutboxRecord) -> Vec<u8> {
+    let mut key = Vec::with_capacity(ENTRY_KEY + 64);
+    key.extend_from_slice(&entry(item.log, item.position.sequence.0));
+    key.extend_from_slice(item.user.as_str().as_bytes());
+    key
+}
+
+/// Two numbers in one value: mark and change of a mark's row.
+pub(super) fn pair(first: u64, second: u64) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&first.to_be_bytes());
+    bytes[8..].copy_from_slice(&second.to_be_bytes());
+    bytes
+}
+
+/// Reads [`pair`].
+pub(super) fn read_pair(mut bytes: &[u8]) -> Result<(u64, u64), ReadError> {
+    if bytes.len() == 16 { Ok((bytes.get_u64(), bytes.get_u64())) } else { Err(ReadError::Form("marks")) }
+}
+
+/// A snapshot's row: the length that it is valid for, then its bytes.
+pub(super) fn write_snapshot(value: &mut Vec<u8>, length: u64, snapshot: &[u8]) {
+    value.clear();
+    value.extend_from_slice(&length.to_be_bytes());
+    value.extend_from_slice(snapshot);
+}
+
+/// Reads [`write_snapshot`].
+pub(super) fn read_snapshot(mut bytes: &[u8]) -> Result<(u64, Bytes), ReadError> {
+    if bytes.len() < 8 {
+        return Err(ReadError::Form("snapshots"));
+    }
+    Ok((bytes.get_u64(), Bytes::copy_from_slice(bytes)))
+}

@@ -1,0 +1,89 @@
+//! The ports over the committer and the tables.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hearth_protocol::record::{DedupRecord, OutboxRecord, ParkedSend};
+use hearth_protocol::{LogId, LogKind, Placement, SealedEntry};
+use region_model::ports::{
+    AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MessageLog, OutboxLog, ParkingLot, Placements,
+    StoreError,
+};
+
+use super::Shared;
+use super::committer::Write;
+
+#[async_trait]
+impl MessageLog for Shared {
+    async fn append(&self, appends: Vec<LogAppend>) -> Result<Vec<AppendOutcome>, StoreError> {
+        Self::append(self, appends).await
+    }
+
+    async fn load(&self, log: LogId) -> Result<LoadedLog, StoreError> {
+        self.read(|tables| tables.load(log))
+    }
+
+    async fn read(
+        &self,
+        log: LogId,
+        from: u64,
+        to: u64,
+        rows: usize,
+        bytes: usize,
+    ) -> Result<Vec<Arc<SealedEntry>>, StoreError> {
+        self.read(|tables| tables.read(log, from, to, rows, bytes))
+    }
+
+    async fn dedup(&self, keys: Vec<DedupKey>) -> Result<Vec<Option<DedupRecord>>, StoreError> {
+        self.read(|tables| tables.dedup(&keys))
+    }
+
+    async fn logs(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Result<Vec<LogSummary>, StoreError> {
+        self.read(|tables| tables.logs(kind, after, limit))
+    }
+
+    async fn put_marks(&self, marks: Vec<(LogId, u64)>) -> Result<(), StoreError> {
+        self.write(Write::Marks(marks)).await
+    }
+
+    async fn remove(&self, log: LogId) -> Result<(), StoreError> {
+        self.write(Write::Remove(log)).await
+    }
+}
+
+#[async_trait]
+impl Placements for Shared {
+    async fn placement(&self, log: LogId) -> Result<Option<Placement>, StoreError> {
+        self.read(|tables| tables.placement(log))
+    }
+
+    async fn put_placements(&self, placements: Vec<Placement>) -> Result<(), StoreError> {
+        self.write(Write::Placements(placements)).await
+    }
+}
+
+#[async_trait]
+impl OutboxLog for Shared {
+    async fn outbox(&self, after: Option<OutboxRecord>, limit: usize) -> Result<Vec<OutboxRecord>, StoreError> {
+        self.read(|tables| tables.outbox(after.as_ref(), limit))
+    }
+
+    async fn outbox_done(&self, items: Vec<OutboxRecord>) -> Result<(), StoreError> {
+        self.write(Write::OutboxDone(items)).await
+    }
+}
+
+#[async_trait]
+impl ParkingLot for Shared {
+    async fn park(&self, sends: Vec<ParkedSend>) -> Result<(), StoreError> {
+        self.write(Write::Park(sends)).await
+    }
+
+    async fn parked(&self, after: Option<u64>, limit: usize) -> Result<Vec<ParkedSend>, StoreError> {
+        self.read(|tables| tables.parked(after, limit))
+    }
+
+    async fn unpark(&self, numbers: Vec<u64>) -> Result<(), StoreError> {
+        self.write(Write::Unpark(numbers)).await
+    }
+}

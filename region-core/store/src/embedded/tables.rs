@@ -1,0 +1,194 @@
+//! The keyspaces and everything that reads them. Reads see a snapshot, so that no commit is seen half applied.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use fjall::{Database, Keyspace, Readable, Snapshot};
+use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend, Record};
+use hearth_protocol::{LogId, LogKind, Placement, SealedEntry};
+use region_model::ports::{DedupKey, LoadedLog, LogSummary};
+
+use super::heads::Head;
+use super::keys::{self, ReadError};
+
+/// The open database. Clones share it.
+#[derive(Clone)]
+pub(super) struct Tables {
+    pub(super) entries: Keyspace,
+    pub(super) dedup: Keyspace,
+    pub(super) logs: Keyspace,
+    pub(super) snapshots: Keyspace,
+    pub(super) marks: Keyspace,
+    pub(super) placements: Keyspace,
+    pub(super) outbox: Keyspace,
+    pub(super) parked: Keyspace,
+    pub(super) meta: Keyspace,
+    // Last: the database closes after its keyspaces.
+    pub(super) database: Database,
+}
+
+/// The last row of a log, and what its mark's row adds.
+#[derive(Default)]
+struct Tail {
+    length: u64,
+    mark: u64,
+    change: u64,
+    last: Option<Arc<SealedEntry>>,
+}
+
+fn record<R: Record>(view: &Snapshot, keyspace: &Keyspace, key: &[u8]) -> Result<Option<R>, ReadError> {
+    Ok(view.get(keyspace, key)?.map(|value| R::decode(&value)).transpose()?)
+}
+
+impl Tables {
+    fn tail(&self, view: &Snapshot, log: LogId, with_last: bool) -> Result<Tail, ReadError> {
+        let key = log.to_bytes();
+        let mut tail = Tail::default();
+        if let Some(row) = view.prefix(&self.entries, key).next_back() {
+            let (key, row) = row.into_inner()?;
+            (tail.mark, tail.change) = keys::row_head(&row)?;
+            tail.length = keys::sequence(&key)? + 1;
+            tail.last = if with_last { Some(keys::row_entry(&row)?) } else { None };
+        }
+        if let Some(pair) = view.get(&self.marks, key)? {
+            let (mark, change) = keys::read_pair(&pair)?;
+            (tail.mark, tail.change) = (tail.mark.max(mark), tail.change.max(change));
+        }
+        Ok(tail)
+    }
+
+    /// What an append of the log is checked against.
+    pub(super) fn head(&self, log: LogId) -> Result<Head, ReadError> {
+        let view = self.database.snapshot();
+        let tail = self.tail(&view, log, false)?;
+        let record: Option<LogRecord> = record(&view, &self.logs, &log.to_bytes())?;
+        Ok(Head {
+            length: tail.length,
+            sealed: record.as_ref().map(|record| record.sealed).unwrap_or_default(),
+            mark: tail.mark,
+            change: tail.change,
+            held: record.is_some() || tail.length > 0,
+        })
+    }
+
+    pub(super) fn load(&self, log: LogId) -> Result<LoadedLog, ReadError> {
+        let view = self.database.snapshot();
+        let key = log.to_bytes();
+        let tail = self.tail(&view, log, true)?;
+        let snapshot = match view.get(&self.snapshots, key)? {
+            Some(value) => Some(keys::read_snapshot(&value)?),
+            None => None,
+        };
+        let from = snapshot.as_ref().map_or(0, |(length, _)| *length).min(tail.mark);
+        let entries = if from < tail.length {
+            self.entries(&view, log, from, tail.length, usize::MAX, usize::MAX)?
+        } else {
+            Vec::new()
+        };
+        Ok(LoadedLog {
+            placement: record(&view, &self.placements, &key)?,
+            record: record(&view, &self.logs, &key)?,
+            length: tail.length,
+            mark: tail.mark,
+            snapshot,
+            last: tail.last,
+            entries,
+            change: tail.change,
+        })
+    }
+
+    fn entries(
+        &self,
+        view: &Snapshot,
+        log: LogId,
+        from: u64,
+        to: u64,
+        rows: usize,
+        bytes: usize,
+    ) -> Result<Vec<Arc<SealedEntry>>, ReadError> {
+        let mut entries = Vec::new();
+        let mut taken = 0;
+        for row in view.range(&self.entries, keys::entry(log, from)..keys::entry(log, to)) {
+            if entries.len() >= rows || (taken >= bytes && !entries.is_empty()) {
+                break;
+            }
+            let entry = keys::row_entry(&row.value()?)?;
+            taken += entry.encoded.len();
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    pub(super) fn read(
+        &self,
+        log: LogId,
+        from: u64,
+        to: u64,
+        rows: usize,
+        bytes: usize,
+    ) -> Result<Vec<Arc<SealedEntry>>, ReadError> {
+        if from >= to || rows == 0 {
+            return Ok(Vec::new());
+        }
+        self.entries(&self.database.snapshot(), log, from, to, rows, bytes)
+    }
+
+    pub(super) fn dedup(&self, wanted: &[DedupKey]) -> Result<Vec<Option<DedupRecord>>, ReadError> {
+        let view = self.database.snapshot();
+        let mut key = Vec::with_capacity(LogId::LENGTH + 16 + 64);
+        let mut found = Vec::with_capacity(wanted.len());
+        for dedup in wanted {
+            keys::write_dedup(&mut key, dedup);
+            found.push(record(&view, &self.dedup, &key)?);
+        }
+        Ok(found)
+    }
+
+    pub(super) fn logs(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Result<Vec<LogSummary>, ReadError> {
+        let view = self.database.snapshot();
+        let (first, last) = ([kind as u8; 1], [kind as u8 + 1; 1]);
+        let after = after.map(|log| log.to_bytes());
+        let lower = match &after {
+            Some(after) if after[..] > first[..] => Bound::Excluded(&after[..]),
+            _ => Bound::Included(&first[..]),
+        };
+        if matches!(lower, Bound::Excluded(after) if after >= &last[..]) {
+            return Ok(Vec::new());
+        }
+        let mut summaries = Vec::new();
+        for row in view.range::<&[u8], _>(&self.logs, (lower, Bound::Excluded(&last[..]))).take(limit) {
+            let (key, value) = row.into_inner()?;
+            let log = LogId::from_bytes(&key).ok_or(ReadError::Form("logs"))?;
+            let tail = self.tail(&view, log, true)?;
+            let record = LogRecord::decode(&value)?;
+            summaries.push(LogSummary {
+                log,
+                record,
+                length: tail.length,
+                mark: tail.mark,
+                last: tail.last,
+                change: tail.change,
+            });
+        }
+        Ok(summaries)
+    }
+
+    pub(super) fn placement(&self, log: LogId) -> Result<Option<Placement>, ReadError> {
+        record(&self.database.snapshot(), &self.placements, &log.to_bytes())
+    }
+
+    pub(super) fn outbox(&self, after: Option<&OutboxRecord>, limit: usize) -> Result<Vec<OutboxRecord>, ReadError> {
+        self.page(&self.outbox, after.map(keys::outbox), limit)
+    }
+
+    pub(super) fn parked(&self, after: Option<u64>, limit: usize) -> Result<Vec<ParkedSend>, ReadError> {
+        self.page(&self.parked, after.map(|number| number.to_be_bytes().to_vec()), limit)
+    }
+
+    fn page<R: Record>(&self, keyspace: &Keyspace, after: Option<Vec<u8>>, limit: usize) -> Result<Vec<R>, ReadError> {
+        let view = self.database.snapshot();
+        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = view.range(keyspace, (lower, Bound::Unbounded)).take(limit);
+        rows.map(|row| Ok(R::decode(&row.value()?)?)).collect()
+    }
+}

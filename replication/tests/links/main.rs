@@ -1,0 +1,5 @@
+//! Links between real endpoints on loopback.
+
+mod exchange;
+mod support;
+mod trust;
