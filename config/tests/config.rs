@@ -2,6 +2,7 @@
 
 mod fixture;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -322,10 +323,10 @@ fn no_cut_of_a_file_and_no_line_left_out_panics_and_none_of_them_is_silent_about
 
 fn in_code(ids: &[&str]) -> RegionConfig {
     let now = SystemTime::now();
-    let authority = CertificateAuthority::in_memory(now).unwrap();
+    let authority = CertificateAuthority::in_memory(now).expect("the names are good");
     let issued = authority
         .issue_region(ids[0], &IssueOptions::default(), now)
-        .unwrap();
+        .expect("the names are good");
     let regions = ids
         .iter()
         .zip(7000..)
@@ -339,13 +340,13 @@ fn in_code(ids: &[&str]) -> RegionConfig {
         },
         mesh: MeshSection {
             id: "dev".into(),
-            listen: "127.0.0.1:7000".parse().unwrap(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7000)),
             certificate: Pem::Inline(issued.certificate_pem),
             key: Pem::Inline(issued.key_pem),
             ca: Pem::Inline(authority.certificate_pem().to_owned()),
             regions,
         },
-        listen: ListenSection::new("127.0.0.1:8081".parse().unwrap()),
+        listen: ListenSection::new(SocketAddr::from(([127, 0, 0, 1], 8081))),
         auth: AuthSection {
             hs256_secret: Some(SecretText::new("x".repeat(32))),
             issuer: Some("dev".into()),

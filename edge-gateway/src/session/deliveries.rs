@@ -13,7 +13,7 @@ use super::Effect;
 use crate::metrics::DropLabel;
 
 /// Numbers of own messages remembered per conversation: the core does not send these to the connection that sent them.
-const OWN_NUMBERS: usize = 64;
+const OWN_NUMBERS: usize = 256;
 /// For how long a hole may be an own message whose ack is on its way, in milliseconds.
 const OWN_ACK_MS: u64 = 10_000;
 
@@ -150,11 +150,7 @@ impl Deliveries {
     pub(crate) fn own_acked(&mut self, conversation: ConversationId, sequence: u64) {
         let Some(track) = self.tracks.get_mut(&conversation) else { return };
         track.own_unacked = track.own_unacked.saturating_sub(1);
-        if track.own.contains(&sequence) || track.was_sent(sequence) && sequence < track.sent {
-            // Either known, or the hole was counted as an own message before this ack came.
-            if !track.own.contains(&sequence) && track.own.len() < OWN_NUMBERS {
-                track.own.push_back(sequence);
-            }
+        if track.own.contains(&sequence) {
             return;
         }
         if track.own.len() == OWN_NUMBERS {

@@ -34,7 +34,8 @@ impl Session {
     }
 
     pub(super) fn begin_resume(&mut self, token: Option<&str>, mut cursors: Vec<SyncCursor>, now: Moment) {
-        let exact = self.token_holds(token, now);
+        let readable = cursors.iter().all(|cursor| cursor.last_sequence < MOST_SEQUENCE);
+        let exact = readable && self.token_holds(token, now);
         // A conversation listed twice is served from its lowest number, once.
         cursors.sort_by_key(|cursor| (cursor.conversation_id, cursor.last_sequence));
         cursors.dedup_by_key(|cursor| cursor.conversation_id);

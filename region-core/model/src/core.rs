@@ -81,8 +81,15 @@ pub enum Input<R> {
     Loaded(LogId, Box<LoadedLog>),
     /// The answer to `Effect::Dedup`.
     Dedup(DedupKey, Option<DedupRecord>),
-    /// The answer to `Effect::Append`: on disk up to this length.
-    Appended(LogId, u64),
+    /// The answer to `Effect::Append`.
+    Appended {
+        /// The log.
+        log: LogId,
+        /// Entries on disk now.
+        length: u64,
+        /// The region-wide number of this change.
+        change: u64,
+    },
     /// The answer to `Effect::ReadForReplica`.
     ReplicaPage {
         /// The log.
@@ -100,6 +107,8 @@ pub enum Input<R> {
     Parked(u64),
     /// What the parking lot held when the region started.
     ParkedAtStart(Vec<ParkedSend>),
+    /// A device connected here: it is told of refusals that are kept for it.
+    DeviceConnected(UserId, DeviceId),
     /// A device has been told of a refusal.
     RefusalTold(u64),
     /// A link came up.
@@ -135,6 +144,7 @@ pub enum Input<R> {
 /// What the parts of the core share while one input is handled.
 pub(crate) struct Context<'a, R> {
     pub(crate) me: &'a RegionId,
+    pub(crate) regions: &'a [RegionId],
     pub(crate) now: Now,
     pub(crate) bounds: &'a Bounds,
     pub(crate) links_up: &'a LinksUp,
@@ -194,6 +204,7 @@ enum Waiting<R> {
     PlacementQuestion { peer: RegionId, request_id: u64, about: LogId },
     Lookup { about: LogId },
     Follow { hold: bool },
+    Release,
     LinkUp(RegionId),
     Compare(RegionId, mesh::Length),
 }
@@ -211,7 +222,6 @@ struct Forwarded<R> {
     home: RegionId,
     reply: Option<R>,
     device: Option<DeviceId>,
-    salt: [u8; 16],
     sent_at: u64,
     parked: Option<u64>,
 }
@@ -237,6 +247,8 @@ pub struct RegionCore<R> {
     awaiting: Awaiting<R>,
     retries: BTreeMap<u64, RetryCheck<R>>,
     waiting_for_copies: BTreeSet<LogId>,
+    /// Logs that this region wants to hold and whose home could not be asked yet.
+    wanted: BTreeSet<LogId>,
 }
 
 /// Numbers for `/metrics`.
@@ -267,6 +279,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             awaiting: Awaiting { replies: BTreeMap::new(), order: VecDeque::new() },
             retries: BTreeMap::new(),
             waiting_for_copies: BTreeSet::new(),
+            wanted: BTreeSet::new(),
         }
     }
 
@@ -284,12 +297,6 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         CoreGauges { loaded_logs: self.logs.len(), forwards: self.forwards.len(), parked: self.lot.len(), lag }
     }
 
-    /// Refusals kept for a device that connected.
-    #[must_use]
-    pub fn refusals(&self, user: &UserId, device: DeviceId) -> Vec<ParkedSend> {
-        self.lot.refusals(user, device)
-    }
-
     /// Handles one input; what follows is added to `effects`.
     pub fn handle(&mut self, input: Input<R>, now: Now, effects: &mut Vec<Effect<R>>) {
         match input {
@@ -302,13 +309,14 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Input::Dedup(key, record) => {
                 self.with_log(key.log, now, effects, |log, context| log.dedup_answer(&key, record, context));
             }
-            Input::Appended(id, length) => self.appended(id, length, now, effects),
+            Input::Appended { log, length, change } => self.appended(log, length, change, now, effects),
             Input::ReplicaPage { log, peer, from, entries } => {
                 self.with_log(log, now, effects, |log, context| log.replica_page(&peer, from, &entries, context));
             }
             Input::RetryRead(ticket, entry) => self.retry_read(ticket, entry, effects),
             Input::Parked(number) => self.parked(number, now, effects),
             Input::ParkedAtStart(sends) => self.parked_at_start(sends),
+            Input::DeviceConnected(user, device) => self.device_connected(&user, device, effects),
             Input::RefusalTold(number) => {
                 if self.lot.remove(number).is_some() {
                     effects.push(Effect::Unpark(number));
@@ -338,6 +346,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let mut placed = Vec::new();
         let mut context = Context {
             me: &self.options.me,
+            regions: &self.options.map.regions,
             now,
             bounds: &self.options.bounds,
             links_up: &self.links_up,
@@ -431,7 +440,14 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 let placement = self.placed(id, about);
                 self.lookup_answered(about, placement, now, effects);
             }
+            Waiting::Follow { hold: true } if self.placement_of(id).is_none() => {
+                self.look_up(id, Waiting::Follow { hold: true }, now, effects);
+            }
             Waiting::Follow { hold } => self.follow(id, hold, effects),
+            Waiting::Release if self.placement_of(id).is_none() => {
+                self.look_up(id, Waiting::Release, now, effects);
+            }
+            Waiting::Release => self.release(id, now, effects),
             Waiting::LinkUp(peer) => {
                 let home_here = self.home_here(id);
                 if home_here {
@@ -482,7 +498,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return;
         }
         match waiter {
-            Waiter::Local { reply, .. } => self.send_home(command, salt, home, reply, device, now, effects),
+            Waiter::Local { reply, .. } => self.send_home(command, home, reply, device, now, effects),
             Waiter::Peer { .. } => {
                 let refusal = Refusal::new(ErrorCode::HomeUnreachable, "this region is not the home of the log");
                 answer(waiter, Outcome::Refused(refusal), effects, id);
@@ -494,7 +510,6 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     fn send_home(
         &mut self,
         command: Command,
-        salt: [u8; 16],
         home: RegionId,
         reply: R,
         device: Option<DeviceId>,
@@ -512,7 +527,6 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 home,
                 reply: Some(reply),
                 device,
-                salt,
                 sent_at: now.monotonic,
                 parked: None,
             }, effects);
@@ -631,8 +645,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return;
         }
         let Some(home) = self.placement_of(log).map(|placement| placement.home) else {
-            // Known to the store, not in memory: the load comes back here.
-            self.on_log(log, Waiting::Follow { hold: true }, now, effects);
+            // Not in memory, or its placement is not known here: comes back here once it is.
+            if !self.lookups.contains_key(&log) {
+                self.on_log(log, Waiting::Release, now, effects);
+            }
             return;
         };
         if !self.links_up.contains(&home) {
@@ -658,7 +674,6 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 home: home.clone(),
                 reply: None,
                 device,
-                salt: [0; 16],
                 sent_at: now.monotonic,
                 parked: Some(number),
             }, effects);
@@ -709,6 +724,14 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let send = parked.send.clone();
         effects.push(Effect::Park(Box::new(send.clone())));
         effects.push(Effect::Device { send: Box::new(send), ended: DeviceOutcome::Refused(refusal) });
+    }
+
+    fn device_connected(&mut self, user: &UserId, device: DeviceId, effects: &mut Vec<Effect<R>>) {
+        for send in self.lot.refusals(user, device) {
+            let (code, message) = send.refused.clone().unwrap_or_default();
+            let refusal = Refusal::new(ErrorCode::parse(&code), message);
+            effects.push(Effect::Device { send: Box::new(send), ended: DeviceOutcome::Refused(refusal) });
+        }
     }
 
     // Placements.
@@ -796,6 +819,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 | Waiting::PlacementQuestion { .. }
                 | Waiting::Lookup { .. }
                 | Waiting::Follow { .. }
+                | Waiting::Release
                 | Waiting::LinkUp(_)
                 | Waiting::Compare(..) => {}
             }
@@ -816,9 +840,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
 
     // Replication.
 
-    fn appended(&mut self, id: LogId, length: u64, now: Now, effects: &mut Vec<Effect<R>>) {
+    fn appended(&mut self, id: LogId, length: u64, change: u64, now: Now, effects: &mut Vec<Effect<R>>) {
         let home_here = self.home_here(id);
         self.with_log(id, now, effects, |log, context| {
+            log.change = log.change.max(change);
             if home_here { log.appended(length, context) } else { log.applied(length, context) }
         });
     }
@@ -920,9 +945,16 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let Some(Slotted::Ready(log)) = self.logs.get(&id) else { return };
         let Some(placement) = &log.placement else { return };
         let votes = placement.voters.contains(&self.options.me);
-        if placement.home == self.options.me || votes || !self.links_up.contains(&placement.home) {
+        if placement.home == self.options.me || votes {
             return;
         }
+        if !self.links_up.contains(&placement.home) {
+            if hold {
+                self.wanted.insert(id);
+            }
+            return;
+        }
+        self.wanted.remove(&id);
         let body = mesh::Body::Follow(mesh::Follow {
             log: Bytes::copy_from_slice(&id.to_bytes()),
             length: log.durable,
@@ -963,6 +995,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
         for log in self.lot.logs() {
             self.release(log, now, effects);
+        }
+        for id in std::mem::take(&mut self.wanted) {
+            self.on_log(id, Waiting::Follow { hold: true }, now, effects);
         }
     }
 

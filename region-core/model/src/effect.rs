@@ -138,6 +138,10 @@ pub struct LogView {
     pub length: u64,
     /// Entries that may be shown.
     pub marked: u64,
+    /// Whether the home marked entries that are not here yet.
+    pub behind: bool,
+    /// The region-wide number of its last change.
+    pub change: u64,
     /// The lowest sequence that retention left.
     pub floor: u64,
     /// The folded state.

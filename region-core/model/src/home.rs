@@ -23,7 +23,7 @@ use crate::view::Decision;
 /// After this long without its copies, whoever waits for an ack is told that the message is queued.
 const COPIES_PATIENCE_MILLISECONDS: u64 = 3_000;
 /// Entries and bytes of one page for a replica that is behind.
-pub const CATCH_UP_ENTRIES: u64 = 2_048;
+pub(crate) const CATCH_UP_ENTRIES: u64 = 2_048;
 
 /// A command that waits for its dedup lookup, behind those that came before it.
 #[derive(Clone, Debug)]
@@ -338,7 +338,9 @@ impl<R: Clone> Log<R> {
     /// the hope that they have it. One that has not says so.
     pub(crate) fn ensure_replicas(&mut self, context: &Context<'_, R>) {
         let Some(record) = &self.record else { return };
-        for voter in &record.voters {
+        // Every region follows all placement logs, so that looking up a home is local.
+        let everyone = if self.id.kind == LogKind::Placement { context.regions } else { &[] };
+        for voter in record.voters.iter().chain(everyone) {
             if voter != context.me && !self.home.replicas.contains_key(voter) {
                 let sent = self.pending.front().map_or(self.durable, |pending| pending.entry.sequence().0);
                 self.home.replicas.insert(voter.clone(), Replica { sent, ..Replica::default() });

@@ -83,6 +83,8 @@ pub(crate) struct Log<R> {
     pub(crate) home: HomeState<R>,
     /// What the home last said of its mark; a replica shows what is below it and on disk.
     pub(crate) told_mark: u64,
+    /// The region-wide number of its last change.
+    pub(crate) change: u64,
     /// When it was last used, in milliseconds of the shell's monotonic clock.
     pub(crate) used_at: u64,
 }
@@ -111,6 +113,7 @@ impl<R: Clone> Log<R> {
             pending: VecDeque::new(),
             home: HomeState::default(),
             told_mark: loaded.mark,
+            change: loaded.change,
             used_at: now,
         };
         for entry in loaded.entries {
@@ -163,6 +166,8 @@ impl<R: Clone> Log<R> {
             held: self.is_held() && self.length > 0,
             length: self.durable,
             marked: self.marked.min(self.durable),
+            behind: self.told_mark > self.marked,
+            change: self.change,
             floor: self.record.as_ref().map_or(1, |record| record.floor.max(1)),
             view: self.view.clone(),
         }

@@ -12,7 +12,7 @@ pub(super) enum Sync {
     Kernel,
 }
 
-/// A batch that is committed as a whole.
+/// A batch that is committed as a whole. Of several changes of one key the last one counts.
 pub(super) struct DurableBatch {
     inner: OwnedWriteBatch,
 }
@@ -33,7 +33,7 @@ impl DurableBatch {
         self.inner.insert(keyspace, key, value);
     }
 
-    /// Takes a key away. A batch must not put the same key.
+    /// Takes a key away.
     pub(super) fn remove(&mut self, keyspace: &Keyspace, key: &[u8]) {
         self.inner.remove(keyspace, key);
     }

@@ -138,16 +138,14 @@ impl Committer {
                 }
                 Ok(())
             }
-            // A batch cannot both put and remove a key, and a removal must see what waits before it.
-            Job::Write(write @ (Write::Remove(_) | Write::Unpark(_) | Write::OutboxDone(_)), answer) => {
+            // A removal looks for the log's rows: those that wait must be in the tables first.
+            Job::Write(write @ Write::Remove(_), answer) => {
                 self.finish();
                 if let Some(reason) = self.broken.reason() {
                     refuse(Job::Write(write, answer), &reason);
                     return Ok(());
                 }
-                self.write(write, answer)?;
-                self.finish();
-                Ok(())
+                self.write(write, answer)
             }
             Job::Write(write, answer) => self.write(write, answer),
         }

@@ -1,0 +1,392 @@
+//! The shell of a session: moves frames, events and time between a connection, the core and the machine.
+
+use std::future::Future;
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use hearth_protocol::client::CloseCode;
+use hearth_protocol::rest::{ApiAnswer, SyncCursor};
+use hearth_protocol::{DeviceId, ErrorCode, Refusal, UserId};
+use region_core::{Connection, EdgeEvent, Replay};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Sleep};
+use tracing::Instrument as _;
+
+use crate::metrics::{DropLabel, SessionMetrics, TransportLabel};
+use crate::session::{Arrival, Effect, OpenedFacts, Session, Ticket};
+use crate::state::{GatewayState, Phase};
+use crate::transport::{FrameStream, Incoming};
+
+/// Frames and events taken in one wake, before the answers are written.
+const BATCH: usize = 256;
+/// Bytes written at once: a larger batch is written in parts.
+const BATCH_BYTES: usize = 256 * 1024;
+/// How long the core may take to register a session. It promises about a second.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+type Running = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+enum Done {
+    Answer(Ticket, ApiAnswer),
+    Replayed(SyncCursor, Result<Replay, Refusal>),
+}
+
+/// A session that the core knows; forgotten there when this is dropped.
+struct Registered {
+    gateway: Arc<GatewayState>,
+    connection: Arc<Connection>,
+    events: mpsc::Receiver<EdgeEvent>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.gateway.core.close(&self.connection);
+    }
+}
+
+/// Counts a live session for as long as it exists.
+struct Counted {
+    gateway: Arc<GatewayState>,
+    metrics: SessionMetrics,
+}
+
+impl Counted {
+    fn new(gateway: &Arc<GatewayState>, transport: TransportLabel) -> Self {
+        let metrics = gateway.metrics.session(transport);
+        metrics.sessions.inc();
+        gateway.live.send_modify(|live| *live += 1);
+        Self { gateway: Arc::clone(gateway), metrics }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.metrics.sessions.dec();
+        self.gateway.live.send_modify(|live| *live -= 1);
+    }
+}
+
+/// What a connection brought with it.
+#[derive(Debug, Default)]
+pub(crate) struct Presented {
+    pub(crate) token: Option<String>,
+    pub(crate) device: Option<DeviceId>,
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn run<S: FrameStream>(
+    gateway: Arc<GatewayState>,
+    stream: S,
+    presented: Presented,
+    transport: TransportLabel,
+) {
+    let number = gateway.next_number();
+    let connection_id = format!("{}-{number:x}", uuid::Uuid::new_v4().simple());
+    let span = tracing::info_span!("session", connection = %connection_id, region = %gateway.sessions.region);
+    let arrival = Arrival {
+        token: presented.token,
+        device: presented.device,
+        new_device: DeviceId(uuid::Uuid::new_v4()),
+        connection_id,
+    };
+    let runner = Runner::new(gateway, stream, arrival, transport, number);
+    runner.run().instrument(span).await;
+}
+
+struct Runner<S> {
+    gateway: Arc<GatewayState>,
+    session: Session,
+    stream: S,
+    counted: Counted,
+    registered: Option<Registered>,
+    phase: watch::Receiver<Phase>,
+    running: FuturesUnordered<Running>,
+    batch: Vec<Bytes>,
+    batch_bytes: usize,
+    events: Vec<EdgeEvent>,
+    number: u64,
+}
+
+enum Wake {
+    Phase,
+    Overflow,
+    Incoming(Incoming),
+    Events(usize),
+    Done(Done),
+    Time,
+}
+
+/// The end of a session: with a code, or because the connection is gone.
+type End = Option<CloseCode>;
+
+impl<S: FrameStream> Runner<S> {
+    fn new(gateway: Arc<GatewayState>, stream: S, arrival: Arrival, transport: TransportLabel, number: u64) -> Self {
+        let session = Session::new(Arc::clone(&gateway.sessions), arrival, gateway.clock.now());
+        let counted = Counted::new(&gateway, transport);
+        let phase = gateway.phase.subscribe();
+        Self {
+            gateway,
+            session,
+            stream,
+            counted,
+            registered: None,
+            phase,
+            running: FuturesUnordered::new(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            events: Vec::new(),
+            number,
+        }
+    }
+
+    async fn run(mut self) {
+        let end = self.serve().await;
+        // The core stops queueing before the close is written, and nobody counts the session while it waits.
+        self.registered = None;
+        let Self { stream, gateway, .. } = self;
+        tracing::debug!(code = end.map(CloseCode::number), "session ended");
+        if let Some(code) = end {
+            gateway.metrics.closed(code);
+            stream.close(code).await;
+        }
+    }
+
+    async fn serve(&mut self) -> End {
+        // A drain may have begun between the upgrade and this subscription.
+        self.apply_phase();
+        let sleep = tokio::time::sleep(Duration::MAX / 4);
+        tokio::pin!(sleep);
+        loop {
+            if let ControlFlow::Break(end) = self.perform().await {
+                return end;
+            }
+            self.arm(sleep.as_mut());
+            match self.wait(sleep.as_mut()).await {
+                Wake::Phase => self.apply_phase(),
+                Wake::Overflow => self.session.handle_overflow(),
+                Wake::Incoming(incoming) => {
+                    if self.take_frames(incoming).is_break() {
+                        return None;
+                    }
+                    self.take_ready_events();
+                }
+                Wake::Events(0) => {
+                    // The core dropped the queue: it is going away.
+                    self.session.handle_shutdown();
+                }
+                Wake::Events(_) => {
+                    self.take_events();
+                    self.take_ready_events();
+                    if self.take_ready_frames().is_break() {
+                        return None;
+                    }
+                }
+                Wake::Done(done) => self.take_done(done),
+                Wake::Time => self.session.handle_timeout(self.gateway.clock.now()),
+            }
+        }
+    }
+
+    /// Re-arms the timer when something is due earlier than it is set, or when it fired. Most deadlines only move
+    /// away, which needs no work until then.
+    fn arm(&self, mut sleep: Pin<&mut Sleep>) {
+        let Some(due) = self.session.poll_timeout(self.gateway.clock.now()) else { return };
+        let due = Instant::now() + Duration::from_millis(due.min(DAY_MS));
+        if sleep.is_elapsed() || due < sleep.deadline() {
+            sleep.as_mut().reset(due);
+        }
+    }
+
+    async fn wait(&mut self, sleep: Pin<&mut Sleep>) -> Wake {
+        let reading = self.running.len() < self.gateway.options.limits.session_requests;
+        let (connection, queue) = match &mut self.registered {
+            Some(registered) => (Some(&registered.connection), Some(&mut registered.events)),
+            None => (None, None),
+        };
+        tokio::select! {
+            changed = self.phase.changed() => {
+                if changed.is_err() {
+                    self.session.handle_shutdown();
+                }
+                Wake::Phase
+            }
+            () = overflowed(connection) => Wake::Overflow,
+            incoming = self.stream.receive(), if reading => Wake::Incoming(incoming),
+            count = next_events(queue, &mut self.events) => Wake::Events(count),
+            Some(done) = self.running.next(), if !self.running.is_empty() => Wake::Done(done),
+            () = sleep => Wake::Time,
+        }
+    }
+
+    fn apply_phase(&mut self) {
+        let phase = *self.phase.borrow_and_update();
+        match phase {
+            Phase::Serving => {}
+            Phase::Draining(order) => {
+                let endpoints = self.gateway.core.endpoints();
+                self.session.handle_drain(order.slot(self.number), endpoints, self.gateway.clock.now());
+            }
+            Phase::Stopping => self.session.handle_shutdown(),
+        }
+    }
+
+    /// Takes this frame and those that are there already.
+    fn take_frames(&mut self, incoming: Incoming) -> ControlFlow<()> {
+        self.take_frame(incoming)?;
+        self.take_ready_frames()
+    }
+
+    fn take_ready_frames(&mut self) -> ControlFlow<()> {
+        for _ in 1..BATCH {
+            if self.running.len() + self.session.waiting_effects() >= self.gateway.options.limits.session_requests {
+                break;
+            }
+            let Some(incoming) = self.stream.receive().now_or_never() else { break };
+            self.take_frame(incoming)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn take_frame(&mut self, incoming: Incoming) -> ControlFlow<()> {
+        let now = self.gateway.clock.now();
+        match incoming {
+            Incoming::Frame(frame) => {
+                self.counted.metrics.frames_in.inc();
+                self.session.handle_frame(&frame, now);
+            }
+            Incoming::Malformed(refusal) => {
+                self.counted.metrics.frames_in.inc();
+                self.session.handle_malformed(refusal, now);
+            }
+            Incoming::Closed => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn take_events(&mut self) {
+        let now = self.gateway.clock.now();
+        for event in self.events.drain(..) {
+            self.session.handle_event(event, now);
+        }
+    }
+
+    fn take_ready_events(&mut self) {
+        let Some(registered) = &mut self.registered else { return };
+        let now = self.gateway.clock.now();
+        for _ in 0..BATCH {
+            let Ok(event) = registered.events.try_recv() else { return };
+            self.session.handle_event(event, now);
+        }
+    }
+
+    fn take_done(&mut self, done: Done) {
+        let now = self.gateway.clock.now();
+        match done {
+            Done::Answer(ticket, answer) => self.session.handle_answer(&ticket, &answer, now),
+            Done::Replayed(cursor, replayed) => self.session.handle_replayed(&cursor, replayed, now),
+        }
+    }
+
+    /// Does what the session decided, and writes everything in as few writes as its size allows.
+    async fn perform(&mut self) -> ControlFlow<End> {
+        while let Some(effect) = self.session.next_effect() {
+            match effect {
+                Effect::Send(frame) => {
+                    self.counted.metrics.frames_out.inc();
+                    self.batch_bytes += frame.len();
+                    self.batch.push(frame);
+                    if self.batch_bytes >= BATCH_BYTES {
+                        self.write().await?;
+                    }
+                }
+                Effect::Close(code) => {
+                    self.write().await?;
+                    return ControlFlow::Break(Some(code));
+                }
+                Effect::Open { user, device } => self.open(user, device).await,
+                Effect::Forward { request, send } => {
+                    if let Some(registered) = &self.registered {
+                        self.gateway.core.send(&registered.connection, request, *send);
+                    }
+                }
+                Effect::Api { ticket, call } => {
+                    let (core, user) = (Arc::clone(&self.gateway.core), self.user());
+                    self.running.push(Box::pin(async move { Done::Answer(ticket, core.api(&user, call).await) }));
+                }
+                Effect::Replay { cursor, rows } => {
+                    let (core, user) = (Arc::clone(&self.gateway.core), self.user());
+                    self.running.push(Box::pin(async move {
+                        let replayed = core.replay(&user, &cursor, rows, true).await;
+                        Done::Replayed(cursor, replayed)
+                    }));
+                }
+                Effect::Refused(error) => self.gateway.metrics.refused(error),
+                Effect::Dropped(reason) => self.gateway.metrics.dropped(reason),
+            }
+        }
+        self.write().await
+    }
+
+    async fn open(&mut self, user: UserId, device: DeviceId) {
+        tracing::debug!(%user, %device, "authenticated");
+        let capacity = self.gateway.options.limits.session_queue;
+        let opening = self.gateway.core.open(user, device, capacity);
+        let opened = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Refusal::new(ErrorCode::Overloaded, "the region did not answer in time")),
+        };
+        let facts = opened.map(|opened| {
+            self.registered = Some(Registered {
+                gateway: Arc::clone(&self.gateway),
+                connection: opened.connection,
+                events: opened.events,
+            });
+            OpenedFacts { feed_complete: opened.feed_complete, endpoints: self.gateway.core.endpoints() }
+        });
+        self.session.handle_opened(facts, self.gateway.clock.now());
+    }
+
+    fn user(&self) -> UserId {
+        self.session.user().cloned().expect("only authenticated sessions ask the core")
+    }
+
+    async fn write(&mut self) -> ControlFlow<End> {
+        if self.batch.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        self.batch_bytes = 0;
+        let timeout = self.gateway.options.times.write_timeout;
+        match tokio::time::timeout(timeout, self.stream.send(&mut self.batch)).await {
+            Ok(Ok(())) => ControlFlow::Continue(()),
+            Ok(Err(_lost)) => ControlFlow::Break(None),
+            Err(_) => {
+                // Nothing more can be written: the client sees the connection end.
+                self.gateway.metrics.dropped(DropLabel::SlowConsumer);
+                self.gateway.metrics.closed(CloseCode::SlowConsumer);
+                ControlFlow::Break(None)
+            }
+        }
+    }
+}
+
+/// Timers beyond this are set again when it is over.
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+async fn overflowed(connection: Option<&Arc<Connection>>) {
+    match connection {
+        Some(connection) => connection.overflowed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_events(queue: Option<&mut mpsc::Receiver<EdgeEvent>>, events: &mut Vec<EdgeEvent>) -> usize {
+    match queue {
+        Some(queue) => queue.recv_many(events, BATCH).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,104 @@
+//! What all parts of one gateway share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hearth_protocol::Refusal;
+use hearth_protocol::ErrorCode;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use crate::clock::{Clock, Moment};
+use crate::connections::Connections;
+use crate::core_port::Core;
+use crate::metrics::GatewayMetrics;
+use crate::options::GatewayOptions;
+use crate::session::{DrainSlot, SessionShared};
+use crate::webtransport_server::CertificateHash;
+
+/// What the gateway is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It serves.
+    Serving,
+    /// Its sessions leave.
+    Draining(DrainOrder),
+    /// It ends now.
+    Stopping,
+}
+
+/// When a drain began and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DrainOrder {
+    pub(crate) began: Moment,
+    pub(crate) milliseconds: u64,
+}
+
+impl DrainOrder {
+    /// The slot of the session with this number. Multiples of the golden ratio spread any set of numbers evenly, so
+    /// that clients come back one after the other; all slots lie in the first four fifths of the time.
+    pub(crate) fn slot(&self, number: u64) -> DrainSlot {
+        let fraction = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let window = self.milliseconds.min(u64::from(u32::MAX)) * 4 / 5;
+        let end = self.began.plus(std::time::Duration::from_millis(self.milliseconds));
+        DrainSlot { reconnect_after: (window * fraction) >> 32, close_at: end.ticks, close_at_wall: end.wall }
+    }
+}
+
+/// State of a gateway.
+#[derive(Debug)]
+pub(crate) struct GatewayState {
+    pub(crate) core: Arc<dyn Core>,
+    pub(crate) options: GatewayOptions,
+    pub(crate) sessions: Arc<SessionShared>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: GatewayMetrics,
+    pub(crate) registry: Arc<Mutex<Registry>>,
+    pub(crate) connections: Connections,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) live: watch::Sender<usize>,
+    pub(crate) certificate_hash: CertificateHash,
+    pub(crate) webtransport_port: Option<u16>,
+    pub(crate) numbers: AtomicU64,
+}
+
+impl GatewayState {
+    pub(crate) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Refuses new sessions once the gateway drains.
+    pub(crate) fn check_serving(&self) -> Result<(), Refusal> {
+        if *self.phase.borrow() == Phase::Serving {
+            return Ok(());
+        }
+        Err(Refusal::new(ErrorCode::Draining, "this node is leaving, connect to another").with_retry_after(1))
+    }
+
+    /// Resolves once the gateway ends.
+    pub(crate) async fn stopping(&self) {
+        let mut phase = self.phase.subscribe();
+        // The sender lives in this very value: waiting cannot fail.
+        let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hearth_protocol::Timestamp;
+
+    #[test]
+    fn drain_slots_are_spread_evenly_and_end_before_the_deadline() {
+        let began = Moment { wall: Timestamp(1_000_000), ticks: 500 };
+        let order = DrainOrder { began, milliseconds: 10_000 };
+        let mut tenths = [0u32; 8];
+        for number in 0..8_000 {
+            let slot = order.slot(number);
+            assert_eq!((slot.close_at, slot.close_at_wall), (10_500, Timestamp(1_010_000)));
+            tenths[usize::try_from(slot.reconnect_after / 1_000).unwrap()] += 1;
+        }
+        assert!(tenths.iter().all(|count| (900..=1_100).contains(count)), "{tenths:?}");
+    }
+}

@@ -1,0 +1,38 @@
+//! The port that sessions use: frames in order, both ways, on whatever carries them.
+
+pub(crate) mod websocket;
+pub(crate) mod webtransport;
+
+use std::future::Future;
+
+use bytes::Bytes;
+use hearth_protocol::Refusal;
+use hearth_protocol::client::CloseCode;
+
+/// What came from the client.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// One frame, not looked at.
+    Frame(Bytes),
+    /// Something that is no frame.
+    Malformed(Refusal),
+    /// The client left, or the connection is lost. A half frame before it is dropped.
+    Closed,
+}
+
+/// The connection is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the connection is lost")]
+pub(crate) struct Lost;
+
+/// Frames of one client connection.
+pub(crate) trait FrameStream: Send {
+    /// Waits for the next frame. Nothing is lost when the future is dropped.
+    fn receive(&mut self) -> impl Future<Output = Incoming> + Send;
+
+    /// Writes all frames of `batch` as one, and empties it. Waits while the client does not read.
+    fn send(&mut self, batch: &mut Vec<Bytes>) -> impl Future<Output = Result<(), Lost>> + Send;
+
+    /// Closes with the code, and waits a bounded time for the client to have read everything before it.
+    fn close(self, code: CloseCode) -> impl Future<Output = ()> + Send;
+}

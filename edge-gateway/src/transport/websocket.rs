@@ -1,0 +1,102 @@
+//! WebSocket: text frames hold JSON.
+
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use hearth_protocol::Refusal;
+use hearth_protocol::client::CloseCode;
+use tokio_tungstenite::tungstenite;
+
+use super::{FrameStream, Incoming, Lost};
+use crate::options::GatewayLimits;
+
+/// An idle connection keeps a buffer of this size. Larger ones cost more per message, not less.
+const READ_BUFFER: usize = 4 * 1024;
+/// Frames fed in a row are written to the socket when they exceed this, and at the flush.
+const WRITE_BUFFER: usize = 16 * 1024;
+/// How long the client may take to answer a close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The settings of this transport. Frames up to twice the limit are read whole, so that they get a typed error.
+pub(crate) fn configure(upgrade: WebSocketUpgrade, limits: &GatewayLimits) -> WebSocketUpgrade {
+    let most = limits.frame.frame_bytes * 2;
+    upgrade
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(WRITE_BUFFER + limits.answer_bytes * 2)
+        .max_message_size(most)
+        .max_frame_size(most)
+}
+
+pub(crate) struct WebSocketFrames {
+    socket: WebSocket,
+}
+
+impl WebSocketFrames {
+    pub(crate) fn new(socket: WebSocket) -> Self {
+        Self { socket }
+    }
+}
+
+impl FrameStream for WebSocketFrames {
+    async fn receive(&mut self) -> Incoming {
+        loop {
+            return match self.socket.next().await {
+                Some(Ok(Message::Text(text))) => Incoming::Frame(text.into()),
+                Some(Ok(Message::Binary(_))) => {
+                    Incoming::Malformed(Refusal::invalid("a binary message on the text protocol chat.v1"))
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                Some(Ok(Message::Close(_))) | None => Incoming::Closed,
+                Some(Err(error)) => failed(error),
+            };
+        }
+    }
+
+    async fn send(&mut self, batch: &mut Vec<Bytes>) -> Result<(), Lost> {
+        for frame in batch.drain(..) {
+            let text = Utf8Bytes::try_from(frame).map_err(|_| Lost)?;
+            self.socket.feed(Message::Text(text)).await.map_err(|_| Lost)?;
+        }
+        self.socket.flush().await.map_err(|_| Lost)
+    }
+
+    async fn close(mut self, code: CloseCode) {
+        let frame = CloseFrame { code: code.number(), reason: Utf8Bytes::from_static(code.reason()) };
+        let closing = async {
+            if self.socket.send(Message::Close(Some(frame))).await.is_err() {
+                return;
+            }
+            // Unread bytes would turn the close into a reset, and the client would lose what was written before.
+            let mut errors = 0;
+            while let Some(message) = self.socket.next().await {
+                errors += usize::from(message.is_err());
+                if errors > 1 || matches!(message, Ok(Message::Close(_))) {
+                    return;
+                }
+            }
+        };
+        // A client that does not answer loses its connection: nothing more is owed to it.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+    }
+}
+
+fn failed(error: axum::Error) -> Incoming {
+    match error.into_inner().downcast_ref::<tungstenite::Error>() {
+        Some(tungstenite::Error::Utf8(_)) => Incoming::Malformed(Refusal::invalid("the frame is not UTF-8")),
+        Some(tungstenite::Error::Capacity(_)) => {
+            Incoming::Malformed(Refusal::too_large("the frame is too long", "twice the bytes of a frame"))
+        }
+        Some(tungstenite::Error::Protocol(
+            tungstenite::error::ProtocolError::ResetWithoutClosingHandshake
+            | tungstenite::error::ProtocolError::SendAfterClosing
+            | tungstenite::error::ProtocolError::ReceivedAfterClosing,
+        )) => Incoming::Closed,
+        Some(tungstenite::Error::Protocol(_)) => {
+            Incoming::Malformed(Refusal::invalid("not a WebSocket frame as RFC 6455 has it"))
+        }
+        _ => Incoming::Closed,
+    }
+}

@@ -1,0 +1,97 @@
+//! The ports over the tables.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use async_trait::async_trait;
+use hearth_protocol::record::{DedupRecord, OutboxRecord, ParkedSend};
+use hearth_protocol::{LogId, LogKind, Placement, SealedEntry};
+use region_model::ports::{
+    AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MessageLog, OutboxLog, ParkingLot, Placements,
+    StoreError,
+};
+
+use super::{Call, Handle};
+
+#[async_trait]
+impl MessageLog for Handle {
+    async fn append(&self, appends: Vec<LogAppend>) -> Result<Vec<AppendOutcome>, StoreError> {
+        let sizes: Vec<u64> = appends.iter().map(|append| append.entries.len() as u64).collect();
+        let outcomes = self.call(Call::Append, move |tables| tables.append(appends)).await?;
+        for (outcome, entries) in outcomes.iter().zip(sizes) {
+            if matches!(outcome, AppendOutcome::Applied { .. }) {
+                self.shared.counters.appends.fetch_add(1, Relaxed);
+                self.shared.counters.entries.fetch_add(entries, Relaxed);
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn load(&self, log: LogId) -> Result<LoadedLog, StoreError> {
+        self.call(Call::Load, move |tables| tables.load(log)).await
+    }
+
+    async fn read(
+        &self,
+        log: LogId,
+        from: u64,
+        to: u64,
+        rows: usize,
+        bytes: usize,
+    ) -> Result<Vec<Arc<SealedEntry>>, StoreError> {
+        self.call(Call::Read, move |tables| tables.read(log, from, to, rows, bytes)).await
+    }
+
+    async fn dedup(&self, keys: Vec<DedupKey>) -> Result<Vec<Option<DedupRecord>>, StoreError> {
+        self.call(Call::Dedup, move |tables| tables.dedup(keys)).await
+    }
+
+    async fn logs(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Result<Vec<LogSummary>, StoreError> {
+        self.call(Call::Logs, move |tables| tables.logs(kind, after, limit)).await
+    }
+
+    async fn put_marks(&self, marks: Vec<(LogId, u64)>) -> Result<(), StoreError> {
+        self.call(Call::PutMarks, move |tables| tables.put_marks(marks)).await
+    }
+
+    async fn remove(&self, log: LogId) -> Result<(), StoreError> {
+        self.call(Call::Remove, move |tables| tables.remove(log)).await
+    }
+}
+
+#[async_trait]
+impl Placements for Handle {
+    async fn placement(&self, log: LogId) -> Result<Option<Placement>, StoreError> {
+        self.call(Call::Placement, move |tables| tables.placement(log)).await
+    }
+
+    async fn put_placements(&self, placements: Vec<Placement>) -> Result<(), StoreError> {
+        self.call(Call::PutPlacements, move |tables| tables.put_placements(placements)).await
+    }
+}
+
+#[async_trait]
+impl OutboxLog for Handle {
+    async fn outbox(&self, after: Option<OutboxRecord>, limit: usize) -> Result<Vec<OutboxRecord>, StoreError> {
+        self.call(Call::Outbox, move |tables| tables.outbox(after, limit)).await
+    }
+
+    async fn outbox_done(&self, items: Vec<OutboxRecord>) -> Result<(), StoreError> {
+        self.call(Call::OutboxDone, move |tables| tables.outbox_done(items)).await
+    }
+}
+
+#[async_trait]
+impl ParkingLot for Handle {
+    async fn park(&self, sends: Vec<ParkedSend>) -> Result<(), StoreError> {
+        self.call(Call::Park, move |tables| tables.park(sends)).await
+    }
+
+    async fn parked(&self, after: Option<u64>, limit: usize) -> Result<Vec<ParkedSend>, StoreError> {
+        self.call(Call::Parked, move |tables| tables.parked(after, limit)).await
+    }
+
+    async fn unpark(&self, numbers: Vec<u64>) -> Result<(), StoreError> {
+        self.call(Call::Unpark, move |tables| tables.unpark(numbers)).await
+    }
+}

@@ -1,0 +1,224 @@
+//! What the memory store holds and how each call changes it: the ports' contract in its plainest form.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend};
+use hearth_protocol::{Epoch, LogId, LogKind, Placement, SealedEntry, UserId};
+use region_model::ports::{AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary};
+use uuid::Uuid;
+
+type Undo = Box<dyn FnOnce(&mut Tables) + Send>;
+type OutboxKey = (LogId, u64, UserId);
+
+/// The state behind the ports.
+#[derive(Default)]
+pub(super) struct Tables {
+    logs: BTreeMap<LogId, Log>,
+    placements: BTreeMap<LogId, Placement>,
+    outbox: BTreeMap<OutboxKey, OutboxRecord>,
+    parked: BTreeMap<u64, ParkedSend>,
+    change: u64,
+    /// Takes back what no sync has covered yet, newest last.
+    unsynced: Vec<Undo>,
+}
+
+#[derive(Default)]
+struct Log {
+    record: Option<LogRecord>,
+    rows: BTreeMap<u64, Arc<SealedEntry>>,
+    mark: u64,
+    change: u64,
+    snapshot: Option<(u64, Bytes)>,
+    dedup: HashMap<(UserId, Uuid), DedupRecord>,
+}
+
+impl Log {
+    fn length(&self) -> u64 {
+        self.rows.last_key_value().map_or(0, |(sequence, _)| sequence + 1)
+    }
+
+    fn last(&self) -> Option<Arc<SealedEntry>> {
+        self.rows.last_key_value().map(|(_, entry)| Arc::clone(entry))
+    }
+
+    fn sealed(&self) -> Epoch {
+        self.record.as_ref().map(|record| record.sealed).unwrap_or_default()
+    }
+}
+
+fn outbox_key(item: &OutboxRecord) -> OutboxKey {
+    (item.log, item.position.sequence.0, item.user.clone())
+}
+
+impl Tables {
+    /// All calls so far are on disk.
+    fn sync(&mut self) {
+        self.unsynced.clear();
+    }
+
+    /// The machine loses what was not synced.
+    pub(super) fn lose_unsynced(&mut self) {
+        while let Some(undo) = self.unsynced.pop() {
+            undo(self);
+        }
+    }
+
+    pub(super) fn append(&mut self, appends: Vec<LogAppend>) -> Vec<AppendOutcome> {
+        let outcomes = appends.into_iter().map(|append| self.append_one(append)).collect();
+        self.sync();
+        outcomes
+    }
+
+    fn append_one(&mut self, append: LogAppend) -> AppendOutcome {
+        let (length, sealed) = self.logs.get(&append.log).map_or((0, Epoch(0)), |log| (log.length(), log.sealed()));
+        let mut least = append.expect;
+        let numbered = append.entries.iter().all(|entry| {
+            let sequence = entry.sequence().0;
+            let fits = sequence >= least && sequence < u64::MAX;
+            least = sequence.saturating_add(1);
+            fits
+        });
+        if length != append.expect || append.epoch < sealed || !numbered {
+            return AppendOutcome::Conflict { length, sealed };
+        }
+        self.change += 1;
+        let log = self.logs.entry(append.log).or_default();
+        log.change = self.change;
+        log.mark = log.mark.max(append.mark);
+        log.rows.extend(append.entries.into_iter().map(|entry| (entry.sequence().0, entry)));
+        if append.record.is_some() {
+            log.record = append.record;
+        }
+        if append.snapshot.is_some() {
+            log.snapshot = append.snapshot;
+        }
+        for (key, record) in append.dedup {
+            // A record stands under the log that its key names.
+            self.logs.entry(key.log).or_default().dedup.insert((key.sender, key.id), record);
+        }
+        self.outbox.extend(append.outbox.into_iter().map(|item| (outbox_key(&item), item)));
+        AppendOutcome::Applied { change: self.change }
+    }
+
+    pub(super) fn load(&self, id: LogId) -> LoadedLog {
+        let placement = self.placements.get(&id).cloned();
+        let Some(log) = self.logs.get(&id) else {
+            return LoadedLog { placement, ..LoadedLog::default() };
+        };
+        let from = log.snapshot.as_ref().map_or(0, |(length, _)| *length).min(log.mark);
+        LoadedLog {
+            placement,
+            record: log.record.clone(),
+            length: log.length(),
+            mark: log.mark,
+            snapshot: log.snapshot.clone(),
+            last: log.last(),
+            entries: log.rows.range(from..).map(|(_, entry)| Arc::clone(entry)).collect(),
+            change: log.change,
+        }
+    }
+
+    pub(super) fn read(&self, id: LogId, from: u64, to: u64, rows: usize, bytes: usize) -> Vec<Arc<SealedEntry>> {
+        let Some(log) = self.logs.get(&id).filter(|_| from < to) else { return Vec::new() };
+        let mut taken = 0;
+        let mut entries = Vec::new();
+        for entry in log.rows.range(from..to).map(|(_, entry)| entry).take(rows) {
+            if taken >= bytes && !entries.is_empty() {
+                break;
+            }
+            taken += entry.encoded.len();
+            entries.push(Arc::clone(entry));
+        }
+        entries
+    }
+
+    pub(super) fn dedup(&self, keys: Vec<DedupKey>) -> Vec<Option<DedupRecord>> {
+        let find = |key: DedupKey| self.logs.get(&key.log)?.dedup.get(&(key.sender, key.id)).cloned();
+        keys.into_iter().map(find).collect()
+    }
+
+    pub(super) fn logs(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Vec<LogSummary> {
+        let rows = self.logs.iter().filter(|(id, _)| id.kind == kind && after.is_none_or(|after| **id > after));
+        let summaries = rows.filter_map(|(id, log)| {
+            Some(LogSummary {
+                log: *id,
+                record: log.record.clone()?,
+                length: log.length(),
+                mark: log.mark,
+                last: log.last(),
+                change: log.change,
+            })
+        });
+        summaries.take(limit).collect()
+    }
+
+    pub(super) fn put_marks(&mut self, marks: Vec<(LogId, u64)>) {
+        for (id, mark) in marks {
+            let Some(log) = self.logs.get_mut(&id).filter(|log| mark > log.mark) else { continue };
+            let before = std::mem::replace(&mut log.mark, mark);
+            self.unsynced.push(Box::new(move |tables| {
+                if let Some(log) = tables.logs.get_mut(&id) {
+                    log.mark = before;
+                }
+            }));
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: LogId) {
+        self.logs.remove(&id);
+        self.outbox.retain(|(log, ..), _| *log != id);
+        self.sync();
+    }
+
+    pub(super) fn placement(&self, log: LogId) -> Option<Placement> {
+        self.placements.get(&log).cloned()
+    }
+
+    pub(super) fn put_placements(&mut self, placements: Vec<Placement>) {
+        for placement in placements {
+            let log = placement.log;
+            if self.placements.get(&log).is_some_and(|known| known.epoch > placement.epoch) {
+                continue;
+            }
+            let before = self.placements.insert(log, placement);
+            self.unsynced.push(Box::new(move |tables| match before {
+                Some(before) => drop(tables.placements.insert(log, before)),
+                None => drop(tables.placements.remove(&log)),
+            }));
+        }
+    }
+
+    pub(super) fn outbox(&self, after: Option<OutboxRecord>, limit: usize) -> Vec<OutboxRecord> {
+        let after = after.as_ref().map(outbox_key);
+        let items = self.outbox.iter().filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after));
+        items.map(|(_, item)| item.clone()).take(limit).collect()
+    }
+
+    pub(super) fn outbox_done(&mut self, items: Vec<OutboxRecord>) {
+        for item in items {
+            if let Some((key, before)) = self.outbox.remove_entry(&outbox_key(&item)) {
+                self.unsynced.push(Box::new(move |tables| drop(tables.outbox.insert(key, before))));
+            }
+        }
+    }
+
+    pub(super) fn park(&mut self, sends: Vec<ParkedSend>) {
+        self.parked.extend(sends.into_iter().map(|send| (send.number, send)));
+        self.sync();
+    }
+
+    pub(super) fn parked(&self, after: Option<u64>, limit: usize) -> Vec<ParkedSend> {
+        let sends = self.parked.iter().filter(|(number, _)| after.is_none_or(|after| **number > after));
+        sends.map(|(_, send)| send.clone()).take(limit).collect()
+    }
+
+    pub(super) fn unpark(&mut self, numbers: Vec<u64>) {
+        for number in numbers {
+            if let Some(before) = self.parked.remove(&number) {
+                self.unsynced.push(Box::new(move |tables| drop(tables.parked.insert(number, before))));
+            }
+        }
+    }
+}
