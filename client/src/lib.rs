@@ -1,5 +1,6 @@
 //! A client of Hearth: both transports, reconnects, resume at any region, and one ordered stream of events out.
 
+pub mod chat;
 mod client;
 pub mod rest;
 pub mod session;
@@ -11,3 +12,8 @@ pub use client::{Client, ClientOptions, ConnectError, Events};
 pub use session::{Disconnect, Endpoint, Event, GapReason, SendError};
 pub use token::{Token, TokenError, TokenSource};
 pub use transport::{Address, TransportKind};
+
+#[cfg(test)]
+mod mock;
+#[cfg(test)]
+mod tests;

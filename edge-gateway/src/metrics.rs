@@ -125,14 +125,12 @@ impl GatewayMetrics {
     /// Counters that `registry` shows.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let mut add = |name: &str, help: &str, metric: Box<dyn prometheus_client::registry::Metric>| {
-            registry.register(name, help, metric);
-        };
-        add("gateway_sessions", "Live sessions", Box::new(metrics.sessions.clone()));
-        add("gateway_frames", "Frames to and from clients", Box::new(metrics.frames.clone()));
-        add("gateway_refusals", "Requests that were refused, in frames and REST", Box::new(metrics.refusals.clone()));
-        add("gateway_closes", "Sessions closed by the server", Box::new(metrics.closes.clone()));
-        add("gateway_outbound_dropped", "Events that did not go out", Box::new(metrics.dropped.clone()));
+        registry.register("gateway_sessions", "Live sessions", metrics.sessions.clone());
+        registry.register("gateway_frames", "Frames to and from clients", metrics.frames.clone());
+        let help = "Requests that were refused, in frames and REST";
+        registry.register("gateway_refusals", help, metrics.refusals.clone());
+        registry.register("gateway_closes", "Sessions closed by the server", metrics.closes.clone());
+        registry.register("gateway_outbound_dropped", "Events that did not go out", metrics.dropped.clone());
         metrics
     }
 

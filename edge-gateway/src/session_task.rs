@@ -203,7 +203,7 @@ impl<S: FrameStream> Runner<S> {
     }
 
     async fn wait(&mut self, sleep: Pin<&mut Sleep>) -> Wake {
-        let reading = self.running.len() < self.gateway.options.limits.session_requests;
+        let reading = self.session.requests() < self.gateway.options.limits.session_requests;
         let (connection, queue) = match &mut self.registered {
             Some(registered) => (Some(&registered.connection), Some(&mut registered.events)),
             None => (None, None),
@@ -243,7 +243,7 @@ impl<S: FrameStream> Runner<S> {
 
     fn take_ready_frames(&mut self) -> ControlFlow<()> {
         for _ in 1..BATCH {
-            if self.running.len() + self.session.waiting_effects() >= self.gateway.options.limits.session_requests {
+            if self.session.requests() >= self.gateway.options.limits.session_requests {
                 break;
             }
             let Some(incoming) = self.stream.receive().now_or_never() else { break };

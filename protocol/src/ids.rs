@@ -303,6 +303,17 @@ pub fn direct_conversation(one: &UserId, other: &UserId) -> ConversationId {
     ConversationId(hashed_uuid(&[b"hearth-direct-1", first.as_str().as_bytes(), second.as_str().as_bytes()]))
 }
 
+/// The id of a group that a user creates under an idempotency key; `attempt` counts up until the slot suits.
+#[must_use]
+pub fn group_conversation(creator: &UserId, key: Uuid, attempt: u64) -> ConversationId {
+    ConversationId(hashed_uuid(&[
+        b"hearth-group-1",
+        creator.as_str().as_bytes(),
+        key.as_bytes(),
+        &attempt.to_be_bytes(),
+    ]))
+}
+
 /// A UUID of version 8 (RFC 9562 section 5.8, vendor-specific) from the SHA-256 of length-prefixed parts.
 fn hashed_uuid(parts: &[&[u8]]) -> Uuid {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);

@@ -1,18 +1,27 @@
 //! The handle of a running region.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_protocol::client::{Endpoint, SendPayload};
+use hearth_protocol::client::{Endpoint, SendPayload, ServerFrame, encode_server_frame};
 use hearth_protocol::rest::{
     ApiAnswer, CreateGroup, HistoryQuery, PatchConversation, PatchUser, SyncCursor, SyncRequest,
 };
-use hearth_protocol::{ConversationId, DeviceId, Epoch, NodeId, Refusal, RegionId, UserId};
+use hearth_protocol::{ConversationId, DeviceId, Epoch, ErrorCode, NodeId, Refusal, RegionId, UserId};
+use region_model::ports::{StoreError, Stores};
+use region_model::{CoreOptions, Input, Outcome, RegionCore};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::edge::{Connection, EdgeEvent};
+use crate::hub::Hub;
+use crate::links::{LinkEvent, Links};
+use crate::region::{Region, RegionOptions, salt};
+use crate::reply::{ReplyTo, SendReply};
+use crate::runtime::Runtime;
+use crate::{notices, outbox};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -136,31 +145,102 @@ pub enum Readiness {
 
 /// A running region. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct RegionHandle {}
+pub struct RegionHandle {
+    region: Arc<Region>,
+}
+
+/// Waits at most this long for the user's record before a session starts with a partial feed.
+const ARRIVAL_PATIENCE: Duration = Duration::from_millis(800);
+/// Pause before an arrival that failed is tried again.
+const ARRIVAL_AGAIN: Duration = Duration::from_secs(1);
+/// Inputs that wait for the core; a full queue refuses sends with `OVERLOADED` and slows links down.
+const INPUTS: usize = 16_384;
+/// Outbox items that wait for the worker; what a full queue leaves out is swept from disk.
+const OUTBOX: usize = 4_096;
+/// Notices that wait to be made.
+const NOTICES: usize = 1_024;
 
 impl RegionHandle {
+    /// Starts a region over its stores and links. Parked sends are taken up before anything else.
+    ///
+    /// # Errors
+    /// When the store does not read.
+    pub async fn start(options: RegionOptions, stores: Stores, links: Arc<dyn Links>) -> Result<Self, StoreError> {
+        let (inputs, input_queue) = mpsc::channel(INPUTS);
+        let (outbox, outbox_queue) = mpsc::channel(OUTBOX);
+        let (notices, notice_queue) = mpsc::channel(NOTICES);
+        let core = RegionCore::new(CoreOptions {
+            me: options.region.clone(),
+            map: options.map.clone(),
+            bounds: options.bounds,
+            parking: options.parking,
+            loaded_logs: options.loaded_logs,
+        });
+        let parked = all_parked(&stores).await?;
+        let region = Arc::new(Region::new(options, stores, links, Hub::new(notices), inputs, outbox));
+        region.input(Input::ParkedAtStart(parked)).await;
+        tokio::spawn(Runtime::new(region.clone(), core, input_queue).run());
+        tokio::spawn(outbox::run(region.clone(), outbox_queue));
+        tokio::spawn(notices::run(region.clone(), notice_queue));
+        Ok(Self { region })
+    }
+
     /// The region's name.
     #[must_use]
     pub fn region(&self) -> &RegionId {
-        todo!()
+        &self.region.options.region
     }
 
     /// The node's name.
     #[must_use]
     pub fn node(&self) -> &NodeId {
-        todo!()
+        &self.region.options.node
     }
 
-    /// Other regions that clients may try, best first.
+    /// Other regions that clients may try, best first: by round trip where it is known.
     #[must_use]
     pub fn endpoints(&self) -> Vec<Endpoint> {
-        todo!()
+        let mut endpoints = self.region.options.endpoints.clone();
+        endpoints.sort_by_key(|endpoint| {
+            self.region.links.round_trip(&endpoint.region).unwrap_or(Duration::from_secs(3_600))
+        });
+        endpoints
     }
 
     /// Whether the region serves: its store works and it is not draining.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        todo!()
+        if let Some(reason) = self.region.failed.borrow().as_ref() {
+            return Readiness::NotReady(format!("STORE_UNAVAILABLE: {reason}"));
+        }
+        if *self.region.draining.borrow() {
+            return Readiness::NotReady("DRAINING: sessions are leaving".to_owned());
+        }
+        Readiness::Ready
+    }
+
+    /// Resolves with the reason once the store failed.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.region.failed.subscribe();
+        match failed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "the region is gone".to_owned(),
+        }
+    }
+
+    /// Tells the region that its store broke outside a call.
+    pub fn fail(&self, reason: &str) {
+        self.region.fail(reason);
+    }
+
+    /// Sets whether the region drains: no new session is taken.
+    pub fn set_draining(&self, draining: bool) {
+        self.region.draining.send_replace(draining);
+    }
+
+    /// Takes an event of the links; waits when the core is behind.
+    pub async fn link_event(&self, event: LinkEvent) {
+        self.region.link_event(event).await;
     }
 
     /// Registers a session. The queue holds `capacity` events. Waits at most about a second for the user's record.
@@ -168,21 +248,76 @@ impl RegionHandle {
     /// # Errors
     /// `STORE_UNAVAILABLE` or `DRAINING`.
     pub async fn open(&self, user: UserId, device: DeviceId, capacity: usize) -> Result<Opened, Refusal> {
-        let _ = (user, device, capacity);
-        todo!()
+        self.region.check_store()?;
+        if *self.region.draining.borrow() {
+            return Err(Refusal::new(ErrorCode::Draining, "this region is leaving; try another"));
+        }
+        let (connection, events) = Connection::new(self.region.new_connection_id(), user.clone(), device, capacity);
+        let connection = Arc::new(connection);
+        self.region.hub.add(connection.clone());
+        let feed_complete = self.arrive(&connection).await;
+        self.region.device_connected(&user, device).await;
+        Ok(Opened { connection, events, feed_complete })
+    }
+
+    /// Starts the arrival; `feed.complete` follows where it takes longer than a session waits.
+    async fn arrive(&self, connection: &Arc<Connection>) -> bool {
+        let region = self.region.clone();
+        let user = connection.user.clone();
+        let (done, arrived) = tokio::sync::oneshot::channel();
+        let late = Arc::downgrade(connection);
+        tokio::spawn(async move {
+            let mut done = Some(done);
+            while region.arrive(&user).await.is_err() {
+                tokio::time::sleep(ARRIVAL_AGAIN).await;
+                // Nobody waits for the arrival of a session that left.
+                if late.upgrade().is_none() || region.check_store().is_err() {
+                    return;
+                }
+            }
+            let in_time = done.take().is_some_and(|done| done.send(()).is_ok());
+            if !in_time && let Some(connection) = late.upgrade() {
+                connection.push(EdgeEvent::Frame(encode_server_frame(&ServerFrame::FeedComplete, None)));
+            }
+        });
+        matches!(tokio::time::timeout(ARRIVAL_PATIENCE, arrived).await, Ok(Ok(())))
     }
 
     /// Forgets a session.
     pub fn close(&self, connection: &Connection) {
-        let _ = connection;
-        todo!()
+        self.region.hub.remove(connection);
     }
 
     /// Takes a `message.send`. The answer (ack, queued or error, with `request` echoed) comes as an event of the
     /// connection, always, also when the core is overloaded.
     pub fn send(&self, connection: &Arc<Connection>, request: Option<String>, send: SendPayload) {
-        let _ = (connection, request, send);
-        todo!()
+        let reply = ReplyTo::Send(Arc::new(SendReply {
+            connection: connection.clone(),
+            request,
+            message: send.message_id,
+            conversation: send.conversation_id,
+        }));
+        let refused = |refusal| reply.outcome(Outcome::Refused(refusal));
+        if let Err(refusal) = self.region.check_store() {
+            return refused(refusal);
+        }
+        if let Some(level) = send.durability
+            && let Err(refusal) = self.region.check_level(level)
+        {
+            return refused(refusal);
+        }
+        let command = self.region.send_command(&connection.user, send);
+        let device = Some(connection.device);
+        let input = Input::Command { command, salt: salt(), reply: reply.clone(), device };
+        if self.region.try_input(input).is_err() {
+            let refusal = match self.region.check_store() {
+                Err(refusal) => refusal,
+                Ok(()) => Refusal::new(ErrorCode::Overloaded, "too many requests wait in this region")
+                    .with_retry_after(1)
+                    .with_limit(format!("{INPUTS} requests")),
+            };
+            refused(refusal);
+        }
     }
 
     /// Rows of a conversation after `cursor.last_sequence` that the user may see, at most `rows`: the newest of them
@@ -197,13 +332,30 @@ impl RegionHandle {
         rows: usize,
         newest: bool,
     ) -> Result<Replay, Refusal> {
-        let _ = (user, cursor, rows, newest);
-        todo!()
+        self.region.replay(user, cursor, rows, newest).await
     }
 
     /// Answers a REST call.
     pub async fn api(&self, user: &UserId, call: ApiCall) -> ApiAnswer {
-        let _ = (user, call);
-        todo!()
+        self.region.api(user, call).await
+    }
+
+    /// Numbers for `/metrics`.
+    pub fn register_metrics(&self, registry: &mut prometheus_client::registry::Registry) {
+        crate::metrics::register(&self.region, registry);
+    }
+}
+
+async fn all_parked(stores: &Stores) -> Result<Vec<hearth_protocol::record::ParkedSend>, StoreError> {
+    const PAGE: usize = 1_024;
+    let mut parked = Vec::new();
+    loop {
+        let after = parked.last().map(|send: &hearth_protocol::record::ParkedSend| send.number);
+        let page = stores.parking.parked(after, PAGE).await?;
+        let full = page.len() == PAGE;
+        parked.extend(page);
+        if !full {
+            return Ok(parked);
+        }
     }
 }

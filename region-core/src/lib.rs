@@ -1,10 +1,26 @@
 //! One region: the homes that it sequences, the replicas that it holds, the sends that it parks.
 //!
 //! The decisions are in `region-model`; this crate is their shell. [`handle::RegionHandle`] is what edges and
-//! compositions use.
+//! compositions use. Only `runtime` performs effects of the core.
 
+mod api;
 pub mod edge;
+mod fail_point;
 pub mod handle;
+mod hub;
+pub mod links;
+mod metrics;
+mod notices;
+mod outbox;
+mod reads;
+mod region;
+mod replay;
+mod reply;
+mod rows;
+mod runtime;
+mod users;
 
 pub use edge::{Connection, EdgeEvent};
 pub use handle::{ApiCall, Opened, Readiness, RegionHandle, Replay};
+pub use links::{LinkEvent, Links, NotSent};
+pub use region::RegionOptions;

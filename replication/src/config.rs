@@ -70,7 +70,7 @@ pub struct LinkTimes {
     /// QUIC's own idle time-out, a back-stop (default 5 s).
     pub idle: Duration,
     /// Bounds the TLS handshake and the hello of one attempt (default 1 s); every fourth attempt
-    /// of a series may take three times as long, for a link with a very long round trip.
+    /// of a series may take 2.2 times as long, for a link with a very long round trip.
     pub establish: Duration,
     /// Largest pause before the next attempt (default 1 s; the smallest ceiling is 50 ms).
     pub reconnect_cap: Duration,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,6 @@ use quinn::udp::UdpSocketState;
 use quinn::{Endpoint, Incoming, Runtime, TokioRuntime, VarInt};
 use rustls::pki_types::ServerName;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,7 +22,7 @@ use crate::handshake::{self, EstablishError};
 use crate::lanes::{Lane, SendError};
 use crate::metrics::LinkMetrics;
 use crate::peer::{Established, LinkEvent, Peer, SessionEnd, Shared, run_session};
-use crate::socket::{self, Route};
+use crate::socket::{self, Route, SocketControl};
 use crate::tls::{self, TlsError};
 use crate::wire::{CLOSE_SHUTDOWN, Hello, Refusal};
 
@@ -82,7 +82,7 @@ struct Inner {
     peers: HashMap<String, Arc<Peer>>,
     tasks: TaskTracker,
     /// Taken by `shutdown`: the socket is released when nobody holds the endpoint.
-    endpoint: Mutex<Option<(Endpoint, JoinHandle<()>)>>,
+    endpoint: Mutex<Option<(Endpoint, SocketControl)>>,
 }
 
 impl Links {
@@ -105,9 +105,14 @@ impl Links {
         let peers: Vec<Arc<Peer>> = config
             .peers
             .iter()
-            .map(|peer| Arc::new(Peer::new(peer.clone(), metrics.pair(&config.region, &peer.region))))
+            .map(|peer| {
+                Arc::new(Peer::new(
+                    peer.clone(),
+                    metrics.pair(&config.region, &peer.region),
+                ))
+            })
             .collect();
-        let (socket, releasing) = socket::wrap(
+        let (socket, control) = socket::wrap(
             bind(udp)?,
             routes(&config, &faults, &metrics),
             config.limits.delayed_bytes,
@@ -122,32 +127,60 @@ impl Links {
         endpoint.set_default_client_config(configs.client);
         let (events, receiver) = mpsc::channel(config.limits.events);
         let hello = hello(&config);
-        let shared =
-            Arc::new(Shared { config, hello, metrics, events, stop: CancellationToken::new() });
+        let shared = Arc::new(Shared {
+            config,
+            hello,
+            metrics,
+            events,
+            stop: CancellationToken::new(),
+        });
         let tasks = TaskTracker::new();
         spawn_all(&tasks, &shared, &peers, &endpoint);
-        let peers = peers.into_iter().map(|peer| (peer.config.region.clone(), peer)).collect();
-        let endpoint = Mutex::new(Some((endpoint, releasing)));
-        Ok((LinksHandle { inner: Arc::new(Inner { shared, peers, tasks, endpoint }) }, receiver))
+        let peers = peers
+            .into_iter()
+            .map(|peer| (peer.config.region.clone(), peer))
+            .collect();
+        let endpoint = Mutex::new(Some((endpoint, control)));
+        Ok((
+            LinksHandle {
+                inner: Arc::new(Inner {
+                    shared,
+                    peers,
+                    tasks,
+                    endpoint,
+                }),
+            },
+            receiver,
+        ))
     }
 }
 
 fn check(config: &LinkConfig) -> Result<(), LinkError> {
     let mut seen = vec![config.region.as_str()];
     if ServerName::try_from(config.region.as_str()).is_err() {
-        return Err(LinkError::RegionName { region: config.region.clone() });
+        return Err(LinkError::RegionName {
+            region: config.region.clone(),
+        });
     }
     for peer in &config.peers {
         let name = peer.region.as_str();
         if seen.contains(&name) || ServerName::try_from(name).is_err() {
-            return Err(LinkError::RegionName { region: peer.region.clone() });
+            return Err(LinkError::RegionName {
+                region: peer.region.clone(),
+            });
         }
         seen.push(name);
     }
     if config.versions.minimum > config.versions.current {
         return Err(LinkError::Versions);
     }
-    let LinkLimits { lane_frames, events, stream_window, connection_window, .. } = config.limits;
+    let LinkLimits {
+        lane_frames,
+        events,
+        stream_window,
+        connection_window,
+        ..
+    } = config.limits;
     let windows = (stream_window as usize, connection_window as usize);
     for (limit, value) in [
         ("lane_frames", lane_frames),
@@ -201,13 +234,23 @@ fn spawn_all(tasks: &TaskTracker, shared: &Arc<Shared>, peers: &[Arc<Peer>], end
     for peer in peers {
         let (sender, receiver) = mpsc::channel(1);
         if shared.config.region < peer.config.region {
-            tasks.spawn(run_dialler(Arc::clone(shared), Arc::clone(peer), endpoint.clone(), receiver));
+            tasks.spawn(run_dialler(
+                Arc::clone(shared),
+                Arc::clone(peer),
+                endpoint.clone(),
+                receiver,
+            ));
         } else {
             tasks.spawn(run_acceptor(Arc::clone(shared), Arc::clone(peer), receiver));
         }
         accepting.insert(peer.config.region.clone(), (Arc::clone(peer), sender));
     }
-    tasks.spawn(accept_all(Arc::clone(shared), Arc::new(accepting), endpoint.clone(), tasks.clone()));
+    tasks.spawn(accept_all(
+        Arc::clone(shared),
+        Arc::new(accepting),
+        endpoint.clone(),
+        tasks.clone(),
+    ));
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
         tokio::select! {
@@ -228,7 +271,12 @@ async fn run_dialler(
     let mut backoff = Backoff::new(times.reconnect_cap);
     loop {
         let limit = backoff.attempt_limit(times.establish);
-        let attempt = handshake::dial(&endpoint, peer.config.address, &peer.config.region, &shared.hello);
+        let attempt = handshake::dial(
+            &endpoint,
+            peer.config.address,
+            &peer.config.region,
+            &shared.hello,
+        );
         let outcome = tokio::select! {
             () = shared.stop.cancelled() => return,
             outcome = timeout(limit, attempt) => outcome.unwrap_or(Err(EstablishError::Lost)),
@@ -237,7 +285,10 @@ async fn run_dialler(
         match outcome {
             Ok(established) => {
                 let since = Instant::now();
-                if matches!(run_session(&shared, &peer, established, &mut newer).await, SessionEnd::Stop) {
+                if matches!(
+                    run_session(&shared, &peer, established, &mut newer).await,
+                    SessionEnd::Stop
+                ) {
                     return;
                 }
                 if since.elapsed() >= STEADY_AFTER {
@@ -259,7 +310,11 @@ async fn run_dialler(
 }
 
 /// Keeps the link to a peer that dials us: a newer connection replaces the one before.
-async fn run_acceptor(shared: Arc<Shared>, peer: Arc<Peer>, mut newer: mpsc::Receiver<Established>) {
+async fn run_acceptor(
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    mut newer: mpsc::Receiver<Established>,
+) {
     let mut next = None;
     loop {
         let established = match next.take() {
@@ -286,7 +341,12 @@ async fn run_acceptor(shared: Arc<Shared>, peer: Arc<Peer>, mut newer: mpsc::Rec
 type Accepting = HashMap<String, (Arc<Peer>, mpsc::Sender<Established>)>;
 
 /// Accepts connections until shutdown.
-async fn accept_all(shared: Arc<Shared>, accepting: Arc<Accepting>, endpoint: Endpoint, tasks: TaskTracker) {
+async fn accept_all(
+    shared: Arc<Shared>,
+    accepting: Arc<Accepting>,
+    endpoint: Endpoint,
+    tasks: TaskTracker,
+) {
     let handshakes = Arc::new(Semaphore::new(MAXIMUM_HANDSHAKES));
     loop {
         let incoming = tokio::select! {
@@ -340,7 +400,11 @@ impl LinksHandle {
     /// # Errors
     /// [`SendError`]; the frame was not taken.
     pub fn send(&self, peer: &str, lane: Lane, frame: Bytes) -> Result<(), SendError> {
-        self.inner.peers.get(peer).ok_or(SendError::UnknownPeer)?.send(lane, frame)
+        self.inner
+            .peers
+            .get(peer)
+            .ok_or(SendError::UnknownPeer)?
+            .send(lane, frame)
     }
 
     /// Whether the link to `peer` is up.
@@ -360,15 +424,32 @@ impl LinksHandle {
     pub async fn shutdown(&self) {
         self.inner.shared.stop.cancel();
         self.inner.tasks.close();
-        if timeout(SHUTDOWN_PATIENCE, self.inner.tasks.wait()).await.is_err() {
-            tracing::warn!(region = self.inner.shared.config.region, "link tasks did not stop in time");
+        if timeout(SHUTDOWN_PATIENCE, self.inner.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                region = self.inner.shared.config.region,
+                "link tasks did not stop in time"
+            );
         }
-        let Some((endpoint, releasing)) = self.inner.endpoint.lock().take() else { return };
+        let Some((endpoint, control)) = self.inner.endpoint.lock().take() else {
+            return;
+        };
         endpoint.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"");
         // A peer that is cut off cannot be told; it notices by silence.
         drop(timeout(SHUTDOWN_PATIENCE, endpoint.wait_idle()).await);
         drop(endpoint);
         // Ends when quinn dropped the socket: its port is free then.
-        drop(timeout(SHUTDOWN_PATIENCE, releasing).await);
+        drop(timeout(SHUTDOWN_PATIENCE, control.releasing).await);
+    }
+
+    /// Stops as a crash does: not a datagram more leaves, and peers find out by themselves.
+    /// Releases the socket as [`LinksHandle::shutdown`] does.
+    pub async fn vanish(&self) {
+        if let Some((_, control)) = self.inner.endpoint.lock().as_ref() {
+            control.muted.store(true, Ordering::Relaxed);
+        }
+        self.shutdown().await;
     }
 }

@@ -81,6 +81,17 @@ pub(crate) struct FaultySocket {
     lines: Arc<DelayLines>,
     by_address: HashMap<SocketAddr, usize>,
     dice: Mutex<SmallRng>,
+    muted: Arc<AtomicBool>,
+}
+
+/// What the owner of a [`FaultySocket`] keeps after quinn took the socket.
+#[derive(Debug)]
+pub(crate) struct SocketControl {
+    /// While set, nothing is sent any more, to anybody.
+    pub(crate) muted: Arc<AtomicBool>,
+    /// The task that releases delayed sends; it ends, after the last of them, when quinn has
+    /// dropped the socket.
+    pub(crate) releasing: JoinHandle<()>,
 }
 
 /// Addresses compare in one form, although a dual-stack socket writes IPv4 within IPv6.
@@ -94,18 +105,25 @@ fn datagrams(bytes: usize, segment_size: Option<usize>) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-/// Wraps `inner` and starts the task, given too, that releases delayed sends. It ends, after the last
-/// waiting send, when the socket is dropped.
+/// Wraps `inner` and starts the task that releases delayed sends.
 pub(crate) fn wrap(
     inner: Arc<dyn AsyncUdpSocket>,
     routes: Vec<Route>,
     maximum_delayed_bytes: usize,
     seed: u64,
-) -> (Arc<FaultySocket>, JoinHandle<()>) {
-    let by_address = routes.iter().enumerate().map(|(index, route)| (canonical(route.address), index)).collect();
+) -> (Arc<FaultySocket>, SocketControl) {
+    let by_address = routes
+        .iter()
+        .enumerate()
+        .map(|(index, route)| (canonical(route.address), index))
+        .collect();
     let peers = routes
         .into_iter()
-        .map(|route| PeerLine { route, waiting: AtomicUsize::new(0), queue: Mutex::default() })
+        .map(|route| PeerLine {
+            route,
+            waiting: AtomicUsize::new(0),
+            queue: Mutex::default(),
+        })
         .collect();
     let lines = Arc::new(DelayLines {
         peers,
@@ -116,7 +134,21 @@ pub(crate) fn wrap(
     });
     let releasing = tokio::spawn(release(Arc::clone(&lines), Arc::clone(&inner)));
     let dice = Mutex::new(SmallRng::seed_from_u64(seed));
-    (Arc::new(FaultySocket { inner, lines, by_address, dice }), releasing)
+    let muted = Arc::new(AtomicBool::new(false));
+    let control = SocketControl {
+        muted: Arc::clone(&muted),
+        releasing,
+    };
+    (
+        Arc::new(FaultySocket {
+            inner,
+            lines,
+            by_address,
+            dice,
+            muted,
+        }),
+        control,
+    )
 }
 
 impl Drop for FaultySocket {
@@ -129,11 +161,18 @@ impl Drop for FaultySocket {
 impl FaultySocket {
     /// Sends under a fault, or behind sends that still wait for theirs. Never blocks: a network
     /// that is slow or full shows nothing of it to the sender.
-    fn send_faulty(&self, line: &PeerLine, faults: FaultState, transmit: &Transmit<'_>) -> io::Result<()> {
+    fn send_faulty(
+        &self,
+        line: &PeerLine,
+        faults: FaultState,
+        transmit: &Transmit<'_>,
+    ) -> io::Result<()> {
         let metrics = &line.route.metrics;
         let size = transmit.contents.len();
         if faults.cut {
-            metrics.datagrams_cut.inc_by(datagrams(size, transmit.segment_size));
+            metrics
+                .datagrams_cut
+                .inc_by(datagrams(size, transmit.segment_size));
             return Ok(());
         }
         let contents = if faults.loss_percent > 0.0 {
@@ -146,7 +185,9 @@ impl FaultySocket {
         }
         let delayed = Delayed {
             due: Instant::now() + faults.delay,
-            segment_size: transmit.segment_size.filter(|segment| *segment < contents.len()),
+            segment_size: transmit
+                .segment_size
+                .filter(|segment| *segment < contents.len()),
             contents,
             destination: transmit.destination,
             source: transmit.src_ip,
@@ -163,10 +204,18 @@ impl FaultySocket {
 
     /// The datagrams of a send that the dice spare. Only the last may be shorter than the segment
     /// size, and leaving some out keeps that true.
-    fn survivors(&self, transmit: &Transmit<'_>, loss_percent: f64, metrics: &PairMetrics) -> Bytes {
+    fn survivors(
+        &self,
+        transmit: &Transmit<'_>,
+        loss_percent: f64,
+        metrics: &PairMetrics,
+    ) -> Bytes {
         let mut kept = BytesMut::with_capacity(transmit.contents.len());
         let mut dice = self.dice.lock();
-        let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
+        let segment = transmit
+            .segment_size
+            .unwrap_or(transmit.contents.len())
+            .max(1);
         for datagram in transmit.contents.chunks(segment) {
             if dice.random::<f64>() * 100.0 < loss_percent {
                 metrics.datagrams_lost.inc();
@@ -184,6 +233,9 @@ impl AsyncUdpSocket for FaultySocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if self.muted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let Some(index) = self.by_address.get(&canonical(transmit.destination)) else {
             return self.inner.try_send(transmit);
         };
@@ -193,7 +245,10 @@ impl AsyncUdpSocket for FaultySocket {
             return self.send_faulty(line, faults, transmit);
         }
         self.inner.try_send(transmit)?;
-        line.route.metrics.sent_bytes.inc_by(transmit.contents.len() as u64);
+        line.route
+            .metrics
+            .sent_bytes
+            .inc_by(transmit.contents.len() as u64);
         Ok(())
     }
 
@@ -206,7 +261,11 @@ impl AsyncUdpSocket for FaultySocket {
         let received = std::task::ready!(self.inner.poll_recv(context, buffers, meta))?;
         for meta in &meta[..received] {
             if let Some(index) = self.by_address.get(&canonical(meta.addr)) {
-                self.lines.peers[*index].route.metrics.received_bytes.inc_by(meta.len as u64);
+                self.lines.peers[*index]
+                    .route
+                    .metrics
+                    .received_bytes
+                    .inc_by(meta.len as u64);
             }
         }
         Poll::Ready(Ok(received))
@@ -235,13 +294,17 @@ impl DelayLines {
         let size = delayed.contents.len();
         let metrics = &line.route.metrics;
         if self.bytes.load(Ordering::Relaxed) + size > self.maximum_bytes {
-            metrics.datagrams_overflow.inc_by(datagrams(size, delayed.segment_size));
+            metrics
+                .datagrams_overflow
+                .inc_by(datagrams(size, delayed.segment_size));
             return;
         }
         self.bytes.fetch_add(size, Ordering::Relaxed);
         metrics.sent_bytes.inc_by(size as u64);
         let mut queue = line.queue.lock();
-        delayed.due = queue.back().map_or(delayed.due, |last| last.due.max(delayed.due));
+        delayed.due = queue
+            .back()
+            .map_or(delayed.due, |last| last.due.max(delayed.due));
         let first = queue.is_empty();
         line.waiting.fetch_add(1, Ordering::AcqRel);
         queue.push_back(delayed);
@@ -253,7 +316,10 @@ impl DelayLines {
 
     /// When the next send of any peer is due.
     fn next_due(&self) -> Option<Instant> {
-        self.peers.iter().filter_map(|line| line.queue.lock().front().map(|delayed| delayed.due)).min()
+        self.peers
+            .iter()
+            .filter_map(|line| line.queue.lock().front().map(|delayed| delayed.due))
+            .min()
     }
 }
 
@@ -295,11 +361,17 @@ async fn release_due(
             queue.pop_front()
         };
         let Some(delayed) = delayed else { return };
-        lines.bytes.fetch_sub(delayed.contents.len(), Ordering::Relaxed);
+        lines
+            .bytes
+            .fetch_sub(delayed.contents.len(), Ordering::Relaxed);
         let transmit = delayed.transmit();
         let mut outcome = inner.try_send(&transmit);
-        while outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
-            let writable = std::future::poll_fn(|context| poller.as_mut().poll_writable(context)).await;
+        while outcome
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        {
+            let writable =
+                std::future::poll_fn(|context| poller.as_mut().poll_writable(context)).await;
             outcome = writable.and_then(|()| inner.try_send(&transmit));
         }
         if outcome.is_err() {
@@ -307,5 +379,229 @@ async fn release_due(
             line.route.metrics.datagrams_error.inc_by(lost);
         }
         line.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults::LinkFaults;
+    use crate::metrics::LinkMetrics;
+    use std::time::Duration;
+
+    /// Takes every send and remembers when it came.
+    #[derive(Debug, Default)]
+    struct Recorder(Mutex<Vec<Sent>>);
+
+    /// When, what, and the segment size.
+    type Sent = (Instant, Vec<u8>, Option<usize>);
+
+    #[derive(Debug)]
+    struct AlwaysWritable;
+
+    impl UdpPoller for AlwaysWritable {
+        fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncUdpSocket for Recorder {
+        fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+            Box::pin(AlwaysWritable)
+        }
+
+        fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+            self.0.lock().push((
+                Instant::now(),
+                transmit.contents.to_vec(),
+                transmit.segment_size,
+            ));
+            Ok(())
+        }
+
+        fn poll_recv(
+            &self,
+            _: &mut Context<'_>,
+            _: &mut [IoSliceMut<'_>],
+            _: &mut [RecvMeta],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Ok(SocketAddr::from(([127, 0, 0, 1], 1)))
+        }
+    }
+
+    struct Bench {
+        recorder: Arc<Recorder>,
+        socket: Arc<FaultySocket>,
+        control: SocketControl,
+        faults: LinkFaults,
+        metrics: PairMetrics,
+    }
+
+    const PEER: ([u8; 4], u16) = ([127, 0, 0, 1], 2);
+
+    fn bench(maximum_delayed_bytes: usize) -> Bench {
+        let (faults, recorder) = (LinkFaults::new(), Arc::new(Recorder::default()));
+        let metrics = LinkMetrics::default().pair("a", "b");
+        let route = Route {
+            address: PEER.into(),
+            faults: faults.cell("a", "b"),
+            metrics: metrics.clone(),
+        };
+        let (socket, control) = wrap(recorder.clone(), vec![route], maximum_delayed_bytes, 1);
+        Bench {
+            recorder,
+            socket,
+            control,
+            faults,
+            metrics,
+        }
+    }
+
+    impl Bench {
+        fn fault(&self, state: FaultState) {
+            self.faults.set("a", "b", state);
+        }
+
+        fn send(&self, contents: &[u8], segment_size: Option<usize>) {
+            let transmit = Transmit {
+                destination: PEER.into(),
+                ecn: None,
+                contents,
+                segment_size,
+                src_ip: None,
+            };
+            self.socket
+                .try_send(&transmit)
+                .expect("a network shows no errors");
+        }
+
+        fn sent(&self) -> Vec<u8> {
+            self.recorder
+                .0
+                .lock()
+                .iter()
+                .flat_map(|(_, contents, _)| contents.clone())
+                .collect()
+        }
+    }
+
+    impl Bench {
+        /// Waits until `bytes` bytes in all were handed on.
+        async fn until_sent(&self, bytes: usize) {
+            let sent = async {
+                while self.sent().len() < bytes {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), sent)
+                .await
+                .expect("sent");
+            assert_eq!(self.sent().len(), bytes);
+        }
+    }
+
+    fn delay(milliseconds: u64) -> FaultState {
+        FaultState {
+            delay: Duration::from_millis(milliseconds),
+            ..FaultState::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn sends_leave_after_their_delay_in_order_even_when_it_shrinks() {
+        let bench = bench(1_000);
+        let start = Instant::now();
+        bench.fault(delay(40));
+        bench.send(&[1], None);
+        bench.fault(delay(10));
+        bench.send(&[2], None);
+        bench.fault(FaultState::default());
+        bench.send(&[3], None);
+        assert_eq!(bench.sent(), []);
+        bench.until_sent(3).await;
+        assert_eq!(bench.sent(), [1, 2, 3]);
+        let first = bench.recorder.0.lock()[0].0;
+        assert!(first - start >= Duration::from_millis(40));
+        bench.send(&[4], None);
+        assert_eq!(
+            bench.sent(),
+            [1, 2, 3, 4],
+            "nothing waits: straight through"
+        );
+        assert_eq!(bench.metrics.sent_bytes.get(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_cut_drops_silently_and_counts_every_datagram_but_no_byte() {
+        let bench = bench(1_000);
+        bench.fault(FaultState {
+            cut: true,
+            ..FaultState::default()
+        });
+        bench.send(&[0; 25], Some(10));
+        assert_eq!(bench.sent(), []);
+        assert_eq!(bench.metrics.datagrams_cut.get(), 3);
+        assert_eq!(bench.metrics.sent_bytes.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn loss_takes_single_datagrams_out_of_a_segmented_send() {
+        let bench = bench(1_000_000);
+        bench.fault(FaultState {
+            loss_percent: 50.0,
+            ..FaultState::default()
+        });
+        for _ in 0..200 {
+            bench.send(&[1, 1, 2, 2, 3], Some(2));
+        }
+        let sent = bench.recorder.0.lock().clone();
+        for (_, contents, segment_size) in &sent {
+            let segments: Vec<&[u8]> = contents
+                .chunks(segment_size.unwrap_or(usize::MAX))
+                .collect();
+            assert!(
+                segments
+                    .iter()
+                    .all(|segment| [&[1, 1][..], &[2, 2], &[3]].contains(segment)),
+                "{segments:?}"
+            );
+        }
+        let lost = bench.metrics.datagrams_lost.get();
+        assert!((200..400).contains(&lost), "{lost} of 600");
+    }
+
+    #[tokio::test]
+    async fn what_exceeds_the_bound_of_delayed_bytes_is_lost_and_counted() {
+        let bench = bench(25);
+        bench.fault(delay(10));
+        for byte in 1..=3 {
+            bench.send(&[byte; 10], None);
+        }
+        bench.until_sent(20).await;
+        assert_eq!(bench.metrics.datagrams_overflow.get(), 1);
+        bench.send(&[4; 10], None);
+        bench.until_sent(30).await;
+    }
+
+    #[tokio::test]
+    async fn the_task_ends_with_the_socket_after_the_last_delayed_send() {
+        let bench = bench(1_000);
+        bench.fault(delay(10));
+        bench.send(&[1], None);
+        drop(bench.socket);
+        bench.control.releasing.await.expect("ends");
+        assert_eq!(bench.recorder.0.lock().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_muted_socket_sends_nothing_more() {
+        let bench = bench(1_000);
+        bench.control.muted.store(true, Ordering::Relaxed);
+        bench.send(&[1], None);
+        assert_eq!(bench.sent(), []);
     }
 }

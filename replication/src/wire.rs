@@ -33,7 +33,10 @@ pub struct VersionRange {
 
 impl Default for VersionRange {
     fn default() -> Self {
-        Self { minimum: 1, current: 1 }
+        Self {
+            minimum: 1,
+            current: 1,
+        }
     }
 }
 
@@ -134,7 +137,10 @@ impl Refusal {
             1 => Self::Mesh,
             2 => {
                 let detail = VersionDetail::decode(detail).unwrap_or_default();
-                let theirs = VersionRange { minimum: detail.minimum, current: detail.current };
+                let theirs = VersionRange {
+                    minimum: detail.minimum,
+                    current: detail.current,
+                };
                 Self::Version(Incompatible { ours, theirs })
             }
             3 => Self::MapDigest,
@@ -170,7 +176,10 @@ pub(crate) struct Hello {
 impl Hello {
     /// Versions that the sender speaks.
     pub(crate) fn versions(&self) -> VersionRange {
-        VersionRange { minimum: self.minimum_version, current: self.current_version }
+        VersionRange {
+            minimum: self.minimum_version,
+            current: self.current_version,
+        }
     }
 }
 
@@ -249,7 +258,10 @@ mod tests {
 
     #[test]
     fn a_refusal_survives_the_way_to_the_peer() {
-        let incompatible = Incompatible { ours: range(3, 4), theirs: range(1, 2) };
+        let incompatible = Incompatible {
+            ours: range(3, 4),
+            theirs: range(1, 2),
+        };
         for refusal in [
             Refusal::Certificate,
             Refusal::Mesh,
@@ -258,13 +270,30 @@ mod tests {
             Refusal::UnknownRegion,
             Refusal::WrongDialler,
         ] {
-            let read = Refusal::from_close(refusal.close_code().into(), &refusal.close_detail(), range(1, 2));
+            let read = Refusal::from_close(
+                refusal.close_code().into(),
+                &refusal.close_detail(),
+                range(1, 2),
+            );
             assert_eq!(read, Some(refusal));
         }
         let refusal = Refusal::Version(incompatible);
-        let read = Refusal::from_close(refusal.close_code().into(), &refusal.close_detail(), range(1, 2));
-        assert_eq!(read, Some(Refusal::Version(Incompatible { ours: range(1, 2), theirs: range(3, 4) })));
-        assert_eq!(Refusal::from_close(CLOSE_SHUTDOWN.into(), b"", range(1, 1)), None);
+        let read = Refusal::from_close(
+            refusal.close_code().into(),
+            &refusal.close_detail(),
+            range(1, 2),
+        );
+        assert_eq!(
+            read,
+            Some(Refusal::Version(Incompatible {
+                ours: range(1, 2),
+                theirs: range(3, 4)
+            }))
+        );
+        assert_eq!(
+            Refusal::from_close(CLOSE_SHUTDOWN.into(), b"", range(1, 1)),
+            None
+        );
         assert_eq!(Refusal::from_close(99, b"", range(1, 1)), None);
     }
 
@@ -272,11 +301,24 @@ mod tests {
     fn a_hello_of_another_mesh_version_or_map_is_refused() {
         let ours = hello();
         assert_eq!(check_hello(&ours, &hello()), Ok(3));
-        let theirs = Hello { mesh_id: "other".into(), ..hello() };
+        let theirs = Hello {
+            mesh_id: "other".into(),
+            ..hello()
+        };
         assert_eq!(check_hello(&ours, &theirs), Err(Refusal::Mesh));
-        let theirs = Hello { minimum_version: 4, current_version: 9, ..hello() };
-        assert!(matches!(check_hello(&ours, &theirs), Err(Refusal::Version(_))));
-        let theirs = Hello { map_digest: vec![3; 32], ..hello() };
+        let theirs = Hello {
+            minimum_version: 4,
+            current_version: 9,
+            ..hello()
+        };
+        assert!(matches!(
+            check_hello(&ours, &theirs),
+            Err(Refusal::Version(_))
+        ));
+        let theirs = Hello {
+            map_digest: vec![3; 32],
+            ..hello()
+        };
         assert_eq!(check_hello(&ours, &theirs), Err(Refusal::MapDigest));
     }
 

@@ -50,6 +50,7 @@ struct AckBody {
 impl Session {
     /// The API answered.
     pub(crate) fn handle_answer(&mut self, ticket: &Ticket, answer: &ApiAnswer, now: Moment) {
+        self.requests -= 1;
         if self.state == State::Closed {
             return;
         }

@@ -126,6 +126,8 @@ pub(crate) struct Session {
     heard_at: u64,
     /// Refusals since the ticks.
     refusals: (u64, u32),
+    /// API requests without an answer yet.
+    requests: usize,
 }
 
 impl std::fmt::Debug for Session {
@@ -159,6 +161,7 @@ impl Session {
             may_resume: true,
             heard_at: now.ticks,
             refusals: (now.ticks, 0),
+            requests: 0,
         };
         if let Some(token) = arrival.token {
             session.authenticate(&token, now);
@@ -169,6 +172,11 @@ impl Session {
     /// The next thing to do.
     pub(crate) fn next_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
+    }
+
+    /// API requests without an answer yet: the shell reads no further frames while there are too many.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests
     }
 
     /// Whose session it is, once that is known.
@@ -212,7 +220,7 @@ impl Session {
             ClientFrame::Send(send) => self.send_message(id, send, now),
             ClientFrame::Heartbeat => self.send(&ServerFrame::HeartbeatAck(now.wall), None),
             ClientFrame::Receipt(_) => {}
-            ClientFrame::Sync(request) => self.sync(id, request),
+            ClientFrame::Sync(request) => self.sync(id, request, now),
             ClientFrame::History(request) => self.history(id, &request, now),
             ClientFrame::Resume(resume) => self.resume_frame(id, resume, now),
             ClientFrame::AuthRefresh(token) => self.refresh(id, &token, now),
@@ -318,7 +326,11 @@ impl Session {
         self.effects.push_back(Effect::Forward { request: id, send });
     }
 
-    fn sync(&mut self, id: Option<String>, request: SyncRequest) {
+    fn sync(&mut self, id: Option<String>, request: SyncRequest, now: Moment) {
+        if let Err(refusal) = crate::rest::check_sync(&request) {
+            return self.refuse(id.as_deref(), &refusal, now);
+        }
+        self.requests += 1;
         self.effects.push_back(Effect::Api { ticket: Ticket::sync(id), call: ApiCall::Sync { request } });
     }
 
@@ -327,6 +339,7 @@ impl Session {
         if let Err(refusal) = crate::rest::check_history(&query) {
             return self.refuse(id.as_deref(), &refusal, now);
         }
+        self.requests += 1;
         let call = ApiCall::History { id: request.conversation_id, query };
         self.effects.push_back(Effect::Api { ticket: Ticket::history(id), call });
     }

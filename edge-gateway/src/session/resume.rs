@@ -10,6 +10,7 @@ use region_core::Replay;
 use super::deliveries::sync_required;
 use super::{Effect, Session, State};
 use crate::clock::Moment;
+use crate::rest::MOST_SEQUENCE;
 
 /// A resume under way.
 #[derive(Debug)]
@@ -95,6 +96,3 @@ impl Session {
         self.go_on_resuming();
     }
 }
-
-/// Wire integers stay below 2^53.
-const MOST_SEQUENCE: u64 = 1 << 53;

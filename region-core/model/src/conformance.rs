@@ -10,7 +10,7 @@
 mod samples;
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::Pin;
 
 use bytes::Bytes;
 use hearth_protocol::record::OutboxRecord;
@@ -84,6 +84,8 @@ pub async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
     .await;
     futures.into_iter().filter_map(|(_, output)| output).collect()
 }
+
+type Waiting<'a> = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>>;
 
 fn applied(outcome: &AppendOutcome) -> u64 {
     match outcome {
@@ -395,13 +397,10 @@ pub async fn a_removed_log_leaves_only_its_placement(subject: &mut dyn Subject) 
     };
     apply(&stores, vec![full(log, 1), full(other, 2)]).await;
     stores.placements.put_placements(vec![placement(log, 1)]).await.expect("takes placements");
-    let (more, removed) = (stores.log.append(vec![append(log, 3, 1)]), stores.log.remove(log));
-    let (mut more, mut removed) = (pin!(more), pin!(removed));
-    std::future::poll_fn(|context| {
-        let _first = more.as_mut().poll(context).is_ready();
-        removed.as_mut().poll(context).map(|done| done.expect("removes"))
-    })
-    .await;
+    // What waits before the removal goes with it.
+    let more: Waiting<'_> = Box::pin(async { stores.log.append(vec![append(log, 3, 1)]).await.map(drop) });
+    let removed: Waiting<'_> = stores.log.remove(log);
+    assert_eq!(join_all(vec![more, removed]).await, vec![Ok(()), Ok(())]);
     let loaded = stores.log.load(log).await.expect("loads");
     assert_eq!((loaded.placement, loaded.record), (Some(placement(log, 1)), None));
     assert_eq!((loaded.length, loaded.mark, loaded.snapshot, loaded.last), (0, 0, None, None));
@@ -468,8 +467,7 @@ pub async fn parked_sends_are_ordered_replaced_and_forgotten(subject: &mut dyn S
     lot.unpark(vec![1, 5, 77]).await.expect("forgets");
     assert_eq!(all().await, [2, 300].map(parked));
     let (park, unpark) = (lot.park(vec![parked(9)]), lot.unpark(vec![9]));
-    let both: Vec<Result<(), StoreError>> = join_all(vec![park, unpark]).await;
-    assert_eq!(both, vec![Ok(()), Ok(())]);
+    assert_eq!(join_all(vec![park, unpark]).await, vec![Ok(()), Ok(())]);
     assert_eq!(all().await, [2, 300].map(parked));
 }
 

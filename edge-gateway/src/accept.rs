@@ -1,0 +1,127 @@
+//! The TCP listener: bounded connections, optional TLS, HTTP/1.1 and HTTP/2 with upgrades, an end that waits.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
+
+use crate::access::Peer;
+use crate::connections::Place;
+use crate::http::Secure;
+use crate::state::GatewayState;
+
+/// The TLS settings of the listener; replaced while it runs.
+pub type SharedTls = Arc<ArcSwap<rustls::ServerConfig>>;
+
+/// Waits after a failed accept: out of file descriptors, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long open requests may take at the end.
+const END_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Accepts until the gateway stops, then waits a bounded time for open requests.
+pub(crate) async fn serve(gateway: Arc<GatewayState>, listener: TcpListener, tls: Option<SharedTls>, router: Router) {
+    let mut tasks = JoinSet::new();
+    let stopping = gateway.stopping();
+    tokio::pin!(stopping);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_ended) = tasks.join_next(), if !tasks.is_empty() => continue,
+            () = &mut stopping => break,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                if let Some(place) = place(&gateway, address) {
+                    let connection =
+                        Connection { gateway: Arc::clone(&gateway), router: router.clone(), address, place: Arc::new(place) };
+                    tasks.spawn(connection.serve(stream, tls.clone()));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    // What is still open after the time is dropped with the set.
+    let _ = tokio::time::timeout(END_TIMEOUT, ended).await;
+}
+
+fn place(gateway: &GatewayState, address: SocketAddr) -> Option<Place> {
+    let trusted = gateway.options.access.trusted_forwarders.iter().any(|range| range.contains(address.ip()));
+    let place = gateway.connections.place((!trusted).then(|| address.ip().to_canonical()));
+    if place.is_none() {
+        tracing::debug!("a connection over the limit was closed");
+    }
+    place
+}
+
+struct Connection {
+    gateway: Arc<GatewayState>,
+    router: Router,
+    address: SocketAddr,
+    place: Arc<Place>,
+}
+
+impl Connection {
+    async fn serve(self, stream: TcpStream, tls: Option<SharedTls>) {
+        // Frames are small and written whole: waiting to fill a segment only adds latency.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY was refused");
+        }
+        let Some(tls) = tls else { return self.serve_http(stream, false).await };
+        let acceptor = TlsAcceptor::from(tls.load_full());
+        let handshake = tokio::time::timeout(self.gateway.options.times.header_timeout, acceptor.accept(stream));
+        match handshake.await {
+            Ok(Ok(stream)) => self.serve_http(stream, true).await,
+            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+            Err(_) => tracing::debug!("TLS handshake took too long"),
+        }
+    }
+
+    async fn serve_http<S>(self, stream: S, secure: bool)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { gateway, router, address, place } = self;
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let mut request = request.map(axum::body::Body::new);
+            request.extensions_mut().insert(Peer { address });
+            request.extensions_mut().insert(Arc::clone(&place));
+            if secure {
+                request.extensions_mut().insert(Secure);
+            }
+            router.clone().oneshot(request)
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(gateway.options.times.header_timeout);
+        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(128).keep_alive_interval(HTTP2_KEEP_ALIVE);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let served = tokio::select! {
+            served = connection.as_mut() => served,
+            () = gateway.stopping() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "HTTP connection ended");
+        }
+    }
+}
+
+/// An HTTP/2 connection that answers no ping is closed.
+const HTTP2_KEEP_ALIVE: Option<Duration> = Some(Duration::from_secs(30));

@@ -1,0 +1,207 @@
+//! The REST routes of `protocol.md`: each reads its request, checks it, and asks the core.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{RawPathParams, Request, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use axum::routing::{delete, get, post, put};
+use hearth_protocol::entry::ConversationKind;
+use hearth_protocol::rest::{
+    AddMembers, CreateConversation, CreateGroup, HistoryQuery, PatchConversation, PatchUser, SyncRequest,
+};
+use hearth_protocol::{ConversationId, ErrorCode, Refusal, UserId, limits};
+use region_core::ApiCall;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::error::{ApiError, answer_of};
+use crate::rest::{
+    Caller, QueryValues, check_history, check_name, check_settings, check_sync, check_users, idempotency_key,
+    json_body, path_id,
+};
+use crate::state::GatewayState;
+
+type Gateway = State<Arc<GatewayState>>;
+type Answer = Result<Response, ApiError>;
+
+/// Rows of one page of members.
+const MEMBERS_PAGE: u64 = 1_000;
+/// Rows of one page of the feed.
+const FEED_PAGE: u64 = 200;
+
+/// Everything under `/api/v1`.
+pub(crate) fn api() -> Router<Arc<GatewayState>> {
+    let conversation = "/conversations/{conversation}";
+    Router::new()
+        .route("/sync", post(sync))
+        .route("/conversations", get(feed).post(create_direct))
+        .route("/groups", post(create_group))
+        .route(conversation, get(show).patch(change))
+        .route(&format!("{conversation}/members"), get(members).post(add_members))
+        .route(&format!("{conversation}/members/{{user}}"), delete(remove_member).patch(not_yet))
+        .route(&format!("{conversation}/messages"), get(history))
+        .route(&format!("{conversation}/messages/{{sequence}}/edits"), get(not_yet))
+        .route(&format!("{conversation}/preferences"), axum::routing::patch(not_yet))
+        .route("/media", post(not_yet))
+        .route("/push-subscriptions", post(not_yet).delete(not_yet))
+        .route("/users/me", axum::routing::patch(change_me).get(show_me))
+        .route("/users/me/blocks/{user}", put(not_yet).delete(not_yet))
+        .route("/users/{user}", get(user))
+}
+
+async fn call(gateway: &GatewayState, user: &UserId, call: ApiCall) -> Answer {
+    Ok(answer_of(gateway.core.api(user, call).await))
+}
+
+async fn body<T: DeserializeOwned>(gateway: &GatewayState, request: Request) -> Result<T, Refusal> {
+    let limits = &gateway.options.limits;
+    json_body(request.into_body(), limits.body_bytes, limits.frame.json_depth).await
+}
+
+fn conversation_of(params: &RawPathParams) -> Result<ConversationId, Refusal> {
+    path_id(params, "conversation", Refusal::no_conversation())
+}
+
+fn user_of(params: &RawPathParams) -> Result<UserId, Refusal> {
+    path_id(params, "user", Refusal::new(ErrorCode::NotFound, "no such user"))
+}
+
+async fn sync(State(gateway): Gateway, Caller(user): Caller, request: Request) -> Answer {
+    let request: SyncRequest = body(&gateway, request).await?;
+    check_sync(&request)?;
+    call(&gateway, &user, ApiCall::Sync { request }).await
+}
+
+async fn feed(State(gateway): Gateway, Caller(user): Caller, request: Request) -> Answer {
+    let query = QueryValues::read(request.uri())?;
+    let cursor = query.text("cursor").map(str::to_owned);
+    call(&gateway, &user, ApiCall::Feed { cursor, limit: query.limit(FEED_PAGE)? }).await
+}
+
+async fn create_direct(State(gateway): Gateway, Caller(user): Caller, request: Request) -> Answer {
+    idempotency_key(request.headers())?;
+    let mut body: CreateConversation = body(&gateway, request).await?;
+    if body.kind != ConversationKind::Direct {
+        return Err(Refusal::invalid("only `direct` here; groups and channels by POST /groups").into());
+    }
+    check_users(&body.participant_ids, gateway.options.limits.members_per_request)?;
+    body.participant_ids.retain(|other| *other != user);
+    body.participant_ids.dedup();
+    let [other] = <[UserId; 1]>::try_from(body.participant_ids)
+        .map_err(|_| Refusal::invalid("a direct conversation has exactly one other participant"))?;
+    call(&gateway, &user, ApiCall::CreateDirect { other }).await
+}
+
+async fn create_group(State(gateway): Gateway, Caller(user): Caller, request: Request) -> Answer {
+    let key = idempotency_key(request.headers())?;
+    let group: CreateGroup = body(&gateway, request).await?;
+    check_name(&group.name)?;
+    check_settings(&group.settings)?;
+    check_users(&group.participant_ids, gateway.options.limits.members_per_request)?;
+    if group.kind == Some(ConversationKind::Direct) {
+        return Err(Refusal::invalid("`type` is group or channel").into());
+    }
+    call(&gateway, &user, ApiCall::CreateGroup { group, key }).await
+}
+
+async fn show(State(gateway): Gateway, Caller(user): Caller, params: RawPathParams) -> Answer {
+    call(&gateway, &user, ApiCall::Conversation { id: conversation_of(&params)? }).await
+}
+
+async fn change(State(gateway): Gateway, Caller(user): Caller, params: RawPathParams, request: Request) -> Answer {
+    let id = conversation_of(&params)?;
+    let key = idempotency_key(request.headers())?;
+    let patch: PatchConversation =
+        patch(body(&gateway, request).await?, &["settings", "partitionMode", "allowedRegions"])?;
+    if let Some(name) = &patch.name {
+        check_name(name)?;
+    }
+    if patch.name.is_none() && patch.durability.is_none() {
+        return Err(Refusal::invalid("nothing to change: `name` or `durability`").into());
+    }
+    call(&gateway, &user, ApiCall::PatchConversation { id, patch, key }).await
+}
+
+/// Reads a patch; fields that this version does not serve are refused, lest a client believe that they took effect.
+fn patch<T: DeserializeOwned>(fields: Map<String, Value>, unserved: &[&str]) -> Result<T, Refusal> {
+    if let Some(field) = unserved.iter().find(|field| fields.contains_key(**field)) {
+        return Err(Refusal::invalid(format!("`{field}` cannot be changed by this version yet")));
+    }
+    serde_json::from_value(Value::Object(fields)).map_err(|_| Refusal::invalid("a field of the body has another form"))
+}
+
+async fn members(State(gateway): Gateway, Caller(user): Caller, params: RawPathParams, request: Request) -> Answer {
+    let id = conversation_of(&params)?;
+    let query = QueryValues::read(request.uri())?;
+    let cursor = query.text("cursor").map(str::to_owned);
+    call(&gateway, &user, ApiCall::Members { id, cursor, limit: query.limit(MEMBERS_PAGE)? }).await
+}
+
+async fn add_members(State(gateway): Gateway, Caller(user): Caller, params: RawPathParams, request: Request) -> Answer {
+    let id = conversation_of(&params)?;
+    let key = idempotency_key(request.headers())?;
+    let AddMembers { user_ids: users } = body(&gateway, request).await?;
+    check_users(&users, gateway.options.limits.members_per_request)?;
+    if users.is_empty() {
+        return Err(Refusal::invalid("`userIds` is empty").into());
+    }
+    call(&gateway, &user, ApiCall::AddMembers { id, users, key }).await
+}
+
+async fn remove_member(
+    State(gateway): Gateway,
+    Caller(caller): Caller,
+    params: RawPathParams,
+    headers: HeaderMap,
+) -> Answer {
+    let id = conversation_of(&params)?;
+    let key = idempotency_key(&headers)?;
+    let user = match user_of(&params)? {
+        me if me.as_str() == "me" => caller.clone(),
+        other => other,
+    };
+    call(&gateway, &caller, ApiCall::RemoveMember { id, user, key }).await
+}
+
+async fn history(State(gateway): Gateway, Caller(user): Caller, params: RawPathParams, request: Request) -> Answer {
+    let id = conversation_of(&params)?;
+    let values = QueryValues::read(request.uri())?;
+    let query = HistoryQuery {
+        before: values.sequence("before")?,
+        after: values.sequence("after")?,
+        limit: values.number("limit")?,
+    };
+    check_history(&query)?;
+    call(&gateway, &user, ApiCall::History { id, query }).await
+}
+
+async fn user(State(gateway): Gateway, Caller(caller): Caller, params: RawPathParams) -> Answer {
+    call(&gateway, &caller, ApiCall::User { id: user_of(&params)? }).await
+}
+
+async fn show_me(State(gateway): Gateway, Caller(caller): Caller) -> Answer {
+    let id = caller.clone();
+    call(&gateway, &caller, ApiCall::User { id }).await
+}
+
+async fn change_me(State(gateway): Gateway, Caller(caller): Caller, request: Request) -> Answer {
+    idempotency_key(request.headers())?;
+    let patch: PatchUser = patch(body(&gateway, request).await?, &["showLastSeen"])?;
+    if let Some(Some(name)) = &patch.display_name {
+        check_name(name)?;
+    }
+    if let Some(Some(url)) = &patch.avatar_url
+        && url.len() > limits::URL_CHARACTERS
+    {
+        let limit = format!("{} characters of URL", limits::URL_CHARACTERS);
+        return Err(Refusal::too_large("the avatarUrl is too long", limit).into());
+    }
+    call(&gateway, &caller, ApiCall::PatchMe { patch }).await
+}
+
+/// A route of the contract that a later version serves.
+async fn not_yet(Caller(_): Caller) -> ApiError {
+    ApiError(Refusal::invalid("this route is not served by this version yet"))
+}

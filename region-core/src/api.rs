@@ -1,0 +1,453 @@
+//! Answers calls: here where the log is held (reads) or has its home (writes), else passed on once.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
+use hearth_protocol::entry::{ConversationKind, MemberAction, Role};
+use hearth_protocol::rest::{ApiAnswer, ConversationRow, CreateGroup, FeedResponse, PatchConversation, PatchUser};
+use hearth_protocol::{
+    Change, ConversationId, EntryKind, ErrorCode, Header, Level, LogId, Refusal, RegionId, Slot, UserId, limits,
+};
+use region_model::view::{View, default_settings};
+use region_model::{Command, LogView};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::handle::ApiCall;
+use crate::region::Region;
+
+/// Conversations of one page of the feed.
+const FEED_PAGE: u64 = 200;
+
+/// A place in the change feed. Numbers of changes are those of one store: elsewhere the cursor cannot be placed, and
+/// gives everything.
+#[derive(Serialize, Deserialize)]
+struct FeedCursor {
+    store: Uuid,
+    change: u64,
+}
+
+impl Region {
+    /// Answers a call of a client of this region.
+    pub(crate) async fn api(self: &Arc<Self>, user: &UserId, call: ApiCall) -> ApiAnswer {
+        self.answer(user, call, true).await.unwrap_or_else(ApiAnswer::from)
+    }
+
+    /// Answers a call that another region passed on.
+    pub(crate) async fn api_here(self: &Arc<Self>, user: &UserId, call: ApiCall) -> ApiAnswer {
+        self.answer(user, call, false).await.unwrap_or_else(ApiAnswer::from)
+    }
+
+    /// Whether reads of a log can be answered from this region: it votes, or has all that the home told of.
+    pub(crate) fn holds(&self, view: &LogView) -> bool {
+        let votes = view.placement.as_ref().is_none_or(|placement| placement.voters.contains(self.me()));
+        view.held && (votes || !view.behind)
+    }
+
+    /// Passes a call on to the home, or to another voter when the home is out of reach.
+    pub(crate) async fn pass_on(
+        &self,
+        view: &LogView,
+        user: &UserId,
+        call: &ApiCall,
+        pass_on: bool,
+    ) -> Result<ApiAnswer, Refusal> {
+        let placement = view.placement.as_ref().ok_or_else(Refusal::no_conversation)?;
+        let mut holders = std::iter::once(&placement.home).chain(&placement.voters);
+        let target = holders.find(|region| *region != self.me() && self.links.is_up(region));
+        match target {
+            Some(region) if pass_on => Ok(self.proxy(region, user, call).await),
+            _ => Err(Refusal::new(ErrorCode::HomeUnreachable, "no region that holds this is in reach").with_retry_after(5)),
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, user: &UserId, call: ApiCall, pass_on: bool) -> Result<ApiAnswer, Refusal> {
+        self.check_store()?;
+        match &call {
+            ApiCall::CreateDirect { other } => self.create_direct(user, other.clone(), pass_on).await,
+            ApiCall::CreateGroup { group, key } => self.create_group(user, group, *key).await,
+            ApiCall::Feed { cursor, limit } => self.feed(user, cursor.as_deref(), *limit, &call, pass_on).await,
+            ApiCall::User { id } => self.user(user, id, &call, pass_on).await,
+            ApiCall::PatchMe { patch } => self.patch_me(user, patch, &call, pass_on).await,
+            ApiCall::Sync { request } => {
+                Ok(ApiAnswer::json(200, &self.sync(user, request.clone(), pass_on).await?))
+            }
+            ApiCall::Conversation { id } | ApiCall::Members { id, .. } | ApiCall::History { id, .. } => {
+                self.read_conversation(user, *id, &call, pass_on).await
+            }
+            ApiCall::AddMembers { id, .. } | ApiCall::RemoveMember { id, .. } | ApiCall::PatchConversation { id, .. } => {
+                self.write_conversation(user, *id, &call, pass_on).await
+            }
+        }
+    }
+
+    async fn read_conversation(
+        self: &Arc<Self>,
+        user: &UserId,
+        id: ConversationId,
+        call: &ApiCall,
+        pass_on: bool,
+    ) -> Result<ApiAnswer, Refusal> {
+        let view = self.view(LogId::conversation(id), true).await?;
+        if !self.holds(&view) {
+            return self.pass_on(&view, user, call, pass_on).await;
+        }
+        match call {
+            ApiCall::Members { cursor, limit, .. } => {
+                let limit = limit.unwrap_or(100);
+                if limit == 0 || limit > 1_000 {
+                    return Err(Refusal::invalid("limit is 1 to 1000").with_limit("1000 members a page"));
+                }
+                let limit = usize::try_from(limit).unwrap_or(1_000);
+                Ok(ApiAnswer::json(200, &Self::members_page(&view, user, cursor.as_deref(), limit)?))
+            }
+            ApiCall::History { query, .. } => {
+                let limit = query.limit.unwrap_or(1);
+                if limit == 0 || limit > limits::HISTORY_ROWS as u64 {
+                    return Err(Refusal::invalid("limit is 1 to 200").with_limit("200 rows a page"));
+                }
+                if query.before.is_some() && query.after.is_some() {
+                    return Err(Refusal::invalid("give `before` or `after`, not both"));
+                }
+                Ok(ApiAnswer::json(200, &self.history(id, &view, user, query).await?))
+            }
+            _ => Ok(ApiAnswer::json(200, &self.conversation_row(id, &view, user, true).await?)),
+        }
+    }
+
+    /// Writes are decided at the home, and so is their answer.
+    async fn write_conversation(
+        self: &Arc<Self>,
+        user: &UserId,
+        id: ConversationId,
+        call: &ApiCall,
+        pass_on: bool,
+    ) -> Result<ApiAnswer, Refusal> {
+        let log = LogId::conversation(id);
+        let view = self.view(log, true).await?;
+        let placement = view.placement.as_ref().ok_or_else(Refusal::no_conversation)?;
+        if placement.home != *self.me() {
+            return self.to_home(&placement.home, user, call, pass_on).await;
+        }
+        match call {
+            ApiCall::AddMembers { users, key, .. } => {
+                if users.is_empty() {
+                    return Err(Refusal::invalid("userIds names nobody"));
+                }
+                let change = Change::Members { action: MemberAction::Add(Role::Member), users: users.clone() };
+                self.change(log, user, EntryKind::Member, *key, &change).await?;
+            }
+            ApiCall::RemoveMember { user: who, key, .. } => {
+                let action = if who == user { MemberAction::Leave } else { MemberAction::Remove };
+                let change = Change::Members { action, users: vec![who.clone()] };
+                self.change(log, user, EntryKind::Member, *key, &change).await?;
+                return Ok(ApiAnswer::empty());
+            }
+            ApiCall::PatchConversation { patch, key, .. } => self.patch(log, user, patch, *key).await?,
+            _ => return Err(Refusal::new(ErrorCode::Internal, "not a write")),
+        }
+        let view = self.view(log, false).await?;
+        Ok(ApiAnswer::json(200, &self.conversation_row(id, &view, user, true).await?))
+    }
+
+    async fn to_home(
+        &self,
+        home: &RegionId,
+        user: &UserId,
+        call: &ApiCall,
+        pass_on: bool,
+    ) -> Result<ApiAnswer, Refusal> {
+        if pass_on && self.links.is_up(home) {
+            Ok(self.proxy(home, user, call).await)
+        } else {
+            Err(Refusal::new(ErrorCode::HomeUnreachable, format!("region {home} is out of reach")).with_retry_after(5))
+        }
+    }
+
+    async fn change(
+        &self,
+        log: LogId,
+        user: &UserId,
+        kind: EntryKind,
+        key: Uuid,
+        change: &Change,
+    ) -> Result<(), Refusal> {
+        let mut command = self.own_command(log, kind, key, change.encode());
+        command.sender = user.clone();
+        self.command(command).await.map(|_| ())
+    }
+
+    /// Each changed field is an entry of its own; their keys differ, so that a retry of the whole repeats none.
+    async fn patch(&self, log: LogId, user: &UserId, patch: &PatchConversation, key: Uuid) -> Result<(), Refusal> {
+        if patch.name.is_none() && patch.durability.is_none() {
+            return Err(Refusal::invalid("nothing to change: give `name` or `durability`"));
+        }
+        if let Some(name) = &patch.name {
+            check_name(name)?;
+            self.change(log, user, EntryKind::System, key, &Change::Name(name.clone())).await?;
+        }
+        if let Some(level) = patch.durability {
+            self.check_level(level)?;
+            let key = Uuid::from_u128(key.as_u128() ^ 1);
+            self.change(log, user, EntryKind::System, key, &Change::Durability(level)).await?;
+        }
+        Ok(())
+    }
+
+    /// A level that this mesh can ever give.
+    pub(crate) fn check_level(&self, level: Level) -> Result<(), Refusal> {
+        let voters = self.options.map.voters(self.me()).len();
+        if level.copies(voters) > voters {
+            return Err(Refusal::invalid(format!(
+                "durability {} needs more regions than the {voters} of this mesh",
+                level.as_str()
+            )));
+        }
+        Ok(())
+    }
+
+    async fn create_direct(self: &Arc<Self>, user: &UserId, other: UserId, pass_on: bool) -> Result<ApiAnswer, Refusal> {
+        if other == *user {
+            return Err(Refusal::invalid("a direct conversation is with somebody else"));
+        }
+        let id = hearth_protocol::ids::direct_conversation(user, &other);
+        let log = LogId::conversation(id);
+        let placement = self.place(log, Level::Region).await?;
+        if placement.home != *self.me() {
+            return self.to_home(&placement.home, user, &ApiCall::CreateDirect { other }, pass_on).await;
+        }
+        let header = Header::Conversation {
+            kind: ConversationKind::Direct,
+            name: None,
+            settings: default_settings(ConversationKind::Direct),
+            members: vec![(user.clone(), Role::Member), (other, Role::Member)],
+        };
+        let created = self.create(log, user, &header).await?;
+        let view = self.view(log, false).await?;
+        let row = self.conversation_row(id, &view, user, true).await?;
+        Ok(ApiAnswer::json(if created { 201 } else { 200 }, &row))
+    }
+
+    /// Opens a log with its header. Returns whether this call did it.
+    async fn create(&self, log: LogId, user: &UserId, header: &Header) -> Result<bool, Refusal> {
+        let mut command = self.own_command(log, EntryKind::Header, Uuid::new_v4(), header.encode());
+        command.sender = user.clone();
+        self.command(command).await.map(|ack| !ack.duplicate)
+    }
+
+    async fn create_group(self: &Arc<Self>, user: &UserId, group: &CreateGroup, key: Uuid) -> Result<ApiAnswer, Refusal> {
+        check_name(&group.name)?;
+        let kind = group.kind.unwrap_or(ConversationKind::Group);
+        if kind == ConversationKind::Direct {
+            return Err(Refusal::invalid("type is group or channel"));
+        }
+        let header = self.group_header(user, group, kind)?;
+        if let Some((log, home)) = self.created_elsewhere(user, key).await? {
+            let id = ConversationId(log.id);
+            return self.to_home(&home, user, &ApiCall::Conversation { id }, true).await;
+        }
+        let log = self.group_id(user, key, self.me());
+        let id = ConversationId(log.id);
+        self.place(log, Level::Region).await?;
+        let created = self.create(log, user, &header).await?;
+        let view = self.view(log, false).await?;
+        let row = self.conversation_row(id, &view, user, true).await?;
+        Ok(ApiAnswer::json(if created { 201 } else { 200 }, &row))
+    }
+
+    fn group_header(&self, user: &UserId, group: &CreateGroup, kind: ConversationKind) -> Result<Header, Refusal> {
+        if group.participant_ids.len() > limits::MEMBERS_PER_REQUEST {
+            return Err(Refusal::too_large("too many participants", "1000 participants a request"));
+        }
+        let mut settings = default_settings(kind);
+        let asked = &group.settings;
+        if let Some(only_admins) = asked.only_admins_can_post {
+            settings.only_admins_can_post = only_admins;
+        }
+        if let Some(invites) = asked.allow_member_invites {
+            settings.allow_member_invites = invites;
+        }
+        if let Some(history) = asked.history_for_new_members {
+            settings.history_for_new_members = history;
+        }
+        if let Some(days) = asked.retention_days {
+            if !(1..=3_650).contains(&days) {
+                return Err(Refusal::invalid("retentionDays is 1 to 3650"));
+            }
+            settings.retention_days = days;
+        }
+        let mut members = vec![(user.clone(), Role::Admin)];
+        for participant in &group.participant_ids {
+            if !members.iter().any(|(known, _)| known == participant) {
+                members.push((participant.clone(), Role::Member));
+            }
+        }
+        Ok(Header::Conversation { kind, name: Some(group.name.clone()), settings, members })
+    }
+
+    /// The id of a group: a function of its creator, the key and the region, in a slot that the region stewards. A
+    /// retry with the same key finds the same group.
+    fn group_id(&self, user: &UserId, key: Uuid, region: &RegionId) -> LogId {
+        let mut attempt: u64 = 0;
+        loop {
+            let id = hearth_protocol::ids::group_conversation(user, key, attempt);
+            let log = LogId::conversation(id);
+            if self.options.map.steward(Slot::of(&log)) == region {
+                return log;
+            }
+            attempt += 1;
+        }
+    }
+
+    /// A group that an earlier try with this key made in another region.
+    async fn created_elsewhere(&self, user: &UserId, key: Uuid) -> Result<Option<(LogId, RegionId)>, Refusal> {
+        for region in &self.options.map.regions {
+            if region == self.me() {
+                continue;
+            }
+            let log = self.group_id(user, key, region);
+            // All placement logs are followed here: no other region needs to be asked.
+            if let Some(placement) = self.view(log, false).await?.placement {
+                return Ok(Some((log, placement.home)));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn user(
+        self: &Arc<Self>,
+        user: &UserId,
+        id: &UserId,
+        call: &ApiCall,
+        pass_on: bool,
+    ) -> Result<ApiAnswer, Refusal> {
+        let view = self.view(LogId::user(id), true).await?;
+        if view.placement.is_none() {
+            return Err(Refusal::new(ErrorCode::NotFound, "no such user"));
+        }
+        if self.holds(&view) {
+            Ok(ApiAnswer::json(200, &Self::user_row(&view)?))
+        } else {
+            self.pass_on(&view, user, call, pass_on).await
+        }
+    }
+
+    async fn patch_me(
+        self: &Arc<Self>,
+        user: &UserId,
+        patch: &PatchUser,
+        call: &ApiCall,
+        pass_on: bool,
+    ) -> Result<ApiAnswer, Refusal> {
+        let too_long = |text: &Option<Option<String>>, most: usize| {
+            text.as_ref().and_then(Option::as_ref).is_some_and(|text| text.chars().count() > most)
+        };
+        if too_long(&patch.display_name, limits::NAME_CHARACTERS) || too_long(&patch.avatar_url, limits::URL_CHARACTERS) {
+            return Err(Refusal::too_large("a field of the profile is too long", "100 characters of name, 2048 of URL"));
+        }
+        let home = self.ensure_user(user).await?;
+        if home != *self.me() {
+            return self.to_home(&home, user, call, pass_on).await;
+        }
+        let change =
+            Change::Profile { display_name: patch.display_name.clone(), avatar_url: patch.avatar_url.clone() };
+        self.change_user(user, &change).await?;
+        let view = self.view(LogId::user(user), false).await?;
+        Ok(ApiAnswer::json(200, &Self::user_row(&view)?))
+    }
+
+    async fn feed(
+        self: &Arc<Self>,
+        user: &UserId,
+        cursor: Option<&str>,
+        limit: Option<u64>,
+        call: &ApiCall,
+        pass_on: bool,
+    ) -> Result<ApiAnswer, Refusal> {
+        let limit = limit.unwrap_or(50);
+        if limit == 0 || limit > FEED_PAGE {
+            return Err(Refusal::invalid("limit is 1 to 200").with_limit("200 conversations a page"));
+        }
+        let view = self.view(LogId::user(user), true).await?;
+        if view.placement.is_some() && !self.holds(&view) {
+            return self.pass_on(&view, user, call, pass_on).await;
+        }
+        let store = self.stores.identity.store;
+        let after = cursor.and_then(|text| read_cursor(text, store)).unwrap_or(0);
+        let mut changed = self.changed_since(&view, after).await?;
+        let limit = usize::try_from(limit).unwrap_or(50);
+        let has_more = changed.len() > limit;
+        changed.truncate(limit);
+        let last = changed.last().map_or(after, |(change, _)| *change);
+        let rows = changed.into_iter().map(|(_, id)| self.feed_row(user, id, pass_on));
+        let conversations = join_all(rows).await.into_iter().flatten().collect();
+        Ok(ApiAnswer::json(200, &FeedResponse { conversations, cursor: write_cursor(store, last), has_more }))
+    }
+
+    /// The user's conversations that changed here after a number, oldest change first. Those held elsewhere only are
+    /// told every time: this region does not see them change.
+    async fn changed_since(&self, view: &LogView, after: u64) -> Result<Vec<(u64, ConversationId)>, Refusal> {
+        let View::User(state) = &view.view else { return Ok(Vec::new()) };
+        let mut changed = Vec::new();
+        for (id, membership) in &state.conversations {
+            if !membership.joined {
+                continue;
+            }
+            let view = self.view(LogId::conversation(*id), false).await?;
+            if !view.held || view.change > after {
+                changed.push((view.change, *id));
+            }
+        }
+        changed.sort_unstable();
+        Ok(changed)
+    }
+
+    /// One row of the feed; none when the user left meanwhile or nobody who holds it is in reach.
+    async fn feed_row(self: &Arc<Self>, user: &UserId, id: ConversationId, pass_on: bool) -> Option<ConversationRow> {
+        let view = self.view(LogId::conversation(id), false).await.ok()?;
+        if self.holds(&view) {
+            return self.conversation_row(id, &view, user, false).await.ok();
+        }
+        let answer = self.pass_on(&view, user, &ApiCall::Conversation { id }, pass_on).await.ok()?;
+        serde_json::from_slice(&answer.body).ok()
+    }
+
+    /// The command of a `message.send`.
+    pub(crate) fn send_command(&self, user: &UserId, send: hearth_protocol::client::SendPayload) -> Command {
+        Command {
+            log: LogId::conversation(send.conversation_id),
+            kind: EntryKind::Message,
+            sender: user.clone(),
+            id: send.message_id.0,
+            content: send.content.to_json().into(),
+            reply_to: send.reply_to.map(|id| id.0),
+            expires_at: send.expires_at,
+            level: send.durability,
+            origin: self.me().clone(),
+        }
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Refusal> {
+    let characters = name.chars().count();
+    if characters == 0 || name.trim().is_empty() {
+        return Err(Refusal::invalid("a name has 1 to 100 characters"));
+    }
+    if characters > limits::NAME_CHARACTERS {
+        return Err(Refusal::too_large("the name is too long", "100 characters of name"));
+    }
+    Ok(())
+}
+
+fn write_cursor(store: Uuid, change: u64) -> String {
+    let cursor = serde_json::to_vec(&FeedCursor { store, change }).expect("a cursor holds only string keys");
+    URL_SAFE_NO_PAD.encode(cursor)
+}
+
+fn read_cursor(text: &str, store: Uuid) -> Option<u64> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    let cursor: FeedCursor = serde_json::from_slice(&bytes).ok()?;
+    (cursor.store == store).then_some(cursor.change)
+}

@@ -1,0 +1,187 @@
+//! The sessions of this region by user, and how entries reach them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use hearth_protocol::client::encode_message_new;
+use hearth_protocol::entry::MemberAction;
+use hearth_protocol::{Change, ConversationId, DeviceId, EntryKind, SealedEntry, UserId};
+use parking_lot::RwLock;
+use region_model::view::Members;
+use tokio::sync::mpsc;
+
+use crate::edge::{Connection, EdgeEvent};
+use crate::rows;
+
+/// A conversation changed in a way that its members' lists show.
+#[derive(Debug)]
+pub(crate) struct Notice {
+    pub(crate) conversation: ConversationId,
+    /// Who gets `conversation.new` instead of `conversation.updated`: those who just came in.
+    pub(crate) joined: Vec<UserId>,
+    pub(crate) users: Vec<UserId>,
+}
+
+/// The sessions of one region.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    users: RwLock<HashMap<UserId, Vec<Arc<Connection>>>>,
+    notices: mpsc::Sender<Notice>,
+    /// Deliveries that a connection did not take.
+    pub(crate) dropped: AtomicU64,
+    /// Deliveries made.
+    pub(crate) delivered: AtomicU64,
+}
+
+impl Hub {
+    pub(crate) fn new(notices: mpsc::Sender<Notice>) -> Self {
+        Self {
+            users: RwLock::new(HashMap::new()),
+            notices,
+            dropped: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn add(&self, connection: Arc<Connection>) {
+        self.users.write().entry(connection.user.clone()).or_default().push(connection);
+    }
+
+    pub(crate) fn remove(&self, connection: &Connection) {
+        let mut users = self.users.write();
+        if let Some(connections) = users.get_mut(&connection.user) {
+            connections.retain(|known| known.id != connection.id);
+            if connections.is_empty() {
+                users.remove(&connection.user);
+            }
+        }
+    }
+
+    pub(crate) fn is_connected(&self, user: &UserId) -> bool {
+        self.users.read().contains_key(user)
+    }
+
+    /// Users with a session here.
+    pub(crate) fn connected_users(&self) -> Vec<UserId> {
+        self.users.read().keys().cloned().collect()
+    }
+
+    /// Shows an entry to the sessions of its audience, but not to the connection that got the ack.
+    pub(crate) fn deliver(
+        &self,
+        conversation: ConversationId,
+        sealed: &SealedEntry,
+        audience: &Members,
+        skip: Option<u64>,
+    ) {
+        let gone = removed_users(sealed);
+        if sealed.sequence().0 > 0 {
+            self.deliver_row(conversation, sealed, audience, &gone, skip);
+        }
+        self.notice(conversation, sealed, audience, gone);
+    }
+
+    fn deliver_row(
+        &self,
+        conversation: ConversationId,
+        sealed: &SealedEntry,
+        audience: &Members,
+        gone: &[UserId],
+        skip: Option<u64>,
+    ) {
+        let mut frame: Option<Bytes> = None;
+        let mut show = |connections: &Vec<Arc<Connection>>| {
+            for connection in connections.iter().filter(|connection| Some(connection.id) != skip) {
+                if frame.is_none() {
+                    frame = rows::row(conversation, sealed).map(|row| encode_message_new(&row));
+                }
+                let Some(frame) = &frame else { return };
+                let event = EdgeEvent::Message {
+                    conversation,
+                    epoch: sealed.epoch(),
+                    sequence: sealed.sequence().0,
+                    frame: frame.clone(),
+                };
+                let counter = if connection.push(event) { &self.delivered } else { &self.dropped };
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let users = self.users.read();
+        if audience.len() <= users.len() {
+            audience.keys().filter_map(|user| users.get(user)).for_each(&mut show);
+        } else {
+            users.iter().filter(|(user, _)| audience.contains_key(*user)).for_each(|(_, connections)| show(connections));
+        }
+        gone.iter().filter_map(|user| users.get(user)).for_each(&mut show);
+    }
+
+    fn notice(&self, conversation: ConversationId, sealed: &SealedEntry, audience: &Members, gone: Vec<UserId>) {
+        let joined = match sealed.entry.fixed.kind {
+            EntryKind::Header => audience.keys().cloned().collect(),
+            EntryKind::Member => match sealed.change() {
+                Some(Change::Members { action: MemberAction::Add(_), users }) => users,
+                _ => Vec::new(),
+            },
+            EntryKind::System => Vec::new(),
+            EntryKind::Message
+            | EntryKind::Edit
+            | EntryKind::Delete
+            | EntryKind::Reaction
+            | EntryKind::User
+            | EntryKind::Placement => return,
+        };
+        let users = self.users.read();
+        let online: Vec<UserId> = if audience.len() <= users.len() {
+            audience.keys().filter(|user| users.contains_key(*user)).cloned().collect()
+        } else {
+            users.keys().filter(|user| audience.contains_key(*user)).cloned().collect()
+        };
+        drop(users);
+        if online.is_empty() && gone.is_empty() {
+            return;
+        }
+        // A notice that finds the queue full is left out: the change feed has it.
+        if self.notices.try_send(Notice { conversation, joined, users: online }).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Sends a frame to all connections of a user.
+    pub(crate) fn to_user(&self, user: &UserId, frame: &Bytes) {
+        if let Some(connections) = self.users.read().get(user) {
+            for connection in connections {
+                connection.push(EdgeEvent::Frame(frame.clone()));
+            }
+        }
+    }
+
+    /// Sends a frame to all connections of a device. Returns whether one took it.
+    pub(crate) fn to_device(&self, user: &UserId, device: DeviceId, frame: &Bytes) -> bool {
+        let users = self.users.read();
+        let Some(connections) = users.get(user) else { return false };
+        connections
+            .iter()
+            .filter(|connection| connection.device == device)
+            .fold(false, |taken, connection| connection.push(EdgeEvent::Frame(frame.clone())) || taken)
+    }
+
+    /// Sends a frame to everybody.
+    pub(crate) fn to_all(&self, frame: &Bytes) {
+        for connection in self.users.read().values().flatten() {
+            connection.push(EdgeEvent::Frame(frame.clone()));
+        }
+    }
+}
+
+/// Users whom an entry removes: they are shown their removal, and nothing later.
+fn removed_users(sealed: &SealedEntry) -> Vec<UserId> {
+    if sealed.entry.fixed.kind != EntryKind::Member {
+        return Vec::new();
+    }
+    match sealed.change() {
+        Some(Change::Members { action: MemberAction::Remove | MemberAction::Leave, users }) => users,
+        _ => Vec::new(),
+    }
+}

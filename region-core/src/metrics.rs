@@ -1,0 +1,80 @@
+//! What a region counts, read when `/metrics` is asked for. Labels come from closed sets: regions, never users.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::region::Region;
+
+#[derive(Debug)]
+struct RegionCollector {
+    /// Weak: a region that stopped is not kept by its metrics.
+    region: Weak<Region>,
+}
+
+pub(crate) fn register(region: &Arc<Region>, registry: &mut Registry) {
+    registry.register_collector(Box::new(RegionCollector { region: Arc::downgrade(region) }));
+}
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+impl Collector for RegionCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(region) = self.region.upgrade() else { return Ok(()) };
+        let store = &region.stores.counters;
+        let labels = [("region", region.me().as_str().to_owned())];
+        let counters: [(&str, &str, u64); 9] = [
+            ("store_commits", "Durable commits", load(&store.commits)),
+            ("store_syncs", "Syncs asked of the kernel", load(&store.syncs)),
+            ("store_appends", "Log appends in commits", load(&store.appends)),
+            ("store_entries", "Entries in commits", load(&store.entries)),
+            ("store_commit_microseconds", "Time in commits, sync included", load(&store.commit_microseconds)),
+            ("home_deliveries", "Entries handed to sessions", load(&region.hub.delivered)),
+            ("home_deliveries_dropped", "Entries that a session did not take", load(&region.hub.dropped)),
+            ("mesh_frames_not_sent", "Frames that a link did not take", load(&region.counters.frames_not_sent)),
+            ("mesh_frames_unreadable", "Frames that do not read", load(&region.counters.frames_unreadable)),
+        ];
+        for (name, help, value) in counters {
+            let metric = ConstCounter::new(value);
+            let mut encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
+            metric.encode(encoder.encode_family(&labels)?)?;
+        }
+        let gauges = region.gauges.lock().clone();
+        let ready = i64::from(region.failed.borrow().is_none() && !*region.draining.borrow());
+        let values: [(&str, &str, i64); 6] = [
+            ("region_ready", "1 while the region serves", ready),
+            ("store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),
+            ("home_loaded_logs", "Logs in memory", signed(gauges.loaded_logs as u64)),
+            ("home_forwards", "Commands on their way to other regions", signed(gauges.forwards as u64)),
+            ("home_parked", "Parked sends", signed(gauges.parked as u64)),
+            ("mesh_forks", "Logs whose lines fork", signed(load(&region.counters.forks))),
+        ];
+        for (name, help, value) in values {
+            let metric = ConstGauge::new(value);
+            let mut encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
+            metric.encode(encoder.encode_family(&labels)?)?;
+        }
+        let mut lag = encoder.encode_descriptor(
+            "mesh_replica_lag_entries",
+            "Entries on disk here that a replica has not said it has",
+            None,
+            prometheus_client::metrics::MetricType::Gauge,
+        )?;
+        for (peer, entries) in &gauges.lag {
+            let labels = [("from", region.me().as_str().to_owned()), ("to", peer.as_str().to_owned())];
+            ConstGauge::new(signed(*entries)).encode(lag.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,26 @@
+//! `conversation.new` and `conversation.updated`: each member's own row, made beside the message path.
+
+use std::sync::Arc;
+
+use hearth_protocol::LogId;
+use hearth_protocol::client::{ServerFrame, encode_server_frame};
+use tokio::sync::mpsc;
+
+use crate::hub::Notice;
+use crate::region::Region;
+
+/// Runs until the region stops.
+pub(crate) async fn run(region: Arc<Region>, mut notices: mpsc::Receiver<Notice>) {
+    while let Some(notice) = notices.recv().await {
+        let Ok(view) = region.view(LogId::conversation(notice.conversation), false).await else { continue };
+        for user in &notice.users {
+            let Ok(row) = region.conversation_row(notice.conversation, &view, user, true).await else { continue };
+            let frame = if notice.joined.contains(user) {
+                ServerFrame::ConversationNew(Box::new(row))
+            } else {
+                ServerFrame::ConversationUpdated(Box::new(row))
+            };
+            region.hub.to_user(user, &encode_server_frame(&frame, None));
+        }
+    }
+}

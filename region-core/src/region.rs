@@ -1,0 +1,436 @@
+//! What the parts of a running region share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_protocol::client::{Endpoint, ServerFrame, encode_server_frame};
+use hearth_protocol::mesh::{self, Body, MeshFrame, Question};
+use hearth_protocol::record::OutboxRecord;
+use hearth_protocol::rest::ApiAnswer;
+use hearth_protocol::{
+    Change, DeviceId, EntryKind, ErrorCode, LogId, LogKind, NodeId, Refusal, RegionId, RegionMap, SealedEntry, UserId,
+};
+use parking_lot::Mutex;
+use prost::Message;
+use rand::RngCore;
+use region_model::ports::Stores;
+use region_model::view::{Bounds, View};
+use region_model::{Command, CoreGauges, Input, Lane, LogView, Outcome, ParkingBounds};
+use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
+
+use crate::handle::ApiCall;
+use crate::hub::Hub;
+use crate::links::{LinkEvent, Links};
+use crate::reply::{Heard, ReplyTo};
+
+/// Longest wait for the core's own answer to a call.
+const CALL_PATIENCE: Duration = Duration::from_secs(8);
+/// Longest wait for another region's answer to a call.
+const PROXY_PATIENCE: Duration = Duration::from_secs(6);
+/// Calls of other regions answered at a time; more are refused `OVERLOADED`.
+const PROXY_CALLS: usize = 256;
+/// Ids of requests that the shell makes; the core's have this bit clear.
+const SHELL_REQUEST: u64 = 1 << 63;
+/// Logs compared per anti-entropy period and kind, beyond those in memory.
+const COMPARE_PAGE: usize = 256;
+
+/// How a region is set up.
+#[derive(Clone, Debug)]
+pub struct RegionOptions {
+    /// The region.
+    pub region: RegionId,
+    /// The node.
+    pub node: NodeId,
+    /// The mesh.
+    pub map: RegionMap,
+    /// Bounds of decisions.
+    pub bounds: Bounds,
+    /// Bounds of parking.
+    pub parking: ParkingBounds,
+    /// Logs in memory.
+    pub loaded_logs: usize,
+    /// How often homes compare with replicas.
+    pub anti_entropy: Duration,
+    /// After this long without a connect, a region is not resident for a user any more.
+    pub resident_for: Duration,
+    /// Where clients may go instead, best first.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Counters of the shell, for metrics.
+#[derive(Debug, Default)]
+pub(crate) struct ShellCounters {
+    pub(crate) frames_not_sent: AtomicU64,
+    pub(crate) frames_unreadable: AtomicU64,
+    pub(crate) forks: AtomicU64,
+}
+
+/// A running region.
+#[derive(Debug)]
+pub(crate) struct Region {
+    pub(crate) options: RegionOptions,
+    pub(crate) stores: Stores,
+    pub(crate) links: Arc<dyn Links>,
+    pub(crate) hub: Hub,
+    pub(crate) failed: watch::Sender<Option<String>>,
+    pub(crate) draining: watch::Sender<bool>,
+    pub(crate) gauges: Mutex<CoreGauges>,
+    pub(crate) counters: ShellCounters,
+    inputs: mpsc::Sender<Input<ReplyTo>>,
+    outbox: mpsc::Sender<OutboxRecord>,
+    requests: Mutex<HashMap<u64, oneshot::Sender<mesh::Response>>>,
+    next_request: AtomicU64,
+    next_connection: AtomicU64,
+    proxied: Arc<tokio::sync::Semaphore>,
+    compared: Mutex<HashMap<LogKind, LogId>>,
+}
+
+/// Fresh entropy for a salt.
+pub(crate) fn salt() -> [u8; 16] {
+    let mut salt = [0; 16];
+    rand::rng().fill_bytes(&mut salt);
+    salt
+}
+
+impl Region {
+    pub(crate) fn new(
+        options: RegionOptions,
+        stores: Stores,
+        links: Arc<dyn Links>,
+        hub: Hub,
+        inputs: mpsc::Sender<Input<ReplyTo>>,
+        outbox: mpsc::Sender<OutboxRecord>,
+    ) -> Self {
+        Self {
+            options,
+            stores,
+            links,
+            hub,
+            failed: watch::Sender::new(None),
+            draining: watch::Sender::new(false),
+            gauges: Mutex::new(CoreGauges::default()),
+            counters: ShellCounters::default(),
+            inputs,
+            outbox,
+            requests: Mutex::new(HashMap::new()),
+            next_request: AtomicU64::new(SHELL_REQUEST + 1),
+            next_connection: AtomicU64::new(1),
+            proxied: Arc::new(tokio::sync::Semaphore::new(PROXY_CALLS)),
+            compared: Mutex::new(HashMap::new()),
+        }
+    }
+
+    pub(crate) fn me(&self) -> &RegionId {
+        &self.options.region
+    }
+
+    pub(crate) fn new_connection_id(&self) -> u64 {
+        self.next_connection.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The store failed: nothing is sequenced any more, and everybody is told why.
+    pub(crate) fn fail(&self, reason: &str) {
+        let first = self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            if first {
+                *failed = Some(reason.to_owned());
+            }
+            first
+        });
+        if first {
+            tracing::error!(region = %self.me(), reason, "the store failed: this region stops");
+        }
+    }
+
+    /// What everybody is told once the store failed.
+    pub(crate) fn unavailable(&self) -> Refusal {
+        Refusal::new(ErrorCode::StoreUnavailable, "this region's store is unavailable; other regions serve")
+            .with_retry_after(5)
+    }
+
+    /// Resolves once the store failed.
+    pub(crate) async fn until_failed(failed: &mut watch::Receiver<Option<String>>) {
+        // The sender lives in the region that the waiter holds.
+        let _ = failed.wait_for(Option::is_some).await;
+    }
+
+    pub(crate) fn check_store(&self) -> Result<(), Refusal> {
+        if self.failed.borrow().is_some() { Err(self.unavailable()) } else { Ok(()) }
+    }
+
+    /// Queues an input without waiting.
+    pub(crate) fn try_input(&self, input: Input<ReplyTo>) -> Result<(), Input<ReplyTo>> {
+        self.inputs.try_send(input).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(input) | mpsc::error::TrySendError::Closed(input) => input,
+        })
+    }
+
+    /// Queues an input, waiting for room. A region that failed takes none.
+    pub(crate) async fn input(&self, input: Input<ReplyTo>) {
+        // The loop ends only with the region: then nobody waits for what this would have done.
+        let _ = self.inputs.send(input).await;
+    }
+
+    /// Has a command sequenced at its home, and waits for the end.
+    pub(crate) async fn command(&self, command: Command) -> Result<region_model::Ack, Refusal> {
+        self.check_store()?;
+        let (reply, heard) = ReplyTo::call();
+        self.input(Input::Command { command, salt: salt(), reply, device: None }).await;
+        match self.hear(heard).await? {
+            Heard::Outcome(Outcome::Acked(ack)) => Ok(ack),
+            Heard::Outcome(Outcome::Refused(refusal)) => Err(refusal),
+            Heard::Outcome(Outcome::Queued(..)) | Heard::View(_) => {
+                Err(Refusal::new(ErrorCode::Internal, "the core answered out of turn"))
+            }
+        }
+    }
+
+    /// Asks what is known of a log. With `ask`, its steward may be asked.
+    pub(crate) async fn view(&self, log: LogId, ask: bool) -> Result<LogView, Refusal> {
+        self.check_store()?;
+        let (reply, heard) = ReplyTo::call();
+        self.input(Input::Query { log, ask, reply }).await;
+        match self.hear(heard).await? {
+            Heard::View(view) => Ok(*view),
+            Heard::Outcome(Outcome::Refused(refusal)) => Err(refusal),
+            Heard::Outcome(_) => Err(Refusal::new(ErrorCode::Internal, "the core answered out of turn")),
+        }
+    }
+
+    async fn hear(&self, heard: oneshot::Receiver<Heard>) -> Result<Heard, Refusal> {
+        let mut failed = self.failed.subscribe();
+        tokio::select! {
+            heard = heard => heard.map_err(|_| Refusal::new(ErrorCode::Overloaded, "the request was dropped")),
+            () = Self::until_failed(&mut failed) => Err(self.unavailable()),
+            () = tokio::time::sleep(CALL_PATIENCE) => Err(Refusal::new(
+                ErrorCode::HomeUnreachable,
+                "the copies or the home that this needs are out of reach; it may still be done: retry with the same key",
+            )
+            .with_retry_after(5)),
+        }
+    }
+
+    /// Has a call answered by another region.
+    pub(crate) async fn proxy(&self, to: &RegionId, user: &UserId, call: &ApiCall) -> ApiAnswer {
+        let unreachable = || {
+            ApiAnswer::from(
+                Refusal::new(ErrorCode::HomeUnreachable, format!("region {to} is out of reach")).with_retry_after(5),
+            )
+        };
+        let request_id = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let call = Bytes::from(serde_json::to_vec(call).expect("calls hold only string keys"));
+        let question = Question::Api(mesh::ApiCall { user: user.as_str().to_owned(), call });
+        let body = Body::Request(mesh::Request { request_id, question: Some(question) });
+        let (sender, receiver) = oneshot::channel();
+        self.requests.lock().insert(request_id, sender);
+        let frame = Bytes::from(MeshFrame { body: Some(body) }.encode_to_vec());
+        let answer = match self.links.send(to, Lane::Control, frame) {
+            Ok(()) => tokio::time::timeout(PROXY_PATIENCE, receiver).await.ok().and_then(Result::ok),
+            Err(_) => None,
+        };
+        self.requests.lock().remove(&request_id);
+        match answer {
+            Some(response) => {
+                ApiAnswer { status: u16::try_from(response.status).unwrap_or(500), body: response.body }
+            }
+            None => unreachable(),
+        }
+    }
+
+    /// Takes what the links tell. Waits when the core is behind, so that the links slow down.
+    pub(crate) async fn link_event(self: &Arc<Self>, event: LinkEvent) {
+        match event {
+            LinkEvent::Up(peer) => {
+                self.region_status(&peer, true);
+                self.input(Input::LinkUp(peer.clone())).await;
+                let region = self.clone();
+                tokio::spawn(async move { region.compare_all(peer).await });
+            }
+            LinkEvent::Down(peer) => {
+                self.region_status(&peer, false);
+                self.input(Input::LinkDown(peer)).await;
+            }
+            LinkEvent::Frames(peer, frames) => {
+                for frame in frames {
+                    self.link_frame(&peer, frame).await;
+                }
+            }
+        }
+    }
+
+    fn region_status(&self, peer: &RegionId, reachable: bool) {
+        let frame = encode_server_frame(&ServerFrame::RegionStatus { region: peer.clone(), reachable }, None);
+        self.hub.to_all(&frame);
+    }
+
+    async fn link_frame(self: &Arc<Self>, peer: &RegionId, frame: Bytes) {
+        let Ok(MeshFrame { body }) = MeshFrame::decode(frame) else {
+            self.counters.frames_unreadable.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        // A body of a later version's kind reads as nothing and is skipped.
+        let Some(body) = body else { return };
+        let mut entries = Vec::new();
+        match &body {
+            Body::Append(append) => {
+                for encoded in &append.entries {
+                    match SealedEntry::decode(encoded.clone()) {
+                        Ok(entry) => entries.push(entry),
+                        Err(error) => {
+                            self.counters.frames_unreadable.fetch_add(1, Ordering::Relaxed);
+                            tracing::warn!(region = %self.me(), %peer, %error, "an entry of a peer does not read");
+                            return;
+                        }
+                    }
+                }
+            }
+            Body::Response(response) if response.request_id & SHELL_REQUEST != 0 => {
+                if let Some(waiting) = self.requests.lock().remove(&response.request_id) {
+                    let _ = waiting.send(response.clone());
+                }
+                return;
+            }
+            Body::Request(mesh::Request { request_id, question: Some(Question::Api(call)) }) => {
+                self.answer_peer(peer.clone(), *request_id, call.clone());
+                return;
+            }
+            _ => {}
+        }
+        let salt = if matches!(body, Body::Forward(_)) { salt() } else { [0; 16] };
+        self.input(Input::Frame { peer: peer.clone(), body: Box::new(body), entries, salt }).await;
+    }
+
+    /// Answers a call that a peer passed on. It is never passed on again.
+    fn answer_peer(self: &Arc<Self>, peer: RegionId, request_id: u64, call: mesh::ApiCall) {
+        let region = self.clone();
+        let permit = self.proxied.clone().try_acquire_owned();
+        tokio::spawn(async move {
+            let answer = match (permit, UserId::new(&call.user), serde_json::from_slice::<ApiCall>(&call.call)) {
+                (Ok(_permit), Ok(user), Ok(call)) => region.api_here(&user, call).await,
+                (Err(_), ..) => Refusal::new(ErrorCode::Overloaded, "too many calls").with_retry_after(1).into(),
+                _ => Refusal::invalid("a call that this region cannot read").into(),
+            };
+            let response = mesh::Response { request_id, status: u32::from(answer.status), body: answer.body };
+            let frame = Bytes::from(MeshFrame { body: Some(Body::Response(response)) }.encode_to_vec());
+            if region.links.send(&peer, Lane::Control, frame).is_err() {
+                region.counters.frames_not_sent.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// An outbox item may be told. A full queue is harmless: the item is on disk, and the worker sweeps.
+    pub(crate) fn outbox_ready(&self, item: OutboxRecord) {
+        let _ = self.outbox.try_send(item);
+    }
+
+    pub(crate) fn forked(&self, log: LogId, peer: &RegionId) {
+        self.counters.forks.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(region = %self.me(), %peer, %log, "the lines of home and replica fork");
+    }
+
+    /// A user record held here changed: where the user is resident, the region follows what the user is in.
+    pub(crate) fn user_changed(self: &Arc<Self>, log: LogId, entry: &SealedEntry) {
+        if entry.entry.fixed.kind != EntryKind::User {
+            return;
+        }
+        let Some(Change::Joined { conversation, .. }) = entry.change() else { return };
+        let region = self.clone();
+        tokio::spawn(async move {
+            let Ok(view) = region.view(log, false).await else { return };
+            if matches!(&view.view, View::User(state) if state.resident.contains_key(region.me())) {
+                region.input(Input::Follow { log: LogId::conversation(conversation), hold: true }).await;
+            }
+        });
+    }
+
+    /// Compares all logs on disk with a peer whose link came up, page by page.
+    async fn compare_all(self: Arc<Self>, peer: RegionId) {
+        for kind in [LogKind::Placement, LogKind::User, LogKind::Conversation] {
+            let mut after = None;
+            loop {
+                let Some(last) = self.compare_page(kind, after, std::slice::from_ref(&peer)).await else { break };
+                after = Some(last);
+            }
+        }
+    }
+
+    /// Compares the next page of logs with every peer: nothing stays different for longer than a round of pages.
+    pub(crate) fn compare_next_page(self: &Arc<Self>) {
+        let region = self.clone();
+        tokio::spawn(async move {
+            let peers: Vec<RegionId> = region
+                .options
+                .map
+                .regions
+                .iter()
+                .filter(|peer| *peer != region.me() && region.links.is_up(peer))
+                .cloned()
+                .collect();
+            for kind in [LogKind::Placement, LogKind::User, LogKind::Conversation] {
+                let after = region.compared.lock().get(&kind).copied();
+                let last = region.compare_page(kind, after, &peers).await;
+                match last {
+                    Some(last) => region.compared.lock().insert(kind, last),
+                    None => region.compared.lock().remove(&kind),
+                };
+            }
+        });
+    }
+
+    /// Sends the lengths of a page of logs to the peers that should hold them, and follows again what is followed.
+    /// Returns the last log of a full page.
+    async fn compare_page(&self, kind: LogKind, after: Option<LogId>, peers: &[RegionId]) -> Option<LogId> {
+        let page = match self.stores.log.logs(kind, after, COMPARE_PAGE).await {
+            Ok(page) => page,
+            Err(error) => {
+                self.fail(&error.to_string());
+                return None;
+            }
+        };
+        for peer in peers {
+            let mut lengths = Vec::new();
+            for summary in &page {
+                let record = &summary.record;
+                if record.home == *self.me() && (kind == LogKind::Placement || record.voters.contains(peer)) {
+                    lengths.push(mesh::Length {
+                        log: Bytes::copy_from_slice(&summary.log.to_bytes()),
+                        epoch: record.accepted.0,
+                        length: summary.length,
+                        hash: summary.last.as_ref().map_or_else(Bytes::new, |last| Bytes::copy_from_slice(&last.hash)),
+                        mark: summary.mark,
+                    });
+                } else if record.home == *peer && kind != LogKind::Placement && !record.voters.contains(self.me()) {
+                    self.input(Input::Follow { log: summary.log, hold: true }).await;
+                }
+            }
+            if !lengths.is_empty() {
+                self.input(Input::CompareHomes(peer.clone(), lengths)).await;
+            }
+        }
+        (page.len() == COMPARE_PAGE).then(|| page.last().map(|summary| summary.log)).flatten()
+    }
+
+    /// A command that this region makes itself.
+    pub(crate) fn own_command(&self, log: LogId, kind: EntryKind, id: Uuid, content: Bytes) -> Command {
+        Command {
+            log,
+            kind,
+            sender: region_model::region_sender(self.me()),
+            id,
+            content,
+            reply_to: None,
+            expires_at: None,
+            level: None,
+            origin: self.me().clone(),
+        }
+    }
+
+    /// Refusals kept here are offered to a device that connected.
+    pub(crate) async fn device_connected(&self, user: &UserId, device: DeviceId) {
+        self.input(Input::DeviceConnected(user.clone(), device)).await;
+    }
+}

@@ -1,0 +1,59 @@
+//! From entries to the rows that clients see.
+
+use bytes::Bytes;
+use hearth_protocol::entry::MemberAction;
+use hearth_protocol::rest::Row;
+use hearth_protocol::{Change, ConversationId, EntryKind, MessageId, SealedEntry, Timestamp};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+/// The row of an entry; `None` for the header, which takes no number.
+pub(crate) fn row(conversation: ConversationId, sealed: &SealedEntry) -> Option<Row> {
+    let fixed = &sealed.entry.fixed;
+    let kind = fixed.kind.as_str()?;
+    Some(Row {
+        message_id: MessageId(fixed.id),
+        conversation_id: conversation,
+        sender_id: fixed.sender.clone(),
+        content: if fixed.kind == EntryKind::Message { sealed.content().and_then(raw_json) } else { None },
+        sequence_number: fixed.position.sequence.0,
+        timestamp: fixed.time,
+        epoch: fixed.position.epoch,
+        kind: kind.to_owned(),
+        target_message_id: fixed.target.map(MessageId),
+        change: change_json(sealed),
+        reply_to: fixed.reply_to.map(MessageId),
+        expires_at: fixed.expires_at,
+        origin_region: fixed.origin.clone(),
+        original_timestamp: fixed.original_time,
+    })
+}
+
+/// Content was made by our own encoder; bytes that are not JSON would be a fault of the store, and are left out.
+fn raw_json(content: &Bytes) -> Option<Box<RawValue>> {
+    let text = std::str::from_utf8(content).ok()?;
+    RawValue::from_string(text.to_owned()).ok()
+}
+
+fn change_json(sealed: &SealedEntry) -> Option<serde_json::Value> {
+    let by = &sealed.entry.fixed.sender;
+    match (sealed.entry.fixed.kind, sealed.change()?) {
+        (EntryKind::Member, Change::Members { action, users }) => Some(match action {
+            MemberAction::Add(role) => json!({"action": "add", "userIds": users, "by": by, "role": role}),
+            MemberAction::Remove => json!({"action": "remove", "userIds": users, "by": by}),
+            MemberAction::Leave => json!({"action": "leave", "userIds": users, "by": by}),
+            MemberAction::Role(role) => json!({"action": "role", "userIds": users, "by": by, "role": role}),
+        }),
+        (EntryKind::System, Change::Name(name)) => Some(json!({"action": "name", "by": by, "name": name})),
+        (EntryKind::System, Change::Durability(level)) => {
+            Some(json!({"action": "durability", "by": by, "durability": level}))
+        }
+        _ => None,
+    }
+}
+
+/// RFC 3339, as `createdAt` is written.
+pub(crate) fn rfc3339(time: Timestamp) -> String {
+    let milliseconds = i64::try_from(time.0).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(milliseconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}

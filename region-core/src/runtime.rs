@@ -1,0 +1,312 @@
+//! The loop that drives the core: inputs in, effects out. The only place that performs them.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use hearth_protocol::client::encode_server_frame;
+use hearth_protocol::mesh::{Body, MeshFrame, Response};
+use hearth_protocol::record::Record;
+use hearth_protocol::{LogId, Placement, Timestamp};
+use prost::Message;
+use region_model::ports::{AppendOutcome, DedupKey, LogAppend, StoreError};
+use region_model::{DeviceOutcome, Effect, Input, Lane, Now, RegionCore};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::fail_point::fail_point;
+use crate::region::Region;
+use crate::reply::{ReplyTo, device_frame};
+
+/// Inputs handled before their effects are performed together: what one commit may gather.
+const BATCH: usize = 1_024;
+/// Store operations under way at a time; above it the loop takes no new input (back-pressure).
+const OPERATIONS: usize = 1_024;
+/// Bytes of a page for a replica that is behind.
+const PAGE_BYTES: usize = 1024 * 1024;
+const TICK: Duration = Duration::from_millis(100);
+
+type Operation = Pin<Box<dyn Future<Output = Result<Vec<Input<ReplyTo>>, StoreError>> + Send>>;
+
+/// Wall clock in milliseconds.
+pub(crate) fn wall() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The core with what it takes to perform its effects.
+pub(crate) struct Runtime {
+    region: Arc<Region>,
+    core: RegionCore<ReplyTo>,
+    inputs: mpsc::Receiver<Input<ReplyTo>>,
+    operations: FuturesUnordered<Operation>,
+    started: Instant,
+    effects: Vec<Effect<ReplyTo>>,
+    again: VecDeque<Input<ReplyTo>>,
+}
+
+/// What one batch of effects asks of the store.
+#[derive(Default)]
+struct StoreWork {
+    appends: Vec<LogAppend>,
+    dedup: Vec<DedupKey>,
+    marks: Vec<(LogId, u64)>,
+    placements: Vec<Placement>,
+    park: Vec<hearth_protocol::record::ParkedSend>,
+    unpark: Vec<u64>,
+}
+
+impl Runtime {
+    pub(crate) fn new(
+        region: Arc<Region>,
+        core: RegionCore<ReplyTo>,
+        inputs: mpsc::Receiver<Input<ReplyTo>>,
+    ) -> Self {
+        Self {
+            region,
+            core,
+            inputs,
+            operations: FuturesUnordered::new(),
+            started: Instant::now(),
+            effects: Vec::new(),
+            again: VecDeque::new(),
+        }
+    }
+
+    /// Runs until the store fails or every handle is gone.
+    pub(crate) async fn run(mut self) {
+        let mut tick = interval(TICK);
+        let mut anti_entropy = interval(self.region.options.anti_entropy);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        anti_entropy.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut failed = self.region.failed.subscribe();
+        loop {
+            let accepting = self.operations.len() < OPERATIONS;
+            tokio::select! {
+                biased;
+                () = Region::until_failed(&mut failed) => break,
+                Some(done) = self.operations.next(), if !self.operations.is_empty() => {
+                    self.take_done(done);
+                    while let Some(done) = next_ready(&mut self.operations).await {
+                        self.take_done(done);
+                    }
+                }
+                count = self.inputs.recv_many(&mut batch, BATCH), if accepting => {
+                    if count == 0 { break }
+                    self.again.extend(batch.drain(..));
+                }
+                _ = tick.tick() => {
+                    self.again.push_back(Input::Tick);
+                    *self.region.gauges.lock() = self.core.gauges();
+                }
+                _ = anti_entropy.tick() => {
+                    self.again.push_back(Input::AntiEntropy);
+                    self.region.compare_next_page();
+                }
+            }
+            self.turn().await;
+        }
+        self.refuse_rest();
+    }
+
+    fn take_done(&mut self, done: Result<Vec<Input<ReplyTo>>, StoreError>) {
+        match done {
+            Ok(inputs) => self.again.extend(inputs),
+            Err(error) => self.region.fail(&error.to_string()),
+        }
+    }
+
+    fn now(&self) -> Now {
+        let monotonic = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Now { monotonic, wall: wall() }
+    }
+
+    /// Handles everything at hand, performs what follows, and goes on with what the store answered at once.
+    async fn turn(&mut self) {
+        while !self.again.is_empty() && self.region.failed.borrow().is_none() {
+            let now = self.now();
+            for input in self.again.drain(..) {
+                self.core.handle(input, now, &mut self.effects);
+            }
+            let mut work = StoreWork::default();
+            let effects = std::mem::take(&mut self.effects);
+            for effect in effects {
+                self.perform(effect, &mut work).await;
+            }
+            self.store(work).await;
+        }
+    }
+
+    async fn perform(&mut self, effect: Effect<ReplyTo>, work: &mut StoreWork) {
+        match effect {
+            Effect::Append(append) => work.appends.push(*append),
+            Effect::Dedup(key) => work.dedup.push(key),
+            Effect::PutMark(log, mark) => work.marks.push((log, mark)),
+            Effect::PutPlacement(placement) => work.placements.push(placement),
+            Effect::Park(send) => work.park.push(*send),
+            Effect::Unpark(number) => work.unpark.push(number),
+            Effect::Reply(to, outcome) => {
+                fail_point("before-ack");
+                to.outcome(outcome);
+            }
+            Effect::View(to, view) => to.view(view),
+            Effect::Send { peer, lane, body } => self.send(&peer, lane, body),
+            Effect::PlacementAnswer { peer, request_id, placement } => {
+                let response = Response {
+                    request_id,
+                    status: if placement.is_some() { 200 } else { 404 },
+                    body: placement.map(|placement| Bytes::from(placement.encode())).unwrap_or_default(),
+                };
+                self.send(&peer, Lane::Control, Body::Response(response));
+            }
+            Effect::Deliver { log, entry, audience, skip } => {
+                fail_point("before-deliver");
+                if let Some(conversation) = log.as_conversation() {
+                    let skip = skip.and_then(|reply| reply.connection_id());
+                    self.region.hub.deliver(conversation, &entry, &audience, skip);
+                }
+            }
+            Effect::UserChanged { log, entry } => self.region.user_changed(log, &entry),
+            Effect::Outbox(item) => {
+                fail_point("before-outbox");
+                self.region.outbox_ready(item);
+            }
+            Effect::Device { send, ended } => {
+                let refused = matches!(ended, DeviceOutcome::Refused(_));
+                let frame = encode_server_frame(&device_frame(&send, ended), None);
+                if self.region.hub.to_device(&send.sender, send.device, &frame) && refused {
+                    self.again.push_back(Input::RefusalTold(send.number));
+                }
+            }
+            Effect::Fork { log, peer } => self.region.forked(log, &peer),
+            Effect::Load(log) => {
+                let store = self.region.stores.log.clone();
+                let load = async move { Ok(vec![Input::Loaded(log, Box::new(store.load(log).await?))]) };
+                self.start(Box::pin(load)).await;
+            }
+            Effect::ReadForReplica { log, peer, from, to } => {
+                let store = self.region.stores.log.clone();
+                let rows = usize::try_from(to - from).unwrap_or(usize::MAX);
+                let read = async move {
+                    let entries = store.read(log, from, to, rows, PAGE_BYTES).await?;
+                    Ok(vec![Input::ReplicaPage { log, peer, from, entries }])
+                };
+                self.start(Box::pin(read)).await;
+            }
+            Effect::ReadForRetry { log, sequence, ticket } => {
+                let store = self.region.stores.log.clone();
+                let read = async move {
+                    let entry = store.read(log, sequence, sequence + 1, 1, usize::MAX).await?.into_iter().next();
+                    Ok(vec![Input::RetryRead(ticket, entry)])
+                };
+                self.start(Box::pin(read)).await;
+            }
+        }
+    }
+
+    fn send(&self, peer: &hearth_protocol::RegionId, lane: Lane, body: Body) {
+        fail_point(if matches!(body, Body::Append(_)) { "before-replicate" } else { "before-send" });
+        let frame = Bytes::from(MeshFrame { body: Some(body) }.encode_to_vec());
+        if self.region.links.send(peer, lane, frame).is_err() {
+            self.region.counters.frames_not_sent.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// Hands a batch's store work over. Durable work first, in one call, so that it shares a commit.
+    async fn store(&mut self, work: StoreWork) {
+        let StoreWork { appends, dedup, marks, placements, park, unpark } = work;
+        if !appends.is_empty() {
+            fail_point("before-append");
+            self.append(appends).await;
+        }
+        if !park.is_empty() {
+            let parking = self.region.stores.parking.clone();
+            let numbers: Vec<u64> = park.iter().map(|send| send.number).collect();
+            let store = async move {
+                parking.park(park).await?;
+                Ok(numbers.into_iter().map(Input::Parked).collect())
+            };
+            self.start(Box::pin(store)).await;
+        }
+        if !dedup.is_empty() {
+            let store = self.region.stores.log.clone();
+            let look = async move {
+                let records = store.dedup(dedup.clone()).await?;
+                Ok(dedup.into_iter().zip(records).map(|(key, record)| Input::Dedup(key, record)).collect())
+            };
+            self.start(Box::pin(look)).await;
+        }
+        if !marks.is_empty() || !placements.is_empty() || !unpark.is_empty() {
+            let stores = self.region.stores.clone();
+            let put = async move {
+                if !marks.is_empty() {
+                    stores.log.put_marks(marks).await?;
+                }
+                if !placements.is_empty() {
+                    stores.placements.put_placements(placements).await?;
+                }
+                if !unpark.is_empty() {
+                    stores.parking.unpark(unpark).await?;
+                }
+                Ok(Vec::new())
+            };
+            self.start(Box::pin(put)).await;
+        }
+    }
+
+    async fn append(&mut self, appends: Vec<LogAppend>) {
+        let lengths: Vec<(LogId, u64)> =
+            appends.iter().map(|append| (append.log, append.expect + append.entries.len() as u64)).collect();
+        let store = self.region.stores.log.clone();
+        let commit = async move {
+            let outcomes = store.append(appends).await?;
+            fail_point("after-append");
+            let mut inputs = Vec::with_capacity(outcomes.len());
+            for ((log, length), outcome) in lengths.into_iter().zip(outcomes) {
+                match outcome {
+                    AppendOutcome::Applied { change } => inputs.push(Input::Appended { log, length, change }),
+                    AppendOutcome::Conflict { length: found, .. } => {
+                        // One writer a store: a conflict means that the store is not what this region wrote.
+                        let reason = format!("{log} has {found} entries where this region wrote {length}");
+                        return Err(StoreError::Unavailable(Arc::from(reason)));
+                    }
+                }
+            }
+            Ok(inputs)
+        };
+        self.start(Box::pin(commit)).await;
+    }
+
+    /// Starts an operation. One that is done at once is taken at once, without a turn of the scheduler.
+    async fn start(&mut self, mut operation: Operation) {
+        match futures_util::poll!(&mut operation) {
+            Poll::Ready(done) => self.take_done(done),
+            Poll::Pending => self.operations.push(operation),
+        }
+    }
+
+    /// After a failure nothing is sequenced any more: whoever still asks is told.
+    fn refuse_rest(&mut self) {
+        self.inputs.close();
+        while let Ok(input) = self.inputs.try_recv() {
+            if let Input::Command { reply, .. } | Input::Query { reply, .. } = input {
+                reply.outcome(region_model::Outcome::Refused(self.region.unavailable()));
+            }
+        }
+    }
+}
+
+async fn next_ready(
+    operations: &mut FuturesUnordered<Operation>,
+) -> Option<Result<Vec<Input<ReplyTo>>, StoreError>> {
+    match futures_util::poll!(operations.next()) {
+        Poll::Ready(done) => done,
+        Poll::Pending => None,
+    }
+}
