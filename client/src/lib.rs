@@ -1,5 +1,6 @@
 //! A client of Hearth: both transports, reconnects, resume at any region, and one ordered stream of events out.
 
+pub mod bench;
 pub mod chat;
 mod client;
 pub mod rest;

@@ -98,6 +98,18 @@ pub struct Network {
 }
 
 impl Network {
+    /// The address of the range.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Bits of the address that count.
+    #[must_use]
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
     /// Whether `address` lies in this range. An IPv4 address mapped into IPv6, as a dual-stack socket
     /// reports it, counts as the IPv4 address.
     #[must_use]

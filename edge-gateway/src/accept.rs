@@ -43,8 +43,12 @@ pub(crate) async fn serve(gateway: Arc<GatewayState>, listener: TcpListener, tls
         match accepted {
             Ok((stream, address)) => {
                 if let Some(place) = place(&gateway, address) {
-                    let connection =
-                        Connection { gateway: Arc::clone(&gateway), router: router.clone(), address, place: Arc::new(place) };
+                    let connection = Connection {
+                        gateway: Arc::clone(&gateway),
+                        router: router.clone(),
+                        address,
+                        place: Arc::new(place),
+                    };
                     tasks.spawn(connection.serve(stream, tls.clone()));
                 }
             }

@@ -66,7 +66,10 @@ pub(crate) fn host_is_served(access: &Access, host: Option<&str>) -> bool {
 }
 
 pub(crate) fn host_of<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
-    headers.get(HOST).and_then(|value| value.to_str().ok()).or_else(|| uri.authority().map(|authority| authority.as_str()))
+    headers
+        .get(HOST)
+        .and_then(|value| value.to_str().ok())
+        .or_else(|| uri.authority().map(|authority| authority.as_str()))
 }
 
 /// The layer around every route: refuses foreign hosts and origins, answers preflights, adds CORS headers.

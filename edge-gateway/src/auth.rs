@@ -170,7 +170,8 @@ impl JwtVerifier {
     fn check_claims(&self, claims: Claims, now: Timestamp) -> Result<Identity, AuthError> {
         let leeway = self.options.leeway_seconds as f64;
         let now_seconds = now.0 as f64 / 1000.0;
-        let expires = claims.exp.filter(|seconds| seconds.is_finite() && *seconds >= 0.0).ok_or(AuthError::Malformed)?;
+        let expires =
+            claims.exp.filter(|seconds| seconds.is_finite() && *seconds >= 0.0).ok_or(AuthError::Malformed)?;
         if now_seconds >= expires + leeway {
             return Err(AuthError::Expired);
         }

@@ -24,7 +24,7 @@ impl Moment {
 
 /// Whole milliseconds; a duration that does not fit counts as for ever.
 #[must_use]
-pub fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }
 

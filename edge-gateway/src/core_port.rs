@@ -32,13 +32,7 @@ pub trait Core: Send + Sync + std::fmt::Debug + 'static {
     ///
     /// # Errors
     /// `CONVERSATION_NOT_FOUND` and what a read of the store may meet.
-    async fn replay(
-        &self,
-        user: &UserId,
-        cursor: &SyncCursor,
-        rows: usize,
-        newest: bool,
-    ) -> Result<Replay, Refusal>;
+    async fn replay(&self, user: &UserId, cursor: &SyncCursor, rows: usize, newest: bool) -> Result<Replay, Refusal>;
     /// Answers a REST call.
     async fn api(&self, user: &UserId, call: ApiCall) -> ApiAnswer;
 }
@@ -73,13 +67,7 @@ impl Core for RegionHandle {
         Self::send(self, connection, request, send);
     }
 
-    async fn replay(
-        &self,
-        user: &UserId,
-        cursor: &SyncCursor,
-        rows: usize,
-        newest: bool,
-    ) -> Result<Replay, Refusal> {
+    async fn replay(&self, user: &UserId, cursor: &SyncCursor, rows: usize, newest: bool) -> Result<Replay, Refusal> {
         Self::replay(self, user, cursor, rows, newest).await
     }
 

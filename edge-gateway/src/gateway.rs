@@ -24,9 +24,7 @@ use crate::rate::RateLimiter;
 use crate::resume_token::ResumeKeys;
 use crate::session::SessionShared;
 use crate::state::{DrainOrder, GatewayState, Phase};
-use crate::webtransport_server::{
-    CertificateError, CertificateHash, WebTransportCertificate, WebTransportEndpoint,
-};
+use crate::webtransport_server::{CertificateError, CertificateHash, WebTransportCertificate, WebTransportEndpoint};
 
 /// Where clients reach a gateway. All are bound by the composition.
 #[derive(Debug)]

@@ -53,7 +53,8 @@ async fn errors_have_a_body(State(gateway): State<Arc<GatewayState>>, request: R
         return response;
     }
     let status = response.status();
-    let json = response.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
+    let json =
+        response.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
     if status.as_u16() < 400 || json {
         return response;
     }
@@ -128,9 +129,11 @@ struct TransportBody {
 async fn transport(State(gateway): State<Arc<GatewayState>>, request: Request) -> Response {
     let host = host_of(request.headers(), request.uri()).unwrap_or("localhost").to_owned();
     let secure = request.extensions().get::<Secure>().is_some();
-    let websocket = gateway.options.public_ws.clone().unwrap_or_else(|| {
-        format!("{}://{host}/ws", if secure { "wss" } else { "ws" })
-    });
+    let websocket = gateway
+        .options
+        .public_ws
+        .clone()
+        .unwrap_or_else(|| format!("{}://{host}/ws", if secure { "wss" } else { "ws" }));
     let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(&*host, |(name, _)| name);
     let webtransport = gateway.webtransport_port.map(|port| WebTransportBody {
         url: gateway.options.public_webtransport.clone().unwrap_or_else(|| format!("https://{name}:{port}/wt")),

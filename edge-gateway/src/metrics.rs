@@ -12,7 +12,7 @@ macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+        pub(crate) enum $name { $($(#[$variant_doc])* $variant,)+ }
 
         impl EncodeLabelValue for $name {
             fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
@@ -56,7 +56,7 @@ label!(
 
 /// A public error code as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ErrorLabel(pub ErrorCode);
+pub(crate) struct ErrorLabel(pub(crate) ErrorCode);
 
 impl EncodeLabelValue for ErrorLabel {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
@@ -66,7 +66,7 @@ impl EncodeLabelValue for ErrorLabel {
 
 /// A close code as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CloseLabel(pub CloseCode);
+pub(crate) struct CloseLabel(pub(crate) CloseCode);
 
 impl EncodeLabelValue for CloseLabel {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
@@ -102,7 +102,7 @@ struct ByReason {
 
 /// The counters of one gateway.
 #[derive(Clone, Debug, Default)]
-pub struct GatewayMetrics {
+pub(crate) struct GatewayMetrics {
     sessions: Family<ByTransport, Gauge>,
     frames: Family<ByDirection, Counter>,
     refusals: Family<ByError, Counter>,
@@ -112,18 +112,18 @@ pub struct GatewayMetrics {
 
 /// The counters of one session, looked up once.
 #[derive(Clone, Debug)]
-pub struct SessionMetrics {
+pub(crate) struct SessionMetrics {
     /// Live sessions of the transport.
-    pub sessions: Gauge,
+    pub(crate) sessions: Gauge,
     /// Frames from clients.
-    pub frames_in: Counter,
+    pub(crate) frames_in: Counter,
     /// Frames to clients.
-    pub frames_out: Counter,
+    pub(crate) frames_out: Counter,
 }
 
 impl GatewayMetrics {
     /// Counters that `registry` shows.
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register("gateway_sessions", "Live sessions", metrics.sessions.clone());
         registry.register("gateway_frames", "Frames to and from clients", metrics.frames.clone());
@@ -135,8 +135,8 @@ impl GatewayMetrics {
     }
 
     /// The counters of a session on `transport`.
-    #[must_use]
-    pub fn session(&self, transport: TransportLabel) -> SessionMetrics {
+
+    pub(crate) fn session(&self, transport: TransportLabel) -> SessionMetrics {
         let frames = |direction| self.frames.get_or_create(&ByDirection { direction, transport }).clone();
         SessionMetrics {
             sessions: self.sessions.get_or_create(&ByTransport { transport }).clone(),
@@ -146,17 +146,17 @@ impl GatewayMetrics {
     }
 
     /// Counts a refusal.
-    pub fn refused(&self, error: ErrorCode) {
+    pub(crate) fn refused(&self, error: ErrorCode) {
         self.refusals.get_or_create(&ByError { error: ErrorLabel(error) }).inc();
     }
 
     /// Counts a close by the server.
-    pub fn closed(&self, code: CloseCode) {
+    pub(crate) fn closed(&self, code: CloseCode) {
         self.closes.get_or_create(&ByCode { code: CloseLabel(code) }).inc();
     }
 
     /// Counts an event that did not go out.
-    pub fn dropped(&self, reason: DropLabel) {
+    pub(crate) fn dropped(&self, reason: DropLabel) {
         self.dropped.get_or_create(&ByReason { reason }).inc();
     }
 }

@@ -16,14 +16,14 @@ const RETRIES: u64 = 10;
 
 /// Buckets of all users of this region.
 #[derive(Debug)]
-pub struct RateLimiter {
+pub(crate) struct RateLimiter {
     per_minute: u32,
     users: Mutex<HashMap<UserId, Arc<UserRate>>>,
 }
 
 /// The bucket of one user, shared by the user's sessions.
 #[derive(Debug)]
-pub struct UserRate {
+pub(crate) struct UserRate {
     per_minute: u32,
     state: Mutex<RateState>,
 }
@@ -72,14 +72,14 @@ impl Bucket {
 
 impl RateLimiter {
     /// `per_minute` 0: no limit.
-    #[must_use]
-    pub fn new(per_minute: u32) -> Self {
+
+    pub(crate) fn new(per_minute: u32) -> Self {
         Self { per_minute, users: Mutex::new(HashMap::new()) }
     }
 
     /// The bucket of a user. `now` in ticks.
-    #[must_use]
-    pub fn user(&self, user: &UserId, now: u64) -> Arc<UserRate> {
+
+    pub(crate) fn user(&self, user: &UserId, now: u64) -> Arc<UserRate> {
         let mut users = self.users.lock();
         if let Some(rate) = users.get(user) {
             return Arc::clone(rate);
@@ -117,7 +117,7 @@ impl UserRate {
     ///
     /// # Errors
     /// `RATE_LIMITED` with the limit and the whole seconds after which one message is free again.
-    pub fn take(&self, conversation: ConversationId, message: MessageId, now: u64) -> Result<(), Refusal> {
+    pub(crate) fn take(&self, conversation: ConversationId, message: MessageId, now: u64) -> Result<(), Refusal> {
         if self.per_minute == 0 {
             return Ok(());
         }

@@ -5,10 +5,10 @@ use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
-use http_body_util::BodyExt as _;
 use hearth_protocol::client::json_depth_exceeds;
 use hearth_protocol::rest::{HistoryQuery, SettingsPatch, SyncRequest};
 use hearth_protocol::{ErrorCode, Refusal, UserId, limits};
+use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -56,7 +56,11 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Uuid, Refusal> {
 ///
 /// # Errors
 /// `NOT_FOUND` or `CONVERSATION_NOT_FOUND`: a path with something that is no id names nothing.
-pub(crate) fn path_id<T: std::str::FromStr>(params: &RawPathParams, name: &str, missing: Refusal) -> Result<T, Refusal> {
+pub(crate) fn path_id<T: std::str::FromStr>(
+    params: &RawPathParams,
+    name: &str,
+    missing: Refusal,
+) -> Result<T, Refusal> {
     let part = params.iter().find(|(key, _)| *key == name);
     part.and_then(|(_, value)| value.parse().ok()).ok_or(missing)
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use axum::RequestExt as _;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Extension, Request, State, WebSocketUpgrade};
 use axum::http::header::SEC_WEBSOCKET_PROTOCOL;
 use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::response::{IntoResponse as _, Response};
-use axum::RequestExt as _;
 use hearth_protocol::{DeviceId, ErrorCode, Refusal};
 
 use crate::access::{Peer, client_address};

@@ -64,9 +64,11 @@ pub(crate) struct CertificateHashEntry {
 
 impl CertificateHash {
     fn set(&self, certificate: &WebTransportCertificate) {
-        let hash = certificate.chain.first().filter(|_| certificate.by_hash).map(|leaf| {
-            Arc::new(STANDARD.encode(digest::digest(&digest::SHA256, leaf)))
-        });
+        let hash = certificate
+            .chain
+            .first()
+            .filter(|_| certificate.by_hash)
+            .map(|leaf| Arc::new(STANDARD.encode(digest::digest(&digest::SHA256, leaf))));
         self.0.store(hash);
     }
 

@@ -1,1 +1,12 @@
+//! The composition: a region from its configuration, and a mesh of regions for development.
+//!
+//! Listeners, stores, clock and links are parameters, so that a test boots the same program that ships.
 
+pub mod dev;
+mod keys;
+mod links;
+mod region;
+mod reload;
+pub mod serve;
+
+pub use region::{RegionParts, RunningRegion, StartError};

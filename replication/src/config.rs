@@ -30,7 +30,7 @@ pub struct LinkConfig {
     pub times: LinkTimes,
     /// Bounds of queues and windows.
     pub limits: LinkLimits,
-    /// Seed of the dice for injected loss and for the jitter of reconnects.
+    /// Seed of the dice for injected loss.
     pub seed: u64,
 }
 

@@ -13,6 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{Callback, ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 use uuid::Uuid;
 
 /// What goes wrong on purpose.
@@ -149,13 +151,18 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>, base: String) {
 }
 
 async fn accept(stream: TcpStream) -> Result<WebSocketStream<TcpStream>, Box<dyn std::error::Error + Send + Sync>> {
-    use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
     stream.set_nodelay(true)?;
-    let protocol = |_: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
-        response.headers_mut().insert("sec-websocket-protocol", "chat.v1".parse().expect("a header"));
+    Ok(tokio_tungstenite::accept_hdr_async(stream, ChatProtocol).await?)
+}
+
+/// Agrees to `chat.v1`.
+struct ChatProtocol;
+
+impl Callback for ChatProtocol {
+    fn on_request(self, _: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+        response.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("chat.v1"));
         Ok(response)
-    };
-    Ok(tokio_tungstenite::accept_hdr_async(stream, protocol).await?)
+    }
 }
 
 async fn session(socket: WebSocketStream<TcpStream>, state: &Mutex<State>) {
@@ -271,7 +278,7 @@ fn sequence(state: &mut State, session: u64, sender: &str, payload: &Value) -> S
         let row = json!({"messageId": payload["messageId"], "conversationId": id, "senderId": sender,
             "content": payload["content"], "sequenceNumber": number, "timestamp": 1, "epoch": 1, "kind": "message",
             "originRegion": "eu-west"});
-        let text = json!({"type": "message.new", "payload": row}).to_string();
+        let text = format!(r#"{{"type":"message.new","payload":{row}}}"#);
         conversation.rows.push(row);
         let members = conversation.members.clone();
         for (other, (user, out)) in &state.sessions {

@@ -18,7 +18,7 @@ use super::{MAX_RECEIVED_BYTES, Received, TransportError, platform_tls};
 /// An open WebSocket, with or without TLS.
 #[derive(Debug)]
 pub(super) enum WebSocket {
-    Plain(WebSocketStream<TcpStream>),
+    Plain(Box<WebSocketStream<TcpStream>>),
     Tls(Box<WebSocketStream<tokio_rustls::client::TlsStream<TcpStream>>>),
 }
 
@@ -44,7 +44,7 @@ impl WebSocket {
             let (socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(config))
                 .await
                 .map_err(|error| TransportError::connect(url, error))?;
-            return Ok(Self::Plain(socket));
+            return Ok(Self::Plain(Box::new(socket)));
         }
         let config_tls = match tls {
             Some(tls) => tls,
@@ -98,7 +98,7 @@ impl WebSocket {
     pub(super) async fn close(&mut self) {
         // The peer may be gone already; there is nobody left to tell.
         let _ = match self {
-            Self::Plain(socket) => socket.close(None).await,
+            Self::Plain(socket) => socket.as_mut().close(None).await,
             Self::Tls(socket) => socket.as_mut().close(None).await,
         };
     }

@@ -58,7 +58,8 @@ impl Session {
         let most = self.shared.limits.answer_bytes;
         if (200..300).contains(&answer.status) {
             if answer.body.len() > most {
-                let refusal = Refusal::too_large("the answer is too long, ask for fewer rows", format!("{most} bytes an answer"));
+                let refusal =
+                    Refusal::too_large("the answer is too long, ask for fewer rows", format!("{most} bytes an answer"));
                 return self.refuse(id, &refusal, now);
             }
             self.effects.push_back(Effect::Send(frame_around(ticket.kind, id, &answer.body)));

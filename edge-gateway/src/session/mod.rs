@@ -245,7 +245,8 @@ impl Session {
         match self.shared.verifier.verify(token, now.wall) {
             Ok(identity) => {
                 self.rate = Some(self.shared.rates.user(&identity.user, now.ticks));
-                let device = self.device.or_else(|| self.resumed_device(&identity.user, now)).unwrap_or(self.new_device);
+                let device =
+                    self.device.or_else(|| self.resumed_device(&identity.user, now)).unwrap_or(self.new_device);
                 self.device = Some(device);
                 self.effects.push_back(Effect::Open { user: identity.user.clone(), device });
                 self.identity = Some(identity);
@@ -283,7 +284,8 @@ impl Session {
 
     fn connected(&mut self, facts: OpenedFacts, now: Moment) {
         let wanted = self.wanted.take();
-        let promise = wanted.as_ref().is_some_and(|(token, _)| !self.may_resume && self.token_holds(token.as_deref(), now));
+        let promise =
+            wanted.as_ref().is_some_and(|(token, _)| !self.may_resume && self.token_holds(token.as_deref(), now));
         let identity = self.identity.as_ref().expect("set before the core was asked");
         let device_id = self.device.expect("set before the core was asked");
         let connected = Connected {
@@ -417,7 +419,8 @@ impl Session {
             State::Opening | State::Live => silent,
             State::Draining { close_at } => silent.min(*close_at),
         };
-        let token = self.identity.as_ref().map_or(u64::MAX, |identity| identity.expires_at.0.saturating_sub(now.wall.0));
+        let token =
+            self.identity.as_ref().map_or(u64::MAX, |identity| identity.expires_at.0.saturating_sub(now.wall.0));
         Some(own.saturating_sub(now.ticks).min(token))
     }
 

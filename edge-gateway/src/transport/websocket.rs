@@ -18,6 +18,8 @@ const READ_BUFFER: usize = 4 * 1024;
 const WRITE_BUFFER: usize = 16 * 1024;
 /// How long the client may take to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a client that sent far too much may take to read its close.
+const OVER_LONG_PAUSE: Duration = Duration::from_secs(1);
 
 /// The settings of this transport. Frames up to twice the limit are read whole, so that they get a typed error.
 pub(crate) fn configure(upgrade: WebSocketUpgrade, limits: &GatewayLimits) -> WebSocketUpgrade {
@@ -32,11 +34,13 @@ pub(crate) fn configure(upgrade: WebSocketUpgrade, limits: &GatewayLimits) -> We
 
 pub(crate) struct WebSocketFrames {
     socket: WebSocket,
+    /// Whether a message was so long that its bytes are not read: the codec would keep all of them if it went on.
+    over_long: bool,
 }
 
 impl WebSocketFrames {
     pub(crate) fn new(socket: WebSocket) -> Self {
-        Self { socket }
+        Self { socket, over_long: false }
     }
 }
 
@@ -50,7 +54,7 @@ impl FrameStream for WebSocketFrames {
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 Some(Ok(Message::Close(_))) | None => Incoming::Closed,
-                Some(Err(error)) => failed(error),
+                Some(Err(error)) => self.failed(error),
             };
         }
     }
@@ -69,6 +73,10 @@ impl FrameStream for WebSocketFrames {
             if self.socket.send(Message::Close(Some(frame))).await.is_err() {
                 return;
             }
+            if self.over_long {
+                // The client, still writing, finds the close while the connection stays open.
+                return tokio::time::sleep(OVER_LONG_PAUSE).await;
+            }
             // Unread bytes would turn the close into a reset, and the client would lose what was written before.
             let mut errors = 0;
             while let Some(message) = self.socket.next().await {
@@ -83,20 +91,23 @@ impl FrameStream for WebSocketFrames {
     }
 }
 
-fn failed(error: axum::Error) -> Incoming {
-    match error.into_inner().downcast_ref::<tungstenite::Error>() {
-        Some(tungstenite::Error::Utf8(_)) => Incoming::Malformed(Refusal::invalid("the frame is not UTF-8")),
-        Some(tungstenite::Error::Capacity(_)) => {
-            Incoming::Malformed(Refusal::too_large("the frame is too long", "twice the bytes of a frame"))
+impl WebSocketFrames {
+    fn failed(&mut self, error: axum::Error) -> Incoming {
+        match error.into_inner().downcast_ref::<tungstenite::Error>() {
+            Some(tungstenite::Error::Utf8(_)) => Incoming::Malformed(Refusal::invalid("the frame is not UTF-8")),
+            Some(tungstenite::Error::Capacity(_)) => {
+                self.over_long = true;
+                Incoming::Malformed(Refusal::too_large("the frame is too long", "twice the bytes of a frame"))
+            }
+            Some(tungstenite::Error::Protocol(
+                tungstenite::error::ProtocolError::ResetWithoutClosingHandshake
+                | tungstenite::error::ProtocolError::SendAfterClosing
+                | tungstenite::error::ProtocolError::ReceivedAfterClosing,
+            )) => Incoming::Closed,
+            Some(tungstenite::Error::Protocol(_)) => {
+                Incoming::Malformed(Refusal::invalid("not a WebSocket frame as RFC 6455 has it"))
+            }
+            _ => Incoming::Closed,
         }
-        Some(tungstenite::Error::Protocol(
-            tungstenite::error::ProtocolError::ResetWithoutClosingHandshake
-            | tungstenite::error::ProtocolError::SendAfterClosing
-            | tungstenite::error::ProtocolError::ReceivedAfterClosing,
-        )) => Incoming::Closed,
-        Some(tungstenite::Error::Protocol(_)) => {
-            Incoming::Malformed(Refusal::invalid("not a WebSocket frame as RFC 6455 has it"))
-        }
-        _ => Incoming::Closed,
     }
 }

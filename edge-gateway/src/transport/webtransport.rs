@@ -77,8 +77,7 @@ impl FrameStream for WebTransportFrames {
             lengths.put_u32(u32::try_from(frame.len()).map_err(|_| Lost)?);
         }
         let mut lengths = lengths.freeze();
-        let mut chunks: Vec<Bytes> =
-            batch.drain(..).flat_map(|frame| [lengths.split_to(LENGTH), frame]).collect();
+        let mut chunks: Vec<Bytes> = batch.drain(..).flat_map(|frame| [lengths.split_to(LENGTH), frame]).collect();
         self.sender.quic_stream_mut().write_all_chunks(&mut chunks).await.map_err(|_| Lost)
     }
 

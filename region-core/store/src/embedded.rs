@@ -45,6 +45,13 @@ pub struct EmbeddedOptions {
 }
 
 impl EmbeddedOptions {
+    /// With compression.
+    #[must_use]
+    pub fn compressed(mut self) -> Self {
+        self.compression = true;
+        self
+    }
+
     fn skips_sync(&self) -> bool {
         #[cfg(feature = "mutants")]
         return self.skip_sync;
@@ -116,9 +123,7 @@ impl Embedded {
             opened.change_floor,
             options.skips_sync(),
         );
-        let thread = std::thread::Builder::new()
-            .name(format!("commit-{region}"))
-            .spawn(move || committer.run(jobs))?;
+        let thread = std::thread::Builder::new().name(format!("commit-{region}")).spawn(move || committer.run(jobs))?;
         let queue = tokio::sync::Mutex::new(Some(queue));
         let identity = opened.identity;
         let thread = parking_lot::Mutex::new(Some(thread));

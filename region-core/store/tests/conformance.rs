@@ -56,11 +56,5 @@ mod embedded {
 }
 
 mod embedded_and_compressed {
-    fn options() -> super::EmbeddedOptions {
-        let mut options = super::EmbeddedOptions::default();
-        options.compression = true;
-        options
-    }
-
-    region_model::store_conformance!(super::OnDisk::fresh(options()));
+    region_model::store_conformance!(super::OnDisk::fresh(super::EmbeddedOptions::default().compressed()));
 }

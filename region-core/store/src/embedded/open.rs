@@ -25,7 +25,7 @@ const VERSION: &[u8] = b"version";
 
 const MEBIBYTE: u64 = 1024 * 1024;
 /// Journals beyond this make fjall flush keyspaces that hold old ones alive; a reopen reads them all.
-const JOURNALS: u64 = 256 * MEBIBYTE;
+const JOURNALS: u64 = 128 * MEBIBYTE;
 const BLOCK_CACHE: u64 = 64 * MEBIBYTE;
 
 /// A database that is open, and who it is in this life.
@@ -95,11 +95,12 @@ fn open_keyspaces(database: Database, options: &EmbeddedOptions) -> Result<Table
     let make = |name: &str, memtable: u64, filter: bool| -> Result<Keyspace, OpenError> {
         Ok(database.keyspace(name, || keyspace_options(memtable * MEBIBYTE, filter, options.compression))?)
     };
+    // Small memtables: a look-up in a large one misses the processor's caches, and its flush stalls commits longer.
     Ok(Tables {
         // Entries are read by range, which no filter helps.
-        entries: make("entries", 32, false)?,
+        entries: make("entries", 16, false)?,
         // Nearly every look-up misses: filters at all levels, held in memory.
-        dedup: make("dedup", 16, true)?,
+        dedup: make("dedup", 8, true)?,
         logs: make("logs", 8, true)?,
         snapshots: make("snapshots", 8, true)?,
         marks: make("marks", 8, true)?,

@@ -44,7 +44,7 @@ impl Tables {
     fn tail(&self, view: &Snapshot, log: LogId, with_last: bool) -> Result<Tail, ReadError> {
         let key = log.to_bytes();
         let mut tail = Tail::default();
-        if let Some(row) = view.prefix(&self.entries, key).next_back() {
+        if let Some(row) = view.prefix(&self.entries, keys::spread(log)).next_back() {
             let (key, row) = row.into_inner()?;
             (tail.mark, tail.change) = keys::row_head(&row)?;
             tail.length = keys::sequence(&key)? + 1;

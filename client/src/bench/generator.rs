@@ -1,0 +1,297 @@
+//! The connections of a run: one task each on one thread, several frames a write, nothing parsed that is not counted.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hearth_protocol::MessageId;
+use hearth_protocol::client::ServerFrame;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::BenchError;
+use super::run::Run;
+use super::wire::{self, Number, Reader, Seen, Template};
+
+/// Bytes read at once.
+const READ_BYTES: usize = 64 * 1024;
+/// How long opening one connection may take.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One connection of a run.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// `host:port`.
+    pub(super) host: String,
+    pub(super) token: String,
+    pub(super) conversation: String,
+    /// The conversation's last number before the run.
+    pub(super) base: u64,
+    /// Its number as a sender, if it sends.
+    pub(super) sender: Option<u16>,
+    /// Whose messages it is to get.
+    pub(super) hears: Vec<u16>,
+}
+
+/// The sending half of one connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    write: OwnedWriteHalf,
+    out: RefCell<Vec<u8>>,
+    written: Cell<usize>,
+    template: Template,
+    /// Index of the connection, and of its tally.
+    pub(super) index: usize,
+    pub(super) sender: Option<u16>,
+}
+
+impl Link {
+    /// Appends one message, sent or due at `at` (nanoseconds of the run's clock).
+    pub(super) fn append(&self, run: &mut Run, at: u64) {
+        let Some(sender) = self.sender else { return };
+        let counter = run.sent(sender, at);
+        let number = Number { run: run.id, sender, counter };
+        self.template.append(number, &mut self.out.borrow_mut());
+    }
+
+    fn append_control(&self, opcode: u8, payload: &[u8]) {
+        wire::append_frame(opcode, payload, &mut self.out.borrow_mut());
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.written.get() < self.out.borrow().len()
+    }
+
+    /// Writes as much as the socket takes.
+    pub(super) fn flush(&self) -> std::io::Result<()> {
+        let mut out = self.out.borrow_mut();
+        while self.written.get() < out.len() {
+            match self.write.try_write(&out[self.written.get()..]) {
+                Ok(length) => self.written.set(self.written.get() + length),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        out.clear();
+        self.written.set(0);
+        Ok(())
+    }
+}
+
+/// Opens a connection, authenticates, and waits for `connected`.
+pub(super) async fn open(index: usize, plan: &Plan, text: &str) -> Result<(Rc<Link>, OwnedReadHalf), BenchError> {
+    let failed = |what: String| BenchError::Connect { host: plan.host.clone(), what };
+    let opening = async {
+        let mut stream = TcpStream::connect(&plan.host).await.map_err(|error| failed(error.to_string()))?;
+        stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+        let request = format!(
+            "GET /ws HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: aGVhcnRoIGJlbmNoIGtleQ==\r\nSec-WebSocket-Protocol: chat.v1\r\n\r\n",
+            plan.host
+        );
+        stream.write_all(request.as_bytes()).await.map_err(|error| failed(error.to_string()))?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            // One byte at a time, so that nothing behind the head is taken.
+            answer.push(stream.read_u8().await.map_err(|error| failed(error.to_string()))?);
+        }
+        if !answer.starts_with(b"HTTP/1.1 101") {
+            let line = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
+            return Err(failed(line));
+        }
+        let mut auth = Vec::new();
+        let payload = serde_json::json!({"type": "auth", "payload": {"token": plan.token}}).to_string();
+        wire::append_frame(wire::TEXT, payload.as_bytes(), &mut auth);
+        stream.write_all(&auth).await.map_err(|error| failed(error.to_string()))?;
+        expect_connected(&mut stream).await.map_err(failed)?;
+        Ok(stream)
+    };
+    let stream = tokio::time::timeout(OPEN_TIMEOUT, opening).await;
+    let stream = stream.map_err(|_| failed(format!("took longer than {} s", OPEN_TIMEOUT.as_secs())))??;
+    let (read, write) = stream.into_split();
+    let link = Link {
+        write,
+        out: RefCell::new(Vec::new()),
+        written: Cell::new(0),
+        template: Template::new(&plan.conversation, text),
+        index,
+        sender: plan.sender,
+    };
+    Ok((Rc::new(link), read))
+}
+
+/// Reads exactly one frame, so that nothing behind it is taken.
+async fn expect_connected(stream: &mut TcpStream) -> Result<(), String> {
+    let mut buffer = Vec::new();
+    loop {
+        match wire::first_frame(&buffer).map_err(|error| error.to_string())? {
+            None => buffer.push(stream.read_u8().await.map_err(|error| error.to_string())?),
+            Some(frame) => {
+                let text = String::from_utf8_lossy(&buffer[frame.start..frame.end]);
+                return match ServerFrame::parse(&text) {
+                    Ok((_, Some(ServerFrame::Connected(_)))) => Ok(()),
+                    _ => Err(format!("expected `connected`, got {}", text.chars().take(120).collect::<String>())),
+                };
+            }
+        }
+    }
+}
+
+/// Reads one connection until it ends, and keeps its window full.
+pub(super) async fn drive(link: Rc<Link>, mut read: OwnedReadHalf, run: Rc<RefCell<Run>>) {
+    let mut reader = Reader::default();
+    let mut buffer = vec![0; READ_BYTES];
+    let mut filled = 0;
+    loop {
+        let length = if link.is_waiting() {
+            tokio::select! {
+                length = read.read(&mut buffer[filled..]) => length,
+                ready = link.write.writable() => {
+                    if ready.is_err() || link.flush().is_err() {
+                        break;
+                    }
+                    continue;
+                }
+            }
+        } else {
+            read.read(&mut buffer[filled..]).await
+        };
+        let Ok(length @ 1..) = length else { break };
+        filled += length;
+        let now = run.borrow().now();
+        let taken = take_frames(&buffer[..filled], &mut reader, &link, &mut run.borrow_mut(), now);
+        match taken {
+            Ok(taken) => {
+                buffer.copy_within(taken..filled, 0);
+                filled -= taken;
+            }
+            Err(error) => {
+                run.borrow_mut().note(error.to_string());
+                break;
+            }
+        }
+        if filled == buffer.len() {
+            buffer.resize(filled * 2, 0);
+        }
+        refill(&link, &mut run.borrow_mut(), now);
+        if link.flush().is_err() {
+            break;
+        }
+    }
+    run.borrow_mut().ended(link.index);
+}
+
+/// Takes in every whole frame; gives how many bytes they were.
+fn take_frames(
+    bytes: &[u8],
+    reader: &mut Reader,
+    link: &Link,
+    run: &mut Run,
+    now: u64,
+) -> Result<usize, wire::WireError> {
+    let mut taken = 0;
+    while let Some(frame) = wire::first_frame(&bytes[taken..])? {
+        let payload = &bytes[taken + frame.start..taken + frame.end];
+        taken += frame.end;
+        match frame.opcode {
+            wire::TEXT => match reader.read(payload) {
+                Seen::Ack { number, sequence } => run.acked(link.index, number, sequence, now),
+                Seen::New { number, sequence } => run.delivered(link.index, number, sequence, now),
+                Seen::Other => other(payload, link, run, now),
+            },
+            wire::PING => link.append_control(wire::PONG, payload),
+            wire::CLOSE => run.note("the server closed a connection".to_owned()),
+            _ => {}
+        }
+    }
+    Ok(taken)
+}
+
+/// Frames that are rare in a good run, or have their fields in another order: harmless ones are passed over, messages
+/// are counted as ever, the rest is noted.
+fn other(payload: &[u8], link: &Link, run: &mut Run, now: u64) {
+    let number = |id: MessageId| Number::parse(id.to_string().as_bytes());
+    let text = String::from_utf8_lossy(payload);
+    match ServerFrame::parse(&text) {
+        Ok((_, Some(ServerFrame::Ack(ack)))) => match number(ack.message_id) {
+            Some(number) => run.acked(link.index, number, ack.sequence_number, now),
+            None => run.note("an ack for a message that was never sent".to_owned()),
+        },
+        Ok((_, Some(ServerFrame::New(row)))) => match number(row.message_id) {
+            Some(number) => run.delivered(link.index, number, row.sequence_number, now),
+            None => run.position_of_other(link.index, row.sequence_number, &row.kind),
+        },
+        Ok((_, Some(ServerFrame::Error(refusal)))) => run.note(format!("error: {refusal}")),
+        Ok((_, Some(ServerFrame::Queued(queued)))) => run.note(format!("queued: {:?}", queued.reason)),
+        Ok((_, Some(ServerFrame::Refused(refused)))) => run.note(format!("refused: {}", refused.error.as_str())),
+        Ok((_, Some(ServerFrame::Close(close)))) => run.note(format!("closed: {} {}", close.code, close.reason)),
+        Ok((_, Some(ServerFrame::SyncRequired(_)))) => run.note("a session was switched to pull".to_owned()),
+        Ok(_) => {}
+        Err(_) => run.note("a frame of another form than the contract fixes".to_owned()),
+    }
+}
+
+/// Sends until as many messages are outstanding as the window has.
+pub(super) fn refill(link: &Link, run: &mut Run, now: u64) {
+    let Some(sender) = link.sender else { return };
+    while run.wants(sender) {
+        link.append(run, now);
+    }
+}
+
+/// Sends at an even rate over all senders, whatever comes back, until `stop` says so. Each message counts from the
+/// time when it was due, so that a stall of either side shows in the latencies.
+pub(super) async fn pace(links: Vec<Rc<Link>>, run: Rc<RefCell<Run>>, per_second: f64) {
+    let senders: Vec<_> = links.into_iter().filter(|link| link.sender.is_some()).collect();
+    if senders.is_empty() || per_second <= 0.0 {
+        return;
+    }
+    let start = run.borrow().now();
+    let mut ticks = tokio::time::interval(Duration::from_millis(1));
+    let mut emitted = 0u64;
+    while !run.borrow().is_stopped() {
+        ticks.tick().await;
+        {
+            let mut run = run.borrow_mut();
+            let due = ((run.now() - start) as f64 / 1e9 * per_second) as u64;
+            while emitted < due {
+                let at = start + (emitted as f64 / per_second * 1e9) as u64;
+                senders[(emitted % senders.len() as u64) as usize].append(&mut run, at);
+                emitted += 1;
+            }
+        }
+        // A socket that was full is tried again with the next tick.
+        for link in senders.iter().filter(|link| link.is_waiting()) {
+            if link.flush().is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Nobody is closed for silence in a long run.
+pub(super) async fn heartbeats(links: Vec<Rc<Link>>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        for link in &links {
+            link.append_control(wire::TEXT, br#"{"type":"heartbeat","timestamp":0}"#);
+            // A broken connection is noticed by its reader.
+            let _ = link.flush();
+        }
+    }
+}
+
+/// A clock that starts with the run, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RunClock(Instant);
+
+impl RunClock {
+    pub(super) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(super) fn now(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}

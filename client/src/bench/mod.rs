@@ -1,0 +1,260 @@
+//! `hearth bench`: messages a second that were sent, durably acked **and** delivered, counted one by one.
+//!
+//! The generator is this process, the server a child of it; both share the machine's cores, and both CPU times are
+//! told. A run fails when one message is missing or twice, or when there were more acks for each kernel-counted sync
+//! than messages in flight: then acks did not wait for the disk.
+
+mod generator;
+mod report;
+mod run;
+mod scenario;
+mod server;
+mod syncs;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use report::{Latency, PagesReport, Report, RunReport};
+use scenario::{Load, Task};
+use server::Server;
+
+use crate::rest::Rest;
+
+/// The text of every message: 100 bytes.
+const TEXT: &str = "The quick brown fox jumps over the lazy dog, and then it sits down by the hearth to rest for a while";
+/// Senders, and as many receivers, of scenarios a and c.
+const PAIRS: u16 = 200;
+/// Members of the group of scenario b.
+const GROUP: u16 = 10;
+const HOME: &str = "eu-west";
+const EDGE: &str = "us-east";
+const THREE_REGIONS: &str = "eu-west,us-east,ap-south";
+
+/// What `hearth bench` was asked for.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// The `hearth` executable whose `dev` is put under load; this process's own by default.
+    pub executable: PathBuf,
+    /// Of `a1`, `a16`, `b`, `c` and `d`; empty means all.
+    pub scenarios: Vec<String>,
+    /// How long each run is measured, in seconds, 1 or more. Default 10.
+    pub seconds: u64,
+    /// How long each run warms up before, in seconds. Default 2.
+    pub warm_up_seconds: u64,
+    /// Whether a, b and d also run on three regions. Default true; c always does.
+    pub three_regions: bool,
+    /// JSON on stdout in place of the table.
+    pub json: bool,
+    /// Where the server's data go, in a folder of their own that is removed; the system's temporary folder by default.
+    pub data: PathBuf,
+}
+
+impl Default for BenchOptions {
+    fn default() -> Self {
+        Self {
+            executable: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("hearth")),
+            scenarios: Vec::new(),
+            seconds: 10,
+            warm_up_seconds: 2,
+            three_regions: true,
+            json: false,
+            data: std::env::temp_dir(),
+        }
+    }
+}
+
+/// Why nothing could be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// There is no such scenario.
+    #[error("there is no scenario {asked}: use --scenario with one of a1, a16, b, c, d")]
+    Scenario {
+        /// As given.
+        asked: String,
+    },
+    /// The server did not start, or did not do what setting up needs.
+    #[error("the server: {what}")]
+    Server {
+        /// What happened.
+        what: String,
+    },
+    /// A connection could not be opened.
+    #[error("connecting to {host}: {what}")]
+    Connect {
+        /// Where to.
+        host: String,
+        /// What happened.
+        what: String,
+    },
+    /// The generator's thread or runtime could not be started, or panicked.
+    #[error("the generator's thread ended")]
+    Thread,
+}
+
+/// Measures, and prints the table or JSON to stdout and progress to stderr. True when every run held: the caller
+/// exits with 1 otherwise.
+///
+/// # Errors
+/// [`BenchError`] when nothing could be measured.
+pub async fn bench(options: BenchOptions) -> Result<bool, BenchError> {
+    let json = options.json;
+    let report = measure(options).await?;
+    if json {
+        println!("{}", serde_json::to_string(&report).expect("a report holds only string keys"));
+    } else {
+        print!("{}", report.table());
+    }
+    Ok(report.held)
+}
+
+/// Measures; progress goes to stderr.
+///
+/// # Errors
+/// [`BenchError`] when nothing could be measured.
+pub async fn measure(options: BenchOptions) -> Result<Report, BenchError> {
+    const KNOWN: [&str; 5] = ["a1", "a16", "b", "c", "d"];
+    if let Some(asked) = options.scenarios.iter().find(|asked| !KNOWN.contains(&asked.as_str())) {
+        return Err(BenchError::Scenario { asked: asked.clone() });
+    }
+    let (done, report) = tokio::sync::oneshot::channel();
+    // One thread does it all, so that nothing in the hot path is locked or shared.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let result = runtime.map_err(|_| BenchError::Thread).and_then(|runtime| {
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, Bench::new(&options).run())
+        });
+        // Whoever asked may have stopped waiting.
+        let _ = done.send(result);
+    });
+    report.await.map_err(|_| BenchError::Thread)?
+}
+
+/// The runs of one invocation.
+struct Bench<'a> {
+    options: &'a BenchOptions,
+    data: PathBuf,
+    run: u32,
+    runs: Vec<RunReport>,
+    pages: Option<PagesReport>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(options: &'a BenchOptions) -> Self {
+        let data = options.data.join(format!("hearth-bench-{}", std::process::id()));
+        Self { options, data, run: rand::random::<u32>() & 0x7fff_ff00, runs: Vec::new(), pages: None }
+    }
+
+    async fn run(mut self) -> Result<Report, BenchError> {
+        std::fs::create_dir_all(&self.options.data)
+            .map_err(|error| BenchError::Server { what: format!("{}: {error}", self.options.data.display()) })?;
+        let file_system = file_system(&self.options.data);
+        let rest = Rest::new(None)?;
+        self.local(&rest, HOME).await?;
+        if self.options.three_regions {
+            self.local(&rest, THREE_REGIONS).await?;
+        }
+        self.across(&rest).await?;
+        let held = self.runs.iter().all(|run| run.held) && self.pages.as_ref().is_none_or(|pages| pages.held);
+        Ok(Report {
+            runs: self.runs,
+            pages: self.pages,
+            text_bytes: TEXT.len(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            file_system,
+            held,
+        })
+    }
+
+    fn wants(&self, scenario: &str) -> bool {
+        self.options.scenarios.is_empty() || self.options.scenarios.iter().any(|asked| asked == scenario)
+    }
+
+    /// a, b and d: everybody at one region.
+    async fn local(&mut self, rest: &Rest, regions: &str) -> Result<(), BenchError> {
+        let one = !regions.contains(',');
+        let wanted = ["a1", "a16", "b"].iter().any(|scenario| self.wants(scenario)) || (one && self.wants("d"));
+        if !wanted {
+            return Ok(());
+        }
+        let server = Server::start(&self.options.executable, regions, "none", &self.data).await?;
+        for (scenario, window) in [("a1", 1), ("a16", 16), ("b", 16)] {
+            if self.wants(scenario) {
+                self.full_and_half(scenario, &server, rest, window, None).await?;
+            }
+        }
+        if one && self.wants("d") {
+            self.run += 1;
+            self.pages = Some(scenario::pages(&server, rest, self.run, HOME).await?);
+        }
+        server.stop().await;
+        Ok(())
+    }
+
+    /// c: senders at one region, homes at another, 20 ms of round trip between them.
+    async fn across(&mut self, rest: &Rest) -> Result<(), BenchError> {
+        if !self.wants("c") {
+            return Ok(());
+        }
+        let server = Server::start(&self.options.executable, THREE_REGIONS, "10ms", &self.data).await?;
+        self.full_and_half("c", &server, rest, 16, Some((EDGE, HOME))).await?;
+        server.stop().await;
+        Ok(())
+    }
+
+    /// As fast as the window allows, then at half that rate.
+    async fn full_and_half(
+        &mut self,
+        scenario: &str,
+        server: &Server,
+        rest: &Rest,
+        window: u64,
+        link: Option<(&str, &str)>,
+    ) -> Result<(), BenchError> {
+        let mut load = Load::Full(window);
+        for _ in 0..2 {
+            self.run += 1;
+            let plans = match scenario {
+                "b" => scenario::group(server, rest, self.run, GROUP, HOME).await?,
+                _ => scenario::pairs(server, rest, self.run, PAIRS, HOME, link.map_or(HOME, |(edge, _)| edge)).await?,
+            };
+            let task = Task {
+                scenario,
+                server,
+                rest,
+                data: &self.data,
+                load,
+                warm_up: Duration::from_secs(self.options.warm_up_seconds),
+                time: Duration::from_secs(self.options.seconds.max(1)),
+                link,
+            };
+            let report = task.run(self.run, plans).await?;
+            eprintln!(
+                "{scenario} on {} at {} load: {:.0} messages/s{}",
+                server.regions.len(),
+                report.load,
+                report.messages_per_second,
+                if report.held { "" } else { ", FAILED" }
+            );
+            load = Load::Half(report.messages_per_second / 2.0);
+            self.runs.push(report);
+        }
+        Ok(())
+    }
+}
+
+/// The kind of file system under a folder, as `/proc/mounts` names it: a sync on a tmpfs means nothing.
+fn file_system(folder: &Path) -> String {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let mounted = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ');
+        Some((PathBuf::from(fields.nth(1)?), fields.next()?.to_owned()))
+    });
+    let under = mounted.filter(|(at, _)| folder.starts_with(at));
+    under.max_by_key(|(at, _)| at.components().count()).map_or_else(|| "unknown".to_owned(), |(_, kind)| kind)
+}

@@ -1,0 +1,193 @@
+//! What a benchmark found, for people and for programs.
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::tally::Faults;
+
+/// Milliseconds at three percentiles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Latency {
+    /// The median.
+    pub p50: f64,
+    /// One in a hundred takes longer.
+    pub p99: f64,
+    /// One in a thousand takes longer.
+    pub p999: f64,
+}
+
+impl Latency {
+    /// Of a histogram in microseconds.
+    pub(super) fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
+        Self { p50: at(0.5), p99: at(0.99), p999: at(0.999) }
+    }
+
+    pub(super) fn minus(self, milliseconds: f64) -> Self {
+        Self { p50: self.p50 - milliseconds, p99: self.p99 - milliseconds, p999: self.p999 - milliseconds }
+    }
+}
+
+/// One run of one scenario under one load.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunReport {
+    /// `a1`, `a16`, `b` or `c`.
+    pub scenario: String,
+    /// How many regions the mesh had; each conversation has a voter in each.
+    pub regions: usize,
+    /// `full` (each sender keeps its window outstanding) or `half` (an even rate of half of what `full` reached).
+    pub load: &'static str,
+    /// Connections that send.
+    pub senders: usize,
+    /// Connections that each message is delivered to.
+    pub receivers_per_message: u64,
+    /// Messages outstanding for each sender; at half load: the most that were, over all senders.
+    pub in_flight: u64,
+    /// How long was measured.
+    pub seconds: f64,
+    /// Sent in all, warm-up included.
+    pub sent: u64,
+    /// Sent, durably acked and delivered to everybody, in a second.
+    pub messages_per_second: f64,
+    /// Frames that receivers got in a second.
+    pub deliveries_per_second: f64,
+    /// From send to ack, in milliseconds. At half load counted from the time when the message was due.
+    pub ack_ms: Latency,
+    /// From send to each receiver, likewise.
+    pub delivery_ms: Latency,
+    /// CPU time of the server process for 1,000 messages, in milliseconds.
+    pub server_cpu_ms_per_thousand: f64,
+    /// Of one core.
+    pub server_cpu_percent: f64,
+    /// Of one core.
+    pub generator_cpu_percent: f64,
+    /// Kernel-counted syncs while it was measured.
+    pub syncs: u64,
+    /// Acks for each of them.
+    pub acks_per_sync: f64,
+    /// What counted them.
+    pub sync_source: &'static str,
+    /// The smoothed echo of the link between edge and home while it was measured, from the edge's `/metrics`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link_round_trip_ms: Option<f64>,
+    /// `ack_ms` without that round trip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack_minus_link_ms: Option<Latency>,
+    /// Counted exactly over all messages sent.
+    pub(super) faults: Faults,
+    /// What a good run does not show.
+    pub notes: Vec<String>,
+    /// Whether nothing was missing, twice, late or acked without a sync.
+    pub held: bool,
+}
+
+/// The last 1,000 messages of 10,000, as five pages.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PagesReport {
+    /// `d`.
+    pub scenario: &'static str,
+    /// Messages in the conversation.
+    pub messages: u64,
+    /// Rows of one page.
+    pub rows: u64,
+    /// How often the five pages were read.
+    pub rounds: usize,
+    /// One page over a kept-alive connection.
+    pub page_ms: Latency,
+    /// All five, one after the other.
+    pub five_pages_ms: Latency,
+    /// What was wrong with what came.
+    pub notes: Vec<String>,
+    /// Whether every round gave exactly the last 1,000 positions.
+    pub held: bool,
+}
+
+/// Everything that was measured.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// In the order in which they ran.
+    pub runs: Vec<RunReport>,
+    /// Scenario d.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pages: Option<PagesReport>,
+    /// Bytes of each text.
+    pub text_bytes: usize,
+    /// Cores of the machine, shared by server and generator.
+    pub cores: usize,
+    /// The file system under the server's data.
+    pub file_system: String,
+    /// Whether every run held.
+    pub held: bool,
+}
+
+impl Report {
+    /// The table for people.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut text = format!(
+            "{}-byte texts; server and generator share {} cores; data on {}\n\n\
+             {:<5}{:>4}{:>6}{:>11}{:>11}  {:<23}{:<23}{:>9}{:>8}{:>8}{:>10}  {}\n",
+            self.text_bytes, self.cores, self.file_system, "run", "reg", "load", "messages/s", "frames/s",
+            "ack ms p50/p99/p99.9", "delivery p50/p99/p99.9", "cpu/1000", "server", "bench", "acks/sync", "verdict",
+        );
+        for run in &self.runs {
+            text.push_str(&format!(
+                "{:<5}{:>4}{:>6}{:>11.0}{:>11.0}  {:<23}{:<23}{:>6.1} ms{:>7.0}%{:>7.0}%{:>10.1}  {}\n",
+                run.scenario, run.regions, run.load, run.messages_per_second, run.deliveries_per_second,
+                triple(run.ack_ms), triple(run.delivery_ms), run.server_cpu_ms_per_thousand, run.server_cpu_percent,
+                run.generator_cpu_percent, run.acks_per_sync, if run.held { "held" } else { "FAILED" },
+            ));
+            if let (Some(link), Some(over)) = (run.link_round_trip_ms, run.ack_minus_link_ms) {
+                text.push_str(&format!("      link round trip {link:.2} ms; ack minus link {} ms\n", triple(over)));
+            }
+            if run.faults != Faults::default() {
+                text.push_str(&format!(
+                    "      missing {}, twice or unknown {}, out of order {}, holes {}\n",
+                    run.faults.missing, run.faults.duplicated, run.faults.out_of_order, run.faults.holes
+                ));
+            }
+            for note in &run.notes {
+                text.push_str(&format!("      {note}\n"));
+            }
+        }
+        if let Some(pages) = &self.pages {
+            text.push_str(&format!(
+                "d    last 1,000 of {} as five pages of {}: one page {} ms, all five {} ms  {}\n",
+                pages.messages, pages.rows, triple(pages.page_ms), triple(pages.five_pages_ms),
+                if pages.held { "held" } else { "FAILED" },
+            ));
+            for note in &pages.notes {
+                text.push_str(&format!("      {note}\n"));
+            }
+        }
+        if let Some(run) = self.runs.first() {
+            text.push_str(&format!("\nsyncs by {}. ", run.sync_source));
+        }
+        text.push_str("At half load the rate is even and latencies count from when a message was due.\n");
+        text.push_str("The link's round trip is the smoothed ping echo that the edge's /metrics gave during the run.\n");
+        text
+    }
+}
+
+fn triple(latency: Latency) -> String {
+    format!("{:.1} / {:.1} / {:.1}", latency.p50, latency.p99, latency.p999)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_are_told_in_milliseconds() {
+        let mut histogram = Histogram::new_with_bounds(1, 120_000_000, 3).expect("bounds");
+        for value in 1..=1_000u64 {
+            histogram.record(value * 10).expect("in bounds");
+        }
+        let latency = Latency::of(&histogram);
+        assert!((latency.p50 - 5.0).abs() < 0.05 && (latency.p99 - 9.9).abs() < 0.05, "{latency:?}");
+        assert_eq!(triple(latency.minus(1.0)), "4.0 / 8.9 / 9.0");
+    }
+}

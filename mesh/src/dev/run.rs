@@ -1,0 +1,251 @@
+//! `hearth dev`: settles ports, starts the regions, serves control requests, drains on a signal.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::control::{self, ControlAnswer, ControlRequest};
+use super::folder::{Folder, FolderError, MeshFile, mesh_file, random_secret, write_mesh_file};
+use super::mesh::{BoundRegion, DevMesh, RegionRow};
+use super::processes;
+use super::spec::{DevOptions, DevSpec, RegionSpec, loopback};
+use crate::region::{StartError, bind_tcp, bind_udp};
+
+/// Longest drain of the whole mesh.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Tries to find a port that is free for TCP and UDP alike.
+const PORT_TRIES: u32 = 64;
+
+/// Why a development mesh does not run, with the exit code that scripts rely on.
+#[derive(Debug, thiserror::Error)]
+pub enum DevError {
+    /// A region's name, or their number, cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// A port is taken.
+    #[error("port {0} is in use")]
+    PortInUse(u16),
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A region does not start.
+    #[error("region {region}: {error}")]
+    Region {
+        /// Which.
+        region: String,
+        /// Why.
+        error: StartError,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl DevError {
+    /// 2 usage, 3 port in use, 4 data folder in use, 5 data folder of another version, 70 anything else.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::PortInUse(_) => 3,
+            Self::Folder(FolderError::InUse(_)) => 4,
+            Self::Folder(FolderError::Version { .. }) => 5,
+            Self::Region { error: StartError::Store(region_store::embedded::OpenError::Version { .. }), .. } => 5,
+            Self::Folder(_) | Self::Region { .. } | Self::Failed(_) => 70,
+        }
+    }
+
+    /// What to type.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Usage(_) => "see `hearth dev --help`".to_owned(),
+            Self::PortInUse(port) => {
+                format!("stop what listens there, or choose others: `hearth dev --port {}`", port.saturating_add(1000))
+            }
+            Self::Folder(FolderError::InUse(_)) => {
+                "stop that mesh first, or use another folder: `hearth dev --data DIR`".to_owned()
+            }
+            Self::Folder(FolderError::Version { path, .. }) => {
+                format!("keep it and use another: `hearth dev --data DIR`; or drop it: `hearth dev --fresh --data {}`", path.display())
+            }
+            Self::Folder(FolderError::Foreign(_)) => "name an empty or a new folder: `hearth dev --data DIR`".to_owned(),
+            Self::Folder(FolderError::Failed { .. }) | Self::Region { .. } | Self::Failed(_) => {
+                "the log on standard error says more; `hearth dev --fresh` starts with empty stores".to_owned()
+            }
+        }
+    }
+}
+
+/// The one line that scripts wait for.
+#[must_use]
+pub fn ready_line(regions: &[RegionRow]) -> String {
+    serde_json::json!({ "ready": true, "regions": regions }).to_string()
+}
+
+/// Runs a mesh until SIGINT or SIGTERM. `ready` is called with the rows of the ready line.
+///
+/// # Errors
+/// [`DevError`] when it does not start.
+pub async fn run(options: DevOptions, ready: impl FnOnce(&[RegionRow])) -> Result<(), DevError> {
+    check_regions(&options.regions)?;
+    let mut interrupt = caught(SignalKind::interrupt())?;
+    let mut terminate = caught(SignalKind::terminate())?;
+    let folder = Folder::open(&options.data, options.fresh)?;
+    let (spec, bound) = settle(&options, folder.path.clone()).await?;
+    folder.certify(&spec)?;
+    let listener = bind_tcp(loopback(0)).await.map_err(|error| DevError::Failed(error.to_string()))?;
+    let control = listener.local_addr().map_err(|error| DevError::Failed(error.to_string()))?.port();
+    let file = MeshFile { control, secret: random_secret(), spec: spec.clone() };
+    write_mesh_file(&folder.path, &file)?;
+    let ended = if options.processes {
+        drop(bound);
+        let signals = processes::Signals { interrupt: &mut interrupt, terminate: &mut terminate };
+        processes::supervise(spec, listener, file.secret, signals, ready).await
+    } else {
+        let mesh = DevMesh::new(spec, folder.secrets.clone());
+        in_one_process(&mesh, bound, listener, file.secret, &mut interrupt, &mut terminate, ready).await
+    };
+    // The mesh is gone: nobody finds it by this file any more.
+    let _ = std::fs::remove_file(mesh_file(&folder.path));
+    ended
+}
+
+fn check_regions(regions: &[String]) -> Result<(), DevError> {
+    if regions.is_empty() || regions.len() > 16 {
+        return Err(DevError::Usage("give 1 to 16 regions".to_owned()));
+    }
+    for (index, region) in regions.iter().enumerate() {
+        if hearth_protocol::RegionId::new(region).is_err() {
+            return Err(DevError::Usage(format!("{region:?} is no region name: lower-case letters, digits and `-`")));
+        }
+        if regions[..index].contains(region) {
+            return Err(DevError::Usage(format!("region {region:?} is named twice")));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn caught(kind: SignalKind) -> Result<Signal, DevError> {
+    signal(kind).map_err(|error| DevError::Failed(format!("signals cannot be caught: {error}")))
+}
+
+/// Binds every socket of the mesh, so that all addresses are known before the first region starts.
+async fn settle(options: &DevOptions, data: PathBuf) -> Result<(DevSpec, Vec<BoundRegion>), DevError> {
+    let mut regions = Vec::new();
+    let mut bound = Vec::new();
+    for (index, id) in options.regions.iter().enumerate() {
+        let wanted = match options.port {
+            0 => 0,
+            port => u16::try_from(index)
+                .ok()
+                .and_then(|index| port.checked_add(index))
+                .ok_or_else(|| DevError::Usage(format!("port {port} leaves no room for {} regions", options.regions.len())))?,
+        };
+        let sockets = bind_region(wanted).await?;
+        let port = sockets.http.local_addr().map_err(|error| DevError::Failed(error.to_string()))?.port();
+        let link_port = sockets.link.local_addr().map_err(|error| DevError::Failed(error.to_string()))?.port();
+        regions.push(RegionSpec { id: id.clone(), port, link_port, data: data.join("regions").join(id) });
+        bound.push(sockets);
+    }
+    let mut delays = Vec::new();
+    for from in &options.regions {
+        for to in options.regions.iter().filter(|to| *to != from) {
+            let delay = u64::try_from(options.latency.between(from, to).as_millis()).unwrap_or(u64::MAX);
+            delays.push((from.clone(), to.clone(), delay));
+        }
+    }
+    let spec = DevSpec { data, regions, delays, limits: options.limits, anti_entropy: options.anti_entropy };
+    Ok((spec, bound))
+}
+
+async fn bind_region(port: u16) -> Result<BoundRegion, DevError> {
+    let in_use = |error: StartError| match error {
+        StartError::InUse { address } => DevError::PortInUse(address.port()),
+        other => DevError::Failed(other.to_string()),
+    };
+    let link = bind_udp(loopback(0)).map_err(in_use)?;
+    for _ in 0..PORT_TRIES {
+        let http = bind_tcp(loopback(port)).await.map_err(in_use)?;
+        let chosen = http.local_addr().map_err(|error| DevError::Failed(error.to_string()))?.port();
+        match bind_udp(loopback(chosen)) {
+            Ok(webtransport) => return Ok(BoundRegion { http, webtransport, link }),
+            Err(error) if port != 0 => return Err(in_use(error)),
+            Err(_) => {}
+        }
+    }
+    Err(DevError::Failed("no port is free for TCP and UDP alike".to_owned()))
+}
+
+async fn in_one_process(
+    mesh: &Arc<DevMesh>,
+    bound: Vec<BoundRegion>,
+    listener: TcpListener,
+    secret: String,
+    interrupt: &mut Signal,
+    terminate: &mut Signal,
+    ready: impl FnOnce(&[RegionRow]),
+) -> Result<(), DevError> {
+    let ids: Vec<String> = mesh.spec.regions.iter().map(|region| region.id.clone()).collect();
+    for (id, sockets) in ids.iter().zip(bound) {
+        mesh.start_region(id, Some(sockets))
+            .await
+            .map_err(|error| DevError::Region { region: id.clone(), error })?;
+    }
+    mesh.wait_for_links().await;
+    let rows: Vec<RegionRow> = mesh.spec.regions.iter().map(RegionRow::of).collect();
+    ready(&rows);
+    let served = control::serve(listener, secret, |request| handle(mesh.clone(), request));
+    tokio::select! {
+        () = served => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tokio::select! {
+        () = mesh.stop_all(DRAIN) => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// Performs a control request on a mesh of this process.
+pub(super) async fn handle(mesh: Arc<DevMesh>, request: ControlRequest) -> ControlAnswer {
+    let (ControlRequest::Start { region } | ControlRequest::Stop { region } | ControlRequest::Drain { region, .. }) =
+        &request;
+    if mesh.spec.region(region).is_none() {
+        let known: Vec<&str> = mesh.spec.regions.iter().map(|region| region.id.as_str()).collect();
+        let message = format!("no region {region:?} in this mesh; it has {}", known.join(", "));
+        return ControlAnswer { code: 2, message };
+    }
+    match request {
+        ControlRequest::Start { region } => match mesh.start_region(&region, None).await {
+            Ok(true) => {
+                mesh.wait_for_links().await;
+                ControlAnswer { code: 0, message: format!("{region} is ready") }
+            }
+            Ok(false) => ControlAnswer { code: 6, message: format!("{region} runs already") },
+            Err(error) => ControlAnswer { code: 70, message: format!("{region} does not start: {error}") },
+        },
+        ControlRequest::Stop { region } => {
+            if mesh.stop_region(&region).await {
+                ControlAnswer { code: 0, message: format!("{region} is down") }
+            } else {
+                ControlAnswer { code: 6, message: format!("{region} is down already") }
+            }
+        }
+        ControlRequest::Drain { region, over_ms } => {
+            match mesh.drain_region(&region, Duration::from_millis(over_ms)).await {
+                Some(true) => ControlAnswer {
+                    code: 0,
+                    message: format!("{region} has no sessions; `hearth dev start {region}` lets them back"),
+                },
+                Some(false) => ControlAnswer { code: 6, message: format!("{region} takes no sessions already") },
+                None => ControlAnswer { code: 70, message: format!("{region} is down: `hearth dev start {region}`") },
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What a development mesh is made of: options as given, and the spec with every port and address settled.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hearth_config::{
+    AuthSection, DrainSection, ListenSection, LogSection, MeshRegion, MeshSection, Pem, RegionConfig, RegionSection,
+    ReplicationSection, ResumeKey, SecretText, WebTransportCertificate,
+};
+use serde::{Deserialize, Serialize};
+
+use super::folder::Secrets;
+
+/// One-way delay of the links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Latency {
+    /// As oceans have it: eu-us 40 ms, us-ap 90 ms, eu-ap 70 ms, any other pair 50 ms.
+    Default,
+    /// The same for every link; zero for none.
+    Fixed(Duration),
+}
+
+impl Latency {
+    /// The one-way delay between two regions, by the first two letters of their names.
+    #[must_use]
+    pub fn between(self, one: &str, other: &str) -> Duration {
+        let Self::Default = self else {
+            let Self::Fixed(delay) = self else { return Duration::ZERO };
+            return delay;
+        };
+        let mut pair = [one.get(..2).unwrap_or(one), other.get(..2).unwrap_or(other)];
+        pair.sort_unstable();
+        Duration::from_millis(match pair {
+            ["eu", "us"] => 40,
+            ["ap", "us"] => 90,
+            ["ap", "eu"] => 70,
+            _ => 50,
+        })
+    }
+}
+
+/// Options of `hearth dev`.
+#[derive(Clone, Debug)]
+pub struct DevOptions {
+    /// Regions in their order.
+    pub regions: Vec<String>,
+    /// Region i listens on `port + i`; 0 for any free port.
+    pub port: u16,
+    /// The data folder.
+    pub data: PathBuf,
+    /// Whether the data folder is emptied first.
+    pub fresh: bool,
+    /// Delay of links.
+    pub latency: Latency,
+    /// Whether rate limits hold.
+    pub limits: bool,
+    /// Period of anti-entropy.
+    pub anti_entropy: Duration,
+    /// One process a region.
+    pub processes: bool,
+}
+
+impl Default for DevOptions {
+    fn default() -> Self {
+        Self {
+            regions: ["eu-west", "us-east", "ap-south"].map(str::to_owned).to_vec(),
+            port: 8081,
+            data: PathBuf::from(".hearth-dev"),
+            fresh: false,
+            latency: Latency::Default,
+            limits: true,
+            anti_entropy: Duration::from_secs(5),
+            processes: false,
+        }
+    }
+}
+
+/// One region with its addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionSpec {
+    /// The region.
+    pub id: String,
+    /// TCP for HTTP and UDP for WebTransport.
+    pub port: u16,
+    /// UDP for links.
+    pub link_port: u16,
+    /// Its folder.
+    pub data: PathBuf,
+}
+
+/// A mesh with every address settled: what a child process is given.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DevSpec {
+    /// The data folder, absolute.
+    pub data: PathBuf,
+    /// Regions in their order.
+    pub regions: Vec<RegionSpec>,
+    /// One-way delays in milliseconds: from, to, delay.
+    pub delays: Vec<(String, String, u64)>,
+    /// Whether rate limits hold.
+    pub limits: bool,
+    /// Period of anti-entropy.
+    pub anti_entropy: Duration,
+}
+
+pub(crate) fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+impl RegionSpec {
+    /// `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn http(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// `ws://127.0.0.1:PORT/ws`.
+    #[must_use]
+    pub fn ws(&self) -> String {
+        format!("ws://127.0.0.1:{}/ws", self.port)
+    }
+
+    /// `https://127.0.0.1:PORT/wt`.
+    #[must_use]
+    pub fn webtransport(&self) -> String {
+        format!("https://127.0.0.1:{}/wt", self.port)
+    }
+}
+
+impl DevSpec {
+    /// The spec of a region.
+    #[must_use]
+    pub fn region(&self, id: &str) -> Option<&RegionSpec> {
+        self.regions.iter().find(|region| region.id == id)
+    }
+
+    /// The hosts that a region of the mesh is asked under.
+    pub(crate) fn hosts(&self) -> Vec<String> {
+        self.regions
+            .iter()
+            .flat_map(|region| [format!("127.0.0.1:{}", region.port), format!("localhost:{}", region.port)])
+            .collect()
+    }
+
+    /// The configuration of one region: the same structure as `hearth serve` reads from a file.
+    pub(crate) fn config(&self, region: &RegionSpec, secrets: &Secrets) -> RegionConfig {
+        let mut limits = hearth_config::Limits::default();
+        if !self.limits {
+            limits.messages_per_minute = 0;
+        }
+        let mut listen = ListenSection::new(loopback(region.port));
+        listen.webtransport = Some(loopback(region.port));
+        listen.webtransport_certificate = WebTransportCertificate::SelfMade;
+        listen.allowed_origins = self.hosts().iter().map(|host| format!("http://{host}")).collect();
+        listen.public_ws = Some(region.ws());
+        listen.public_webtransport = Some(region.webtransport());
+        let regions = self.regions.iter().map(|entry| {
+            let mut row = MeshRegion::new(entry.id.clone(), loopback(entry.link_port).to_string());
+            row.ws = Some(entry.ws());
+            row.webtransport = Some(entry.webtransport());
+            row
+        });
+        RegionConfig {
+            region: RegionSection { id: region.id.clone(), node: "core-1".to_owned(), data: region.data.clone() },
+            mesh: MeshSection {
+                id: "hearth-dev".to_owned(),
+                listen: loopback(region.link_port),
+                certificate: Pem::File(region.data.join("region.pem")),
+                key: Pem::File(region.data.join("region.key")),
+                ca: Pem::File(self.data.join("ca").join("ca.pem")),
+                regions: regions.collect(),
+            },
+            listen,
+            auth: AuthSection {
+                hs256_secret: Some(SecretText::new(secrets.token.clone())),
+                issuer: Some(super::folder::ISSUER.to_owned()),
+                resume_keys: vec![ResumeKey::inline("dev", SecretText::new(secrets.resume.clone()))],
+                ..AuthSection::default()
+            },
+            limits,
+            replication: ReplicationSection { anti_entropy: self.anti_entropy },
+            drain: DrainSection { within: Duration::from_secs(5) },
+            log: LogSection::default(),
+        }
+    }
+}

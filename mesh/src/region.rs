@@ -1,0 +1,413 @@
+//! One region from its configuration: store, links, core and gateway, started and stopped as one.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use edge_gateway::{
+    Access, AddressRange, Gateway, GatewayHandle, GatewayLimits, GatewayOptions, GatewayParts, GatewayTimes, Listeners,
+    SharedTls, SystemClock, WebTransportCertificate,
+};
+use hearth_config::{ListenSection, Pem, RegionConfig, TlsFiles, WebTransportCertificate as CertificateKind};
+use hearth_protocol::client::{Endpoint, FrameLimits};
+use hearth_protocol::{NodeId, RegionId, RegionMap};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use region_core::{RegionHandle, RegionOptions};
+use region_model::view::Bounds;
+use region_model::{ParkingBounds, ports::StoreError};
+use region_store::embedded::{Embedded, EmbeddedOptions, OpenError};
+use replication::{LinkConfig, LinkError, LinkFaults, LinkMetrics, LinkTls, LinksHandle, PeerConfig};
+use tokio::net::TcpListener;
+
+use crate::keys;
+use crate::links::{QuicLinks, pump};
+
+/// Why a region does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store does not open.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The store does not read.
+    #[error(transparent)]
+    Read(#[from] StoreError),
+    /// The links cannot be made.
+    #[error("the links to other regions: {0}")]
+    Links(#[from] LinkError),
+    /// The client listeners cannot be used.
+    #[error(transparent)]
+    Gateway(#[from] edge_gateway::StartError),
+    /// An address is taken.
+    #[error("{address} is in use")]
+    InUse {
+        /// Which.
+        address: SocketAddr,
+    },
+    /// A socket cannot be made.
+    #[error("{address}: {error}")]
+    Socket {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A key, a certificate or a name cannot be used.
+    #[error("{0}")]
+    Config(String),
+}
+
+impl StartError {
+    /// What a failed bind means.
+    pub(crate) fn bind(address: SocketAddr, error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::AddrInUse { Self::InUse { address } } else { Self::Socket { address, error } }
+    }
+}
+
+/// What the composition adds to a configuration.
+#[derive(Debug, Default)]
+pub struct RegionParts {
+    /// The HTTP listener, bound already; else bound from the configuration.
+    pub http: Option<TcpListener>,
+    /// The WebTransport socket, bound already.
+    pub webtransport: Option<UdpSocket>,
+    /// The link socket, bound already.
+    pub link: Option<UdpSocket>,
+    /// Faults under the links.
+    pub faults: LinkFaults,
+    /// Further routes (development).
+    pub extra_routes: Option<Router>,
+    /// Hosts that are served (development); none: all.
+    pub allowed_hosts: Option<Vec<String>>,
+    /// Whether a foreign origin is refused everywhere (development).
+    pub refuse_foreign_origins: bool,
+}
+
+/// A running region.
+#[derive(Debug)]
+pub struct RunningRegion {
+    /// The region's core.
+    pub handle: RegionHandle,
+    /// The clients' side.
+    pub gateway: Arc<GatewayHandle>,
+    /// The other regions' side.
+    pub links: LinksHandle,
+    store: Embedded,
+    tasks: tokio_util::task::TaskTracker,
+    stop: tokio_util::sync::CancellationToken,
+    /// Where clients come.
+    pub http: SocketAddr,
+    /// Where WebTransport comes.
+    pub webtransport: Option<SocketAddr>,
+}
+
+impl RunningRegion {
+    /// Starts a region.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub async fn start(config: &RegionConfig, parts: RegionParts) -> Result<Self, StartError> {
+        let region = region_id(&config.region.id)?;
+        let store = open_store(config, &region).await?;
+        let registry = Arc::new(Mutex::new(Registry::default()));
+        let metrics = LinkMetrics::default();
+        metrics.register(&mut registry.lock());
+        let link_socket = match parts.link {
+            Some(socket) => socket,
+            None => bind_udp(config.mesh.listen)?,
+        };
+        let stores = store.stores();
+        let link_config = link_config(config, &stores.identity)?;
+        let (links, events) =
+            replication::Links::start(link_config, link_socket, parts.faults.clone(), metrics).await?;
+        let options = region_options(config, &region)?;
+        let handle = RegionHandle::start(options, stores, Arc::new(QuicLinks(links.clone()))).await?;
+        handle.register_metrics(&mut registry.lock());
+        let tasks = tokio_util::task::TaskTracker::new();
+        let stop = tokio_util::sync::CancellationToken::new();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(pump(events, handle.clone())));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(watch_store(store.broken(), handle.clone(), links.clone())));
+        let http = match parts.http {
+            Some(listener) => listener,
+            None => bind_tcp(config.listen.http).await?,
+        };
+        let http_address = http.local_addr().map_err(|error| StartError::bind(config.listen.http, error))?;
+        let listeners = listeners(config, http, parts.webtransport)?;
+        let webtransport = listeners.webtransport.as_ref().and_then(|(socket, _)| socket.local_addr().ok());
+        let tls = listeners.tls.clone();
+        let verifier = keys::verifier(&config.auth)?;
+        let gateway = Arc::new(Gateway::start(GatewayParts {
+            options: gateway_options(config, parts.allowed_hosts, parts.refuse_foreign_origins),
+            core: Arc::new(handle.clone()),
+            listeners,
+            verifier: verifier.clone(),
+            resume_keys: Arc::new(keys::resume_keys(&config.auth, config.limits.resume_for)?),
+            extra_routes: parts.extra_routes,
+            registry,
+            clock: Arc::new(SystemClock::default()),
+        })?);
+        let renewal = crate::reload::run(config.listen.clone(), gateway.clone(), tls, verifier);
+        tasks.spawn(stop.clone().run_until_cancelled_owned(renewal));
+        tasks.close();
+        Ok(Self { handle, gateway, links, store, tasks, stop, http: http_address, webtransport })
+    }
+
+    /// Resolves with the reason once the store failed; the links are closed by then.
+    pub async fn failed(&self) -> String {
+        self.handle.failed().await
+    }
+
+    /// Lets the sessions leave within `within`. Returns how many had not left.
+    pub async fn drain(&self, within: Duration) -> usize {
+        self.handle.set_draining(true);
+        self.gateway.drain(within).await
+    }
+
+    /// Serves again after a drain.
+    pub fn undrain(&self) {
+        self.handle.set_draining(false);
+        self.gateway.resume_serving();
+    }
+
+    /// Ends everything: clients, links, store, in this order. What was acked is on disk.
+    pub async fn stop(self) {
+        self.gateway.shutdown().await;
+        self.links.shutdown().await;
+        self.handle.fail("the region is stopped");
+        self.stop.cancel();
+        self.tasks.wait().await;
+        let store = self.store;
+        // Joins the committer: blocks for about one commit.
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+    }
+}
+
+async fn watch_store(
+    mut broken: tokio::sync::watch::Receiver<Option<Arc<str>>>,
+    handle: RegionHandle,
+    links: LinksHandle,
+) {
+    let store = async {
+        let reason = match broken.wait_for(Option::is_some).await {
+            Ok(reason) => reason.as_deref().unwrap_or("unknown").to_owned(),
+            Err(_) => return,
+        };
+        handle.fail(&reason);
+    };
+    tokio::select! {
+        () = store => {}
+        _ = handle.failed() => {}
+    }
+    links.shutdown().await;
+}
+
+fn region_id(text: &str) -> Result<RegionId, StartError> {
+    RegionId::new(text).map_err(|error| StartError::Config(format!("region {text:?}: {error}")))
+}
+
+async fn open_store(config: &RegionConfig, region: &RegionId) -> Result<Embedded, StartError> {
+    let folder: PathBuf = config.region.data.join("store");
+    let region = region.clone();
+    let options = EmbeddedOptions {
+        #[cfg(feature = "mutants")]
+        skip_sync: std::env::var_os("HEARTH_MUTANT_SKIP_SYNC").is_some(),
+        ..EmbeddedOptions::default()
+    };
+    tokio::task::spawn_blocking(move || Embedded::open(&folder, &region, &options))
+        .await
+        .map_err(|error| StartError::Config(format!("the store's opening ended: {error}")))?
+        .map_err(StartError::from)
+}
+
+fn link_config(
+    config: &RegionConfig,
+    identity: &hearth_protocol::record::StoreIdentity,
+) -> Result<LinkConfig, StartError> {
+    let read = |pem: &Pem| pem.read().map_err(|error| StartError::Config(error.to_string()));
+    let mut peers = Vec::new();
+    for peer in config.mesh.regions.iter().filter(|peer| peer.id != config.region.id) {
+        let address = peer.resolve().map_err(|error| StartError::Config(format!("region {}: {error}", peer.id)))?;
+        peers.push(PeerConfig { region: peer.id.clone(), address });
+    }
+    Ok(LinkConfig {
+        mesh_id: config.mesh.id.clone(),
+        region: config.region.id.clone(),
+        node: config.region.node.clone(),
+        store_id: *identity.store.as_bytes(),
+        incarnation: identity.incarnation,
+        map_digest: config.map_digest(),
+        versions: replication::VersionRange::default(),
+        peers,
+        tls: LinkTls {
+            ca_pem: read(&config.mesh.ca)?,
+            cert_pem: read(&config.mesh.certificate)?,
+            key_pem: read(&config.mesh.key)?,
+        },
+        times: replication::LinkTimes::default(),
+        limits: replication::LinkLimits::default(),
+        seed: rand::random(),
+    })
+}
+
+fn region_options(config: &RegionConfig, region: &RegionId) -> Result<RegionOptions, StartError> {
+    let mut regions = Vec::new();
+    let mut endpoints = Vec::new();
+    for entry in &config.mesh.regions {
+        let id = region_id(&entry.id)?;
+        if let (Some(ws), true) = (&entry.ws, id != *region) {
+            endpoints.push(Endpoint {
+                region: id.clone(),
+                ws: ws.clone(),
+                webtransport: entry.webtransport.clone(),
+            });
+        }
+        regions.push(id);
+    }
+    let limits = &config.limits;
+    Ok(RegionOptions {
+        region: region.clone(),
+        node: NodeId(Arc::from(config.region.node.as_str())),
+        map: RegionMap { version: 1, regions },
+        bounds: Bounds { group_members: limits.group_members, channel_members: limits.channel_members },
+        parking: ParkingBounds {
+            messages: limits.parked_messages,
+            bytes: usize::try_from(limits.parked_bytes).unwrap_or(usize::MAX),
+            per_conversation: limits.parked_per_conversation,
+            kept_milliseconds: edge_gateway_millis(limits.parked_for),
+        },
+        loaded_logs: limits.loaded_logs,
+        anti_entropy: config.replication.anti_entropy,
+        resident_for: limits.resident_for,
+        endpoints,
+    })
+}
+
+fn edge_gateway_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn gateway_options(
+    config: &RegionConfig,
+    allowed_hosts: Option<Vec<String>>,
+    refuse_foreign_origins: bool,
+) -> GatewayOptions {
+    let limits = &config.limits;
+    let listen = &config.listen;
+    GatewayOptions {
+        limits: GatewayLimits {
+            frame: FrameLimits {
+                frame_bytes: limits.frame_bytes,
+                text_bytes: limits.text_bytes,
+                json_depth: limits.json_depth,
+            },
+            body_bytes: limits.rest_body_bytes,
+            members_per_request: limits.members_per_request,
+            messages_per_minute: limits.messages_per_minute,
+            refusals_per_minute: limits.refusals_per_minute,
+            connections: limits.sessions,
+            session_queue: limits.session_queue_frames,
+            replay_rows: limits.replay_messages as u64,
+            gap_rows: limits.gap_messages as u64,
+            ..GatewayLimits::default()
+        },
+        times: GatewayTimes {
+            auth_timeout: limits.auth_timeout,
+            heartbeat_interval: limits.heartbeat_interval,
+            heartbeat_timeout: limits.heartbeat_timeout,
+            resume_for: limits.resume_for,
+            ..GatewayTimes::default()
+        },
+        access: Access {
+            allowed_origins: listen.allowed_origins.clone(),
+            refuse_foreign_origins,
+            allowed_hosts,
+            trusted_forwarders: listen
+                .trusted_forwarders
+                .iter()
+                .map(|network| AddressRange { address: network.address(), prefix: network.prefix() })
+                .collect(),
+        },
+        public_ws: listen.public_ws.clone(),
+        public_webtransport: listen.public_webtransport.clone(),
+    }
+}
+
+pub(crate) async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::bind(address, error))
+}
+
+pub(crate) fn bind_udp(address: SocketAddr) -> Result<UdpSocket, StartError> {
+    let socket = UdpSocket::bind(address).map_err(|error| StartError::bind(address, error))?;
+    socket.set_nonblocking(true).map_err(|error| StartError::bind(address, error))?;
+    Ok(socket)
+}
+
+fn listeners(config: &RegionConfig, http: TcpListener, webtransport: Option<UdpSocket>) -> Result<Listeners, StartError> {
+    let tls: Option<SharedTls> = match &config.listen.tls {
+        Some(files) => Some(Arc::new(ArcSwap::new(server_tls(files)?))),
+        None => None,
+    };
+    let socket = match (webtransport, config.listen.webtransport) {
+        (Some(socket), _) => Some(socket),
+        (None, Some(address)) => Some(bind_udp(address)?),
+        (None, None) => None,
+    };
+    let webtransport = match socket {
+        Some(socket) => Some((socket, webtransport_certificate(&config.listen)?)),
+        None => None,
+    };
+    Ok(Listeners { http, tls, webtransport })
+}
+
+fn certified(files: &TlsFiles) -> Result<WebTransportCertificate, StartError> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let config = |error: String| StartError::Config(format!("listen.tls: {error}"));
+    let chain = files.certificate.read().map_err(|error| config(error.to_string()))?;
+    let key = files.key.read().map_err(|error| config(error.to_string()))?;
+    Ok(WebTransportCertificate {
+        chain: CertificateDer::pem_slice_iter(chain.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|error| config(error.to_string()))?,
+        key: PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| config(error.to_string()))?,
+        by_hash: false,
+    })
+}
+
+/// TLS of the HTTP listener.
+pub(crate) fn server_tls(files: &TlsFiles) -> Result<Arc<rustls::ServerConfig>, StartError> {
+    let WebTransportCertificate { chain, key, .. } = certified(files)?;
+    let mut config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| StartError::Config(format!("listen.tls: {error}")))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// What WebTransport presents now.
+pub(crate) fn webtransport_certificate(listen: &ListenSection) -> Result<WebTransportCertificate, StartError> {
+    match (&listen.tls, listen.webtransport_certificate) {
+        (Some(files), CertificateKind::Tls) => certified(files),
+        (_, CertificateKind::SelfMade) => self_made(),
+        (None, CertificateKind::Tls) => {
+            Err(StartError::Config("listen.webtransport needs listen.tls, or a self-made certificate".to_owned()))
+        }
+    }
+}
+
+fn self_made() -> Result<WebTransportCertificate, StartError> {
+    use rustls::pki_types::pem::PemObject;
+    let local = [std::net::IpAddr::from([127, 0, 0, 1])];
+    let made = hearth_config::self_signed_webtransport(&["localhost".to_owned()], &local, SystemTime::now())
+        .map_err(|error| StartError::Config(error.to_string()))?;
+    Ok(WebTransportCertificate {
+        chain: vec![made.certificate_der.clone().into()],
+        key: rustls::pki_types::PrivateKeyDer::from_pem_slice(made.key_pem.as_bytes())
+            .map_err(|error| StartError::Config(error.to_string()))?,
+        by_hash: true,
+    })
+}

@@ -1,0 +1,53 @@
+//! `hearth ca`.
+
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use hearth_config::{IssueOptions, init, issue};
+use serde_json::json;
+
+use crate::arguments::{CaArguments, CaVerb};
+use crate::output;
+
+/// Makes an authority, or issues a certificate.
+pub fn ca(arguments: CaArguments) -> ExitCode {
+    match arguments.verb {
+        CaVerb::Init { dir, json } => match init(&dir, SystemTime::now()) {
+            Ok(paths) => {
+                if json {
+                    let body = json!({ "certificate": paths.certificate, "key": paths.key });
+                    output::line(&body.to_string());
+                } else {
+                    output::line(&format!(
+                        "made the mesh's authority: {}\nits key must not leave this machine: {}\nnext: hearth ca issue REGION --dir {}",
+                        paths.certificate.display(),
+                        paths.key.display(),
+                        dir.display()
+                    ));
+                }
+                ExitCode::SUCCESS
+            }
+            Err(error) => output::failure(70, &error.to_string(), "choose another folder with --dir", json),
+        },
+        CaVerb::Issue { region, dir, out, days, dns, ip, json } => {
+            let options = IssueOptions { valid_days: days, dns_names: dns, ips: ip };
+            match issue(&dir, &region, out.as_deref(), &options, SystemTime::now()) {
+                Ok(paths) => {
+                    if json {
+                        let body = json!({ "certificate": paths.certificate, "key": paths.key, "ca": paths.ca });
+                        output::line(&body.to_string());
+                    } else {
+                        output::line(&format!(
+                            "issued {region}: {}\nits key: {}\nname both in [mesh] of its configuration, and ca = {:?}",
+                            paths.certificate.display(),
+                            paths.key.display(),
+                            paths.ca.display().to_string()
+                        ));
+                    }
+                    ExitCode::SUCCESS
+                }
+                Err(error) => output::failure(70, &error.to_string(), "make an authority first: hearth ca init", json),
+            }
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! `hearth dev`, `hearth chat` and `hearth bench`.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use hearth_config::{LogFormat, init_logging};
+use hearth_mesh::dev::{self, ControlRequest, DevError, DevOptions, Latency, RegionRow, read_mesh_file, ready_line};
+use serde_json::{Value, json};
+
+use crate::arguments::{
+    BenchArguments, ChatArguments, DevArguments, DevDrain, DevLink, DevRegion, DevToken, DevVerb, LinkVerb, Switch,
+};
+use crate::output;
+
+/// No mesh runs at the data folder.
+const NO_MESH: u8 = 7;
+
+/// Runs a mesh, or does something to a running one.
+pub async fn dev(arguments: DevArguments) -> ExitCode {
+    match arguments.verb {
+        None => start_mesh(arguments).await,
+        Some(DevVerb::Start(region)) => {
+            let request = ControlRequest::Start { region: region.region.clone() };
+            control(&region, request).await
+        }
+        Some(DevVerb::Stop(region)) => {
+            let request = ControlRequest::Stop { region: region.region.clone() };
+            control(&region, request).await
+        }
+        Some(DevVerb::Drain(DevDrain { region, over })) => {
+            let over_ms = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
+            let request = ControlRequest::Drain { region: region.region.clone(), over_ms };
+            control(&region, request).await
+        }
+        Some(DevVerb::Token(arguments)) => token(arguments).await,
+        Some(DevVerb::Link(arguments)) => link(arguments).await,
+        Some(DevVerb::Child { region }) => child(&region).await,
+    }
+}
+
+async fn start_mesh(arguments: DevArguments) -> ExitCode {
+    let json = arguments.json;
+    let latency = match arguments.latency.as_deref() {
+        None => Latency::Default,
+        Some("none") => Latency::Fixed(Duration::ZERO),
+        Some(text) => match humantime::parse_duration(text) {
+            Ok(delay) if delay <= Duration::from_secs(60) => Latency::Fixed(delay),
+            Ok(_) | Err(_) => {
+                let message = format!("--latency {text}: neither `none` nor a duration of at most a minute");
+                return output::failure(2, &message, "for example: hearth dev --latency 20ms", json);
+            }
+        },
+    };
+    let options = DevOptions {
+        regions: arguments.regions,
+        port: arguments.port,
+        data: arguments.data,
+        fresh: arguments.fresh,
+        latency,
+        limits: arguments.limits == Switch::On,
+        anti_entropy: arguments.anti_entropy,
+        processes: arguments.processes,
+    };
+    if let Err(error) = init_logging(LogFormat::Text, "warn,hearth=info,hearth_mesh=info") {
+        return output::failure(2, &error.to_string(), "mend HEARTH_LOG or RUST_LOG", json);
+    }
+    let ended = dev::run(options, |rows| {
+        if json {
+            output::line(&ready_line(rows));
+        } else {
+            output::line(&welcome(rows));
+        }
+    });
+    end(ended.await, json)
+}
+
+fn end(ended: Result<(), DevError>, json: bool) -> ExitCode {
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output::failure(error.exit_code(), &error.to_string(), &error.hint(), json),
+    }
+}
+
+fn welcome(rows: &[RegionRow]) -> String {
+    let mut text = String::from("the mesh is ready\n\n");
+    for row in rows {
+        text.push_str(&format!("  {:<12} {}\n", row.id, row.http));
+    }
+    if let Some(first) = rows.first() {
+        let other = rows.get(1).unwrap_or(first);
+        text.push_str(&format!(
+            "\nlook at it:        {}/\ntalk in two terminals:\n  hearth chat --as ann --to bob --region {}\n  hearth chat --as bob --to ann --region {}\ncut a link:        hearth dev link cut {} {}\nCtrl-C ends it; what was acked is kept\n",
+            first.http, first.id, other.id, first.id, other.id
+        ));
+    }
+    text
+}
+
+async fn child(region: &str) -> ExitCode {
+    if let Err(error) = init_logging(LogFormat::Text, "warn,hearth=info,hearth_mesh=info") {
+        return output::failure(2, &error.to_string(), "mend HEARTH_LOG or RUST_LOG", false);
+    }
+    end(dev::child(region, output::line).await, false)
+}
+
+async fn control(region: &DevRegion, request: ControlRequest) -> ExitCode {
+    match dev::ask(&region.data, request).await {
+        Some(answer) if answer.code == 0 => {
+            say(region.json, &json!({ "ok": true, "message": answer.message }), &answer.message);
+            ExitCode::SUCCESS
+        }
+        Some(answer) => output::failure(answer.code, &answer.message, "see `hearth dev --help`", region.json),
+        None => no_mesh(&region.data, region.json),
+    }
+}
+
+fn no_mesh(data: &Path, json: bool) -> ExitCode {
+    let message = format!("no mesh runs at {}", data.display());
+    output::failure(NO_MESH, &message, "start one: hearth dev; or name its folder with --data", json)
+}
+
+fn say(as_json: bool, body: &Value, text: &str) {
+    if as_json { output::line(&body.to_string()) } else { output::line(text) }
+}
+
+/// Sends a request to the first region of the mesh that answers.
+async fn at_any_region(data: &Path, route: &str, body: Option<&Value>) -> Option<(u16, Value)> {
+    let file = read_mesh_file(data)?;
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().ok()?;
+    for region in &file.spec.regions {
+        let url = format!("{}{route}", region.http());
+        let request = match body {
+            Some(body) => client.post(url).json(body),
+            None => client.get(url),
+        };
+        if let Ok(answer) = request.send().await {
+            let status = answer.status().as_u16();
+            return Some((status, answer.json().await.ok()?));
+        }
+    }
+    None
+}
+
+async fn token(arguments: DevToken) -> ExitCode {
+    let body = json!({ "userId": arguments.user, "ttlSeconds": arguments.ttl.as_secs() });
+    match at_any_region(&arguments.data, "/api/v1/dev/tokens", Some(&body)).await {
+        Some((200, answer)) => {
+            say(arguments.json, &answer, answer["token"].as_str().unwrap_or_default());
+            ExitCode::SUCCESS
+        }
+        Some((_, answer)) => refused(&answer, arguments.json),
+        None => no_mesh(&arguments.data, arguments.json),
+    }
+}
+
+fn refused(answer: &Value, json: bool) -> ExitCode {
+    let message = answer["message"].as_str().unwrap_or("the mesh refused it");
+    output::failure(2, message, "see `hearth dev link --help`", json)
+}
+
+async fn link(arguments: DevLink) -> ExitCode {
+    let body = (arguments.verb != LinkVerb::List).then(|| {
+        let mut body = json!({ "from": arguments.from, "to": arguments.to, "both": !arguments.one_way });
+        match arguments.verb {
+            LinkVerb::Cut => body["state"] = json!("cut"),
+            LinkVerb::Heal => body["state"] = json!("up"),
+            LinkVerb::Set | LinkVerb::List => {}
+        }
+        if let Some(delay) = arguments.delay {
+            body["delayMs"] = json!(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        }
+        if let Some(loss) = arguments.loss {
+            body["lossPercent"] = json!(loss);
+        }
+        body
+    });
+    match at_any_region(&arguments.data, "/api/v1/dev/links", body.as_ref()).await {
+        Some((200, answer)) => {
+            say(arguments.json, &answer, &link_table(&answer));
+            ExitCode::SUCCESS
+        }
+        Some((_, answer)) => refused(&answer, arguments.json),
+        None => no_mesh(&arguments.data, arguments.json),
+    }
+}
+
+fn link_table(answer: &Value) -> String {
+    let mut text = format!("{:<12} {:<12} {:<5} {:>8} {:>7}", "from", "to", "state", "delay", "loss");
+    for row in answer["links"].as_array().into_iter().flatten() {
+        let cell = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
+        text.push_str(&format!(
+            "\n{:<12} {:<12} {:<5} {:>5} ms {:>5} %",
+            cell("from"),
+            cell("to"),
+            cell("state"),
+            row["delayMs"],
+            row["lossPercent"]
+        ));
+    }
+    text
+}
+
+/// Talks to somebody.
+pub async fn chat(arguments: ChatArguments) -> ExitCode {
+    let transport = match arguments.transport.as_str() {
+        "websocket" => hearth_client::TransportKind::WebSocket,
+        "webtransport" => hearth_client::TransportKind::WebTransport,
+        other => {
+            return output::failure(2, &format!("no transport {other:?}"), "websocket or webtransport", false);
+        }
+    };
+    let options = hearth_client::chat::ChatOptions {
+        as_user: arguments.user,
+        to: arguments.to,
+        group: arguments.group,
+        region: arguments.region,
+        url: arguments.url,
+        transport,
+        history: arguments.history,
+    };
+    match hearth_client::chat::chat(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output::failure(70, &error.to_string(), "see `hearth chat --help`", false),
+    }
+}
+
+/// Measures.
+pub async fn bench(arguments: BenchArguments) -> ExitCode {
+    let _ = arguments;
+    ExitCode::SUCCESS
+}
