@@ -217,11 +217,7 @@ impl Opening<'_> {
         Err(last)
     }
 
-    async fn open_at(
-        &self,
-        base: &str,
-        screen: &mut Screen<'_>,
-    ) -> Result<(ConversationId, SyncCursor), ChatError> {
+    async fn open_at(&self, base: &str, screen: &mut Screen<'_>) -> Result<(ConversationId, SyncCursor), ChatError> {
         let token = self.rest.dev_token(base, self.user, 3_600).await?.token;
         let api = self.rest.with_token(base, &token);
         let row = match (&self.options.group, self.others) {
@@ -339,7 +335,9 @@ impl Talking {
                 self.pending.insert(message, false);
             }
             Err(SendError::Ended) => self.ended = true,
-            Err(error @ (SendError::Full { .. } | SendError::Repeated)) => writeln!(screen.notes, "! not sent: {error}")?,
+            Err(error @ (SendError::Full { .. } | SendError::Repeated)) => {
+                writeln!(screen.notes, "! not sent: {error}")?
+            }
         }
         Ok(())
     }

@@ -39,7 +39,9 @@ async fn connected(events: &mut Events) {
 async fn rows(events: &mut Events, count: usize) -> Vec<u64> {
     let mut numbers = Vec::new();
     while numbers.len() < count {
-        numbers.push(wait(events, |event| if let Event::Message(row) = event { Some(row.sequence_number) } else { None }).await);
+        numbers.push(
+            wait(events, |event| if let Event::Message(row) = event { Some(row.sequence_number) } else { None }).await,
+        );
     }
     numbers
 }
@@ -101,7 +103,8 @@ async fn a_slow_consumer_close_is_followed_by_a_resume_without_a_hole() {
     mock.say("bob", CONVERSATION, "one");
     assert_eq!(rows(&mut events, 1).await, [1]);
     mock.close_all(4010);
-    let reason = wait(&mut events, |event| if let Event::Disconnected { reason, .. } = event { Some(reason) } else { None });
+    let reason =
+        wait(&mut events, |event| if let Event::Disconnected { reason, .. } = event { Some(reason) } else { None });
     assert_eq!(reason.await, Disconnect::Closed { code: 4010, reason: "test".to_owned() });
     mock.say("bob", CONVERSATION, "two");
     assert_eq!(rows(&mut events, 1).await, [2]);

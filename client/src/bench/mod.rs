@@ -25,7 +25,8 @@ use server::Server;
 use crate::rest::Rest;
 
 /// The text of every message: 100 bytes.
-const TEXT: &str = "The quick brown fox jumps over the lazy dog, and then it sits down by the hearth to rest for a while";
+const TEXT: &str =
+    "The quick brown fox jumps over the lazy dog, and then it sits down by the hearth to rest for a while";
 /// Senders, and as many receivers, of scenarios a and c.
 const PAIRS: u16 = 200;
 /// Members of the group of scenario b.

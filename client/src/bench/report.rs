@@ -130,15 +130,37 @@ impl Report {
         let mut text = format!(
             "{}-byte texts; server and generator share {} cores; data on {}\n\n\
              {:<5}{:>4}{:>6}{:>11}{:>11}  {:<23}{:<23}{:>9}{:>8}{:>8}{:>10}  {}\n",
-            self.text_bytes, self.cores, self.file_system, "run", "reg", "load", "messages/s", "frames/s",
-            "ack ms p50/p99/p99.9", "delivery p50/p99/p99.9", "cpu/1000", "server", "bench", "acks/sync", "verdict",
+            self.text_bytes,
+            self.cores,
+            self.file_system,
+            "run",
+            "reg",
+            "load",
+            "messages/s",
+            "frames/s",
+            "ack ms p50/p99/p99.9",
+            "delivery p50/p99/p99.9",
+            "cpu/1000",
+            "server",
+            "bench",
+            "acks/sync",
+            "verdict",
         );
         for run in &self.runs {
             text.push_str(&format!(
                 "{:<5}{:>4}{:>6}{:>11.0}{:>11.0}  {:<23}{:<23}{:>6.1} ms{:>7.0}%{:>7.0}%{:>10.1}  {}\n",
-                run.scenario, run.regions, run.load, run.messages_per_second, run.deliveries_per_second,
-                triple(run.ack_ms), triple(run.delivery_ms), run.server_cpu_ms_per_thousand, run.server_cpu_percent,
-                run.generator_cpu_percent, run.acks_per_sync, if run.held { "held" } else { "FAILED" },
+                run.scenario,
+                run.regions,
+                run.load,
+                run.messages_per_second,
+                run.deliveries_per_second,
+                triple(run.ack_ms),
+                triple(run.delivery_ms),
+                run.server_cpu_ms_per_thousand,
+                run.server_cpu_percent,
+                run.generator_cpu_percent,
+                run.acks_per_sync,
+                if run.held { "held" } else { "FAILED" },
             ));
             if let (Some(link), Some(over)) = (run.link_round_trip_ms, run.ack_minus_link_ms) {
                 text.push_str(&format!("      link round trip {link:.2} ms; ack minus link {} ms\n", triple(over)));
@@ -156,7 +178,10 @@ impl Report {
         if let Some(pages) = &self.pages {
             text.push_str(&format!(
                 "d    last 1,000 of {} as five pages of {}: one page {} ms, all five {} ms  {}\n",
-                pages.messages, pages.rows, triple(pages.page_ms), triple(pages.five_pages_ms),
+                pages.messages,
+                pages.rows,
+                triple(pages.page_ms),
+                triple(pages.five_pages_ms),
                 if pages.held { "held" } else { "FAILED" },
             ));
             for note in &pages.notes {
@@ -167,7 +192,9 @@ impl Report {
             text.push_str(&format!("\nsyncs by {}. ", run.sync_source));
         }
         text.push_str("At half load the rate is even and latencies count from when a message was due.\n");
-        text.push_str("The link's round trip is the smoothed ping echo that the edge's /metrics gave during the run.\n");
+        text.push_str(
+            "The link's round trip is the smoothed ping echo that the edge's /metrics gave during the run.\n",
+        );
         text
     }
 }

@@ -67,7 +67,8 @@ pub(super) async fn pairs(
     let (home, edge) = (server.region(home)?, server.region(edge)?);
     let made: Vec<[Plan; 2]> = stream::iter(0..count)
         .map(|number| async move {
-            let (sender, receiver) = (user(format!("bench-{run:x}-s{number}"))?, user(format!("bench-{run:x}-r{number}"))?);
+            let (sender, receiver) =
+                (user(format!("bench-{run:x}-s{number}"))?, user(format!("bench-{run:x}-r{number}"))?);
             let token = rest.dev_token(&home.http, &sender, 86_400).await?.token;
             let other = rest.dev_token(&home.http, &receiver, 86_400).await?.token;
             let row = rest.with_token(&home.http, &token).direct(&receiver).await?;
@@ -80,7 +81,10 @@ pub(super) async fn pairs(
                 sender,
                 hears,
             };
-            Ok::<_, BenchError>([plan(&edge.ws, token, Some(number), vec![]), plan(&home.ws, other, None, vec![number])])
+            Ok::<_, BenchError>([
+                plan(&edge.ws, token, Some(number), vec![]),
+                plan(&home.ws, other, None, vec![number]),
+            ])
         })
         .buffer_unordered(AT_ONCE)
         .try_collect()
@@ -97,7 +101,8 @@ pub(super) async fn group(
     home: &str,
 ) -> Result<Vec<Plan>, BenchError> {
     let home = server.region(home)?;
-    let users: Vec<UserId> = (0..count).map(|number| user(format!("bench-{run:x}-g{number}"))).collect::<Result<_, _>>()?;
+    let users: Vec<UserId> =
+        (0..count).map(|number| user(format!("bench-{run:x}-g{number}"))).collect::<Result<_, _>>()?;
     let mut tokens = Vec::new();
     for member in &users {
         tokens.push(rest.dev_token(&home.http, member, 86_400).await?.token);
@@ -209,14 +214,7 @@ impl Task<'_> {
         Ok(report)
     }
 
-    fn report(
-        &self,
-        field: &Field,
-        receivers: u64,
-        seconds: f64,
-        before: &Snapshot,
-        after: &Snapshot,
-    ) -> RunReport {
+    fn report(&self, field: &Field, receivers: u64, seconds: f64, before: &Snapshot, after: &Snapshot) -> RunReport {
         let mut run = field.run.borrow_mut();
         let faults = run.faults();
         let messages = (run.acks as f64).min(run.deliveries as f64 / receivers.max(1) as f64);
@@ -313,8 +311,10 @@ pub(super) async fn pages(server: &Server, rest: &Rest, id: u32, home: &str) -> 
     let last = plans[0].base + field.run.borrow().total_sent();
     field.tasks.shutdown().await;
     let base = &server.region(home)?.http;
-    let conversation: ConversationId =
-        plans[0].conversation.parse().map_err(|_| BenchError::Server { what: "a conversation id is no UUID".to_owned() })?;
+    let conversation: ConversationId = plans[0]
+        .conversation
+        .parse()
+        .map_err(|_| BenchError::Server { what: "a conversation id is no UUID".to_owned() })?;
     let api = rest.with_token(base, &plans[0].token);
     let mut page_ms = hdrhistogram::Histogram::<u64>::new(3).map_err(|_| BenchError::Thread)?;
     let mut five_ms = page_ms.clone();

@@ -113,7 +113,8 @@ fn parse_cpu(stat: &str) -> Option<Duration> {
 impl Server {
     /// Regions that run elsewhere, with a sleeping process in the server's place.
     pub(super) fn stand_in(regions: Vec<DevRegion>) -> Self {
-        let mut child = Command::new("sleep").arg("60").stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("sleep");
+        let mut child =
+            Command::new("sleep").arg("60").stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("sleep");
         let stdout = child.stdout.take().expect("piped");
         let pid = child.id().expect("it runs");
         Self { child, pid, regions, data: PathBuf::new(), _stdout: BufReader::new(stdout).lines() }

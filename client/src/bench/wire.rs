@@ -152,8 +152,14 @@ impl Template {
 /// What a text frame is to the generator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    Ack { number: Number, sequence: u64 },
-    New { number: Number, sequence: u64 },
+    Ack {
+        number: Number,
+        sequence: u64,
+    },
+    New {
+        number: Number,
+        sequence: u64,
+    },
     /// Anything else: read it the slow way.
     Other,
 }
@@ -242,9 +248,12 @@ mod tests {
         let id = String::from_utf8(NUMBER.text().to_vec()).expect("ASCII");
         let mut reader = Reader::default();
         for gap in ["", r#""conversationId":"c","#, r#""content":{"text":"long enough to move it"},"#, ""] {
-            let new = format!(r#"{{"type":"message.new","payload":{{"messageId":"{id}",{gap}"sequenceNumber":17,"x":1}}}}"#);
+            let new =
+                format!(r#"{{"type":"message.new","payload":{{"messageId":"{id}",{gap}"sequenceNumber":17,"x":1}}}}"#);
             assert_eq!(reader.read(new.as_bytes()), Seen::New { number: NUMBER, sequence: 17 });
-            let ack = format!(r#"{{"type":"message.ack","id":"1","payload":{{{gap}"messageId":"{id}","sequenceNumber":8}}}}"#);
+            let ack = format!(
+                r#"{{"type":"message.ack","id":"1","payload":{{{gap}"messageId":"{id}","sequenceNumber":8}}}}"#
+            );
             assert_eq!(reader.read(ack.as_bytes()), Seen::Ack { number: NUMBER, sequence: 8 });
         }
         assert_eq!(reader.read(br#"{"type":"error","payload":{}}"#), Seen::Other);

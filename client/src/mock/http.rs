@@ -22,7 +22,8 @@ pub(super) async fn serve(mut stream: TcpStream, state: &Mutex<State>, base: &st
         }
     };
     let head = String::from_utf8_lossy(&request[..body_at]).to_lowercase();
-    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok()).unwrap_or(0);
+    let length =
+        head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok()).unwrap_or(0);
     let mut body = request.split_off(body_at);
     while body.len() < length {
         let mut chunk = [0; 4096];

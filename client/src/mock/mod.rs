@@ -212,7 +212,8 @@ fn begin(state: &mut State, user: &str, auth: &Value, out: mpsc::Sender<Out>) ->
     state.auths.push(auth["payload"].clone());
     state.next_session += 1;
     let id = state.next_session;
-    let device = auth["payload"]["deviceId"].as_str().map_or_else(|| Uuid::from_u128(u128::from(id)).to_string(), str::to_owned);
+    let device =
+        auth["payload"]["deviceId"].as_str().map_or_else(|| Uuid::from_u128(u128::from(id)).to_string(), str::to_owned);
     let connected = json!({"type": "connected", "connectionId": id.to_string(), "serverTime": 1, "node": "mock",
         "heartbeatInterval": 30_000, "resumeToken": format!("resume-{user}"), "userId": user, "deviceId": device,
         "region": "eu-west", "resumed": "exact", "feed": "complete", "endpoints": [], "protocolVersion": 1});

@@ -50,15 +50,17 @@ impl Session {
                 }
             }
             ServerFrame::SyncRequired(required) => {
-                let line = self.lines.entry(required.conversation_id).or_insert_with(|| {
-                    Line::new(Some(required.from_sequence.saturating_sub(1)), None)
-                });
+                let line = self
+                    .lines
+                    .entry(required.conversation_id)
+                    .or_insert_with(|| Line::new(Some(required.from_sequence.saturating_sub(1)), None));
                 line.pull_to_end(now);
             }
             ServerFrame::SyncGap(gap) => {
-                let line = self.lines.entry(gap.conversation_id).or_insert_with(|| {
-                    Line::new(Some(gap.from_sequence.saturating_sub(1)), None)
-                });
+                let line = self
+                    .lines
+                    .entry(gap.conversation_id)
+                    .or_insert_with(|| Line::new(Some(gap.from_sequence.saturating_sub(1)), None));
                 let outputs = line.covered(gap.to_sequence, now);
                 self.emit(gap.conversation_id, outputs);
             }
@@ -95,7 +97,8 @@ impl Session {
         self.resume_token = Some(draining.resume_token);
         self.learn(&draining.endpoints);
         let first = draining.endpoints.first();
-        if let Some(next) = first.and_then(|first| self.endpoints.iter().position(|known| known.region == first.region)) {
+        if let Some(next) = first.and_then(|first| self.endpoints.iter().position(|known| known.region == first.region))
+        {
             self.next = next;
         }
         self.move_at = Some(now + reconnect_after);

@@ -61,7 +61,16 @@ impl Line {
     /// A conversation of which the client has everything up to `done`.
     pub(super) fn new(done: Option<u64>, epoch: Option<Epoch>) -> Self {
         let known = done.unwrap_or(0);
-        Self { done, epoch, waiting: BTreeMap::new(), known, to_end: false, pull: Pull::Idle, fruitless: 0, joined_at: None }
+        Self {
+            done,
+            epoch,
+            waiting: BTreeMap::new(),
+            known,
+            to_end: false,
+            pull: Pull::Idle,
+            fruitless: 0,
+            joined_at: None,
+        }
     }
 
     /// A conversation that the user just joined, with its last number.

@@ -138,9 +138,10 @@ impl Session {
     /// A session that dials at once.
     #[must_use]
     pub fn new(options: SessionOptions, now: Duration) -> Self {
-        let lines = options.cursors.iter().map(|cursor| {
-            (cursor.conversation_id, Line::new(Some(cursor.last_sequence), cursor.epoch))
-        });
+        let lines = options
+            .cursors
+            .iter()
+            .map(|cursor| (cursor.conversation_id, Line::new(Some(cursor.last_sequence), cursor.epoch)));
         Self {
             next: 0,
             phase: Phase::Waiting { until: now },

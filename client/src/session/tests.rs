@@ -407,7 +407,10 @@ fn a_token_is_refreshed_on_the_live_session_before_it_expires() {
     assert_eq!(session.take_actions(), [Action::RefreshToken]);
     session.refresh("new", Some(Duration::from_secs(20)), at(16));
     let frames = frames_of(&mut session);
-    assert_eq!((frames[0]["type"].as_str(), frames[0]["payload"]["token"].as_str()), (Some("auth.refresh"), Some("new")));
+    assert_eq!(
+        (frames[0]["type"].as_str(), frames[0]["payload"]["token"].as_str()),
+        (Some("auth.refresh"), Some("new"))
+    );
 }
 
 #[test]

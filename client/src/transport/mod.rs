@@ -135,9 +135,10 @@ impl Connection {
                     Inner::WebSocket(Box::new(websocket::WebSocket::open(&address.ws, tls).await?))
                 }
                 TransportKind::WebTransport => {
-                    let hashes = rest.webtransport_hashes(&address.http).await.map_err(|error| {
-                        TransportError::connect(&format!("{}/transport.json", address.http), error)
-                    })?;
+                    let hashes = rest
+                        .webtransport_hashes(&address.http)
+                        .await
+                        .map_err(|error| TransportError::connect(&format!("{}/transport.json", address.http), error))?;
                     let url = address.webtransport.as_deref().ok_or(TransportError::Url {
                         url: address.http.clone(),
                         reason: "this region names no WebTransport URL",

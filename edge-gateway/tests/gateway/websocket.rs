@@ -81,6 +81,7 @@ async fn bad_input_of_one_session_gets_a_typed_answer_and_hurts_no_other() {
         ("far too long", Message::text("a".repeat(2_000_000))),
     ];
     for (what, message) in closing {
+        println!("{what}");
         let mut client = gateway.session("ann").await;
         // What is far too long is never read to its end.
         let sending = client.socket.send(message);

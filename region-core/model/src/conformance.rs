@@ -7,7 +7,7 @@
 //! ```
 //! makes one `#[tokio::test]` of each sentence. Every sentence gets a subject of its own, with empty stores.
 
-mod samples;
+pub mod samples;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,7 +15,9 @@ use std::pin::Pin;
 use bytes::Bytes;
 use hearth_protocol::record::OutboxRecord;
 use hearth_protocol::{Epoch, LogKind};
-use samples::{append, conversation, dedup_key, dedup_of, entries, entry, parked, placement, record, region, user};
+use samples::{
+    append, conversation, dedup_key, dedup_of, entries, entry, outbox, parked, placement, record, region, user,
+};
 
 use crate::ports::{AppendOutcome, LogAppend, StoreError, Stores};
 
@@ -427,10 +429,6 @@ pub async fn a_placement_of_an_older_epoch_is_ignored(subject: &mut dyn Subject)
     stores.placements.put_placements(vec![same.clone()]).await.expect("takes placements");
     assert_eq!(known().await, Some(same.clone()));
     assert_eq!(stores.log.load(log).await.expect("loads").placement, Some(same));
-}
-
-fn outbox(log: u128, sequence: u64, who: &str) -> OutboxRecord {
-    OutboxRecord { log: conversation(log), position: samples::position(sequence), user: user(who), joined: true }
 }
 
 /// See the name.

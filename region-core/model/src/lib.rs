@@ -6,6 +6,7 @@
 pub mod command;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod copies;
 pub mod core;
 pub mod effect;
 mod home;

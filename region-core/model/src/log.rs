@@ -11,11 +11,11 @@ use hearth_protocol::{
 };
 
 use crate::effect::LogView;
-use crate::home::HomeState;
+use crate::home::{HomeState, is_by_id};
 use crate::ports::{DedupKey, LoadedLog, LogAppend};
 use crate::view::{Members, View};
 
-/// A snapshot is written after this many entries, so that a load replays at most as many.
+/// A snapshot is written after this many entries, and one more for each thing in it: a load replays at most as many.
 pub(crate) const SNAPSHOT_EVERY: u64 = 256;
 
 /// The end of a log: what the next entry chains to.
@@ -60,6 +60,24 @@ pub(crate) enum Waiter<R> {
         /// Whether it is told `duplicate`.
         retry: bool,
     },
+    /// Nobody, or nobody any more.
+    Gone,
+}
+
+impl<R> Waiter<R> {
+    /// Whether the region `peer` waits.
+    pub(crate) fn is_from(&self, peer: &RegionId) -> bool {
+        matches!(self, Self::Peer { peer: asker, .. } if asker == peer)
+    }
+
+    /// The same, told `duplicate`.
+    pub(crate) fn as_retry(self) -> Self {
+        match self {
+            Self::Local { reply, .. } => Self::Local { reply, retry: true },
+            Self::Peer { peer, forward_id, .. } => Self::Peer { peer, forward_id, retry: true },
+            Self::Gone => Self::Gone,
+        }
+    }
 }
 
 /// One log in memory. `R` names whoever waits in the shell.
@@ -83,6 +101,8 @@ pub(crate) struct Log<R> {
     pub(crate) home: HomeState<R>,
     /// What the home last said of its mark; a replica shows what is below it and on disk.
     pub(crate) told_mark: u64,
+    /// What a replica last asked to be sent again: from which length, and when in milliseconds.
+    pub(crate) resend_asked: Option<(u64, u64)>,
     /// The region-wide number of its last change.
     pub(crate) change: u64,
     /// When it was last used, in milliseconds of the shell's monotonic clock.
@@ -113,6 +133,7 @@ impl<R: Clone> Log<R> {
             pending: VecDeque::new(),
             home: HomeState::default(),
             told_mark: loaded.mark,
+            resend_asked: None,
             change: loaded.change,
             used_at: now,
         };
@@ -128,7 +149,7 @@ impl<R: Clone> Log<R> {
                     waiters: Vec::new(),
                     skip: None,
                     decided_at: now,
-                    queued: true,
+                    queued: false,
                 });
             }
         }
@@ -141,9 +162,14 @@ impl<R: Clone> Log<R> {
         self.record.is_some()
     }
 
-    /// Whether it can leave memory: nothing in it waits.
+    /// Whether it can leave memory: nothing in it waits, no store answer is outstanding, and nobody follows it beside
+    /// those that the record names.
     pub(crate) fn is_idle(&self) -> bool {
-        self.length == self.durable && self.pending.is_empty() && self.home.is_idle()
+        let named = |peer: &RegionId| self.record.as_ref().is_some_and(|record| record.voters.contains(peer));
+        self.length == self.durable
+            && self.pending.is_empty()
+            && self.home.is_idle()
+            && (self.id.kind == LogKind::Placement || self.home.replicas.keys().all(named))
     }
 
     /// The epoch under which entries are written now.
@@ -173,47 +199,54 @@ impl<R: Clone> Log<R> {
         }
     }
 
-    /// Takes an entry behind the tip: folds it, and returns the commit that makes it durable.
-    pub(crate) fn push(&mut self, entry: Arc<SealedEntry>, pending: PushedBy<R>, dedup: bool) -> LogAppend {
-        let expect = self.length;
-        debug_assert_eq!(entry.sequence().0, expect, "an entry is numbered by the length before it");
+    /// An entry above the mark.
+    pub(crate) fn pending_at(&self, sequence: u64) -> Option<&Pending<R>> {
+        self.pending.get(usize::try_from(sequence.checked_sub(self.marked)?).ok()?)
+    }
+
+    /// A commit that adds nothing yet: entries are pushed into it.
+    pub(crate) fn start_append(&self) -> LogAppend {
+        LogAppend {
+            log: self.id,
+            expect: self.length,
+            epoch: self.epoch(),
+            entries: Vec::new(),
+            mark: self.marked,
+            record: if self.length == 0 { self.record.clone() } else { None },
+            snapshot: None,
+            dedup: Vec::new(),
+            outbox: Vec::new(),
+        }
+    }
+
+    /// Takes an entry behind the tip: folds it, and adds it to the commit that makes it durable.
+    pub(crate) fn push(&mut self, entry: Arc<SealedEntry>, pushed: PushedBy<R>, append: &mut LogAppend) {
+        debug_assert_eq!(entry.sequence().0, self.length, "an entry is numbered by the length before it");
         self.view.fold(&entry);
         let fixed = &entry.entry.fixed;
         self.tip = Some(Tip { epoch: fixed.position.epoch, hash: entry.hash, time: fixed.time });
         self.length += 1;
-        let snapshot = (self.length >= self.snapshot_length + SNAPSHOT_EVERY).then(|| {
+        if self.length >= self.snapshot_length + SNAPSHOT_EVERY + self.view.weight() {
             self.snapshot_length = self.length;
-            (self.length, self.view.snapshot())
-        });
-        let record = if expect == 0 { self.record.clone() } else { None };
-        let dedup = if dedup { dedup_record(self.id, &entry) } else { None };
-        let outbox = outbox_records(self.id, &entry);
+            append.snapshot = Some((self.length, self.view.snapshot()));
+        }
+        append.dedup.extend(dedup_record(self.id, &entry));
+        append.entries.push(entry.clone());
         self.pending.push_back(Pending {
             audience: self.view.members().cloned(),
-            entry: entry.clone(),
-            waiters: pending.waiter.into_iter().collect(),
-            skip: pending.skip,
-            decided_at: pending.now,
+            entry,
+            waiters: if matches!(pushed.waiter, Waiter::Gone) { Vec::new() } else { vec![pushed.waiter] },
+            skip: pushed.skip,
+            decided_at: pushed.now,
             queued: false,
         });
-        LogAppend {
-            log: self.id,
-            expect,
-            epoch: self.epoch(),
-            entries: vec![entry],
-            mark: self.marked,
-            record,
-            snapshot,
-            dedup: dedup.into_iter().collect(),
-            outbox,
-        }
     }
 }
 
 /// Where a pushed entry came from.
 #[derive(Debug)]
 pub(crate) struct PushedBy<R> {
-    pub(crate) waiter: Option<Waiter<R>>,
+    pub(crate) waiter: Waiter<R>,
     pub(crate) skip: Option<R>,
     pub(crate) now: u64,
 }
@@ -234,10 +267,10 @@ pub(crate) fn first_record(placement: &Placement) -> LogRecord {
 
 /// Entries that clients name by id are remembered for dedup, at the home and at every replica alike.
 pub(crate) fn dedup_record(log: LogId, sealed: &SealedEntry) -> Option<(DedupKey, DedupRecord)> {
-    if log.kind != LogKind::Conversation {
+    let fixed = &sealed.entry.fixed;
+    if log.kind != LogKind::Conversation || !is_by_id(fixed.kind) {
         return None;
     }
-    let fixed = &sealed.entry.fixed;
     let key = DedupKey { log, sender: fixed.sender.clone(), id: fixed.id };
     let record = DedupRecord {
         position: fixed.position,
@@ -285,12 +318,21 @@ pub(crate) struct Replica {
     pub(crate) sent: u64,
     /// The mark that it was told.
     pub(crate) mark_sent: u64,
-    /// Whether a page for it is being read or on its way: then nothing else is sent.
-    pub(crate) catching_up: bool,
+    /// Whether a page for it is being read. Reads are not taken back: the page comes in any case.
+    pub(crate) reading: bool,
+    /// A large page on its way, `[from, to)`: nothing else is sent until it arrived, since it may be overtaken.
+    pub(crate) flying: Option<(u64, u64)>,
     /// `acked` at the last anti-entropy: without progress since, it is asked again.
     pub(crate) acked_before: Option<u64>,
     /// Its last entry is not ours: it gets nothing until that is settled.
     pub(crate) forked: bool,
+}
+
+impl Replica {
+    /// Whether entries may be sent to it behind what was sent.
+    pub(crate) fn streams(&self) -> bool {
+        !self.reading && self.flying.is_none() && !self.forked
+    }
 }
 
 /// The replicas of a log, by region.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use hearth_protocol::record::ParkedSend;
 use hearth_protocol::{DeviceId, ErrorCode, LogId, Refusal, UserId};
 use uuid::Uuid;
@@ -36,6 +37,8 @@ pub(crate) struct Parked<R> {
     pub(crate) send: ParkedSend,
     /// Whether it is on disk: only then its device is told, and only then it goes out.
     pub(crate) durable: bool,
+    /// Whether its device has its refusal, which is still being stored.
+    pub(crate) told: bool,
     /// Who is to be told that it is queued.
     pub(crate) replies: Vec<R>,
     /// The forward under which it is on its way to the home.
@@ -49,13 +52,23 @@ pub(crate) struct ParkingLot<R> {
     sends: BTreeMap<u64, Parked<R>>,
     by_log: BTreeMap<LogId, BTreeSet<u64>>,
     ids: BTreeMap<(LogId, UserId, Uuid), u64>,
+    /// By conversation and device: how many sends are not refused.
+    held: BTreeMap<(LogId, UserId, DeviceId), usize>,
     bytes: usize,
     next: u64,
 }
 
 impl<R> ParkingLot<R> {
     pub(crate) fn new(bounds: ParkingBounds) -> Self {
-        Self { bounds, sends: BTreeMap::new(), by_log: BTreeMap::new(), ids: BTreeMap::new(), bytes: 0, next: 1 }
+        Self {
+            bounds,
+            sends: BTreeMap::new(),
+            by_log: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            held: BTreeMap::new(),
+            bytes: 0,
+            next: 1,
+        }
     }
 
     /// How many sends wait.
@@ -65,11 +78,7 @@ impl<R> ParkingLot<R> {
 
     /// Whether a device has sends of a conversation here that are not refused: later ones queue behind them.
     pub(crate) fn holds(&self, log: LogId, user: &UserId, device: DeviceId) -> bool {
-        self.by_log.get(&log).is_some_and(|numbers| {
-            numbers.iter().filter_map(|number| self.sends.get(number)).any(|parked| {
-                parked.send.refused.is_none() && parked.send.device == device && parked.send.sender == *user
-            })
-        })
+        !self.held.is_empty() && self.held.contains_key(&(log, user.clone(), device))
     }
 
     /// The number under which a send is parked already.
@@ -111,6 +120,9 @@ impl<R> ParkingLot<R> {
         let log = LogId::conversation(parked.send.conversation);
         self.next = self.next.max(number + 1);
         self.bytes += parked.send.content.len();
+        if parked.send.refused.is_none() {
+            *self.held.entry((log, parked.send.sender.clone(), parked.send.device)).or_default() += 1;
+        }
         self.by_log.entry(log).or_default().insert(number);
         self.ids.insert((log, parked.send.sender.clone(), parked.send.id.0), number);
         self.sends.insert(number, parked);
@@ -124,6 +136,9 @@ impl<R> ParkingLot<R> {
         let parked = self.sends.remove(&number)?;
         let log = LogId::conversation(parked.send.conversation);
         self.bytes -= parked.send.content.len();
+        if parked.send.refused.is_none() {
+            self.hold_one_less(&parked.send);
+        }
         if let Some(numbers) = self.by_log.get_mut(&log) {
             numbers.remove(&number);
             if numbers.is_empty() {
@@ -139,30 +154,54 @@ impl<R> ParkingLot<R> {
         self.by_log.keys().copied().collect()
     }
 
-    /// Sends of a conversation that may go out now, in order: on disk, not refused, not on their way.
-    pub(crate) fn ready(&self, log: LogId) -> Vec<u64> {
-        let Some(numbers) = self.by_log.get(&log) else { return Vec::new() };
-        let mut ready = Vec::new();
-        for number in numbers {
-            let Some(parked) = self.sends.get(number) else { continue };
-            if parked.send.refused.is_some() || parked.forward.is_some() {
-                continue;
+    fn hold_one_less(&mut self, send: &ParkedSend) {
+        let key = (LogId::conversation(send.conversation), send.sender.clone(), send.device);
+        if let Some(held) = self.held.get_mut(&key) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&key);
             }
-            if !parked.durable {
-                break;
-            }
-            ready.push(*number);
         }
-        ready
     }
 
-    /// Sends to one home that were on their way when its link broke: they go out again from the first.
-    pub(crate) fn recall(&mut self, forwards: &BTreeSet<u64>) {
-        for parked in self.sends.values_mut() {
-            if parked.forward.is_some_and(|forward| forwards.contains(&forward)) {
-                parked.forward = None;
+    /// Turns a send into its refusal: the content goes, the reason stays. Returns what is to be stored.
+    pub(crate) fn refuse(&mut self, number: u64, refusal: &Refusal) -> Option<ParkedSend> {
+        let parked = self.sends.get_mut(&number).filter(|parked| parked.send.refused.is_none())?;
+        parked.forward = None;
+        parked.durable = false;
+        self.bytes -= parked.send.content.len();
+        parked.send.content = Bytes::new();
+        parked.send.refused = Some((refusal.error.as_str().to_owned(), refusal.message.clone().into_owned()));
+        let send = parked.send.clone();
+        self.hold_one_less(&send);
+        Some(send)
+    }
+
+    /// Notes the forward under which a send is on its way, or that it is not any more.
+    pub(crate) fn on_its_way(&mut self, number: u64, forward: Option<u64>) {
+        if let Some(parked) = self.sends.get_mut(&number) {
+            parked.forward = forward;
+        }
+    }
+
+    /// Sends of a conversation that may go out now, in order: on disk, not refused, not on their way, and no more than
+    /// leave `window` of them on their way.
+    pub(crate) fn ready(&self, log: LogId, window: usize) -> Vec<u64> {
+        let Some(numbers) = self.by_log.get(&log) else { return Vec::new() };
+        let mut ready = Vec::new();
+        let mut on_their_way = 0;
+        for number in numbers {
+            let Some(parked) = self.sends.get(number).filter(|parked| parked.send.refused.is_none()) else { continue };
+            if on_their_way + ready.len() >= window || !parked.durable {
+                break;
+            }
+            if parked.forward.is_some() {
+                on_their_way += 1;
+            } else {
+                ready.push(*number);
             }
         }
+        ready
     }
 
     /// Sends that waited longer than they may.
@@ -175,6 +214,15 @@ impl<R> ParkingLot<R> {
             })
             .map(|parked| parked.send.number)
             .collect()
+    }
+
+    /// Refusals that were kept for as long again as four sends may wait: their device does not come back.
+    pub(crate) fn abandoned(&self, now: u64) -> Vec<u64> {
+        let kept = self.bounds.kept_milliseconds.saturating_mul(5);
+        let is_old = |parked: &&Parked<R>| {
+            parked.send.refused.is_some() && parked.durable && now.saturating_sub(parked.send.parked_at.0) > kept
+        };
+        self.sends.values().filter(is_old).map(|parked| parked.send.number).collect()
     }
 
     /// Refusals kept for a device.

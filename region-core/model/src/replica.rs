@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::record::{LogRecord, Opening};
-use hearth_protocol::{Epoch, LogKind, RegionId, SealedEntry, mesh};
+use hearth_protocol::{Epoch, RegionId, SealedEntry, mesh};
 
 use crate::core::Context;
 use crate::effect::{Effect, Lane};
-use crate::log::{Log, PushedBy};
+use crate::log::{Log, PushedBy, Waiter};
+
+/// A replica asks for the same entries again after this long.
+const RESEND_PATIENCE_MILLISECONDS: u64 = 1_000;
 
 impl<R: Clone> Log<R> {
     /// Applies what the home `peer` sent. `entries` are the decoded forms of `append.entries`.
@@ -20,44 +23,64 @@ impl<R: Clone> Log<R> {
         context: &mut Context<'_, R>,
     ) {
         let epoch = Epoch(append.epoch);
-        if self.record.as_ref().is_some_and(|record| epoch < record.sealed) {
-            return;
-        }
-        if self.record.is_none() {
-            if append.first > 0 || entries.is_empty() {
-                self.say(peer, true, false, context);
+        match &self.record {
+            // Of an older epoch, or of a region that is not the home under this one.
+            Some(record) if epoch < record.sealed || (epoch == record.accepted && *peer != record.home) => return,
+            Some(_) => {}
+            None if append.first > 0 || entries.is_empty() => {
+                self.ask_again(peer, context);
                 return;
             }
-            self.record = Some(record_from(peer, append));
+            None => self.record = Some(record_from(peer, append)),
+        }
+        if append.first > self.length {
+            self.told_mark = self.told_mark.max(append.mark);
+            self.ask_again(peer, context);
+            return;
+        }
+        let before = self.length;
+        let in_order = self.take_entries(entries, append.mark, context);
+        if !in_order {
+            self.say(peer, false, true, context);
+            return;
         }
         self.told_mark = self.told_mark.max(append.mark);
-        if append.first > self.length {
-            self.say(peer, true, false, context);
-            return;
-        }
-        let known = self.length;
-        let fresh = entries.iter().skip_while(|entry| entry.sequence().0 < known);
-        let mut applied = false;
-        for entry in fresh {
-            if entry.sequence().0 != self.length {
-                self.say(peer, true, false, context);
-                return;
-            }
-            if !self.chains(entry) {
-                self.say(peer, false, true, context);
-                return;
-            }
-            let by = PushedBy { waiter: None, skip: None, now: context.now.monotonic };
-            let mut append = self.push(entry.clone(), by, self.id.kind == LogKind::Conversation);
-            append.outbox.clear();
-            append.mark = append.mark.max(self.told_mark.min(self.length));
-            context.effects.push(Effect::Append(Box::new(append)));
-            applied = true;
-        }
         self.show(context);
-        if !applied {
+        if self.length == before {
             // Nothing new: what the home wants to know is what is on disk here.
             self.say(peer, false, false, context);
+        }
+    }
+
+    /// Adds those entries that are new, in one commit. Returns whether each names the one before it.
+    fn take_entries(&mut self, entries: &[Arc<SealedEntry>], mark: u64, context: &mut Context<'_, R>) -> bool {
+        let mut append = self.start_append();
+        let known = self.length;
+        let mut in_order = true;
+        for entry in entries.iter().skip_while(|entry| entry.sequence().0 < known) {
+            in_order = entry.sequence().0 == self.length && self.chains(entry);
+            if !in_order {
+                break;
+            }
+            let pushed = PushedBy { waiter: Waiter::Gone, skip: None, now: context.now.monotonic };
+            self.push(entry.clone(), pushed, &mut append);
+        }
+        if !append.entries.is_empty() {
+            append.mark = append.mark.max(mark.min(self.length));
+            context.effects.push(Effect::Append(Box::new(append)));
+        }
+        in_order
+    }
+
+    /// Asks the home to send again from what is on disk here: once, not for every frame that comes meanwhile.
+    fn ask_again(&mut self, home: &RegionId, context: &mut Context<'_, R>) {
+        let now = context.now.monotonic;
+        let asked = self.resend_asked.is_some_and(|(length, at)| {
+            length == self.durable && now < at + RESEND_PATIENCE_MILLISECONDS
+        });
+        if !asked {
+            self.resend_asked = Some((self.durable, now));
+            self.say(home, true, false, context);
         }
     }
 
@@ -115,12 +138,16 @@ impl<R: Clone> Log<R> {
             return;
         }
         if self.durable == length.length && self.durable == self.length {
-            let same = self.tip.as_ref().is_none_or(|tip| tip.hash[..] == length.hash[..]);
+            let tip = self.tip.as_ref().filter(|_| !length.hash.is_empty());
+            if tip.is_some_and(|tip| tip.hash[..] != length.hash[..]) {
+                self.say(peer, false, true, context);
+                return;
+            }
             self.told_mark = self.told_mark.max(length.mark);
             self.show(context);
-            self.say(peer, false, !same, context);
+            self.say(peer, false, false, context);
         } else if self.length < length.length {
-            self.say(peer, true, false, context);
+            self.ask_again(peer, context);
         }
     }
 }

@@ -1,6 +1,9 @@
-//! Appends per second of the embedded store, and what each costs: `commit_rate [folder]`.
+//! Appends per second of the embedded store, and what each costs.
 //!
-//! Each append is one entry of about 700 stored bytes and one dedup record. Entries are made before the clock starts.
+//! `commit_rate [folder]` appends as fast as it goes; entries are made before the clock starts.
+//! `commit_rate <folder> <seconds> <rate>` appends at a rate and shows how long calls wait; entries are made on the way.
+//!
+//! Each append is one entry of about 700 stored bytes and one dedup record.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -192,11 +195,66 @@ async fn reads(stores: &Stores, log: LogId) {
     println!("     dedup miss {dedup:.1?}, read of 50 entries {read:.1?}, load of an unknown log {load:.1?}");
 }
 
+const PACED_CALLERS: usize = 20;
+
+/// One caller's share of the rate: ten logs a call, a call at each tick, late calls are not left out.
+async fn paced(stores: Stores, region: RegionId, seconds: u64, rate: u64) -> Vec<Duration> {
+    let user = UserId::new("ann").expect("a valid name");
+    let logs: Vec<LogId> =
+        (0..LOGS / PACED_CALLERS).map(|_| LogId { kind: LogKind::Conversation, id: Uuid::now_v7() }).collect();
+    let period = Duration::from_secs_f64(LOGS as f64 / rate as f64);
+    let mut tick = tokio::time::interval(period);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+    let calls = (seconds as f64 / period.as_secs_f64()) as u64;
+    let mut waits = Vec::new();
+    for number in 0..calls {
+        let due = tick.tick().await;
+        let one =
+            |log: &LogId| append(*log, sealed(*log, number, &user, &region), (number == 0).then(|| record(&region)));
+        let call = logs.iter().map(one).collect();
+        stores.log.append(call).await.expect("appends");
+        waits.push(due.elapsed());
+    }
+    waits
+}
+
+async fn sustain(folder: &Path, seconds: u64, rate: u64) {
+    let region = RegionId::new("eu").expect("a valid name");
+    let store = Embedded::open(folder, &region, &EmbeddedOptions::default()).expect("opens");
+    let stores = store.stores();
+    let (began, used) = (Instant::now(), processor());
+    let callers: Vec<_> =
+        (0..PACED_CALLERS).map(|_| tokio::spawn(paced(stores.clone(), region.clone(), seconds, rate))).collect();
+    let mut waits = Vec::new();
+    for caller in callers {
+        waits.extend(caller.await.expect("no panic"));
+    }
+    waits.sort_unstable();
+    let (elapsed, used) = (began.elapsed().as_secs_f64(), processor() - used);
+    let (appends, commits) = (stores.counters.appends.load(Relaxed), stores.counters.commits.load(Relaxed));
+    let at = |share: f64| waits[((waits.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    println!(
+        "{:.0} appends/s for {elapsed:.0} s, {:.2} µs processor an append with making it, {:.1} appends a commit, due to \
+         answered p50 {:.2} p99 {:.2} p99.9 {:.2} max {:.1} ms",
+        appends as f64 / elapsed,
+        used * 1e6 / appends as f64,
+        appends as f64 / commits as f64,
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(1.0),
+    );
+}
+
 #[tokio::main]
 async fn main() {
     let given = std::env::args().nth(1).map(PathBuf::from);
     let temporary = tempfile::tempdir().expect("makes a folder");
     let folder = given.unwrap_or_else(|| temporary.path().to_path_buf());
+    let number = |place: usize| std::env::args().nth(place).map(|text| text.parse().expect("a number"));
+    if let (Some(seconds), Some(rate)) = (number(2), number(3)) {
+        return sustain(&folder, seconds, rate).await;
+    }
     for callers in [1, 20, 200] {
         measure(&folder, callers).await;
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::entry::{Fixed, content_digest};
-use hearth_protocol::record::{DedupRecord, LogRecord, Opening, ParkedSend};
+use hearth_protocol::record::{DedupRecord, LogRecord, Opening, OutboxRecord, ParkedSend};
 use hearth_protocol::{
     ConversationId, DeviceId, Entry, EntryKind, Epoch, Level, LogId, LogKind, MessageId, Placement, Position, RegionId,
     SealedEntry, Sequence, Timestamp, UserId, placement::PartitionMode,
@@ -14,19 +14,27 @@ use uuid::Uuid;
 
 use crate::ports::{DedupKey, LogAppend};
 
-pub(super) fn conversation(number: u128) -> LogId {
+/// The log of a conversation, ascending with the number.
+#[must_use]
+pub fn conversation(number: u128) -> LogId {
     LogId { kind: LogKind::Conversation, id: Uuid::from_u128(number << 64 | number) }
 }
 
-pub(super) fn user(name: &str) -> UserId {
+/// A user.
+#[must_use]
+pub fn user(name: &str) -> UserId {
     UserId::new(name).expect("a valid name")
 }
 
-pub(super) fn region(name: &str) -> RegionId {
+/// A region.
+#[must_use]
+pub fn region(name: &str) -> RegionId {
     RegionId::new(name).expect("a valid name")
 }
 
-pub(super) fn position(sequence: u64) -> Position {
+/// A position in the first epoch.
+#[must_use]
+pub fn position(sequence: u64) -> Position {
     Position { epoch: Epoch(1), sequence: Sequence(sequence) }
 }
 
@@ -34,7 +42,9 @@ fn message_id(sequence: u64) -> Uuid {
     Uuid::from_u128(u128::from(sequence) + 1)
 }
 
-pub(super) fn entry(log: LogId, sequence: u64) -> Arc<SealedEntry> {
+/// The message at a sequence; its text is `number <sequence> of <log>`.
+#[must_use]
+pub fn entry(log: LogId, sequence: u64) -> Arc<SealedEntry> {
     let salt = Bytes::from_static(&[7; 16]);
     let content = Bytes::from(format!("{{\"text\":\"number {sequence} of {log}\"}}"));
     let fixed = Fixed {
@@ -55,15 +65,21 @@ pub(super) fn entry(log: LogId, sequence: u64) -> Arc<SealedEntry> {
     SealedEntry::seal(Entry { fixed, content: Some((salt, content)) })
 }
 
-pub(super) fn entries(log: LogId, sequences: Range<u64>) -> Vec<Arc<SealedEntry>> {
+/// The messages at sequences.
+#[must_use]
+pub fn entries(log: LogId, sequences: Range<u64>) -> Vec<Arc<SealedEntry>> {
     sequences.map(|sequence| entry(log, sequence)).collect()
 }
 
-pub(super) fn dedup_key(log: LogId, sequence: u64) -> DedupKey {
+/// The dedup key of [`entry`].
+#[must_use]
+pub fn dedup_key(log: LogId, sequence: u64) -> DedupKey {
     DedupKey { log, sender: user("ann"), id: message_id(sequence) }
 }
 
-pub(super) fn dedup_of(sequence: u64) -> (Uuid, DedupRecord) {
+/// Message id and dedup record of [`entry`].
+#[must_use]
+pub fn dedup_of(sequence: u64) -> (Uuid, DedupRecord) {
     let record = DedupRecord {
         position: position(sequence),
         time: Timestamp(1_000 + sequence),
@@ -74,7 +90,9 @@ pub(super) fn dedup_of(sequence: u64) -> (Uuid, DedupRecord) {
     (message_id(sequence), record)
 }
 
-pub(super) fn record(sealed: u64) -> LogRecord {
+/// The record of a log that takes nothing below the epoch `sealed`.
+#[must_use]
+pub fn record(sealed: u64) -> LogRecord {
     LogRecord {
         home: region("eu"),
         voters: vec![region("eu"), region("us")],
@@ -88,7 +106,8 @@ pub(super) fn record(sealed: u64) -> LogRecord {
 }
 
 /// `count` entries from `expect` on with their dedup records; the record when it is the log's first.
-pub(super) fn append(log: LogId, expect: u64, count: u64) -> LogAppend {
+#[must_use]
+pub fn append(log: LogId, expect: u64, count: u64) -> LogAppend {
     let sequences = expect..expect + count;
     LogAppend {
         log,
@@ -103,7 +122,9 @@ pub(super) fn append(log: LogId, expect: u64, count: u64) -> LogAppend {
     }
 }
 
-pub(super) fn placement(log: LogId, epoch: u64) -> Placement {
+/// A placement under an epoch.
+#[must_use]
+pub fn placement(log: LogId, epoch: u64) -> Placement {
     Placement {
         log,
         home: region("eu"),
@@ -115,7 +136,9 @@ pub(super) fn placement(log: LogId, epoch: u64) -> Placement {
     }
 }
 
-pub(super) fn parked(number: u64) -> ParkedSend {
+/// A parked send of a number.
+#[must_use]
+pub fn parked(number: u64) -> ParkedSend {
     ParkedSend {
         number,
         conversation: ConversationId(conversation(1).id),
@@ -129,4 +152,10 @@ pub(super) fn parked(number: u64) -> ParkedSend {
         parked_at: Timestamp(number),
         refused: None,
     }
+}
+
+/// A membership to be told, of the entry at a sequence of [`conversation`].
+#[must_use]
+pub fn outbox(log: u128, sequence: u64, who: &str) -> OutboxRecord {
+    OutboxRecord { log: conversation(log), position: position(sequence), user: user(who), joined: true }
 }

@@ -141,6 +141,17 @@ impl View {
         }
     }
 
+    /// How many things a snapshot of it holds, about.
+    pub(crate) fn weight(&self) -> u64 {
+        let things = match self {
+            View::Empty => 0,
+            View::Conversation(state) => state.members.len() + state.sent.len(),
+            View::User(state) => state.conversations.len() + state.resident.len(),
+            View::Placements(state) => state.placed.len(),
+        };
+        things as u64
+    }
+
     /// The members, when it is a conversation.
     #[must_use]
     pub fn members(&self) -> Option<&Arc<Members>> {

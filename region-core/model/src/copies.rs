@@ -1,0 +1,476 @@
+//! What a home does once its own commit is on disk: stream to replicas, count their copies, ack, move the mark.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hearth_protocol::client::QueuedReason;
+use hearth_protocol::{Change, Level, LogKind, RegionId, SealedEntry, mesh};
+
+use crate::command::{Ack, Outcome};
+use crate::core::Context;
+use crate::effect::{Effect, Lane};
+use crate::home::answer;
+use crate::log::{Log, Pending, Replica, outbox_records};
+
+/// After this long without its copies, whoever waits for an ack is told that the message is queued.
+const COPIES_PATIENCE_MILLISECONDS: u64 = 3_000;
+/// Entries of one page for a replica that is behind.
+const CATCH_UP_ENTRIES: u64 = 2_048;
+/// A page of at most so many entries, with at most as many behind it, goes on the log's own lane: what follows may be
+/// streamed right behind it.
+const SMALL_PAGE_ENTRIES: usize = 64;
+/// Bytes of entries in one frame: well below what a link takes.
+const FRAME_ENTRY_BYTES: usize = hearth_protocol::limits::MESH_FRAME_BYTES / 2;
+/// Every level, in the order of [`crate::home::HomeState::acked_below`].
+const LEVELS: [Level; 3] = [Level::Region, Level::TwoRegions, Level::Majority];
+
+impl<R: Clone> Log<R> {
+    /// The home's own commit is on disk up to `durable`: count, then stream with the mark that follows.
+    pub(crate) fn appended(&mut self, durable: u64, context: &mut Context<'_, R>) {
+        let before = self.durable;
+        if durable <= before {
+            return;
+        }
+        self.durable = durable;
+        self.ensure_replicas(context);
+        let fresh = self.entries_between(before, durable);
+        self.advance(context);
+        let targets: Vec<RegionId> = self.home.replicas.keys().cloned().collect();
+        for peer in targets {
+            let streams = context.links_up.contains(&peer)
+                && self.home.replicas.get(&peer).is_some_and(|replica| replica.streams() && replica.sent == before);
+            if streams {
+                self.send_entries(&peer, before, &fresh, Lane::Log(self.id), context);
+            } else {
+                self.catch_up(&peer, context);
+            }
+        }
+    }
+
+    /// Entries above the mark, `from <= sequence < to`.
+    fn entries_between(&self, from: u64, to: u64) -> Vec<Arc<SealedEntry>> {
+        let skip = usize::try_from(from.saturating_sub(self.marked)).unwrap_or(usize::MAX);
+        let take = usize::try_from(to - from).unwrap_or(usize::MAX);
+        self.pending.iter().skip(skip).take(take).map(|pending| pending.entry.clone()).collect()
+    }
+
+    /// The voters that the record names are replicas from the start; their cursors begin at what is on disk here, in
+    /// the hope that they have it. One that has not says so.
+    pub(crate) fn ensure_replicas(&mut self, context: &Context<'_, R>) {
+        let Some(record) = &self.record else { return };
+        // Every region follows all placement logs, so that looking up a home is local.
+        let everyone = if self.id.kind == LogKind::Placement { context.regions } else { &[] };
+        for voter in record.voters.iter().chain(everyone) {
+            if voter != context.me && !self.home.replicas.contains_key(voter) {
+                let sent = self.pending.front().map_or(self.durable, |pending| pending.entry.sequence().0);
+                self.home.replicas.insert(voter.clone(), Replica { sent, ..Replica::default() });
+            }
+        }
+    }
+
+    /// Sends entries in as many frames as they need, one when there are none, with the mark.
+    fn send_entries(
+        &mut self,
+        peer: &RegionId,
+        first: u64,
+        entries: &[Arc<SealedEntry>],
+        lane: Lane,
+        context: &mut Context<'_, R>,
+    ) {
+        let mut from = 0;
+        loop {
+            let to = frame_end(entries, from);
+            let body = self.append_frame(first + from as u64, &entries[from..to]);
+            context.effects.push(Effect::Send { peer: peer.clone(), lane, body });
+            from = to;
+            if from >= entries.len() {
+                break;
+            }
+        }
+        if let Some(replica) = self.home.replicas.get_mut(peer) {
+            replica.sent = first + entries.len() as u64;
+            replica.mark_sent = self.marked;
+        }
+    }
+
+    fn append_frame(&self, first: u64, entries: &[Arc<SealedEntry>]) -> mesh::Body {
+        let (opening, opening_hash) = self.opening();
+        let voters = match (&self.record, first) {
+            (Some(record), 0) => record.voters.iter().map(|voter| voter.as_str().to_owned()).collect(),
+            _ => Vec::new(),
+        };
+        mesh::Body::Append(mesh::Append {
+            log: Bytes::copy_from_slice(&self.id.to_bytes()),
+            epoch: self.epoch().0,
+            opening,
+            opening_hash,
+            first,
+            entries: entries.iter().map(|entry| entry.encoded.clone()).collect(),
+            mark: self.marked,
+            voters,
+        })
+    }
+
+    /// Reads the next page for a replica that is behind, unless one is being read or on its way.
+    fn catch_up(&mut self, peer: &RegionId, context: &mut Context<'_, R>) {
+        let Some(replica) = self.home.replicas.get_mut(peer) else { return };
+        if !replica.streams() || replica.sent >= self.durable || !context.links_up.contains(peer) {
+            return;
+        }
+        replica.reading = true;
+        let from = replica.sent;
+        let to = self.durable.min(from + CATCH_UP_ENTRIES);
+        context.effects.push(Effect::ReadForReplica { log: self.id, peer: peer.clone(), from, to });
+    }
+
+    /// A page that was read for a replica. Its cursor may have moved meanwhile: then another page is read.
+    pub(crate) fn replica_page(
+        &mut self,
+        peer: &RegionId,
+        from: u64,
+        entries: &[Arc<SealedEntry>],
+        context: &mut Context<'_, R>,
+    ) {
+        let Some(replica) = self.home.replicas.get_mut(peer) else { return };
+        replica.reading = false;
+        if !replica.streams() || !context.links_up.contains(peer) {
+            return;
+        }
+        if replica.sent != from || entries.is_empty() {
+            if replica.sent != from {
+                self.catch_up(peer, context);
+            }
+            return;
+        }
+        let end = from + entries.len() as u64;
+        if entries.len() <= SMALL_PAGE_ENTRIES && self.durable.saturating_sub(end) <= SMALL_PAGE_ENTRIES as u64 {
+            self.send_entries(peer, from, entries, Lane::Log(self.id), context);
+            self.catch_up(peer, context);
+            return;
+        }
+        replica.flying = Some((from, end));
+        self.send_entries(peer, from, entries, Lane::Bulk, context);
+    }
+
+    /// A replica said what it has.
+    pub(crate) fn replica_appended(&mut self, peer: &RegionId, said: &mesh::Appended, context: &mut Context<'_, R>) {
+        self.ensure_replicas(context);
+        let Some(accepted) = self.record.as_ref().map(|record| record.accepted.0) else { return };
+        if said.length > 0 && !self.home.replicas.contains_key(peer) {
+            // A follower that this process did not know: it holds the log, and is sent what comes.
+            self.home.replicas.insert(peer.clone(), Replica { sent: said.length, ..Replica::default() });
+        }
+        let durable = self.durable;
+        let Some(replica) = self.home.replicas.get_mut(peer) else { return };
+        if replica.forked {
+            return;
+        }
+        if said.fork || said.length > durable {
+            *replica = Replica { forked: true, reading: replica.reading, ..Replica::default() };
+            context.effects.push(Effect::Fork { log: self.id, peer: peer.clone() });
+            return;
+        }
+        if said.accepted == accepted || said.length == 0 {
+            replica.acked = if said.resend { said.length } else { replica.acked.max(said.length) };
+        }
+        match replica.flying {
+            Some((_, to)) if said.length >= to => replica.flying = None,
+            // Asked before the page came; a page that is lost is noticed by anti-entropy.
+            Some((from, _)) if said.length == from => {}
+            Some(_) if said.resend => {
+                replica.flying = None;
+                replica.sent = said.length;
+            }
+            None if said.resend => replica.sent = said.length,
+            Some(_) | None => {}
+        }
+        self.advance(context);
+        self.settle_replica(peer, context);
+    }
+
+    /// Sends a replica what it lacks of entries or mark, unless that is on its way.
+    fn settle_replica(&mut self, peer: &RegionId, context: &mut Context<'_, R>) {
+        let (durable, marked) = (self.durable, self.marked);
+        let Some(replica) = self.home.replicas.get(peer) else { return };
+        if replica.sent < durable {
+            self.catch_up(peer, context);
+        } else if replica.mark_sent < marked && replica.streams() && context.links_up.contains(peer) {
+            self.send_entries(peer, durable, &[], Lane::Log(self.id), context);
+        }
+    }
+
+    /// How many entries each voter has on disk.
+    fn voter_lengths(&self, me: &RegionId) -> Vec<u64> {
+        let Some(record) = &self.record else { return Vec::new() };
+        let length = |voter: &RegionId| {
+            if voter == me { self.durable } else { self.home.replicas.get(voter).map_or(0, |replica| replica.acked) }
+        };
+        record.voters.iter().map(length).collect()
+    }
+
+    /// The voters that have an entry on disk, as far as they said.
+    pub(crate) fn holders(&self, sequence: u64, me: &RegionId) -> Vec<RegionId> {
+        let Some(record) = &self.record else { return Vec::new() };
+        let lengths = self.voter_lengths(me);
+        let having = record.voters.iter().zip(lengths).filter(|(_, length)| *length > sequence);
+        having.map(|(voter, _)| voter.clone()).collect()
+    }
+
+    /// By level: entries below it have that level's copies.
+    fn covered_by_level(&self, me: &RegionId) -> [u64; 3] {
+        let mut lengths = self.voter_lengths(me);
+        let voters = lengths.len();
+        lengths.sort_unstable_by(|one, other| other.cmp(one));
+        LEVELS.map(|level| lengths.get(level.copies(voters) - 1).copied().unwrap_or(0).min(self.durable))
+    }
+
+    /// Entries below it have the copies of a level.
+    pub(crate) fn covered(&self, level: Level, me: &RegionId) -> u64 {
+        self.covered_by_level(me)[level as usize - 1]
+    }
+
+    /// The ack of a pending entry, naming who has it now.
+    pub(crate) fn ack_of(&self, sequence: u64, me: &RegionId) -> Option<Ack> {
+        let fixed = &self.pending_at(sequence)?.entry.entry.fixed;
+        Some(Ack {
+            position: fixed.position,
+            time: fixed.time,
+            home: me.clone(),
+            level: fixed.level,
+            regions: self.holders(sequence, me),
+            duplicate: false,
+        })
+    }
+
+    /// Acks what has its copies, and moves the mark over what has them without a gap.
+    pub(crate) fn advance(&mut self, context: &mut Context<'_, R>) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let covered = self.covered_by_level(context.me);
+        self.ack_covered(covered, context);
+        let marked_before = self.marked;
+        self.move_mark(covered, context);
+        self.home.forget_settled();
+        if self.marked > marked_before {
+            self.tell_mark(context);
+        }
+    }
+
+    /// Each entry is looked at once a level, whatever waits before it.
+    fn ack_covered(&mut self, covered: [u64; 3], context: &mut Context<'_, R>) {
+        for (index, level) in LEVELS.into_iter().enumerate() {
+            let from = self.home.acked_below[index].max(self.marked);
+            self.home.acked_below[index] = from.max(covered[index]);
+            for sequence in from..covered[index] {
+                let waits = self.pending_at(sequence).is_some_and(|pending| {
+                    pending.entry.entry.fixed.level == level && !pending.waiters.is_empty()
+                });
+                if waits {
+                    self.ack(sequence, context);
+                }
+            }
+        }
+    }
+
+    fn ack(&mut self, sequence: u64, context: &mut Context<'_, R>) {
+        let Some(ack) = self.ack_of(sequence, context.me) else { return };
+        let index = usize::try_from(sequence - self.marked).unwrap_or(usize::MAX);
+        let Some(pending) = self.pending.get_mut(index) else { return };
+        let waiters = std::mem::take(&mut pending.waiters);
+        self.home.waiters -= waiters.len();
+        for waiter in waiters {
+            answer(waiter, Outcome::Acked(ack.clone()), context.effects, self.id);
+        }
+    }
+
+    fn move_mark(&mut self, covered: [u64; 3], context: &mut Context<'_, R>) {
+        let least = if self.id.kind == LogKind::Conversation { Level::Region } else { Level::Majority };
+        while let Some(front) = self.pending.front() {
+            let level = front.entry.entry.fixed.level.max(least);
+            if self.marked >= covered[level as usize - 1] {
+                break;
+            }
+            if !front.waiters.is_empty() {
+                // Acked before under copies that a replica lost since, and asked for again.
+                self.ack(self.marked, context);
+            }
+            if let Some(pending) = self.pending.pop_front() {
+                self.marked += 1;
+                self.home.settle(&pending.entry);
+                self.publish(pending, true, context);
+            }
+        }
+    }
+
+    /// Replicas that got entries before their copies stood learn the mark by a frame without entries.
+    fn tell_mark(&mut self, context: &mut Context<'_, R>) {
+        let (marked, durable) = (self.marked, self.durable);
+        let is_late = |replica: &Replica| {
+            replica.mark_sent < marked && replica.sent == durable && replica.sent >= marked && replica.streams()
+        };
+        let late = self.home.replicas.iter().filter(|(peer, replica)| {
+            is_late(replica) && context.links_up.contains(*peer)
+        });
+        let late: Vec<RegionId> = late.map(|(peer, _)| peer.clone()).collect();
+        for peer in late {
+            self.send_entries(&peer, durable, &[], Lane::Log(self.id), context);
+        }
+        if self.pending.is_empty() {
+            context.effects.push(Effect::PutMark(self.id, marked));
+        }
+    }
+
+    /// A link came up: the replica there is told where the home is, and says what it has.
+    pub(crate) fn replica_link_up(&mut self, peer: &RegionId, context: &mut Context<'_, R>) {
+        self.ensure_replicas(context);
+        let durable = self.durable;
+        let Some(replica) = self.home.replicas.get_mut(peer) else { return };
+        replica.flying = None;
+        replica.sent = durable;
+        if durable > 0 {
+            self.send_entries(peer, durable, &[], Lane::Log(self.id), context);
+        }
+    }
+
+    /// A link went down: what was on its way is not believed to have arrived.
+    pub(crate) fn replica_link_down(&mut self, peer: &RegionId) {
+        if let Some(replica) = self.home.replicas.get_mut(peer) {
+            replica.flying = None;
+            replica.sent = replica.acked;
+            replica.mark_sent = 0;
+        }
+    }
+
+    /// Forgets who waits for acks in another region: its link broke.
+    pub(crate) fn forget_waiters_of(&mut self, peer: &RegionId) {
+        self.home.forget_waiters_of(peer);
+        if self.home.waiters == 0 {
+            return;
+        }
+        for pending in &mut self.pending {
+            let before = pending.waiters.len();
+            pending.waiters.retain(|waiter| !waiter.is_from(peer));
+            self.home.waiters -= before - pending.waiters.len();
+        }
+    }
+
+    /// Another region wants to hold the log, from what it has on. One that is sent it already is asked what it has.
+    pub(crate) fn follow(&mut self, peer: &RegionId, length: u64, context: &mut Context<'_, R>) {
+        self.ensure_replicas(context);
+        if !self.home.replicas.contains_key(peer) {
+            let length = length.min(self.durable);
+            let replica = Replica { acked: length, sent: length, ..Replica::default() };
+            self.home.replicas.insert(peer.clone(), replica);
+        }
+        let durable = self.durable;
+        let Some(replica) = self.home.replicas.get(peer) else { return };
+        if replica.sent < durable {
+            self.catch_up(peer, context);
+        } else if durable > 0 && replica.streams() && context.links_up.contains(peer) {
+            self.send_entries(peer, durable, &[], Lane::Log(self.id), context);
+        }
+    }
+
+    /// Another region holds the log no longer. A voter stays a replica, and so does every region of a placement log.
+    pub(crate) fn unfollow(&mut self, peer: &RegionId) {
+        let votes = self.record.as_ref().is_none_or(|record| record.voters.contains(peer));
+        if !votes && self.id.kind != LogKind::Placement {
+            self.home.replicas.remove(peer);
+        }
+    }
+
+    /// Anti-entropy for a loaded log: a replica that made no progress since the last time is asked again.
+    pub(crate) fn ask_stalled(&mut self, context: &mut Context<'_, R>) {
+        let durable = self.durable;
+        let mut stalled = Vec::new();
+        for (peer, replica) in &mut self.home.replicas {
+            if replica.acked < durable && replica.acked_before == Some(replica.acked) && !replica.forked {
+                stalled.push(peer.clone());
+            }
+            replica.acked_before = Some(replica.acked);
+        }
+        for peer in stalled {
+            if context.links_up.contains(&peer) {
+                self.replica_link_up(&peer, context);
+            }
+        }
+    }
+
+    /// Tells those who wait too long that their message is on disk here and its copies are not.
+    pub(crate) fn tell_queued(&mut self, context: &mut Context<'_, R>) {
+        let now = context.now.monotonic;
+        for pending in &mut self.pending {
+            if now < pending.decided_at + COPIES_PATIENCE_MILLISECONDS {
+                // Those behind it were decided later.
+                break;
+            }
+            if pending.queued || pending.entry.sequence().0 >= self.durable {
+                continue;
+            }
+            pending.queued = true;
+            for waiter in &pending.waiters {
+                let outcome = Outcome::Queued(QueuedReason::CopiesMissing, context.me.clone());
+                answer(waiter.clone(), outcome, context.effects, self.id);
+            }
+        }
+    }
+
+    /// Whether somebody waits here for copies.
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.home.waiters > 0
+    }
+
+    /// How many entries a replica lacks.
+    pub(crate) fn lag_of(&self, peer: &RegionId) -> u64 {
+        self.home.replicas.get(peer).map_or(0, |replica| self.durable.saturating_sub(replica.acked))
+    }
+
+    /// What follows from an entry that passed the mark, at the home and at replicas alike.
+    pub(crate) fn publish(&self, pending: Pending<R>, at_home: bool, context: &mut Context<'_, R>) {
+        let entry = pending.entry;
+        match self.id.kind {
+            LogKind::Conversation => {
+                if at_home {
+                    let items = outbox_records(self.id, &entry);
+                    context.effects.extend(items.into_iter().map(Effect::Outbox));
+                }
+                let skip = pending.skip.or_else(|| context.take_awaiting(self.id, &entry));
+                if let Some(audience) = pending.audience {
+                    context.effects.push(Effect::Deliver { log: self.id, entry, audience, skip });
+                }
+            }
+            LogKind::User => context.effects.push(Effect::UserChanged { log: self.id, entry }),
+            LogKind::Placement => {
+                if let Some(Change::Place { placement, .. }) = entry.change() {
+                    context.placed.push(placement.clone());
+                    context.effects.push(Effect::PutPlacement(placement));
+                }
+            }
+        }
+    }
+}
+
+/// The end of the frame that begins at `from`: at least one entry, if there is one, and not too many bytes.
+fn frame_end(entries: &[Arc<SealedEntry>], from: usize) -> usize {
+    let mut bytes = 0;
+    let rest = entries.iter().skip(from);
+    let fitting = rest.take_while(|entry| {
+        let fits = bytes == 0 || bytes + entry.encoded.len() <= FRAME_ENTRY_BYTES;
+        bytes += entry.encoded.len();
+        fits
+    });
+    from + fitting.count()
+}
+
+/// The length of a log at its home, as a replica is told. The hash goes along when it is of the last entry on disk.
+pub(crate) fn length_of<R: Clone>(log: &Log<R>) -> mesh::Length {
+    let tip = log.tip.filter(|_| log.length == log.durable);
+    mesh::Length {
+        log: Bytes::copy_from_slice(&log.id.to_bytes()),
+        epoch: log.epoch().0,
+        length: log.durable,
+        hash: tip.map_or_else(Bytes::new, |tip| Bytes::copy_from_slice(&tip.hash)),
+        mark: log.marked,
+    }
+}

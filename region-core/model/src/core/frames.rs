@@ -1,0 +1,179 @@
+//! What other regions say, and what this region asks of them as a replica.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hearth_protocol::{LogId, LogKind, Refusal, RegionId, SealedEntry, Slot, mesh};
+
+use super::{Following, Now, RegionCore, Slotted, Waiting};
+use crate::command::{Command, Outcome};
+use crate::effect::{Effect, Lane};
+use crate::home::{answer, same_content, other_content};
+use crate::copies::length_of;
+use crate::log::Waiter;
+
+impl<R: Clone + std::fmt::Debug> RegionCore<R> {
+    pub(super) fn appended(&mut self, id: LogId, length: u64, change: u64, now: Now, effects: &mut Vec<Effect<R>>) {
+        let home_here = self.home_here(id);
+        self.with_log(id, now, effects, |log, context| {
+            log.change = log.change.max(change);
+            if home_here { log.appended(length, context) } else { log.applied(length, context) }
+        });
+    }
+
+    pub(super) fn frame(
+        &mut self,
+        peer: RegionId,
+        body: mesh::Body,
+        entries: Vec<Arc<SealedEntry>>,
+        salt: [u8; 16],
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        match &body {
+            mesh::Body::Forward(forward) => {
+                let forward_id = forward.forward_id;
+                let waiter = Waiter::Peer { peer, forward_id, retry: false };
+                match Command::from_forward(forward) {
+                    Some(command) => {
+                        let waiting = Waiting::Command { salt, waiter, device: None, command };
+                        let id = LogId::from_bytes(&forward.log).unwrap_or(LogId::placement(Slot(0)));
+                        self.on_log(id, waiting, now, effects);
+                    }
+                    None => {
+                        let refusal = Refusal::invalid("a forward that this region cannot read");
+                        answer(waiter, Outcome::Refused(refusal), effects, LogId::placement(Slot(0)));
+                    }
+                }
+            }
+            mesh::Body::Answer(said) => self.answered(&peer, said, now, effects),
+            mesh::Body::Append(append) => self.frame_for(append.log.clone(), peer, body, entries, now, effects),
+            mesh::Body::Appended(said) => self.frame_for(said.log.clone(), peer, body, entries, now, effects),
+            mesh::Body::Follow(follow) => self.frame_for(follow.log.clone(), peer, body, entries, now, effects),
+            mesh::Body::Lengths(lengths) => {
+                for length in lengths.logs.clone() {
+                    if let Some(id) = LogId::from_bytes(&length.log) {
+                        self.on_log(id, Waiting::Compare(peer.clone(), length), now, effects);
+                    }
+                }
+            }
+            mesh::Body::Request(request) => {
+                if let Some(mesh::Question::Placement(bytes)) = &request.question
+                    && let Some(about) = LogId::from_bytes(bytes)
+                {
+                    let waiting = Waiting::PlacementQuestion { peer, request_id: request.request_id, about };
+                    self.on_log(LogId::placement(Slot::of(&about)), waiting, now, effects);
+                }
+            }
+            mesh::Body::Response(response) => self.placement_response(response, now, effects),
+        }
+    }
+
+    fn frame_for(
+        &mut self,
+        log: Bytes,
+        peer: RegionId,
+        body: mesh::Body,
+        entries: Vec<Arc<SealedEntry>>,
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        if let Some(id) = LogId::from_bytes(&log) {
+            self.on_log(id, Waiting::Frame(peer, body, entries), now, effects);
+        }
+    }
+
+    pub(super) fn log_frame(
+        &mut self,
+        id: LogId,
+        peer: &RegionId,
+        body: &mesh::Body,
+        entries: &[Arc<SealedEntry>],
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        if matches!(body, mesh::Body::Append(_)) && !self.keeps_copy(id) {
+            self.send_follow(peer.clone(), id, 0, true, effects);
+            return;
+        }
+        let home_here = self.home_here(id);
+        self.with_log(id, now, effects, |log, context| match body {
+            mesh::Body::Append(append) if !home_here => log.apply(peer, append, entries, context),
+            mesh::Body::Appended(said) if home_here => log.replica_appended(peer, said, context),
+            mesh::Body::Follow(follow) if home_here && follow.unfollow => log.unfollow(peer),
+            mesh::Body::Follow(follow) if home_here => log.follow(peer, follow.length, context),
+            _ => {}
+        });
+    }
+
+    /// Whether entries of a log belong on this region's disk: it votes for it, or follows it.
+    fn keeps_copy(&self, id: LogId) -> bool {
+        let Some(Slotted::Ready(log)) = self.logs.get(&id) else { return true };
+        let votes = id.kind == LogKind::Placement
+            || log.placement.as_ref().is_none_or(|placement| placement.voters.contains(&self.options.me));
+        match self.follows.get(&id) {
+            _ if votes => true,
+            Some(Following::Wanted | Following::Asked(_)) => true,
+            Some(Following::Left) => false,
+            // After a start: what is held is followed again by whoever runs the core.
+            None => log.is_held(),
+        }
+    }
+
+    /// Asks the home of a log to send it, or says that it is not wanted any more.
+    pub(super) fn follow(&mut self, id: LogId, hold: bool, effects: &mut Vec<Effect<R>>) {
+        let Some(Slotted::Ready(log)) = self.logs.get(&id) else { return };
+        let Some(placement) = &log.placement else {
+            self.follows.insert(id, Following::Left);
+            return;
+        };
+        let (home, length) = (placement.home.clone(), log.durable);
+        if home == self.options.me || placement.voters.contains(&self.options.me) {
+            self.follows.remove(&id);
+            return;
+        }
+        let up = self.links_up.contains(&home);
+        let following = match (hold, up) {
+            (true, true) => Following::Asked(home.clone()),
+            (true, false) => Following::Wanted,
+            // When the home cannot hear it now, it does as soon as it sends something.
+            (false, _) => Following::Left,
+        };
+        self.follows.insert(id, following);
+        if up {
+            self.send_follow(home, id, length, !hold, effects);
+        }
+    }
+
+    fn send_follow(
+        &self,
+        home: RegionId,
+        id: LogId,
+        length: u64,
+        unfollow: bool,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let log = Bytes::copy_from_slice(&id.to_bytes());
+        let body = mesh::Body::Follow(mesh::Follow { log, length, unfollow });
+        effects.push(Effect::Send { peer: home, lane: Lane::Log(id), body });
+    }
+
+    pub(super) fn compare_homes(&self, peer: &RegionId, lengths: Vec<mesh::Length>, effects: &mut Vec<Effect<R>>) {
+        // Logs in memory know more than the page that was read.
+        let logs = lengths.into_iter().map(|length| match LogId::from_bytes(&length.log).and_then(|id| self.logs.get(&id)) {
+            Some(Slotted::Ready(log)) => length_of(log),
+            Some(Slotted::Loading(_)) | None => length,
+        });
+        let body = mesh::Body::Lengths(mesh::Lengths { logs: logs.collect() });
+        effects.push(Effect::Send { peer: peer.clone(), lane: Lane::Bulk, body });
+    }
+
+    pub(super) fn retry_read(&mut self, ticket: u64, entry: Option<Arc<SealedEntry>>, effects: &mut Vec<Effect<R>>) {
+        let Some(check) = self.retries.remove(&ticket) else { return };
+        let outcome = match entry {
+            Some(entry) if !same_content(&entry, &check.command) => Outcome::Refused(other_content()),
+            Some(_) | None => Outcome::Acked(check.ack),
+        };
+        answer(check.waiter, outcome, effects, check.command.log);
+    }
+}

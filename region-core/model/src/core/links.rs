@@ -1,0 +1,126 @@
+//! Links that come and go, and time: what waits too long, what leaves memory.
+
+use hearth_protocol::{LogId, RegionId, Slot};
+
+use super::{
+    Following, Now, OVERDUE_EVERY_MILLISECONDS, RegionCore, LOOKUP_PATIENCE_MILLISECONDS, Slotted, Waiting,
+};
+use crate::effect::Effect;
+
+impl<R: Clone + std::fmt::Debug> RegionCore<R> {
+    pub(super) fn link_up(&mut self, peer: RegionId, now: Now, effects: &mut Vec<Effect<R>>) {
+        self.links_up.insert(peer.clone());
+        let ids: Vec<LogId> = self.logs.keys().copied().collect();
+        for id in ids {
+            self.on_log(id, Waiting::LinkUp(peer.clone()), now, effects);
+        }
+        for log in self.lot.logs() {
+            self.release(log, now, effects);
+        }
+        let asked = Following::Asked(peer);
+        for following in self.follows.values_mut().filter(|following| **following == asked) {
+            *following = Following::Wanted;
+        }
+        self.follow_wanted(now, effects);
+    }
+
+    /// Asks for what this region wants to hold and has not been able to ask for.
+    fn follow_wanted(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
+        let wanted = self.follows.iter().filter(|(_, following)| **following == Following::Wanted);
+        let wanted: Vec<LogId> = wanted.map(|(id, _)| *id).collect();
+        for id in wanted {
+            self.on_log(id, Waiting::Follow { hold: true }, now, effects);
+        }
+    }
+
+    pub(super) fn link_down(&mut self, peer: &RegionId, now: Now, effects: &mut Vec<Effect<R>>) {
+        self.links_up.remove(peer);
+        self.forget_askers(peer);
+        let broken: Vec<u64> =
+            self.forwards.iter().filter(|(_, forwarded)| forwarded.home == *peer).map(|(id, _)| *id).collect();
+        self.withdraw(broken, now, effects);
+        let asked = self.lookups.iter().filter(|(id, lookup)| {
+            lookup.request_id.is_some() && self.options.map.steward(Slot::of(id)) == peer
+        });
+        let asked: Vec<LogId> = asked.map(|(id, _)| *id).collect();
+        self.give_up_lookups(asked, effects);
+    }
+
+    /// Whoever asked over a link that broke is not answered: the process behind the next link may be a new one, and
+    /// its numbers name other questions.
+    fn forget_askers(&mut self, peer: &RegionId) {
+        for slotted in self.logs.values_mut() {
+            match slotted {
+                Slotted::Ready(log) => {
+                    log.replica_link_down(peer);
+                    log.forget_waiters_of(peer);
+                }
+                Slotted::Loading(queue) => queue.retain(|waiting| !waiting.is_from(peer)),
+            }
+        }
+        for lookup in self.lookups.values_mut() {
+            lookup.waiting.retain(|waiting| !waiting.is_from(peer));
+        }
+        self.retries.retain(|_, check| !check.waiter.is_from(peer));
+    }
+
+    pub(super) fn tick(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
+        let late: Vec<u64> = self
+            .forwards
+            .iter()
+            .filter(|(_, forwarded)| now.monotonic >= forwarded.patience_ends)
+            .map(|(id, _)| *id)
+            .collect();
+        if !late.is_empty() {
+            self.withdraw(late, now, effects);
+        }
+        let silent: Vec<LogId> = self
+            .lookups
+            .iter()
+            .filter(|(_, lookup)| now.monotonic >= lookup.asked_at + LOOKUP_PATIENCE_MILLISECONDS)
+            .map(|(id, _)| *id)
+            .collect();
+        self.give_up_lookups(silent, effects);
+        let waiting: Vec<LogId> = self.waiting_for_copies.iter().copied().collect();
+        for id in waiting {
+            self.with_log(id, now, effects, |log, context| log.tell_queued(context));
+        }
+        if now.monotonic >= self.overdue_checked + OVERDUE_EVERY_MILLISECONDS {
+            self.overdue_checked = now.monotonic;
+            self.expire_parked(now, effects);
+        }
+    }
+
+    pub(super) fn anti_entropy(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
+        let homes: Vec<LogId> = self.logs.keys().copied().filter(|id| self.home_here(*id)).collect();
+        for id in homes {
+            self.with_log(id, now, effects, |log, context| log.ask_stalled(context));
+        }
+        for log in self.lot.logs() {
+            self.release(log, now, effects);
+        }
+        self.follow_wanted(now, effects);
+        self.evict(now);
+    }
+
+    /// Lets idle logs leave memory, oldest use first, when there are more than allowed.
+    fn evict(&mut self, now: Now) {
+        let over = self.logs.len().saturating_sub(self.options.loaded_logs);
+        if over == 0 {
+            return;
+        }
+        let mut idle: Vec<(u64, LogId)> = self
+            .logs
+            .iter()
+            .filter_map(|(id, slotted)| match slotted {
+                Slotted::Ready(log) if log.is_idle() && !self.lookups.contains_key(id) => Some((log.used_at, *id)),
+                Slotted::Ready(_) | Slotted::Loading(_) => None,
+            })
+            .filter(|(used_at, _)| *used_at < now.monotonic)
+            .collect();
+        idle.sort_unstable();
+        for (_, id) in idle.into_iter().take(over) {
+            self.logs.remove(&id);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Sends that wait here for their home: parked, released in order, refused.
+
+use hearth_protocol::client::QueuedReason;
+use hearth_protocol::record::ParkedSend;
+use hearth_protocol::{DeviceId, EntryKind, ErrorCode, LogId, MessageId, Refusal, RegionId, UserId};
+
+use super::{Now, RELEASE_WINDOW, RegionCore, Slotted, Waiting, home_unreachable};
+use crate::command::{Command, Outcome};
+use crate::effect::{DeviceOutcome, Effect};
+use crate::home::other_content;
+use crate::parking::Parked;
+use crate::view::View;
+
+impl<R: Clone + std::fmt::Debug> RegionCore<R> {
+    /// Parks a message; anything else is refused, since its sender waits for the answer.
+    pub(super) fn park(
+        &mut self,
+        command: Command,
+        home: &RegionId,
+        reply: R,
+        device: Option<DeviceId>,
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let refused = |refusal| Effect::Reply(reply.clone(), Outcome::Refused(refusal));
+        let (Some(device), EntryKind::Message, Some(conversation)) =
+            (device, command.kind, command.log.as_conversation())
+        else {
+            effects.push(refused(home_unreachable(home)));
+            return;
+        };
+        if let Some(Slotted::Ready(log)) = self.logs.get(&command.log)
+            && let View::Conversation(state) = &log.view
+            && !state.members.contains_key(&command.sender)
+        {
+            effects.push(refused(Refusal::no_conversation()));
+            return;
+        }
+        if let Some(number) = self.lot.number_of(command.log, &command.sender, command.id) {
+            self.park_again(number, &command, home, reply, effects);
+            return;
+        }
+        if let Err(refusal) = self.lot.check_room(command.log, command.content.len()) {
+            effects.push(refused(refusal));
+            return;
+        }
+        let send = ParkedSend {
+            number: self.lot.next_number(),
+            conversation,
+            sender: command.sender,
+            device,
+            id: MessageId(command.id),
+            content: command.content,
+            reply_to: command.reply_to,
+            expires_at: command.expires_at,
+            level: command.level,
+            parked_at: now.wall,
+            refused: None,
+        };
+        effects.push(Effect::Park(Box::new(send.clone())));
+        self.lot.insert(Parked { send, durable: false, told: false, replies: vec![reply], forward: None });
+    }
+
+    /// The same message again, while it is here: told again, not parked twice.
+    fn park_again(
+        &mut self,
+        number: u64,
+        command: &Command,
+        home: &RegionId,
+        reply: R,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let Some(parked) = self.lot.get_mut(number) else { return };
+        if let Some(refusal) = kept_refusal(&parked.send) {
+            effects.push(Effect::Reply(reply, Outcome::Refused(refusal)));
+        } else if parked.send.content != command.content || parked.send.reply_to != command.reply_to {
+            effects.push(Effect::Reply(reply, Outcome::Refused(other_content())));
+        } else if parked.durable {
+            let outcome = Outcome::Queued(QueuedReason::HomeUnreachable, home.clone());
+            effects.push(Effect::Reply(reply, outcome));
+        } else {
+            parked.replies.push(reply);
+        }
+    }
+
+    /// A parked send, or its refusal, is on disk.
+    pub(super) fn parked(&mut self, number: u64, now: Now, effects: &mut Vec<Effect<R>>) {
+        let Some(parked) = self.lot.get_mut(number) else { return };
+        parked.durable = true;
+        if parked.told {
+            self.lot.remove(number);
+            effects.push(Effect::Unpark(number));
+            return;
+        }
+        let replies = std::mem::take(&mut parked.replies);
+        let refused = kept_refusal(&parked.send);
+        let log = LogId::conversation(parked.send.conversation);
+        let home = self.placement_of(log).map_or_else(|| self.options.me.clone(), |placement| placement.home);
+        for reply in replies {
+            let outcome = match &refused {
+                Some(refusal) => Outcome::Refused(refusal.clone()),
+                None => Outcome::Queued(QueuedReason::HomeUnreachable, home.clone()),
+            };
+            effects.push(Effect::Reply(reply, outcome));
+        }
+        self.release(log, now, effects);
+    }
+
+    pub(super) fn parked_at_start(&mut self, sends: Vec<ParkedSend>) {
+        for send in sends {
+            self.lot.insert(Parked { send, durable: true, told: false, replies: Vec::new(), forward: None });
+        }
+    }
+
+    /// Sends what is parked for a conversation, in order, as far as the window allows.
+    pub(super) fn release(&mut self, log: LogId, now: Now, effects: &mut Vec<Effect<R>>) {
+        let ready = self.lot.ready(log, RELEASE_WINDOW);
+        if ready.is_empty() {
+            return;
+        }
+        let Some(home) = self.placement_of(log).map(|placement| placement.home) else {
+            // Not in memory, or its placement is not known here: comes back here once it is.
+            if !self.lookups.contains_key(&log) {
+                self.on_log(log, Waiting::Release, now, effects);
+            }
+            return;
+        };
+        if !self.links_up.contains(&home) {
+            return;
+        }
+        for number in ready {
+            let Some(parked) = self.lot.get_mut(number) else { continue };
+            let send = &parked.send;
+            let command = Command {
+                log,
+                kind: EntryKind::Message,
+                sender: send.sender.clone(),
+                id: send.id.0,
+                content: send.content.clone(),
+                reply_to: send.reply_to,
+                expires_at: send.expires_at,
+                level: send.level,
+                origin: self.options.me.clone(),
+            };
+            let device = Some(send.device);
+            self.forward(command, home.clone(), None, device, Some(number), now, effects);
+        }
+    }
+
+    /// The home answered for a parked send.
+    pub(super) fn parked_answered(
+        &mut self,
+        number: u64,
+        outcome: Outcome,
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        match outcome {
+            Outcome::Acked(ack) => {
+                if let Some(parked) = self.lot.remove(number) {
+                    effects.push(Effect::Unpark(number));
+                    let log = LogId::conversation(parked.send.conversation);
+                    effects.push(Effect::Device { send: Box::new(parked.send), ended: DeviceOutcome::Acked(ack) });
+                    self.release(log, now, effects);
+                }
+            }
+            // The home cannot take it now: it stays parked and goes out again with the next anti-entropy.
+            Outcome::Refused(refusal) if is_passing(refusal.error) => self.lot.on_its_way(number, None),
+            Outcome::Refused(refusal) => self.refuse_parked(number, refusal, effects),
+            Outcome::Queued(_, home) => {
+                if let Some(parked) = self.lot.get_mut(number) {
+                    let send = Box::new(parked.send.clone());
+                    effects.push(Effect::Device { send, ended: DeviceOutcome::CopiesMissing(home) });
+                }
+            }
+        }
+    }
+
+    /// Keeps a refusal until its device has it.
+    pub(super) fn refuse_parked(&mut self, number: u64, refusal: Refusal, effects: &mut Vec<Effect<R>>) {
+        let Some(send) = self.lot.refuse(number, &refusal) else { return };
+        effects.push(Effect::Park(Box::new(send.clone())));
+        effects.push(Effect::Device { send: Box::new(send), ended: DeviceOutcome::Refused(refusal) });
+    }
+
+    /// Refuses sends that waited too long, and forgets refusals whose device does not come back.
+    pub(super) fn expire_parked(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
+        for number in self.lot.overdue(now.wall.0) {
+            let refusal = Refusal::new(ErrorCode::Expired, "the home was out of reach for longer than sends are kept");
+            self.refuse_parked(number, refusal, effects);
+        }
+        for number in self.lot.abandoned(now.wall.0) {
+            self.lot.remove(number);
+            effects.push(Effect::Unpark(number));
+        }
+    }
+
+    /// A device has been told of a refusal: it can be forgotten, once what is being stored of it is stored.
+    pub(super) fn refusal_told(&mut self, number: u64, effects: &mut Vec<Effect<R>>) {
+        let Some(parked) = self.lot.get_mut(number).filter(|parked| parked.send.refused.is_some()) else { return };
+        if !parked.durable {
+            parked.told = true;
+        } else {
+            self.lot.remove(number);
+            effects.push(Effect::Unpark(number));
+        }
+    }
+
+    pub(super) fn device_connected(&mut self, user: &UserId, device: DeviceId, effects: &mut Vec<Effect<R>>) {
+        for send in self.lot.refusals(user, device) {
+            if let Some(refusal) = kept_refusal(&send) {
+                effects.push(Effect::Device { send: Box::new(send), ended: DeviceOutcome::Refused(refusal) });
+            }
+        }
+    }
+}
+
+fn kept_refusal(send: &ParkedSend) -> Option<Refusal> {
+    send.refused.as_ref().map(|(code, message)| Refusal::new(ErrorCode::parse(code), message.clone()))
+}
+
+/// Whether a refusal says that the same send may be taken later.
+fn is_passing(error: ErrorCode) -> bool {
+    matches!(
+        error,
+        ErrorCode::HomeUnreachable
+            | ErrorCode::Overloaded
+            | ErrorCode::RateLimited
+            | ErrorCode::StoreUnavailable
+            | ErrorCode::Draining
+    )
+}

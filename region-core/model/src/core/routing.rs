@@ -1,0 +1,146 @@
+//! Commands on their way to their home: decided here, forwarded, or parked.
+
+use std::collections::BTreeSet;
+
+use hearth_protocol::{DeviceId, EntryKind, ErrorCode, Refusal, RegionId, mesh};
+
+use super::{
+    FORWARD_PATIENCE_MILLISECONDS, FORWARDS, Forwarded, HELD_PATIENCE_MILLISECONDS, Now, RegionCore, Slotted, Waiting,
+};
+use crate::command::{Command, Outcome};
+use crate::effect::{Effect, Lane};
+use crate::home::answer;
+use crate::log::Waiter;
+
+impl<R: Clone + std::fmt::Debug> RegionCore<R> {
+    pub(super) fn route(
+        &mut self,
+        command: Command,
+        salt: [u8; 16],
+        waiter: Waiter<R>,
+        device: Option<DeviceId>,
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let id = command.log;
+        let Some(home) = (match self.logs.get(&id) {
+            Some(Slotted::Ready(log)) => log.placement.as_ref().map(|placement| placement.home.clone()),
+            Some(Slotted::Loading(_)) | None => None,
+        }) else {
+            self.look_up(id, Waiting::Command { command, salt, waiter, device }, now, effects);
+            return;
+        };
+        if home == self.options.me {
+            self.with_log(id, now, effects, |log, context| log.submit(command, salt, waiter, context));
+            return;
+        }
+        match waiter {
+            Waiter::Local { reply, .. } => self.send_home(command, home, reply, device, now, effects),
+            Waiter::Peer { .. } => {
+                let refusal = Refusal::new(ErrorCode::HomeUnreachable, "this region is not the home of the log");
+                answer(waiter, Outcome::Refused(refusal), effects, id);
+            }
+            Waiter::Gone => {}
+        }
+    }
+
+    /// Sends a command to its home elsewhere, or parks it.
+    fn send_home(
+        &mut self,
+        command: Command,
+        home: RegionId,
+        reply: R,
+        device: Option<DeviceId>,
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        if command.kind == EntryKind::Message {
+            let key = (command.log, command.sender.clone(), command.id);
+            self.awaiting.insert(key, reply.clone());
+        }
+        let behind = device.is_some_and(|device| self.lot.holds(command.log, &command.sender, device));
+        if !self.links_up.contains(&home) || behind {
+            self.park(command, &home, reply, device, now, effects);
+        } else if self.forwards.len() >= FORWARDS {
+            let refusal = Refusal::new(ErrorCode::Overloaded, "too many requests are on their way to other regions")
+                .with_retry_after(1)
+                .with_limit(format!("{FORWARDS} requests"));
+            effects.push(Effect::Reply(reply, Outcome::Refused(refusal)));
+        } else {
+            self.forward(command, home, Some(reply), device, None, now, effects);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a forward is all of this, and is made in two places")]
+    pub(super) fn forward(
+        &mut self,
+        command: Command,
+        home: RegionId,
+        reply: Option<R>,
+        device: Option<DeviceId>,
+        parked: Option<u64>,
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let forward_id = self.new_id();
+        effects.push(Effect::Send {
+            peer: home.clone(),
+            lane: Lane::Log(command.log),
+            body: mesh::Body::Forward(command.to_forward(forward_id)),
+        });
+        if let Some(number) = parked {
+            self.lot.on_its_way(number, Some(forward_id));
+        }
+        let patience_ends = now.monotonic + FORWARD_PATIENCE_MILLISECONDS;
+        self.forwards.insert(forward_id, Forwarded { command, home, reply, device, patience_ends, parked });
+    }
+
+    /// The home `peer` answered a forward. An answer to one that was taken back is dropped: it was offered again.
+    pub(super) fn answered(&mut self, peer: &RegionId, said: &mesh::Answer, now: Now, effects: &mut Vec<Effect<R>>) {
+        let Some(outcome) = Outcome::from_answer(said, peer) else { return };
+        let Some(forwarded) = self.forwards.get_mut(&said.forward_id).filter(|forwarded| forwarded.home == *peer)
+        else {
+            return;
+        };
+        if matches!(outcome, Outcome::Queued(..)) {
+            forwarded.patience_ends = now.monotonic + HELD_PATIENCE_MILLISECONDS;
+            let (number, reply) = (forwarded.parked, forwarded.reply.clone());
+            match (number, reply) {
+                (Some(number), _) => self.parked_answered(number, outcome, now, effects),
+                (None, Some(reply)) => effects.push(Effect::Reply(reply, outcome)),
+                (None, None) => {}
+            }
+            return;
+        }
+        let Some(Forwarded { command, home, reply, device, parked, .. }) = self.forwards.remove(&said.forward_id)
+        else {
+            return;
+        };
+        if let Some(number) = parked {
+            self.parked_answered(number, outcome, now, effects);
+        } else if let Some(reply) = reply {
+            match outcome {
+                // The home cannot tell yet that it is the home: the message waits for that here.
+                Outcome::Refused(refusal) if refusal.error == ErrorCode::HomeUnreachable => {
+                    self.park(command, &home, reply, device, now, effects);
+                }
+                outcome => effects.push(Effect::Reply(reply, outcome)),
+            }
+        }
+    }
+
+    /// Takes back forwards whose answer is not to be expected: messages are parked in their order, others refused.
+    pub(super) fn withdraw(&mut self, forward_ids: Vec<u64>, now: Now, effects: &mut Vec<Effect<R>>) {
+        let ids: BTreeSet<u64> = forward_ids.into_iter().collect();
+        for id in ids {
+            let Some(Forwarded { command, home, reply, device, parked, .. }) = self.forwards.remove(&id) else {
+                continue;
+            };
+            if let Some(number) = parked {
+                self.lot.on_its_way(number, None);
+            } else if let Some(reply) = reply {
+                self.park(command, &home, reply, device, now, effects);
+            }
+        }
+    }
+}
