@@ -8,15 +8,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// A chat backend that runs in many regions at once: one order, honest acks.
 #[derive(Debug, Parser)]
 #[command(name = "hearth", version, about)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]
-    pub verb: Verb,
+    pub(crate) verb: Verb,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// Run a mesh of regions on this machine, with real links between them.
     Dev(DevArguments),
     /// Run one region from a configuration file.
@@ -33,7 +33,7 @@ pub enum Verb {
 
 /// `on` or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
+pub(crate) enum Switch {
     /// On.
     On,
     /// Off.
@@ -43,43 +43,43 @@ pub enum Switch {
 /// `hearth dev`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct DevArguments {
+pub(crate) struct DevArguments {
     /// What to do with a running mesh, instead of starting one.
     #[command(subcommand)]
-    pub verb: Option<DevVerb>,
+    pub(crate) verb: Option<DevVerb>,
     /// Regions, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "eu-west,us-east,ap-south")]
-    pub regions: Vec<String>,
+    pub(crate) regions: Vec<String>,
     /// Region i listens on this port + i, TCP for HTTP and WebSocket, UDP for WebTransport; 0 for any free port.
     #[arg(long, default_value_t = 8081)]
-    pub port: u16,
+    pub(crate) port: u16,
     /// Folder for stores, keys and certificates.
     #[arg(long, default_value = ".hearth-dev")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// Empty the data folder first.
     #[arg(long)]
-    pub fresh: bool,
+    pub(crate) fresh: bool,
     /// One-way delay of every link: `none` or a duration such as `20ms`. Default: eu-us 40 ms, us-ap 90 ms, eu-ap 70 ms,
     /// any other pair 50 ms.
     #[arg(long, value_name = "none|DURATION")]
-    pub latency: Option<String>,
+    pub(crate) latency: Option<String>,
     /// Rate limits, as in production.
     #[arg(long, value_enum, default_value = "on")]
-    pub limits: Switch,
+    pub(crate) limits: Switch,
     /// How often homes compare with replicas.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
-    pub anti_entropy: Duration,
+    pub(crate) anti_entropy: Duration,
     /// One process a region, under a supervisor that restarts none.
     #[arg(long)]
-    pub processes: bool,
+    pub(crate) processes: bool,
     /// One line of JSON on standard output, and nothing else.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// What to do with a running mesh.
 #[derive(Debug, Subcommand)]
-pub enum DevVerb {
+pub(crate) enum DevVerb {
     /// Start a region that is down, or take up one whose store failed. Exit code 6: it runs already; 7: no mesh runs.
     Start(DevRegion),
     /// Stop a region. Exit code 6: it is down already; 7: no mesh runs.
@@ -100,47 +100,47 @@ pub enum DevVerb {
 
 /// A region of a running mesh.
 #[derive(Debug, Args)]
-pub struct DevRegion {
+pub(crate) struct DevRegion {
     /// The region.
-    pub region: String,
+    pub(crate) region: String,
     /// The data folder of the mesh.
     #[arg(long, default_value = ".hearth-dev")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// One line of JSON on standard output.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `hearth dev drain`.
 #[derive(Debug, Args)]
-pub struct DevDrain {
+pub(crate) struct DevDrain {
     /// Which, and where.
     #[command(flatten)]
-    pub region: DevRegion,
+    pub(crate) region: DevRegion,
     /// Spread the sessions' reconnects over this long.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
-    pub over: Duration,
+    pub(crate) over: Duration,
 }
 
 /// `hearth dev token`.
 #[derive(Debug, Args)]
-pub struct DevToken {
+pub(crate) struct DevToken {
     /// The user.
-    pub user: String,
+    pub(crate) user: String,
     /// How long it is valid.
     #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
-    pub ttl: Duration,
+    pub(crate) ttl: Duration,
     /// The data folder of the mesh.
     #[arg(long, default_value = ".hearth-dev")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// One line of JSON on standard output.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// What to do with a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LinkVerb {
+pub(crate) enum LinkVerb {
     /// Nothing gets through.
     Cut,
     /// Everything gets through.
@@ -153,54 +153,54 @@ pub enum LinkVerb {
 
 /// `hearth dev link`.
 #[derive(Debug, Args)]
-pub struct DevLink {
+pub(crate) struct DevLink {
     /// What to do.
-    pub verb: LinkVerb,
+    pub(crate) verb: LinkVerb,
     /// One end.
     #[arg(required_if_eq_any([("verb", "cut"), ("verb", "heal"), ("verb", "set")]))]
-    pub from: Option<String>,
+    pub(crate) from: Option<String>,
     /// The other end.
     #[arg(required_if_eq_any([("verb", "cut"), ("verb", "heal"), ("verb", "set")]))]
-    pub to: Option<String>,
+    pub(crate) to: Option<String>,
     /// Only from the first to the second.
     #[arg(long)]
-    pub one_way: bool,
+    pub(crate) one_way: bool,
     /// One-way delay.
     #[arg(long, value_parser = humantime::parse_duration)]
-    pub delay: Option<Duration>,
+    pub(crate) delay: Option<Duration>,
     /// Percent of datagrams lost.
     #[arg(long)]
-    pub loss: Option<f64>,
+    pub(crate) loss: Option<f64>,
     /// The data folder of the mesh.
     #[arg(long, default_value = ".hearth-dev")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// One line of JSON on standard output.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `hearth serve`.
 #[derive(Debug, Args)]
-pub struct ServeArguments {
+pub(crate) struct ServeArguments {
     /// The configuration file; `config/examples` has some.
     #[arg(long)]
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
     /// One line of JSON on standard output once the region serves.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `hearth config`.
 #[derive(Debug, Args)]
-pub struct ConfigArguments {
+pub(crate) struct ConfigArguments {
     /// What to do.
     #[command(subcommand)]
-    pub verb: ConfigVerb,
+    pub(crate) verb: ConfigVerb,
 }
 
 /// What to do with a configuration.
 #[derive(Debug, Subcommand)]
-pub enum ConfigVerb {
+pub(crate) enum ConfigVerb {
     /// Say everything that is wrong with a file, with its lines. Exit code 1 when there are errors.
     Check {
         /// The file.
@@ -213,15 +213,15 @@ pub enum ConfigVerb {
 
 /// `hearth ca`.
 #[derive(Debug, Args)]
-pub struct CaArguments {
+pub(crate) struct CaArguments {
     /// What to do.
     #[command(subcommand)]
-    pub verb: CaVerb,
+    pub(crate) verb: CaVerb,
 }
 
 /// What to do with the mesh's certificate authority.
 #[derive(Debug, Subcommand)]
-pub enum CaVerb {
+pub(crate) enum CaVerb {
     /// Make the authority of a mesh.
     Init {
         /// Its folder.
@@ -258,43 +258,49 @@ pub enum CaVerb {
 
 /// `hearth chat`.
 #[derive(Debug, Args)]
-pub struct ChatArguments {
+pub(crate) struct ChatArguments {
     /// Who you are.
     #[arg(long = "as")]
-    pub user: String,
+    pub(crate) user: String,
     /// Whom you talk to; with `--group`, whom to make it with, separated by commas.
     #[arg(long, required_unless_present = "group")]
-    pub to: Option<String>,
+    pub(crate) to: Option<String>,
     /// A group by its name: your own if there is one, else it is made.
     #[arg(long)]
-    pub group: Option<String>,
+    pub(crate) group: Option<String>,
     /// At which region you connect; default: the first.
     #[arg(long)]
-    pub region: Option<String>,
+    pub(crate) region: Option<String>,
     /// `websocket` or `webtransport`.
     #[arg(long, default_value = "websocket")]
-    pub transport: String,
+    pub(crate) transport: String,
     /// Any region of the mesh.
     #[arg(long, default_value = "http://127.0.0.1:8081")]
-    pub url: String,
+    pub(crate) url: String,
     /// How many of the last messages are shown first, 0 to 200.
     #[arg(long, default_value_t = 20)]
-    pub history: u64,
+    pub(crate) history: u64,
 }
 
 /// `hearth bench`.
 #[derive(Debug, Args)]
-pub struct BenchArguments {
+pub(crate) struct BenchArguments {
     /// Scenarios, separated by commas: a1, a16, b, c, d; default all.
     #[arg(long, value_delimiter = ',')]
-    pub scenario: Vec<String>,
-    /// Regions of the mesh under test, separated by commas.
-    #[arg(long, value_delimiter = ',', default_value = "eu-west")]
-    pub regions: Vec<String>,
-    /// Seconds that a scenario is measured.
+    pub(crate) scenario: Vec<String>,
+    /// Seconds that a run is measured.
     #[arg(long, default_value_t = 10)]
-    pub seconds: u64,
+    pub(crate) seconds: u64,
+    /// Seconds before that.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) warm_up: u64,
+    /// Leave out the runs of a, b and d on three regions.
+    #[arg(long)]
+    pub(crate) one_region: bool,
+    /// Where the server's data go, in a folder of their own that is removed; default: the system's temporary folder.
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
     /// JSON on standard output.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }

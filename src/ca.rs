@@ -10,7 +10,7 @@ use crate::arguments::{CaArguments, CaVerb};
 use crate::output;
 
 /// Makes an authority, or issues a certificate.
-pub fn ca(arguments: CaArguments) -> ExitCode {
+pub(crate) fn ca(arguments: CaArguments) -> ExitCode {
     match arguments.verb {
         CaVerb::Init { dir, json } => match init(&dir, SystemTime::now()) {
             Ok(paths) => {

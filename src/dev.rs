@@ -17,7 +17,7 @@ use crate::output;
 const NO_MESH: u8 = 7;
 
 /// Runs a mesh, or does something to a running one.
-pub async fn dev(arguments: DevArguments) -> ExitCode {
+pub(crate) async fn dev(arguments: DevArguments) -> ExitCode {
     match arguments.verb {
         None => start_mesh(arguments).await,
         Some(DevVerb::Start(region)) => {
@@ -202,7 +202,7 @@ fn link_table(answer: &Value) -> String {
 }
 
 /// Talks to somebody.
-pub async fn chat(arguments: ChatArguments) -> ExitCode {
+pub(crate) async fn chat(arguments: ChatArguments) -> ExitCode {
     let transport = match arguments.transport.as_str() {
         "websocket" => hearth_client::TransportKind::WebSocket,
         "webtransport" => hearth_client::TransportKind::WebTransport,
@@ -225,8 +225,21 @@ pub async fn chat(arguments: ChatArguments) -> ExitCode {
     }
 }
 
-/// Measures.
-pub async fn bench(arguments: BenchArguments) -> ExitCode {
-    let _ = arguments;
-    ExitCode::SUCCESS
+/// Measures. Exit code 1 when a run did not hold: a message missing or twice, or acks that did not wait for the disk.
+pub(crate) async fn bench(arguments: BenchArguments) -> ExitCode {
+    let json = arguments.json;
+    let options = hearth_client::bench::BenchOptions {
+        scenarios: arguments.scenario,
+        seconds: arguments.seconds,
+        warm_up_seconds: arguments.warm_up,
+        three_regions: !arguments.one_region,
+        json,
+        data: arguments.data.unwrap_or_else(std::env::temp_dir),
+        ..hearth_client::bench::BenchOptions::default()
+    };
+    match hearth_client::bench::bench(options).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => output::failure(70, &error.to_string(), "see `hearth bench --help`", json),
+    }
 }

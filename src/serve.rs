@@ -11,7 +11,7 @@ use crate::arguments::{ConfigArguments, ConfigVerb, ServeArguments};
 use crate::output;
 
 /// Runs one region.
-pub async fn serve(arguments: ServeArguments) -> ExitCode {
+pub(crate) async fn serve(arguments: ServeArguments) -> ExitCode {
     let json = arguments.json;
     let config = match hearth_mesh::serve::read(&arguments.config) {
         Ok(config) => config,
@@ -58,7 +58,7 @@ fn ready(region: &RunningRegion, as_json: bool) {
 }
 
 /// Checks a configuration file.
-pub fn config(arguments: ConfigArguments) -> ExitCode {
+pub(crate) fn config(arguments: ConfigArguments) -> ExitCode {
     // Findings are the output; a log of them would say everything twice.
     let _ = init_logging(LogFormat::Text, "error");
     let ConfigVerb::Check { file, json } = arguments.verb;

@@ -5,8 +5,9 @@ use std::io::{BufRead, Write};
 use std::time::Duration;
 
 use hearth_protocol::client::{Content, QueuedReason};
+use hearth_protocol::ids::direct_conversation;
 use hearth_protocol::rest::{ConversationRow, HistoryQuery, Row, SyncCursor};
-use hearth_protocol::{ConversationId, MessageId, RegionId, UserId, limits};
+use hearth_protocol::{ConversationId, ErrorCode, MessageId, RegionId, UserId, limits};
 use tokio::sync::mpsc;
 
 use crate::rest::{DevRegion, Rest, RestError};
@@ -166,7 +167,7 @@ pub async fn chat_with(
     });
     let mut client_options = ClientOptions::new(endpoints.collect(), tokens);
     client_options.transport = options.transport;
-    client_options.cursors = vec![cursor];
+    client_options.cursors = cursor.into_iter().collect();
     client_options.follow_feed = false;
     let (client, events) = Client::connect(client_options)?;
     let mut talking = Talking { client, user, conversation, pending: HashMap::new(), ended: false };
@@ -203,7 +204,7 @@ impl Opening<'_> {
         &self,
         regions: &[DevRegion],
         screen: &mut Screen<'_>,
-    ) -> Result<(ConversationId, SyncCursor), ChatError> {
+    ) -> Result<(ConversationId, Option<SyncCursor>), ChatError> {
         let mut last = ChatError::Nobody;
         for region in regions {
             match self.open_at(&region.http, screen).await {
@@ -217,23 +218,26 @@ impl Opening<'_> {
         Err(last)
     }
 
-    async fn open_at(&self, base: &str, screen: &mut Screen<'_>) -> Result<(ConversationId, SyncCursor), ChatError> {
+    async fn open_at(
+        &self,
+        base: &str,
+        screen: &mut Screen<'_>,
+    ) -> Result<(ConversationId, Option<SyncCursor>), ChatError> {
         let token = self.rest.dev_token(base, self.user, 3_600).await?.token;
+        let conversation = self.find(base, &token, screen).await?;
         let api = self.rest.with_token(base, &token);
-        let row = match (&self.options.group, self.others) {
-            (Some(name), others) => match self.find_group(base, &token, name).await? {
-                Some(row) => row,
-                None => api.create_group(name, others).await?,
-            },
-            (None, [other]) => api.direct(other).await?,
-            (None, _) => return Err(ChatError::Nobody),
-        };
-        let conversation = row.conversation_id;
         let limit = self.options.history.min(limits::HISTORY_ROWS as u64);
         let query = HistoryQuery { before: None, after: None, limit: Some(limit.max(1)) };
-        let page = api.history(conversation, &query).await?;
+        let rows = match api.history(conversation, &query).await {
+            Ok(page) => page.messages,
+            Err(error) if is_home_away(&error) => {
+                writeln!(screen.notes, "-- earlier messages cannot be shown now: {error}")?;
+                return Ok((conversation, None));
+            }
+            Err(error) => return Err(error.into()),
+        };
         let mut cursor = SyncCursor { conversation_id: conversation, last_sequence: 0, epoch: None };
-        for shown in &page.messages {
+        for shown in &rows {
             cursor.last_sequence = shown.sequence_number;
             cursor.epoch = Some(shown.epoch);
             if limit > 0 {
@@ -241,7 +245,28 @@ impl Opening<'_> {
             }
         }
         screen.talk.flush()?;
-        Ok((conversation, cursor))
+        Ok((conversation, Some(cursor)))
+    }
+
+    /// The conversation; made if need be.
+    async fn find(&self, base: &str, token: &str, screen: &mut Screen<'_>) -> Result<ConversationId, ChatError> {
+        let api = self.rest.with_token(base, token);
+        match (&self.options.group, self.others) {
+            (Some(name), others) => match self.find_group(base, token, name).await? {
+                Some(row) => Ok(row.conversation_id),
+                None => Ok(api.create_group(name, others).await?.conversation_id),
+            },
+            (None, [other]) => match api.direct(other).await {
+                Ok(row) => Ok(row.conversation_id),
+                // Its id is known without its home, and the region holds what is sent until the home is back.
+                Err(error) if is_home_away(&error) => {
+                    writeln!(screen.notes, "-- {error}")?;
+                    Ok(direct_conversation(self.user, other))
+                }
+                Err(error) => Err(error.into()),
+            },
+            (None, _) => Err(ChatError::Nobody),
+        }
     }
 
     async fn find_group(&self, base: &str, token: &str, name: &str) -> Result<Option<ConversationRow>, ChatError> {
@@ -259,6 +284,11 @@ impl Opening<'_> {
             cursor = Some(page.cursor);
         }
     }
+}
+
+/// Whether a call failed only because the conversation's home is out of reach.
+fn is_home_away(error: &RestError) -> bool {
+    matches!(error, RestError::Refused { refusal, .. } if refusal.error == ErrorCode::HomeUnreachable)
 }
 
 /// `bob #12: text`.

@@ -135,7 +135,7 @@ impl GatewayMetrics {
     }
 
     /// The counters of a session on `transport`.
-
+    #[must_use]
     pub(crate) fn session(&self, transport: TransportLabel) -> SessionMetrics {
         let frames = |direction| self.frames.get_or_create(&ByDirection { direction, transport }).clone();
         SessionMetrics {

@@ -7,7 +7,7 @@ use hearth_protocol::client::FrameLimits;
 use hearth_protocol::limits;
 
 /// Everything that an operator may set about the edge of one region.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct GatewayOptions {
     /// Bounds.
     pub limits: GatewayLimits,
@@ -19,18 +19,6 @@ pub struct GatewayOptions {
     pub public_ws: Option<String>,
     /// The URL under which clients reach `/wt`; default: built from the `Host` and the UDP port.
     pub public_webtransport: Option<String>,
-}
-
-impl Default for GatewayOptions {
-    fn default() -> Self {
-        Self {
-            limits: GatewayLimits::default(),
-            times: GatewayTimes::default(),
-            access: Access::default(),
-            public_ws: None,
-            public_webtransport: None,
-        }
-    }
 }
 
 /// Bounds of the edge.

@@ -72,13 +72,13 @@ impl Bucket {
 
 impl RateLimiter {
     /// `per_minute` 0: no limit.
-
+    #[must_use]
     pub(crate) fn new(per_minute: u32) -> Self {
         Self { per_minute, users: Mutex::new(HashMap::new()) }
     }
 
     /// The bucket of a user. `now` in ticks.
-
+    #[must_use]
     pub(crate) fn user(&self, user: &UserId, now: u64) -> Arc<UserRate> {
         let mut users = self.users.lock();
         if let Some(rate) = users.get(user) {

@@ -161,18 +161,21 @@ impl<S: FrameStream> Runner<S> {
         self.apply_phase();
         let sleep = tokio::time::sleep(Duration::MAX / 4);
         tokio::pin!(sleep);
+        let mut gone = false;
         loop {
+            // Also when the client is gone: what it sent before is forwarded, and a close decided on before is told.
             if let ControlFlow::Break(end) = self.perform().await {
                 return end;
+            }
+            if gone {
+                return None;
             }
             self.arm(sleep.as_mut());
             match self.wait(sleep.as_mut()).await {
                 Wake::Phase => self.apply_phase(),
                 Wake::Overflow => self.session.handle_overflow(),
                 Wake::Incoming(incoming) => {
-                    if self.take_frames(incoming).is_break() {
-                        return None;
-                    }
+                    gone = self.take_frames(incoming).is_break();
                     self.take_ready_events();
                 }
                 Wake::Events(0) => {
@@ -182,9 +185,7 @@ impl<S: FrameStream> Runner<S> {
                 Wake::Events(_) => {
                     self.take_events();
                     self.take_ready_events();
-                    if self.take_ready_frames().is_break() {
-                        return None;
-                    }
+                    gone = self.take_ready_frames().is_break();
                 }
                 Wake::Done(done) => self.take_done(done),
                 Wake::Time => self.session.handle_timeout(self.gateway.clock.now()),

@@ -176,7 +176,7 @@ impl RunningRegion {
     pub async fn stop(self) {
         self.gateway.shutdown().await;
         self.links.shutdown().await;
-        self.handle.fail("the region is stopped");
+        self.handle.stop();
         self.stop.cancel();
         self.tasks.wait().await;
         let store = self.store;

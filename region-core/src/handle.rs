@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::edge::{Connection, EdgeEvent};
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
-use crate::region::{Region, RegionOptions, salt};
+use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
 use crate::{notices, outbox};
@@ -231,6 +231,11 @@ impl RegionHandle {
     /// Tells the region that its store broke outside a call.
     pub fn fail(&self, reason: &str) {
         self.region.fail(reason);
+    }
+
+    /// Ends the core: nothing is sequenced any more. What was acked is on disk.
+    pub fn stop(&self) {
+        self.region.fail(STOPPED);
     }
 
     /// Sets whether the region drains: no new session is taken.

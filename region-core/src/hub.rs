@@ -59,15 +59,6 @@ impl Hub {
         }
     }
 
-    pub(crate) fn is_connected(&self, user: &UserId) -> bool {
-        self.users.read().contains_key(user)
-    }
-
-    /// Users with a session here.
-    pub(crate) fn connected_users(&self) -> Vec<UserId> {
-        self.users.read().keys().cloned().collect()
-    }
-
     /// Shows an entry to the sessions of its audience, but not to the connection that got the ack.
     pub(crate) fn deliver(
         &self,

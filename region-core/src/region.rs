@@ -38,6 +38,9 @@ const SHELL_REQUEST: u64 = 1 << 63;
 /// Logs compared per anti-entropy period and kind, beyond those in memory.
 const COMPARE_PAGE: usize = 256;
 
+/// The reason of a region that was stopped on purpose.
+pub(crate) const STOPPED: &str = "the region is stopped";
+
 /// How a region is set up.
 #[derive(Clone, Debug)]
 pub struct RegionOptions {
@@ -141,7 +144,7 @@ impl Region {
             }
             first
         });
-        if first {
+        if first && reason != STOPPED {
             tracing::error!(region = %self.me(), reason, "the store failed: this region stops");
         }
     }

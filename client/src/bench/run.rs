@@ -46,13 +46,15 @@ pub(super) struct Run {
     most_outstanding: u64,
     outstanding: u64,
     duplicate_acks: u64,
+    /// Messages that one sender may send in all.
+    most: u64,
     notes: Vec<String>,
     further_notes: u64,
     finished: bool,
 }
 
 /// Microseconds up to two minutes, to three digits.
-fn histogram() -> Histogram<u64> {
+pub(super) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 120_000_000, 3).expect("the bounds are in order and the digits are few")
 }
 
@@ -74,6 +76,7 @@ impl Run {
             most_outstanding: 0,
             outstanding: 0,
             duplicate_acks: 0,
+            most: u64::MAX,
             notes: Vec::new(),
             further_notes: 0,
             finished: false,
@@ -86,6 +89,11 @@ impl Run {
 
     pub(super) fn keep_window(&mut self, window: u64) {
         self.mode = Mode::Window(window);
+    }
+
+    /// Each sender ends after this many messages.
+    pub(super) fn end_after(&mut self, most: u64) {
+        self.most = most;
     }
 
     pub(super) fn pace(&mut self) {
@@ -119,7 +127,8 @@ impl Run {
     pub(super) fn wants(&self, sender: u16) -> bool {
         let Mode::Window(window) = self.mode else { return false };
         let sender = &self.senders[usize::from(sender)];
-        (sender.sent_at.len() as u64) < sender.acked.count() + window
+        let sent = sender.sent_at.len() as u64;
+        sent < self.most && sent < sender.acked.count() + window
     }
 
     /// Counts one more message; gives its number.

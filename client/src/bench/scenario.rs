@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::generator::{self, Link, Plan};
 use super::report::{Latency, PagesReport, RunReport};
-use super::run::Run;
+use super::run::{Run, histogram};
 use super::server::{Server, cpu};
 use super::syncs::Syncs;
 use super::{BenchError, TEXT};
@@ -302,6 +302,7 @@ pub(super) async fn pages(server: &Server, rest: &Rest, id: u32, home: &str) -> 
     const ROUNDS: usize = 40;
     let plans = pairs(server, rest, id, 1, home, home).await?;
     let mut field = Field::open(id, &plans).await?;
+    field.run.borrow_mut().end_after(MESSAGES);
     field.start(Load::Full(64));
     while field.run.borrow().total_sent() < MESSAGES {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -316,8 +317,7 @@ pub(super) async fn pages(server: &Server, rest: &Rest, id: u32, home: &str) -> 
         .parse()
         .map_err(|_| BenchError::Server { what: "a conversation id is no UUID".to_owned() })?;
     let api = rest.with_token(base, &plans[0].token);
-    let mut page_ms = hdrhistogram::Histogram::<u64>::new(3).map_err(|_| BenchError::Thread)?;
-    let mut five_ms = page_ms.clone();
+    let (mut page_ms, mut five_ms) = (histogram(), histogram());
     for _ in 0..ROUNDS {
         let started = std::time::Instant::now();
         let mut before = None;

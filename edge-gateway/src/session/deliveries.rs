@@ -251,3 +251,72 @@ fn sync_gap(conversation_id: ConversationId, from_sequence: u64, to_sequence: u6
     let payload = SyncGapPayload { conversation_id, from_sequence, to_sequence };
     Effect::Send(encode_server_frame(&ServerFrame::SyncGap(payload), None))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn conversation() -> ConversationId {
+        ConversationId(Uuid::from_u128(1))
+    }
+
+    fn frame(sequence: u64) -> Bytes {
+        format!("{{\"type\":\"message.new\",\"payload\":{{\"sequenceNumber\":{sequence}}}}}").into_bytes().into()
+    }
+
+    /// Reads effects as a client does that starts with `have`: every message continues it, or a pull or gap was told.
+    fn check(have: u64, effects: VecDeque<Effect>) -> Result<u64, TestCaseError> {
+        let mut last = have;
+        let mut told = false;
+        for effect in effects {
+            let Effect::Send(frame) = effect else { continue };
+            let frame: serde_json::Value = serde_json::from_slice(&frame).unwrap();
+            let payload = &frame["payload"];
+            if frame["type"] == "message.new" {
+                let sequence = payload["sequenceNumber"].as_u64().unwrap();
+                prop_assert!(sequence > last, "{sequence} after {last}");
+                prop_assert!(sequence == last + 1 || told, "{sequence} jumps over {last}");
+                last = sequence;
+                told = false;
+            } else {
+                prop_assert!(payload["fromSequence"].as_u64().unwrap() <= last + 1, "a pull from beyond {last}");
+                told = true;
+            }
+        }
+        Ok(last)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_dropped_doubled_or_late_no_message_comes_twice_or_after_an_untold_hole(
+            cursor in 0u64..30,
+            stored in 0u64..60,
+            before in proptest::collection::vec(1u64..40, 0..40),
+            after in proptest::collection::vec(1u64..80, 0..60),
+            held in 0usize..8,
+        ) {
+            let limits = DeliveryLimits { held, tracked: 4, replay_rows: 5, gap_rows: 20 };
+            let mut deliveries = Deliveries::new(limits);
+            let mut effects = VecDeque::new();
+            let live = |sequence| Live { conversation: conversation(), epoch: Epoch(1), sequence, frame: frame(sequence) };
+            let listed = SyncCursor { conversation_id: conversation(), last_sequence: cursor, epoch: Some(Epoch(1)) };
+            deliveries.begin_replay(&listed);
+            for sequence in before {
+                deliveries.live(live(sequence), 0, &mut effects);
+            }
+            prop_assert!(!effects.iter().any(|effect| matches!(effect, Effect::Send(_))), "live before its replay");
+            let rows = (cursor + 1).max(stored.saturating_sub(4))..=stored;
+            let frames = rows.map(|sequence| (sequence, frame(sequence))).collect();
+            let replay = Replay { frames, epoch: Epoch(1), up_to: stored, visible_from: 1 };
+            deliveries.replayed(&listed, replay, 0, &mut effects);
+            for sequence in after {
+                deliveries.live(live(sequence), 0, &mut effects);
+            }
+            check(cursor, effects)?;
+            prop_assert_eq!(deliveries.held, 0);
+        }
+    }
+}

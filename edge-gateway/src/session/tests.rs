@@ -55,7 +55,7 @@ struct Story {
     now: Moment,
     sent: Vec<Value>,
     closed: Option<CloseCode>,
-    forwarded: Vec<Box<SendPayload>>,
+    forwarded: Vec<SendPayload>,
     calls: Vec<Ticket>,
     replays: Vec<SyncCursor>,
 }
@@ -103,7 +103,7 @@ impl Story {
                     let facts = OpenedFacts { feed_complete: true, endpoints: Vec::new() };
                     self.session.handle_opened(Ok(facts), self.now);
                 }
-                Effect::Forward { send, .. } => self.forwarded.push(send),
+                Effect::Forward { send, .. } => self.forwarded.push(*send),
                 Effect::Api { ticket, .. } => self.calls.push(ticket),
                 Effect::Replay { cursor, .. } => self.replays.push(cursor),
                 Effect::Refused(_) | Effect::Dropped(_) => {}

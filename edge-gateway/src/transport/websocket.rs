@@ -93,7 +93,6 @@ impl FrameStream for WebSocketFrames {
 
 impl WebSocketFrames {
     fn failed(&mut self, error: axum::Error) -> Incoming {
-        eprintln!("FAILED {error:?}");
         match error.into_inner().downcast_ref::<tungstenite::Error>() {
             Some(tungstenite::Error::Utf8(_)) => Incoming::Malformed(Refusal::invalid("the frame is not UTF-8")),
             Some(tungstenite::Error::Capacity(_)) => {

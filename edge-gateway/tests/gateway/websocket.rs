@@ -81,7 +81,6 @@ async fn bad_input_of_one_session_gets_a_typed_answer_and_hurts_no_other() {
         ("far too long", Message::text("a".repeat(2_000_000))),
     ];
     for (what, message) in closing {
-        println!("{what}");
         let mut client = gateway.session("ann").await;
         // What is far too long is never read to its end.
         let sending = client.socket.send(message);
@@ -117,6 +116,20 @@ async fn half_a_frame_and_a_lost_connection_leave_nothing_behind() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     other.heartbeat().await;
+}
+
+#[tokio::test]
+async fn what_a_client_sent_before_it_left_is_still_taken() {
+    let gateway = start(GatewayOptions::default()).await;
+    let mut bob = gateway.session("bob").await;
+    let mut ann = gateway.session("ann").await;
+    for number in 1..=20 {
+        ann.socket.feed(Message::text(message(number).to_string())).await.unwrap();
+    }
+    ann.socket.close(None).await.unwrap();
+    for number in 1..=20 {
+        assert_eq!(bob.next().await["payload"]["sequenceNumber"], number);
+    }
 }
 
 #[tokio::test]
@@ -208,8 +221,8 @@ async fn a_shutdown_closes_sessions_and_the_listener() {
 
 #[tokio::test]
 async fn a_foreign_origin_or_host_gets_no_upgrade() {
-    let mut options = GatewayOptions::default();
-    options.access = Access { allowed_origins: vec!["https://chat.example.com".into()], ..Access::default() };
+    let access = Access { allowed_origins: vec!["https://chat.example.com".into()], ..Access::default() };
+    let options = GatewayOptions { access, ..GatewayOptions::default() };
     let gateway = start(options).await;
     let own = format!("http://{}", gateway.address);
     for (origin, status) in [

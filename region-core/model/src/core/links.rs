@@ -7,6 +7,10 @@ use super::{
 };
 use crate::effect::Effect;
 
+/// A log stays in memory for so long after its last use: marks and placements, which the store does not answer, are
+/// written by then, and a load finds them.
+const EVICTED_AFTER_MILLISECONDS: u64 = 2_000;
+
 impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn link_up(&mut self, peer: RegionId, now: Now, effects: &mut Vec<Effect<R>>) {
         self.links_up.insert(peer.clone());
@@ -72,7 +76,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             .map(|(id, _)| *id)
             .collect();
         if !late.is_empty() {
-            self.withdraw(late, now, effects);
+            self.withdraw_late(late, now, effects);
         }
         let silent: Vec<LogId> = self
             .lookups
@@ -116,7 +120,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 Slotted::Ready(log) if log.is_idle() && !self.lookups.contains_key(id) => Some((log.used_at, *id)),
                 Slotted::Ready(_) | Slotted::Loading(_) => None,
             })
-            .filter(|(used_at, _)| *used_at < now.monotonic)
+            .filter(|(used_at, _)| used_at + EVICTED_AFTER_MILLISECONDS < now.monotonic)
             .collect();
         idle.sort_unstable();
         for (_, id) in idle.into_iter().take(over) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hearth_protocol::{DeviceId, EntryKind, ErrorCode, Refusal, RegionId, mesh};
+use hearth_protocol::{DeviceId, EntryKind, ErrorCode, LogId, Refusal, RegionId, mesh};
 
 use super::{
     FORWARD_PATIENCE_MILLISECONDS, FORWARDS, Forwarded, HELD_PATIENCE_MILLISECONDS, Now, RegionCore, Slotted, Waiting,
@@ -112,21 +112,32 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             }
             return;
         }
-        let Some(Forwarded { command, home, reply, device, parked, .. }) = self.forwards.remove(&said.forward_id)
-        else {
-            return;
-        };
-        if let Some(number) = parked {
+        if let Some(number) = forwarded.parked {
+            self.forwards.remove(&said.forward_id);
             self.parked_answered(number, outcome, now, effects);
-        } else if let Some(reply) = reply {
-            match outcome {
-                // The home cannot tell yet that it is the home: the message waits for that here.
-                Outcome::Refused(refusal) if refusal.error == ErrorCode::HomeUnreachable => {
-                    self.park(command, &home, reply, device, now, effects);
-                }
-                outcome => effects.push(Effect::Reply(reply, outcome)),
-            }
+            return;
         }
+        let unreachable = matches!(&outcome, Outcome::Refused(refusal) if refusal.error == ErrorCode::HomeUnreachable);
+        if unreachable {
+            // The home cannot tell yet that it is the home: a message waits for that here.
+            self.withdraw_late(vec![said.forward_id], now, effects);
+        } else if let Some(Forwarded { reply: Some(reply), .. }) = self.forwards.remove(&said.forward_id) {
+            effects.push(Effect::Reply(reply, outcome));
+        }
+    }
+
+    /// Takes back forwards that were not answered in time, each with what its device sent to the same log after it:
+    /// else a send that comes now would be parked before those, and overtake them.
+    pub(super) fn withdraw_late(&mut self, mut late: Vec<u64>, now: Now, effects: &mut Vec<Effect<R>>) {
+        let mut devices: BTreeSet<(LogId, DeviceId)> = BTreeSet::new();
+        for forwarded in late.iter().filter_map(|id| self.forwards.get(id)) {
+            devices.extend(forwarded.device.map(|device| (forwarded.command.log, device)));
+        }
+        let of_devices = self.forwards.iter().filter(|(_, forwarded)| {
+            forwarded.device.is_some_and(|device| devices.contains(&(forwarded.command.log, device)))
+        });
+        late.extend(of_devices.map(|(id, _)| *id));
+        self.withdraw(late, now, effects);
     }
 
     /// Takes back forwards whose answer is not to be expected: messages are parked in their order, others refused.

@@ -67,8 +67,8 @@ struct Run {
 }
 
 impl Run {
-    fn new(seed: u64, loaded_logs: usize, lose_appends: Option<u64>, duplicate_frames: bool) -> Self {
-        let mut sim = Sim::with(seed, Setup { regions: REGIONS, loaded_logs, ..Setup::default() });
+    fn new(seed: u64, setup: Setup, lose_appends: Option<u64>, duplicate_frames: bool) -> Self {
+        let mut sim = Sim::with(seed, setup);
         let logs = [sim.group_at(0, 1), sim.group_at(1, 2)];
         sim.lose_appends = lose_appends;
         sim.duplicate_frames = duplicate_frames;
@@ -212,9 +212,22 @@ impl Run {
             }
             if let Some(sequence) = stands.filter(|_| ordered.contains(tried.message.sender)) {
                 let before = last.insert(tried.message.sender, sequence).unwrap_or(0);
-                assert!(before < sequence, "sends of one device stand in the order in which they were sent: {tried:?}");
+                if before >= sequence { self.story_of(tried); } assert!(before < sequence, "sends of one device stand in the order in which they were sent: {tried:?}, {}", self.story_of(tried));
             }
         }
+    }
+
+    /// What the clients of a sender heard in a conversation, in the order of its sends.
+    fn story_of(&self, of: &Tried) -> String {
+        let same = self.tried.iter().filter(|tried| tried.log == of.log && tried.message.sender == of.message.sender);
+        let lines = same.map(|tried| {
+            let replies: Vec<_> = tried.tickets.iter().map(|ticket| self.sim.replies.get(ticket)).collect();
+            let device: Vec<_> = self.told_device(tried).collect();
+            format!("\n{}: {replies:?} {device:?}", tried.message.id)
+        });
+        let x: String = lines.collect();
+        std::fs::write("/tmp/trace.txt", self.sim.trace.join("\n")).expect("x");
+        x
     }
 
     fn refusals(&self, tried: &Tried) -> Vec<ErrorCode> {
@@ -231,10 +244,18 @@ impl Run {
 fn whatever_happens_every_ack_stands_once_every_replica_agrees_and_every_send_ends() {
     let cases = std::env::var("MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(64);
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
-    let faults = (1..3_usize, prop_oneof![Just(None), (3..12_u64).prop_map(Some)], any::<bool>());
+    let setup = (1..10_usize, prop_oneof![Just(0), Just(3), Just(60)], prop_oneof![Just(8), Just(25), Just(200)]);
+    let setup = setup.prop_map(|(loaded_logs, store, link)| Setup {
+        regions: REGIONS,
+        loaded_logs,
+        store: (0, store),
+        link: (5, link),
+        ..Setup::default()
+    });
+    let faults = (setup, prop_oneof![Just(None), (3..12_u64).prop_map(Some)], any::<bool>());
     let strategy = (any::<u64>(), faults, proptest::collection::vec(step(), 1..120));
-    let result = TestRunner::new(config).run(&strategy, |(seed, (loaded, lose, twice), steps)| {
-        let mut run = Run::new(seed, loaded * 3, lose, twice);
+    let result = TestRunner::new(config).run(&strategy, |(seed, (setup, lose, twice), steps)| {
+        let mut run = Run::new(seed, setup, lose, twice);
         for step in &steps {
             run.step(step);
         }

@@ -28,7 +28,7 @@ pub(super) enum ReadError {
 
 /// What the keys of a log's entries and dedup records start with: the log's bytes from the last to the first. Ids made
 /// at about the same time differ in their last bytes only; with those in front, a memtable tells most keys apart by
-/// the four bytes that it holds beside its pointers (measured: a fifth of the cost of an append).
+/// the four bytes that it holds beside its pointers (measured: about a sixth of the processor time of an append).
 pub(super) fn spread(log: LogId) -> [u8; LogId::LENGTH] {
     let mut bytes = log.to_bytes();
     bytes.reverse();

@@ -4,7 +4,6 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
-use fjall::compaction::Leveled;
 use fjall::config::{CompressionPolicy, FilterPolicy, PinningPolicy};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions};
 use hearth_protocol::RegionId;
@@ -116,8 +115,7 @@ fn keyspace_options(memtable: u64, filter: bool, compression: bool) -> KeyspaceC
     let mut options = KeyspaceCreateOptions::default()
         .max_memtable_size(memtable)
         .index_block_pinning_policy(PinningPolicy::all(true))
-        .filter_block_pinning_policy(PinningPolicy::all(true))
-        .compaction_strategy(std::sync::Arc::new(Leveled::default()));
+        .filter_block_pinning_policy(PinningPolicy::all(true));
     if !filter {
         options = options.filter_policy(FilterPolicy::disabled());
     }

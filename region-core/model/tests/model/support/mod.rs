@@ -130,6 +130,7 @@ pub(crate) struct Sim {
     pub(crate) duplicate_frames: bool,
     pub(crate) frames: u64,
     pub(crate) tickets: u64,
+    pub(crate) trace: Vec<String>,
 }
 
 /// A command as it was given to a region.
@@ -177,6 +178,7 @@ impl Sim {
             duplicate_frames: false,
             frames: 0,
             tickets: 0,
+            trace: Vec::new(),
         };
         for index in 0..sim.regions.len() {
             sim.start(index);
@@ -356,7 +358,10 @@ impl Sim {
         let now = Now { monotonic: self.now, wall: Timestamp(START + self.now) };
         let Some(core) = &mut self.regions[index].core else { return };
         let mut effects = Vec::new();
+        let line = format!("{} r{index} < {input:?}", self.now);
         core.handle(input, now, &mut effects);
+        if !line.contains("Tick") { self.trace.push(line); }
+        for e in &effects { self.trace.push(format!("{} r{index}   > {e:?}", self.now)); }
         for effect in effects {
             self.perform(index, effect);
         }
