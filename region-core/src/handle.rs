@@ -21,7 +21,7 @@ use crate::links::{LinkEvent, Links};
 use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
-use crate::{notices, outbox};
+use crate::{departures, notices, outbox};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -178,10 +178,12 @@ impl RegionHandle {
         });
         let parked = all_parked(&stores).await?;
         let region = Arc::new(Region::new(options, stores, links, Hub::new(notices), inputs, outbox));
+        parked.iter().for_each(|send| region.refusals.stored(send));
         region.input(Input::ParkedAtStart(parked)).await;
         tokio::spawn(Runtime::new(region.clone(), core, input_queue).run());
         tokio::spawn(outbox::run(region.clone(), outbox_queue));
         tokio::spawn(notices::run(region.clone(), notice_queue));
+        tokio::spawn(departures::run(region.clone()));
         Ok(Self { region })
     }
 
@@ -262,6 +264,7 @@ impl RegionHandle {
         self.region.hub.add(connection.clone());
         let feed_complete = self.arrive(&connection).await;
         self.region.device_connected(&user, device).await;
+        tokio::spawn(self.region.clone().fetch_refusals(user, device));
         Ok(Opened { connection, events, feed_complete })
     }
 

@@ -59,6 +59,10 @@ impl Hub {
         }
     }
 
+    pub(crate) fn is_connected(&self, user: &UserId) -> bool {
+        self.users.read().contains_key(user)
+    }
+
     /// Shows an entry to the sessions of its audience, but not to the connection that got the ack.
     pub(crate) fn deliver(
         &self,

@@ -4,6 +4,7 @@
 //! compositions use. Only `runtime` performs effects of the core.
 
 mod api;
+mod departures;
 pub mod edge;
 mod fail_point;
 pub mod handle;
@@ -13,6 +14,7 @@ mod metrics;
 mod notices;
 mod outbox;
 mod reads;
+mod refusals;
 mod region;
 mod replay;
 mod reply;

@@ -7,9 +7,31 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::region::Region;
+
+/// What a region measures as it goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Measures {
+    /// From the hand-over to the store to its answer.
+    pub(crate) append_seconds: Histogram,
+    /// Log appends handed over in one call; calls that wait share a commit.
+    pub(crate) append_entries: Histogram,
+    /// From the number to the hand-over to sessions of this region, by the wall clocks of home and edge.
+    pub(crate) delivery_seconds: Histogram,
+}
+
+impl Default for Measures {
+    fn default() -> Self {
+        Self {
+            append_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+            append_entries: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
+            delivery_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+        }
+    }
+}
 
 #[derive(Debug)]
 struct RegionCollector {
@@ -18,6 +40,16 @@ struct RegionCollector {
 }
 
 pub(crate) fn register(region: &Arc<Region>, registry: &mut Registry) {
+    let measures = &region.measures;
+    let label = ("region".into(), region.me().as_str().to_owned().into());
+    let labelled = registry.sub_registry_with_label(label);
+    labelled.register("home_append_duration_seconds", "Time of a durable append", measures.append_seconds.clone());
+    labelled.register("home_append_batch", "Log appends in one call", measures.append_entries.clone());
+    labelled.register(
+        "home_delivery_duration_seconds",
+        "From the number of an entry to its hand-over to sessions here",
+        measures.delivery_seconds.clone(),
+    );
     registry.register_collector(Box::new(RegionCollector { region: Arc::downgrade(region) }));
 }
 

@@ -25,6 +25,8 @@ use uuid::Uuid;
 use crate::handle::ApiCall;
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
+use crate::metrics::Measures;
+use crate::refusals::KeptRefusals;
 use crate::reply::{Heard, ReplyTo};
 
 /// Longest wait for the core's own answer to a call.
@@ -85,6 +87,8 @@ pub(crate) struct Region {
     pub(crate) counters: ShellCounters,
     inputs: mpsc::Sender<Input<ReplyTo>>,
     outbox: mpsc::Sender<OutboxRecord>,
+    pub(crate) refusals: KeptRefusals,
+    pub(crate) measures: Measures,
     requests: Mutex<HashMap<u64, oneshot::Sender<mesh::Response>>>,
     next_request: AtomicU64,
     next_connection: AtomicU64,
@@ -119,6 +123,8 @@ impl Region {
             counters: ShellCounters::default(),
             inputs,
             outbox,
+            refusals: KeptRefusals::default(),
+            measures: Measures::default(),
             requests: Mutex::new(HashMap::new()),
             next_request: AtomicU64::new(SHELL_REQUEST + 1),
             next_connection: AtomicU64::new(1),
@@ -224,9 +230,20 @@ impl Region {
                 Refusal::new(ErrorCode::HomeUnreachable, format!("region {to} is out of reach")).with_retry_after(5),
             )
         };
-        let request_id = self.next_request.fetch_add(1, Ordering::Relaxed);
         let call = Bytes::from(serde_json::to_vec(call).expect("calls hold only string keys"));
         let question = Question::Api(mesh::ApiCall { user: user.as_str().to_owned(), call });
+        let answer = self.ask(to, question).await;
+        match answer {
+            Some(response) => {
+                ApiAnswer { status: u16::try_from(response.status).unwrap_or(500), body: response.body }
+            }
+            None => unreachable(),
+        }
+    }
+
+    /// Asks another region; `None` when it does not answer in time.
+    pub(crate) async fn ask(&self, to: &RegionId, question: Question) -> Option<mesh::Response> {
+        let request_id = self.next_request.fetch_add(1, Ordering::Relaxed);
         let body = Body::Request(mesh::Request { request_id, question: Some(question) });
         let (sender, receiver) = oneshot::channel();
         self.requests.lock().insert(request_id, sender);
@@ -236,12 +253,7 @@ impl Region {
             Err(_) => None,
         };
         self.requests.lock().remove(&request_id);
-        match answer {
-            Some(response) => {
-                ApiAnswer { status: u16::try_from(response.status).unwrap_or(500), body: response.body }
-            }
-            None => unreachable(),
-        }
+        answer
     }
 
     /// Takes what the links tell. Waits when the core is behind, so that the links slow down.
@@ -301,6 +313,15 @@ impl Region {
                 self.answer_peer(peer.clone(), *request_id, call.clone());
                 return;
             }
+            Body::Request(mesh::Request { request_id, question: Some(Question::Refusals(asked)) }) => {
+                let (region, peer, request_id, asked) = (self.clone(), peer.clone(), *request_id, asked.clone());
+                tokio::spawn(async move {
+                    let body = region.refusals_for(&asked).await;
+                    let status = if body.is_some() { 200 } else { 400 };
+                    region.respond(&peer, mesh::Response { request_id, status, body: body.unwrap_or_default() });
+                });
+                return;
+            }
             _ => {}
         }
         let salt = if matches!(body, Body::Forward(_)) { salt() } else { [0; 16] };
@@ -317,12 +338,16 @@ impl Region {
                 (Err(_), ..) => Refusal::new(ErrorCode::Overloaded, "too many calls").with_retry_after(1).into(),
                 _ => Refusal::invalid("a call that this region cannot read").into(),
             };
-            let response = mesh::Response { request_id, status: u32::from(answer.status), body: answer.body };
-            let frame = Bytes::from(MeshFrame { body: Some(Body::Response(response)) }.encode_to_vec());
-            if region.links.send(&peer, Lane::Control, frame).is_err() {
-                region.counters.frames_not_sent.fetch_add(1, Ordering::Relaxed);
-            }
+            let status = u32::from(answer.status);
+            region.respond(&peer, mesh::Response { request_id, status, body: answer.body });
         });
+    }
+
+    fn respond(&self, peer: &RegionId, response: mesh::Response) {
+        let frame = Bytes::from(MeshFrame { body: Some(Body::Response(response)) }.encode_to_vec());
+        if self.links.send(peer, Lane::Control, frame).is_err() {
+            self.counters.frames_not_sent.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// An outbox item may be told. A full queue is harmless: the item is on disk, and the worker sweeps.

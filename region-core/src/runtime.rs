@@ -149,8 +149,14 @@ impl Runtime {
             Effect::Dedup(key) => work.dedup.push(key),
             Effect::PutMark(log, mark) => work.marks.push((log, mark)),
             Effect::PutPlacement(placement) => work.placements.push(placement),
-            Effect::Park(send) => work.park.push(*send),
-            Effect::Unpark(number) => work.unpark.push(number),
+            Effect::Park(send) => {
+                self.region.refusals.stored(&send);
+                work.park.push(*send);
+            }
+            Effect::Unpark(number) => {
+                self.region.refusals.forgotten(number);
+                work.unpark.push(number);
+            }
             Effect::Reply(to, outcome) => {
                 fail_point("before-ack");
                 to.outcome(outcome);
@@ -168,6 +174,8 @@ impl Runtime {
             Effect::Deliver { log, entry, audience, skip } => {
                 fail_point("before-deliver");
                 if let Some(conversation) = log.as_conversation() {
+                    let age = wall().0.saturating_sub(entry.entry.fixed.time.0);
+                    self.region.measures.delivery_seconds.observe(Duration::from_millis(age).as_secs_f64());
                     let skip = skip.and_then(|reply| reply.connection_id());
                     self.region.hub.deliver(conversation, &entry, &audience, skip);
                 }
@@ -263,9 +271,12 @@ impl Runtime {
     async fn append(&mut self, appends: Vec<LogAppend>) {
         let lengths: Vec<(LogId, u64)> =
             appends.iter().map(|append| (append.log, append.expect + append.entries.len() as u64)).collect();
-        let store = self.region.stores.log.clone();
+        let region = self.region.clone();
+        region.measures.append_entries.observe(lengths.len() as f64);
         let commit = async move {
-            let outcomes = store.append(appends).await?;
+            let began = Instant::now();
+            let outcomes = region.stores.log.append(appends).await?;
+            region.measures.append_seconds.observe(began.elapsed().as_secs_f64());
             fail_point("after-append");
             let mut inputs = Vec::with_capacity(outcomes.len());
             for ((log, length), outcome) in lengths.into_iter().zip(outcomes) {
