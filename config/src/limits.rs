@@ -45,7 +45,7 @@ pub struct Limits {
     pub presence_subscriptions: usize,
     /// Client sessions of this node; default 50,000. Over it: `OVERLOADED`.
     pub sessions: usize,
-    /// Frames that wait for one slow session; default 1,024. Over it the session is switched to pull or
+    /// Frames that wait for one slow session; default 8,192. Over it the session is switched to pull or
     /// closed with 4010.
     pub session_queue_frames: usize,
     /// Bytes of frames that wait for one slow session; default 1 MiB.
@@ -110,7 +110,7 @@ impl Default for Limits {
             presence_per_frame: 500,
             presence_subscriptions: 10_000,
             sessions: 50_000,
-            session_queue_frames: 1_024,
+            session_queue_frames: 8_192,
             session_queue_bytes: 1024 * KIB,
             replay_messages: 100,
             gap_messages: 1_000,

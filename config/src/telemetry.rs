@@ -9,6 +9,9 @@ use crate::LogFormat;
 /// Environment variables that replace the configured filter, the first that is set wins.
 const FILTER_VARIABLES: [&str; 2] = ["HEARTH_LOG", "RUST_LOG"];
 
+/// Crates that write what they carry at their finer levels: message texts and tokens never reach a log.
+const CAPPED: [&str; 6] = ["tungstenite", "tokio_tungstenite", "h2", "hyper", "hyper_util", "wtransport"];
+
 /// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
@@ -43,6 +46,9 @@ pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), LoggingError>
         Some((name, value)) => parse_filter(name, &value)?,
         None => parse_filter("the configuration", filter)?,
     };
+    let filter = CAPPED.iter().fold(filter, |filter, target| {
+        filter.add_directive(format!("{target}=info").parse().expect("a crate and a level are a directive"))
+    });
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

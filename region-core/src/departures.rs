@@ -113,8 +113,9 @@ impl Region {
         self.input(Input::Follow { log, hold: false }).await;
         // A query behind it is answered after it was handled.
         let _ = self.view(log, false).await;
-        if let Err(error) = self.stores.log.remove(log).await {
-            self.fail(&error.to_string());
+        match self.stores.log.remove(log).await {
+            Ok(()) => self.input(Input::Forget(log)).await,
+            Err(error) => self.fail(&error.to_string()),
         }
     }
 }

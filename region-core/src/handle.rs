@@ -348,6 +348,12 @@ impl RegionHandle {
         self.region.api(user, call).await
     }
 
+    /// Whether this region holds a copy of a conversation.
+    pub async fn holds_copy(&self, id: ConversationId) -> bool {
+        let view = self.region.view(hearth_protocol::LogId::conversation(id), false).await;
+        view.is_ok_and(|view| view.held)
+    }
+
     /// Numbers for `/metrics`.
     pub fn register_metrics(&self, registry: &mut prometheus_client::registry::Registry) {
         crate::metrics::register(&self.region, registry);

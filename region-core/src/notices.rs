@@ -12,7 +12,8 @@ use crate::region::Region;
 /// Runs until the region stops.
 pub(crate) async fn run(region: Arc<Region>, mut notices: mpsc::Receiver<Notice>) {
     while let Some(notice) = notices.recv().await {
-        let Ok(view) = region.view(LogId::conversation(notice.conversation), false).await else { continue };
+        // The first entry may be here before the placement is; then its steward is asked.
+        let Ok(view) = region.view(LogId::conversation(notice.conversation), true).await else { continue };
         for user in &notice.users {
             let Ok(row) = region.conversation_row(notice.conversation, &view, user, true).await else { continue };
             let frame = if notice.joined.contains(user) {

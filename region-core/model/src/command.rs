@@ -2,9 +2,7 @@
 
 use bytes::Bytes;
 use hearth_protocol::client::QueuedReason;
-use hearth_protocol::{
-    EntryKind, ErrorCode, Level, LogId, Position, Refusal, RegionId, Timestamp, UserId, mesh,
-};
+use hearth_protocol::{EntryKind, ErrorCode, Level, LogId, Position, Refusal, RegionId, Timestamp, UserId, mesh};
 use uuid::Uuid;
 
 /// A wish to append one entry to a log. The home decides.

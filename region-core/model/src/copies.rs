@@ -263,9 +263,9 @@ impl<R: Clone> Log<R> {
             let from = self.home.acked_below[index].max(self.marked);
             self.home.acked_below[index] = from.max(covered[index]);
             for sequence in from..covered[index] {
-                let waits = self.pending_at(sequence).is_some_and(|pending| {
-                    pending.entry.entry.fixed.level == level && !pending.waiters.is_empty()
-                });
+                let waits = self
+                    .pending_at(sequence)
+                    .is_some_and(|pending| pending.entry.entry.fixed.level == level && !pending.waiters.is_empty());
                 if waits {
                     self.ack(sequence, context);
                 }
@@ -309,9 +309,8 @@ impl<R: Clone> Log<R> {
         let is_late = |replica: &Replica| {
             replica.mark_sent < marked && replica.sent == durable && replica.sent >= marked && replica.streams()
         };
-        let late = self.home.replicas.iter().filter(|(peer, replica)| {
-            is_late(replica) && context.links_up.contains(*peer)
-        });
+        let late =
+            self.home.replicas.iter().filter(|(peer, replica)| is_late(replica) && context.links_up.contains(*peer));
         let late: Vec<RegionId> = late.map(|(peer, _)| peer.clone()).collect();
         for peer in late {
             self.send_entries(&peer, durable, &[], Lane::Log(self.id), context);

@@ -145,6 +145,8 @@ pub enum Input<R> {
         /// `false` ends it.
         hold: bool,
     },
+    /// The store dropped its copy of a log that this region follows no longer: it leaves memory too.
+    Forget(LogId),
     /// Logs whose home is here, with replicas elsewhere: compared with what each replica has.
     CompareHomes(RegionId, Vec<mesh::Length>),
     /// Time passes; about every 100 ms.
@@ -347,6 +349,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Input::LinkDown(peer) => self.link_down(&peer, now, effects),
             Input::Frame { peer, body, entries, salt } => self.frame(peer, *body, entries, salt, now, effects),
             Input::Follow { log, hold } => self.on_log(log, Waiting::Follow { hold }, now, effects),
+            Input::Forget(log) => {
+                if self.follows.get(&log) == Some(&Following::Left) {
+                    self.logs.remove(&log);
+                }
+            }
             Input::CompareHomes(peer, lengths) => self.compare_homes(&peer, lengths, effects),
             Input::Tick => self.tick(now, effects),
             Input::AntiEntropy => self.anti_entropy(now, effects),

@@ -201,7 +201,8 @@ impl<R: Clone> Log<R> {
     }
 
     fn decide(&mut self, submit: Submit<R>, context: &mut Context<'_, R>) {
-        let in_flight = if is_by_id(submit.command.kind) { self.home.in_flight.get(&submit.id()).copied() } else { None };
+        let in_flight =
+            if is_by_id(submit.command.kind) { self.home.in_flight.get(&submit.id()).copied() } else { None };
         match in_flight {
             Some(sequence) if sequence >= self.marked => {
                 self.join(sequence, &submit.command, submit.waiter, context);
@@ -331,7 +332,7 @@ impl<R: Clone> Log<R> {
 
     /// Adds a waiter to a pending entry, or answers it when the entry has its copies.
     fn wait_with(&mut self, sequence: u64, waiter: Waiter<R>, context: &mut Context<'_, R>) {
-        let waiter = waiter.as_retry();
+        let waiter = waiter.into_retry();
         let Some(level) = self.pending_at(sequence).map(|pending| pending.entry.entry.fixed.level) else { return };
         if sequence < self.covered(level, context.me) {
             if let Some(ack) = self.ack_of(sequence, context.me) {
@@ -355,7 +356,13 @@ impl<R: Clone> Log<R> {
     }
 
     /// A retry of an entry on disk gets its first ack again, once the copies stand under the present epoch.
-    fn answer_retry(&mut self, record: &DedupRecord, command: &Command, waiter: Waiter<R>, context: &mut Context<'_, R>) {
+    fn answer_retry(
+        &mut self,
+        record: &DedupRecord,
+        command: &Command,
+        waiter: Waiter<R>,
+        context: &mut Context<'_, R>,
+    ) {
         let sequence = record.position.sequence.0;
         if sequence >= self.marked {
             // Loaded from disk with its copies unknown: it waits like the first one did.

@@ -71,7 +71,7 @@ impl<R> Waiter<R> {
     }
 
     /// The same, told `duplicate`.
-    pub(crate) fn as_retry(self) -> Self {
+    pub(crate) fn into_retry(self) -> Self {
         match self {
             Self::Local { reply, .. } => Self::Local { reply, retry: true },
             Self::Peer { peer, forward_id, .. } => Self::Peer { peer, forward_id, retry: true },

@@ -128,8 +128,14 @@ pub trait MessageLog: Send + Sync + std::fmt::Debug {
     async fn load(&self, log: LogId) -> Result<LoadedLog, StoreError>;
 
     /// Entries with `from <= sequence < to`, ascending, at most `rows` and about `bytes` (at least one entry).
-    async fn read(&self, log: LogId, from: u64, to: u64, rows: usize, bytes: usize)
-    -> Result<Vec<Arc<SealedEntry>>, StoreError>;
+    async fn read(
+        &self,
+        log: LogId,
+        from: u64,
+        to: u64,
+        rows: usize,
+        bytes: usize,
+    ) -> Result<Vec<Arc<SealedEntry>>, StoreError>;
 
     /// Looks up dedup records; one answer per key, in order.
     async fn dedup(&self, keys: Vec<DedupKey>) -> Result<Vec<Option<DedupRecord>>, StoreError>;

@@ -75,9 +75,9 @@ impl<R: Clone> Log<R> {
     /// Asks the home to send again from what is on disk here: once, not for every frame that comes meanwhile.
     fn ask_again(&mut self, home: &RegionId, context: &mut Context<'_, R>) {
         let now = context.now.monotonic;
-        let asked = self.resend_asked.is_some_and(|(length, at)| {
-            length == self.durable && now < at + RESEND_PATIENCE_MILLISECONDS
-        });
+        let asked = self
+            .resend_asked
+            .is_some_and(|(length, at)| length == self.durable && now < at + RESEND_PATIENCE_MILLISECONDS);
         if !asked {
             self.resend_asked = Some((self.durable, now));
             self.say(home, true, false, context);
@@ -145,7 +145,10 @@ impl<R: Clone> Log<R> {
             }
             self.told_mark = self.told_mark.max(length.mark);
             self.show(context);
-            self.say(peer, false, false, context);
+            if length.mark < length.length {
+                // The home waits for copies; else it would only load the log to hear that all is well.
+                self.say(peer, false, false, context);
+            }
         } else if self.length < length.length {
             self.ask_again(peer, context);
         }

@@ -7,9 +7,9 @@ use hearth_protocol::{LogId, LogKind, Refusal, RegionId, SealedEntry, Slot, mesh
 
 use super::{Following, Now, RegionCore, Slotted, Waiting};
 use crate::command::{Command, Outcome};
-use crate::effect::{Effect, Lane};
-use crate::home::{answer, same_content, other_content};
 use crate::copies::length_of;
+use crate::effect::{Effect, Lane};
+use crate::home::{answer, other_content, same_content};
 use crate::log::Waiter;
 
 impl<R: Clone + std::fmt::Debug> RegionCore<R> {
@@ -145,14 +145,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
     }
 
-    fn send_follow(
-        &self,
-        home: RegionId,
-        id: LogId,
-        length: u64,
-        unfollow: bool,
-        effects: &mut Vec<Effect<R>>,
-    ) {
+    fn send_follow(&self, home: RegionId, id: LogId, length: u64, unfollow: bool, effects: &mut Vec<Effect<R>>) {
         let log = Bytes::copy_from_slice(&id.to_bytes());
         let body = mesh::Body::Follow(mesh::Follow { log, length, unfollow });
         effects.push(Effect::Send { peer: home, lane: Lane::Log(id), body });
@@ -160,10 +153,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
 
     pub(super) fn compare_homes(&self, peer: &RegionId, lengths: Vec<mesh::Length>, effects: &mut Vec<Effect<R>>) {
         // Logs in memory know more than the page that was read.
-        let logs = lengths.into_iter().map(|length| match LogId::from_bytes(&length.log).and_then(|id| self.logs.get(&id)) {
-            Some(Slotted::Ready(log)) => length_of(log),
-            Some(Slotted::Loading(_)) | None => length,
-        });
+        let logs =
+            lengths.into_iter().map(|length| match LogId::from_bytes(&length.log).and_then(|id| self.logs.get(&id)) {
+                Some(Slotted::Ready(log)) => length_of(log),
+                Some(Slotted::Loading(_)) | None => length,
+            });
         let body = mesh::Body::Lengths(mesh::Lengths { logs: logs.collect() });
         effects.push(Effect::Send { peer: peer.clone(), lane: Lane::Bulk, body });
     }

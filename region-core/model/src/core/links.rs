@@ -2,9 +2,7 @@
 
 use hearth_protocol::{LogId, RegionId, Slot};
 
-use super::{
-    Following, Now, OVERDUE_EVERY_MILLISECONDS, RegionCore, LOOKUP_PATIENCE_MILLISECONDS, Slotted, Waiting,
-};
+use super::{Following, LOOKUP_PATIENCE_MILLISECONDS, Now, OVERDUE_EVERY_MILLISECONDS, RegionCore, Slotted, Waiting};
 use crate::effect::Effect;
 
 /// A log stays in memory for so long after its last use: marks and placements, which the store does not answer, are
@@ -43,9 +41,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let broken: Vec<u64> =
             self.forwards.iter().filter(|(_, forwarded)| forwarded.home == *peer).map(|(id, _)| *id).collect();
         self.withdraw(broken, now, effects);
-        let asked = self.lookups.iter().filter(|(id, lookup)| {
-            lookup.request_id.is_some() && self.options.map.steward(Slot::of(id)) == peer
-        });
+        let asked = self
+            .lookups
+            .iter()
+            .filter(|(id, lookup)| lookup.request_id.is_some() && self.options.map.steward(Slot::of(id)) == peer);
         let asked: Vec<LogId> = asked.map(|(id, _)| *id).collect();
         self.give_up_lookups(asked, effects);
     }
@@ -96,6 +95,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     }
 
     pub(super) fn anti_entropy(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
+        // First: what follows touches every home in memory.
+        self.evict(now);
         let homes: Vec<LogId> = self.logs.keys().copied().filter(|id| self.home_here(*id)).collect();
         for id in homes {
             self.with_log(id, now, effects, |log, context| log.ask_stalled(context));
@@ -104,7 +105,6 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.release(log, now, effects);
         }
         self.follow_wanted(now, effects);
-        self.evict(now);
     }
 
     /// Lets idle logs leave memory, oldest use first, when there are more than allowed.

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use hearth_protocol::record::Record;
 use hearth_protocol::{ErrorCode, LogId, LogKind, Placement, Refusal, Slot, mesh};
 
-use super::{Following, Lookup, Now, RegionCore, Slotted, WAITING_FOR_LOG, Waiting, home_unreachable, too_many_waiting};
+use super::{
+    Following, Lookup, Now, RegionCore, Slotted, WAITING_FOR_LOG, Waiting, home_unreachable, too_many_waiting,
+};
 use crate::command::Outcome;
 use crate::effect::{Effect, Lane, LogView};
 use crate::home::answer;
@@ -46,7 +48,13 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         state.placed.get(&about).filter(|placed| placed.sequence < log.marked).map(|placed| placed.placement.clone())
     }
 
-    pub(super) fn lookup_answered(&mut self, id: LogId, placement: Option<Placement>, now: Now, effects: &mut Vec<Effect<R>>) {
+    pub(super) fn lookup_answered(
+        &mut self,
+        id: LogId,
+        placement: Option<Placement>,
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
         match placement {
             Some(placement) => {
                 effects.push(Effect::PutPlacement(placement.clone()));
@@ -67,10 +75,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// A placement is known here: what waited for it goes on.
     pub(super) fn placement_learned(&mut self, placement: Placement, now: Now, effects: &mut Vec<Effect<R>>) {
         let id = placement.log;
-        if let Some(Slotted::Ready(log)) = self.logs.get_mut(&id) {
-            if log.placement.as_ref().is_none_or(|known| known.epoch <= placement.epoch) {
-                log.placement = Some(placement);
-            }
+        if let Some(Slotted::Ready(log)) = self.logs.get_mut(&id)
+            && log.placement.as_ref().is_none_or(|known| known.epoch <= placement.epoch)
+        {
+            log.placement = Some(placement);
         }
         if let Some(lookup) = self.lookups.remove(&id) {
             for waiting in lookup.waiting {

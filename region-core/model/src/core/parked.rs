@@ -62,14 +62,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     }
 
     /// The same message again, while it is here: told again, not parked twice.
-    fn park_again(
-        &mut self,
-        number: u64,
-        command: &Command,
-        home: &RegionId,
-        reply: R,
-        effects: &mut Vec<Effect<R>>,
-    ) {
+    fn park_again(&mut self, number: u64, command: &Command, home: &RegionId, reply: R, effects: &mut Vec<Effect<R>>) {
         let Some(parked) = self.lot.get_mut(number) else { return };
         if let Some(refusal) = kept_refusal(&parked.send) {
             effects.push(Effect::Reply(reply, Outcome::Refused(refusal)));
@@ -148,13 +141,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     }
 
     /// The home answered for a parked send.
-    pub(super) fn parked_answered(
-        &mut self,
-        number: u64,
-        outcome: Outcome,
-        now: Now,
-        effects: &mut Vec<Effect<R>>,
-    ) {
+    pub(super) fn parked_answered(&mut self, number: u64, outcome: Outcome, now: Now, effects: &mut Vec<Effect<R>>) {
         match outcome {
             Outcome::Acked(ack) => {
                 if let Some(parked) = self.lot.remove(number) {

@@ -100,8 +100,7 @@ impl ConversationState {
             match action {
                 MemberAction::Add(role) => {
                     let sent_before = self.sent.get(user).copied().unwrap_or(0);
-                    let member =
-                        Member { role: *role, since: sequence, messages_before: self.messages, sent_before };
+                    let member = Member { role: *role, since: sequence, messages_before: self.messages, sent_before };
                     members.insert(user.clone(), member);
                 }
                 MemberAction::Remove | MemberAction::Leave => {

@@ -82,7 +82,9 @@ impl View {
     /// The stored form of a snapshot. It is a cache: the entries rebuild it.
     #[must_use]
     pub fn snapshot(&self) -> Bytes {
-        Bytes::from(postcard::to_extend(self, vec![SNAPSHOT_VERSION]).expect("views hold nothing that postcard refuses"))
+        Bytes::from(
+            postcard::to_extend(self, vec![SNAPSHOT_VERSION]).expect("views hold nothing that postcard refuses"),
+        )
     }
 
     /// Reads [`View::snapshot`]; `None` for another version: the entries then rebuild it.
@@ -99,9 +101,9 @@ impl View {
         let fixed = &sealed.entry.fixed;
         if fixed.kind == EntryKind::Header {
             *self = match sealed.header() {
-                Some(Header::Conversation { kind, name, settings, members }) => View::Conversation(Arc::new(
-                    ConversationState::created(kind, name, settings, members, fixed.time),
-                )),
+                Some(Header::Conversation { kind, name, settings, members }) => {
+                    View::Conversation(Arc::new(ConversationState::created(kind, name, settings, members, fixed.time)))
+                }
                 Some(Header::User { user }) => View::User(Arc::new(UserState::created(user, fixed.time))),
                 Some(Header::Placement) | None => View::Placements(PlacementState::default()),
             };

@@ -87,9 +87,7 @@ impl UserState {
                 .resident
                 .get(region)
                 .is_some_and(|known| at.0 < known.0.saturating_add(RESIDENT_REFRESH_MILLISECONDS)),
-            Change::Left { region, last_connect } => {
-                self.resident.get(region).is_none_or(|known| known > last_connect)
-            }
+            Change::Left { region, last_connect } => self.resident.get(region).is_none_or(|known| known > last_connect),
             Change::Profile { display_name, avatar_url } => {
                 display_name.as_ref().is_none_or(|name| *name == self.display_name)
                     && avatar_url.as_ref().is_none_or(|url| *url == self.avatar_url)

@@ -1,5 +1,8 @@
 //! Stories and properties of a mesh of cores over simulated links and stores.
 
-mod support;
+mod faults;
+mod logs;
+mod parking;
 mod properties;
 mod sends;
+mod support;

@@ -20,15 +20,36 @@ const USERS: [&str; 4] = ["ann", "ben", "cem", "eve"];
 #[derive(Clone, Debug)]
 enum Step {
     /// A user sends a fresh message through the region of its device.
-    Send { user: usize, log: usize, level: Option<Level> },
+    Send {
+        user: usize,
+        log: usize,
+        level: Option<Level>,
+    },
     /// The `n`th send again, through any region.
-    Retry { send: usize, region: usize },
+    Retry {
+        send: usize,
+        region: usize,
+    },
     /// `eve` is added to a conversation, or removed from it.
-    Eve { log: usize, add: bool },
-    Cut { one: usize, other: usize, both_ways: bool },
-    Heal { one: usize, other: usize },
-    Crash { region: usize },
-    Start { region: usize },
+    Eve {
+        log: usize,
+        add: bool,
+    },
+    Cut {
+        one: usize,
+        other: usize,
+        both_ways: bool,
+    },
+    Heal {
+        one: usize,
+        other: usize,
+    },
+    Crash {
+        region: usize,
+    },
+    Start {
+        region: usize,
+    },
     Wait(u64),
 }
 
@@ -124,8 +145,7 @@ impl Run {
             // It was told to come again.
             Outcome::Refused(refusal) => refusal.error != ErrorCode::HomeUnreachable,
             Outcome::Queued(..) => false,
-        })
-            || self.told_device(tried).any(|ended| !matches!(ended, DeviceOutcome::CopiesMissing(_)))
+        }) || self.told_device(tried).any(|ended| !matches!(ended, DeviceOutcome::CopiesMissing(_)))
     }
 
     fn told_device<'a>(&'a self, tried: &'a Tried) -> impl Iterator<Item = &'a DeviceOutcome> {
@@ -151,7 +171,8 @@ impl Run {
                 let region = self.tried[index].region;
                 // The client of a region that did not crash was answered: what it waits for comes by itself.
                 let last = |ticket: &u64| self.sim.last(*ticket);
-                let queued = self.tried[index].tickets.iter().filter_map(last).any(|last| matches!(last, Outcome::Queued(..)));
+                let queued =
+                    self.tried[index].tickets.iter().filter_map(last).any(|last| matches!(last, Outcome::Queued(..)));
                 assert!(!queued || !self.crashed.is_empty(), "queued and never ended: {:?}", self.tried[index]);
                 self.retry(index, region);
             }
@@ -177,7 +198,10 @@ impl Run {
         for (home, log) in self.logs.into_iter().enumerate() {
             let voters = [home, (home + 1) % REGIONS, (home + 2) % REGIONS];
             for voter in voters {
-                assert!(self.sim.agree(&[home, voter], log), "region {voter} does not hold what the home of {log} holds");
+                assert!(
+                    self.sim.agree(&[home, voter], log),
+                    "region {voter} does not hold what the home of {log} holds"
+                );
             }
             assert!(self.sim.entries((home + 3) % REGIONS, log).is_empty(), "who does not vote holds nothing");
             self.check_log(home, log);
@@ -205,14 +229,22 @@ impl Run {
                 assert_eq!(Some(ack.position.sequence.0), stands, "acked where it does not stand: {tried:?}");
             }
             assert!(self.is_told(tried), "never ended: {tried:?}");
-            assert!(!acks.is_empty() || tried.message.sender == "eve", "not acked: {tried:?} {:?}", self.refusals(tried));
+            assert!(
+                !acks.is_empty() || tried.message.sender == "eve",
+                "not acked: {tried:?} {:?}",
+                self.refusals(tried)
+            );
             // From the first retry on, or once its region crashed, a device's order is up to the client.
             if tried.retried || self.crashed.contains(&tried.region) {
                 ordered.remove(tried.message.sender);
             }
             if let Some(sequence) = stands.filter(|_| ordered.contains(tried.message.sender)) {
                 let before = last.insert(tried.message.sender, sequence).unwrap_or(0);
-                if before >= sequence { self.story_of(tried); } assert!(before < sequence, "sends of one device stand in the order in which they were sent: {tried:?}, {}", self.story_of(tried));
+                assert!(
+                    before < sequence,
+                    "sends of one device stand in the order in which they were sent: {tried:?}, {}",
+                    self.story_of(tried)
+                );
             }
         }
     }
@@ -225,9 +257,7 @@ impl Run {
             let device: Vec<_> = self.told_device(tried).collect();
             format!("\n{}: {replies:?} {device:?}", tried.message.id)
         });
-        let x: String = lines.collect();
-        std::fs::write("/tmp/trace.txt", self.sim.trace.join("\n")).expect("x");
-        x
+        lines.collect()
     }
 
     fn refusals(&self, tried: &Tried) -> Vec<ErrorCode> {
@@ -242,7 +272,7 @@ impl Run {
 
 #[test]
 fn whatever_happens_every_ack_stands_once_every_replica_agrees_and_every_send_ends() {
-    let cases = std::env::var("MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(64);
+    let cases = std::env::var("MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1_000);
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
     let setup = (1..10_usize, prop_oneof![Just(0), Just(3), Just(60)], prop_oneof![Just(8), Just(25), Just(200)]);
     let setup = setup.prop_map(|(loaded_logs, store, link)| Setup {

@@ -43,8 +43,7 @@ impl Sim {
     }
 
     pub(super) fn check_reply(&self, ticket: u64, outcome: &Outcome) {
-        let (Outcome::Acked(ack), Some(sent)) = (outcome, self.sent.get(&ticket)) else { return };
-        let command = &sent.command;
+        let (Outcome::Acked(ack), Some(command)) = (outcome, self.sent.get(&ticket)) else { return };
         let by_id = command.kind == EntryKind::Message;
         self.check_ack(command.log, ack, by_id.then_some((&command.sender, command.id)));
     }

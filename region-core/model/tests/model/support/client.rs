@@ -2,14 +2,12 @@
 
 use bytes::Bytes;
 use hearth_protocol::entry::{ConversationKind, MemberAction, Role, Settings};
-use hearth_protocol::{
-    Change, ConversationId, DeviceId, EntryKind, Header, Level, LogId, RegionId, Slot, UserId,
-};
+use hearth_protocol::{Change, ConversationId, DeviceId, EntryKind, Header, Level, LogId, RegionId, Slot, UserId};
 use region_model::view::default_settings;
 use region_model::{Ack, Command, Input, LogView, Outcome, region_sender};
 use uuid::Uuid;
 
-use super::{Sent, Sim};
+use super::Sim;
 
 pub(crate) fn user(name: &str) -> UserId {
     UserId::new(name).expect("a valid name")
@@ -96,7 +94,7 @@ impl Sim {
     pub(crate) fn command(&mut self, region: usize, command: Command, device: Option<DeviceId>) -> u64 {
         let ticket = self.ticket();
         let salt = self.salt();
-        self.sent.insert(ticket, Sent { region, command: command.clone() });
+        self.sent.insert(ticket, command.clone());
         self.input(region, Input::Command { command, salt, reply: ticket, device });
         ticket
     }
@@ -108,7 +106,14 @@ impl Sim {
         self.command(region, command, Some(device))
     }
 
-    pub(crate) fn change(&mut self, region: usize, log: LogId, sender: &UserId, kind: EntryKind, change: &Change) -> u64 {
+    pub(crate) fn change(
+        &mut self,
+        region: usize,
+        log: LogId,
+        sender: &UserId,
+        kind: EntryKind,
+        change: &Change,
+    ) -> u64 {
         let id = Uuid::from_u128(0xB000_0000 + u128::from(self.tickets));
         let command = Command {
             log,
@@ -124,7 +129,14 @@ impl Sim {
         self.command(region, command, None)
     }
 
-    pub(crate) fn members(&mut self, region: usize, log: LogId, sender: &str, action: MemberAction, users: &[&str]) -> u64 {
+    pub(crate) fn members(
+        &mut self,
+        region: usize,
+        log: LogId,
+        sender: &str,
+        action: MemberAction,
+        users: &[&str],
+    ) -> u64 {
         let users = users.iter().map(|name| user(name)).collect();
         self.change(region, log, &user(sender), EntryKind::Member, &Change::Members { action, users })
     }
@@ -155,13 +167,17 @@ impl Sim {
 
     /// Runs until a command is answered for good.
     pub(crate) fn acked(&mut self, ticket: u64) -> Ack {
-        self.run_until("the command is acked", |sim| matches!(sim.last(ticket), Some(Outcome::Acked(_) | Outcome::Refused(_))));
+        self.run_until("the command is acked", |sim| {
+            matches!(sim.last(ticket), Some(Outcome::Acked(_) | Outcome::Refused(_)))
+        });
         self.ack_of(ticket).cloned().unwrap_or_else(|| panic!("{:?} instead of an ack", self.replies[&ticket]))
     }
 
     /// Runs until a command is refused; returns the code.
     pub(crate) fn refused(&mut self, ticket: u64) -> &'static str {
-        self.run_until("the command is refused", |sim| matches!(sim.last(ticket), Some(Outcome::Acked(_) | Outcome::Refused(_))));
+        self.run_until("the command is refused", |sim| {
+            matches!(sim.last(ticket), Some(Outcome::Acked(_) | Outcome::Refused(_)))
+        });
         match self.last(ticket) {
             Some(Outcome::Refused(refusal)) => refusal.error.as_str(),
             other => panic!("{other:?} instead of a refusal"),

@@ -23,7 +23,7 @@ struct Link {
     /// Whether frames pass from the lower to the higher region, and back.
     cut: [bool; 2],
     /// Frames that wait for a cut to end, by direction.
-    held: [Vec<Box<mesh::Body>>; 2],
+    held: [Vec<mesh::Body>; 2],
 }
 
 /// All links, by (lower, higher) index.
@@ -98,7 +98,7 @@ impl Sim {
             link.cut[direction(from, to)] = false;
             let (connection, held) = (link.connection, std::mem::take(&mut link.held[direction(from, to)]));
             for body in held {
-                self.arrive(from, to, connection, body);
+                self.arrive(from, to, connection, Box::new(body));
             }
         }
     }
@@ -159,7 +159,9 @@ impl Sim {
             return;
         }
         let connection = link.connection;
-        if matches!(body, mesh::Body::Append(_)) && self.lose_appends.is_some_and(|every| self.frames % every == 0) {
+        if matches!(body, mesh::Body::Append(_))
+            && self.lose_appends.is_some_and(|every| self.frames.is_multiple_of(every))
+        {
             return;
         }
         let earliest = self.now + self.random.between(self.setup.link.0, self.setup.link.1);
@@ -178,7 +180,7 @@ impl Sim {
             return;
         }
         if link.cut[direction(from, to)] {
-            link.held[direction(from, to)].push(body);
+            link.held[direction(from, to)].push(*body);
             return;
         }
         if !link.told_up[direction(to, from)] {

@@ -88,17 +88,41 @@ enum Write {
 #[derive(Debug)]
 enum Event {
     /// The next write of a region is done.
-    Written { region: usize, start: u64 },
+    Written {
+        region: usize,
+        start: u64,
+    },
     /// A read of a region is answered.
-    Answer { region: usize, start: u64, input: Box<Input<u64>> },
+    Answer {
+        region: usize,
+        start: u64,
+        input: Box<Input<u64>>,
+    },
     /// A dedup lookup reads; its answer takes a while more.
-    DedupReads { region: usize, start: u64, key: region_model::ports::DedupKey },
+    DedupReads {
+        region: usize,
+        start: u64,
+        key: region_model::ports::DedupKey,
+    },
     /// Other reads.
-    Reads { region: usize, start: u64, effect: Box<Effect<u64>> },
+    Reads {
+        region: usize,
+        start: u64,
+        effect: Box<Effect<u64>>,
+    },
     /// A frame arrives.
-    Frame { from: usize, to: usize, connection: u64, body: Box<mesh::Body> },
+    Frame {
+        from: usize,
+        to: usize,
+        connection: u64,
+        body: Box<mesh::Body>,
+    },
     /// A side of a link notices that it is cut.
-    Notices { side: usize, peer: usize, connection: u64 },
+    Notices {
+        side: usize,
+        peer: usize,
+        connection: u64,
+    },
     /// Cores tick, links connect again.
     Tick,
     AntiEntropy,
@@ -115,7 +139,7 @@ pub(crate) struct Sim {
     events: BTreeMap<(u64, u64), Event>,
     event_count: u64,
     /// What was sent by clients, by ticket.
-    pub(crate) sent: BTreeMap<u64, Sent>,
+    pub(crate) sent: BTreeMap<u64, Command>,
     pub(crate) replies: BTreeMap<u64, Vec<Outcome>>,
     pub(crate) views: BTreeMap<u64, LogView>,
     pub(crate) device: Vec<(usize, ParkedSend, DeviceOutcome)>,
@@ -130,14 +154,6 @@ pub(crate) struct Sim {
     pub(crate) duplicate_frames: bool,
     pub(crate) frames: u64,
     pub(crate) tickets: u64,
-    pub(crate) trace: Vec<String>,
-}
-
-/// A command as it was given to a region.
-#[derive(Clone, Debug)]
-pub(crate) struct Sent {
-    pub(crate) region: usize,
-    pub(crate) command: Command,
 }
 
 impl Sim {
@@ -178,7 +194,6 @@ impl Sim {
             duplicate_frames: false,
             frames: 0,
             tickets: 0,
-            trace: Vec::new(),
         };
         for index in 0..sim.regions.len() {
             sim.start(index);
@@ -358,10 +373,7 @@ impl Sim {
         let now = Now { monotonic: self.now, wall: Timestamp(START + self.now) };
         let Some(core) = &mut self.regions[index].core else { return };
         let mut effects = Vec::new();
-        let line = format!("{} r{index} < {input:?}", self.now);
         core.handle(input, now, &mut effects);
-        if !line.contains("Tick") { self.trace.push(line); }
-        for e in &effects { self.trace.push(format!("{} r{index}   > {e:?}", self.now)); }
         for effect in effects {
             self.perform(index, effect);
         }
@@ -393,8 +405,7 @@ impl Sim {
                 self.send_frame(region, &peer, lane, body);
             }
             Effect::PlacementAnswer { peer, request_id, placement } => {
-                let (status, body) =
-                    placement.map_or((404, Vec::new()), |placement| (200, placement.encode()));
+                let (status, body) = placement.map_or((404, Vec::new()), |placement| (200, placement.encode()));
                 let body = mesh::Body::Response(mesh::Response { request_id, status, body: body.into() });
                 self.send_frame(region, &peer, Lane::Control, body);
             }

@@ -1,0 +1,183 @@
+//! Five regions in one process, over real sockets: a user arrives where nobody held anything, and leaves again.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use hearth_config::{
+    AuthSection, CertificateAuthority, IssueOptions, ListenSection, MeshRegion, MeshSection, Pem, RegionConfig,
+    RegionSection, ReplicationSection, ResumeKey, SecretText,
+};
+use hearth_mesh::{RegionParts, RunningRegion};
+use hearth_protocol::client::{Content, SendPayload};
+use hearth_protocol::rest::{CreateGroup, HistoryQuery};
+use hearth_protocol::{ConversationId, DeviceId, MessageId, UserId};
+use region_core::{ApiCall, EdgeEvent, Opened};
+use serde_json::Value;
+use uuid::Uuid;
+
+const REGIONS: [&str; 5] = ["ra", "rb", "rc", "rd", "re"];
+const TEXT: &str = "a text that only some regions may hold 5309271";
+
+fn config(index: usize, links: &[SocketAddr], authority: &CertificateAuthority, data: &Path) -> RegionConfig {
+    let id = REGIONS[index];
+    let issued = authority.issue_region(id, &IssueOptions::default(), SystemTime::now()).expect("a certificate");
+    let mut limits = hearth_config::Limits::default();
+    limits.resident_for = Duration::from_secs(2);
+    let regions = REGIONS.iter().zip(links).map(|(id, address)| MeshRegion::new(*id, address.to_string())).collect();
+    RegionConfig {
+        region: RegionSection { id: id.to_owned(), node: "core-1".to_owned(), data: data.join(id) },
+        mesh: MeshSection {
+            id: "test".to_owned(),
+            listen: links[index],
+            certificate: Pem::Inline(issued.certificate_pem),
+            key: Pem::Inline(issued.key_pem),
+            ca: Pem::Inline(authority.certificate_pem().to_owned()),
+            regions,
+        },
+        listen: ListenSection::new(SocketAddr::from(([127, 0, 0, 1], 0))),
+        auth: AuthSection {
+            hs256_secret: Some(SecretText::new("a secret of tests that is long enough")),
+            resume_keys: vec![ResumeKey::inline("test", SecretText::new("another secret that is long enough"))],
+            ..AuthSection::default()
+        },
+        limits,
+        replication: ReplicationSection { anti_entropy: Duration::from_millis(500) },
+        drain: hearth_config::DrainSection::default(),
+        log: hearth_config::LogSection::default(),
+    }
+}
+
+async fn start(data: &Path) -> Vec<RunningRegion> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let authority = CertificateAuthority::in_memory(SystemTime::now()).expect("an authority");
+    let sockets: Vec<UdpSocket> = REGIONS.iter().map(|_| UdpSocket::bind("127.0.0.1:0").expect("a port")).collect();
+    let links: Vec<SocketAddr> = sockets.iter().map(|socket| socket.local_addr().expect("bound")).collect();
+    let mut regions = Vec::new();
+    for (index, socket) in sockets.into_iter().enumerate() {
+        socket.set_nonblocking(true).expect("a socket");
+        let parts = RegionParts { link: Some(socket), ..RegionParts::default() };
+        let running = RunningRegion::start(&config(index, &links, &authority, data), parts).await;
+        regions.push(running.expect("a region starts"));
+    }
+    until("all links are up", || {
+        regions.iter().all(|one| REGIONS.iter().all(|other| one.handle.region().as_str() == *other || one.links.is_up(other)))
+    })
+    .await;
+    regions
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let within = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), within).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).expect("a user id")
+}
+
+/// Whether any file below a folder holds the text.
+fn holds_text(folder: &Path) -> bool {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            return holds_text(&path);
+        }
+        std::fs::read(&path).is_ok_and(|bytes| bytes.windows(TEXT.len()).any(|window| window == TEXT.as_bytes()))
+    })
+}
+
+async fn history(region: &RunningRegion, who: &str, id: ConversationId) -> (u16, Value) {
+    let answer = region.handle.api(&user(who), ApiCall::History { id, query: HistoryQuery::default() }).await;
+    (answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null))
+}
+
+async fn send(opened: &mut Opened, region: &RunningRegion, id: ConversationId, text: &str) {
+    let payload = SendPayload {
+        message_id: MessageId(Uuid::new_v4()),
+        conversation_id: id,
+        content: Content::text(text),
+        reply_to: None,
+        expires_at: None,
+        durability: None,
+    };
+    region.handle.send(&opened.connection, Some("s".to_owned()), payload);
+    wait_for(opened, "message.ack").await;
+}
+
+async fn wait_for(opened: &mut Opened, what: &str) {
+    let wait = async {
+        while let Some(event) = opened.events.recv().await {
+            let (EdgeEvent::Frame(frame) | EdgeEvent::Message { frame, .. }) = event;
+            if String::from_utf8_lossy(&frame).contains(what) {
+                return;
+            }
+        }
+        panic!("the connection ended before {what}");
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("no {what} in time"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_holds_a_conversation_from_a_members_arrival_until_its_departure_and_no_byte_before_or_after() {
+    let data = tempfile::tempdir().expect("a folder");
+    let regions = start(data.path()).await;
+    let (home, far) = (&regions[0], &regions[4]);
+    let device = || DeviceId(Uuid::new_v4());
+    let mut ann = home.handle.open(user("ann"), device(), 1_024).await.expect("ann connects");
+    let group = CreateGroup {
+        name: "five".to_owned(),
+        participant_ids: vec![user("bob")],
+        kind: None,
+        settings: hearth_protocol::rest::SettingsPatch::default(),
+    };
+    let answer = home.handle.api(&user("ann"), ApiCall::CreateGroup { group, key: Uuid::new_v4() }).await;
+    let row: Value = serde_json::from_slice(&answer.body).expect("a row");
+    assert_eq!(answer.status, 201, "{row}");
+    let id: ConversationId = row["conversationId"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+    send(&mut ann, home, id, TEXT).await;
+    let folder = |index: usize| data.path().join(REGIONS[index]);
+    until("a voter holds the text", || holds_text(&folder(0)) && holds_text(&folder(1))).await;
+    assert!(!holds_text(&folder(3)), "a region that neither votes nor follows holds the text");
+    assert!(!holds_text(&folder(4)), "a region that neither votes nor follows holds the text");
+
+    // Without a resident member the far region answers from a replica, and still holds nothing.
+    let (status, body) = history(far, "bob", id).await;
+    assert_eq!((status, body["messages"].as_array().map(Vec::len)), (200, Some(1)), "{body}");
+    assert!(!holds_text(&folder(4)), "a proxied read left the text on disk");
+
+    let mut bob = far.handle.open(user("bob"), device(), 1_024).await.expect("bob connects");
+    until("the follower holds the text", || holds_text(&folder(4))).await;
+    send(&mut ann, home, id, "live to the follower").await;
+    wait_for(&mut bob, "live to the follower").await;
+
+    far.handle.close(&bob.connection);
+    let gone = async {
+        loop {
+            let answer = far.handle.api(&user("bob"), ApiCall::Feed { cursor: None, limit: None }).await;
+            let copy = far.handle.holds_copy(id).await;
+            if answer.status == 200 && !copy {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.expect("the copy is dropped after the departure");
+    // And a return makes it follow again, with everything.
+    let _again = far.handle.open(user("bob"), device(), 1_024).await.expect("bob connects again");
+    let back = async {
+        while !far.handle.holds_copy(id).await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), back).await.expect("the copy is back");
+    let (status, body) = history(far, "bob", id).await;
+    assert_eq!((status, body["messages"].as_array().map(Vec::len)), (200, Some(2)), "{body}");
+    for region in regions {
+        region.stop().await;
+    }
+}

@@ -1,0 +1,171 @@
+//! Placements, follows, user records and membership.
+
+use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, MemberAction, Role, Settings};
+use hearth_protocol::{
+    Change, ConversationId, EntryKind, Epoch, Header, Level, LogId, Position, Sequence, ids::direct_conversation,
+};
+use region_model::view::{Bounds, ConversationState, View, default_settings};
+use region_model::{Input, region_sender};
+use uuid::Uuid;
+
+use crate::support::{Message, Setup, Sim, group, group_settings, user};
+
+fn state(view: &View) -> &ConversationState {
+    match view {
+        View::Conversation(state) => state,
+        other => panic!("{other:?} is no conversation"),
+    }
+}
+
+#[test]
+fn two_regions_that_place_one_direct_conversation_agree_on_one_placement_and_one_header() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(seed);
+        let log = LogId::conversation(direct_conversation(&user("ann"), &user("ben")));
+        let placed = [sim.place(1, 1, log), sim.place(2, 2, log)];
+        let first = placed.map(|ticket| sim.acked(ticket).duplicate);
+        assert_ne!(first[0], first[1], "one wins");
+        let header = Header::Conversation {
+            kind: ConversationKind::Direct,
+            name: None,
+            settings: default_settings(ConversationKind::Direct),
+            members: vec![(user("ann"), Role::Member), (user("ben"), Role::Member)],
+        };
+        let asked = [1, 2].map(|region| sim.query(region, log, true));
+        sim.run_until("both know", |sim| asked.iter().all(|ticket| sim.views.contains_key(ticket)));
+        assert_eq!(sim.views[&asked[0]].placement, sim.views[&asked[1]].placement);
+        let headers = [sim.header(1, log, &header), sim.header(2, log, &header)];
+        assert_eq!(headers.map(|ticket| sim.acked(ticket).duplicate).iter().filter(|again| **again).count(), 1);
+        let sent = sim.send(0, log, &Message::new("ben", 1));
+        assert_eq!(sim.acked(sent).position.sequence.0, 1);
+    }
+}
+
+#[test]
+fn what_nobody_placed_is_not_found() {
+    let mut sim = Sim::new(1);
+    let log = LogId::conversation(ConversationId(Uuid::from_u128(77)));
+    for region in 0..3 {
+        let asked = sim.query(region, log, true);
+        let sent = sim.send(region, log, &Message::new("ann", 1));
+        assert_eq!(sim.refused(sent), "CONVERSATION_NOT_FOUND");
+        assert!(sim.views[&asked].placement.is_none());
+    }
+}
+
+#[test]
+fn a_region_that_does_not_vote_holds_nothing_until_it_follows_then_catches_up_and_shows_live_until_it_leaves() {
+    let mut sim = Sim::with(1, Setup { regions: 4, ..Setup::default() });
+    let log = sim.group_at(0, 1);
+    let sent = sim.send(3, log, &Message::new("ann", 1));
+    sim.acked(sent);
+    sim.run_for(12_000);
+    assert!(sim.entries(3, log).is_empty() && !sim.view(3, log).held);
+    sim.input(3, Input::Follow { log, hold: true });
+    sim.settle(&[0, 3], log);
+    let sent = sim.send(0, log, &Message::new("ann", 2));
+    sim.acked(sent);
+    sim.settle(&[0, 3], log);
+    assert_eq!(sim.shown(3, log), [0, 1, 2]);
+    sim.cut(0, 3);
+    sim.run_for(5_000);
+    let sent = sim.send(0, log, &Message::new("ann", 3));
+    sim.acked(sent);
+    sim.heal_all();
+    sim.settle(&[0, 3], log);
+    sim.input(3, Input::Follow { log, hold: false });
+    sim.run_for(1_000);
+    let sent = sim.send(0, log, &Message::new("ann", 4));
+    sim.acked(sent);
+    sim.run_for(1_000);
+    assert_eq!(sim.entries(3, log).len(), 4);
+    assert!(!sim.view(3, log).held);
+}
+
+#[test]
+fn a_user_record_applies_only_greater_positions() {
+    let mut sim = Sim::new(1);
+    let log = LogId::user(&user("ann"));
+    sim.create_log(0, 0, log, &Header::User { user: user("ann") });
+    let me = region_sender(&sim.regions[0].id);
+    let conversation = ConversationId(Uuid::from_u128(5));
+    let at = |sequence| Position { epoch: Epoch(1), sequence: Sequence(sequence) };
+    let changes = [
+        (Change::Joined { conversation, position: at(3) }, false),
+        (Change::Removed { conversation, position: at(2) }, true),
+        (Change::Joined { conversation, position: at(3) }, true),
+        (Change::Removed { conversation, position: at(9) }, false),
+    ];
+    for (change, already) in changes {
+        let ticket = sim.change(1, log, &me, EntryKind::User, &change);
+        assert_eq!(sim.acked(ticket).duplicate, already, "{change:?}");
+    }
+    sim.settle(&[0, 1, 2], log);
+    let View::User(record) = sim.view(0, log).view else { panic!("it is a user record") };
+    assert!(!record.conversations[&conversation].joined);
+    assert!(sim.user_changes.iter().any(|(region, _, sequence)| *region == 1 && *sequence == 2));
+}
+
+#[test]
+fn a_second_header_changes_nothing() {
+    let mut sim = Sim::new(1);
+    let log = sim.group_at(0, 1);
+    let again = sim.header(1, log, &group(group_settings(), &["mallory"]));
+    assert!(sim.acked(again).duplicate);
+    assert_eq!(sim.entries(0, log).len(), 1);
+}
+
+#[test]
+fn members_are_added_removed_and_leave_within_their_rights_and_bounds() {
+    let bounds = Bounds { group_members: 4, ..Bounds::default() };
+    let mut sim = Sim::with(1, Setup { bounds, ..Setup::default() });
+    let log = sim.group_at(0, 1);
+    let add = MemberAction::Add(Role::Member);
+    let over = sim.members(0, log, "ann", add.clone(), &["dan", "eve"]);
+    assert_eq!(sim.refused(over), "TOO_LARGE");
+    let added = sim.members(1, log, "ben", add.clone(), &["dan"]);
+    assert_eq!(sim.acked(added).level, Level::Majority);
+    let again = sim.members(1, log, "ann", add, &["dan"]);
+    assert!(sim.acked(again).duplicate);
+    let not_admin = sim.members(0, log, "ben", MemberAction::Remove, &["dan"]);
+    assert_eq!(sim.refused(not_admin), "FORBIDDEN");
+    let for_another = sim.members(0, log, "ben", MemberAction::Leave, &["dan"]);
+    assert_eq!(sim.refused(for_another), "INVALID_MESSAGE");
+    let left = sim.members(0, log, "dan", MemberAction::Leave, &["dan"]);
+    sim.acked(left);
+    let removed = sim.members(0, log, "ann", MemberAction::Remove, &["cem"]);
+    sim.acked(removed);
+    let outside = sim.send(1, log, &Message::new("cem", 1));
+    assert_eq!(sim.refused(outside), "CONVERSATION_NOT_FOUND");
+    let told: Vec<(String, bool)> = sim.outbox.iter().map(|item| (item.user.to_string(), item.joined)).collect();
+    for item in [("dan", true), ("dan", false), ("cem", false)] {
+        assert!(told.contains(&(item.0.to_owned(), item.1)), "{item:?} is told");
+    }
+}
+
+#[test]
+fn unread_counts_are_of_others_and_a_new_member_without_history_sees_only_what_came_after() {
+    let mut sim = Sim::new(1);
+    let log = LogId::conversation(ConversationId(Uuid::from_u128(9)));
+    let settings = Settings { history_for_new_members: HistoryForNewMembers::None, ..group_settings() };
+    sim.create_log(0, 0, log, &group(settings, &["ann", "ben"]));
+    for id in 0..3 {
+        let ticket = sim.send(0, log, &Message::new("ann", id));
+        sim.acked(ticket);
+    }
+    let added = sim.members(0, log, "ann", MemberAction::Add(Role::Member), &["dan"]);
+    let added = sim.acked(added).position.sequence.0;
+    for (sender, id) in [("ben", 4), ("dan", 5)] {
+        let ticket = sim.send(1, log, &Message::new(sender, id));
+        sim.acked(ticket);
+    }
+    sim.settle(&[0, 1, 2], log);
+    for region in 0..3 {
+        let view = sim.view(region, log);
+        let state = state(&view.view);
+        let unread = |name| state.unread(&user(name), &state.members[&user(name)]);
+        assert_eq!((unread("ann"), unread("ben"), unread("dan")), (2, 4, 1));
+        assert_eq!(state.visible_from(&state.members[&user("dan")]), added);
+        assert_eq!(state.visible_from(&state.members[&user("ann")]), 1);
+    }
+}

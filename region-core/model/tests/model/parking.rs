@@ -1,0 +1,100 @@
+//! Sends whose home is out of reach.
+
+use hearth_protocol::client::QueuedReason;
+use region_model::{DeviceOutcome, Outcome, ParkingBounds};
+
+use crate::support::{Message, Setup, Sim, device, message_id, user};
+
+fn cut_off(setup: Setup) -> (Sim, hearth_protocol::LogId) {
+    let mut sim = Sim::with(1, setup);
+    let log = sim.group_at(0, 1);
+    sim.settle(&[0, 1, 2], log);
+    sim.cut(0, 1);
+    sim.run_until("both sides notice", |sim| !sim.is_linked(0, 1));
+    sim.run_for(5_000);
+    (sim, log)
+}
+
+#[test]
+fn a_cut_parks_in_the_order_of_the_device_survives_a_crash_of_the_edge_and_is_acked_once_in_order_after_the_heal() {
+    let (mut sim, log) = cut_off(Setup::default());
+    let tickets: Vec<u64> = (0..20).map(|id| sim.send(1, log, &Message::new("ann", id))).collect();
+    sim.run_for(500);
+    for ticket in &tickets {
+        assert!(matches!(sim.last(*ticket), Some(Outcome::Queued(QueuedReason::HomeUnreachable, _))));
+    }
+    sim.crash(1);
+    sim.start(1);
+    sim.run_for(3_000);
+    sim.heal_all();
+    sim.run_until("all are acked", |sim| sim.device.len() >= 20);
+    assert!(sim.device.iter().all(|(region, _, ended)| *region == 1 && matches!(ended, DeviceOutcome::Acked(_))));
+    assert_eq!(sim.message_ids(0, log), (0..20).map(message_id).collect::<Vec<_>>());
+    sim.run_for(1_000);
+    assert!(sim.regions[1].disk.parked.is_empty());
+}
+
+#[test]
+fn a_send_behind_parked_ones_of_its_device_queues_behind_them_although_the_link_is_up() {
+    let (mut sim, log) = cut_off(Setup { store: (20, 40), ..Setup::default() });
+    for id in 0..5 {
+        sim.send(1, log, &Message::new("ann", id));
+    }
+    sim.heal_all();
+    sim.run_until("the link is up", |sim| sim.is_linked(0, 1));
+    sim.send(1, log, &Message::new("ann", 5));
+    sim.run_until("all are there", |sim| sim.message_ids(0, log).len() == 6);
+    assert_eq!(sim.message_ids(0, log), (0..6).map(message_id).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_forward_whose_answer_is_lost_is_parked_and_not_doubled() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(seed);
+        let log = sim.group_at(0, 1);
+        sim.cut_one_way(0, 1);
+        let ticket = sim.send(1, log, &Message::new("ann", 1));
+        sim.run_for(8_000);
+        assert!(matches!(sim.last(ticket), Some(Outcome::Queued(..))), "told within some seconds");
+        sim.heal_all();
+        sim.run_until("the device is told", |sim| !sim.device.is_empty());
+        assert!(matches!(&sim.device[0].2, DeviceOutcome::Acked(ack) if ack.duplicate));
+        assert_eq!(sim.message_ids(0, log), [message_id(1)]);
+    }
+}
+
+#[test]
+fn above_the_bound_sends_are_refused_as_overloaded_and_a_retry_of_a_parked_one_is_not_parked_twice() {
+    let parking = ParkingBounds { per_conversation: 3, ..ParkingBounds::default() };
+    let (mut sim, log) = cut_off(Setup { parking, ..Setup::default() });
+    for id in 0..3 {
+        sim.send(1, log, &Message::new("ann", id));
+    }
+    let over = sim.send(1, log, &Message::new("ann", 3));
+    assert_eq!(sim.refused(over), "OVERLOADED");
+    let again = sim.send(1, log, &Message::new("ann", 2));
+    sim.run_for(100);
+    assert!(matches!(sim.last(again), Some(Outcome::Queued(..))));
+    let other = sim.send(1, log, &Message::new("ann", 2).saying("other"));
+    assert_eq!(sim.refused(other), "DUPLICATE_MESSAGE");
+    assert_eq!(sim.regions[1].disk.parked.len(), 3);
+}
+
+#[test]
+fn an_overdue_send_is_refused_as_expired_which_its_device_is_told_when_it_connects_and_then_forgotten() {
+    let parking = ParkingBounds { kept_milliseconds: 10_000, ..ParkingBounds::default() };
+    let (mut sim, log) = cut_off(Setup { parking, ..Setup::default() });
+    sim.devices_connected = false;
+    sim.send(1, log, &Message::new("ann", 1));
+    sim.run_for(15_000);
+    sim.crash(1);
+    sim.start(1);
+    let before = sim.device.len();
+    sim.devices_connected = true;
+    let number = "ann".bytes().map(u128::from).sum();
+    sim.input(1, region_model::Input::DeviceConnected(user("ann"), device(number)));
+    assert!(matches!(&sim.device[before].2, DeviceOutcome::Refused(refusal) if refusal.error.as_str() == "EXPIRED"));
+    sim.run_for(1_000);
+    assert!(sim.regions[1].disk.parked.is_empty());
+    assert!(sim.message_ids(0, log).is_empty());
+}
