@@ -150,9 +150,12 @@ impl<S: FrameStream> Runner<S> {
         self.registered = None;
         let Self { stream, gateway, .. } = self;
         tracing::debug!(code = end.map(CloseCode::number), "session ended");
-        if let Some(code) = end {
-            gateway.metrics.closed(code);
-            stream.close(code).await;
+        match end {
+            Some(code) => {
+                gateway.metrics.closed(code);
+                stream.close(code).await;
+            }
+            None => stream.end().await,
         }
     }
 

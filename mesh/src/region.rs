@@ -26,6 +26,10 @@ use tokio::net::TcpListener;
 use crate::keys;
 use crate::links::{QuicLinks, pump};
 
+/// Longest wait for a store whose last user is about to let go of it: a region that was just stopped.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
+const STORE_LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// Why a region does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -216,7 +220,16 @@ async fn open_store(config: &RegionConfig, region: &RegionId) -> Result<Embedded
         skip_sync: std::env::var_os("HEARTH_MUTANT_SKIP_SYNC").is_some(),
         ..EmbeddedOptions::default()
     };
-    tokio::task::spawn_blocking(move || Embedded::open(&folder, &region, &options))
+    let open = move || {
+        let deadline = std::time::Instant::now() + STORE_PATIENCE;
+        loop {
+            match Embedded::open(&folder, &region, &options) {
+                Err(OpenError::InUse) if std::time::Instant::now() < deadline => std::thread::sleep(STORE_LOOK_AGAIN),
+                opened => return opened,
+            }
+        }
+    };
+    tokio::task::spawn_blocking(open)
         .await
         .map_err(|error| StartError::Config(format!("the store's opening ended: {error}")))?
         .map_err(StartError::from)

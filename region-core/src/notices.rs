@@ -11,7 +11,14 @@ use crate::region::Region;
 
 /// Runs until the region stops.
 pub(crate) async fn run(region: Arc<Region>, mut notices: mpsc::Receiver<Notice>) {
-    while let Some(notice) = notices.recv().await {
+    let mut failed = region.failed.subscribe();
+    loop {
+        // The region holds the sender of this queue: that it is closed is no end.
+        let notice = tokio::select! {
+            () = Region::until_failed(&mut failed) => return,
+            notice = notices.recv() => notice,
+        };
+        let Some(notice) = notice else { return };
         // The first entry may be here before the placement is; then its steward is asked.
         let Ok(view) = region.view(LogId::conversation(notice.conversation), true).await else { continue };
         for user in &notice.users {

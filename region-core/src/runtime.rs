@@ -1,6 +1,6 @@
 //! The loop that drives the core: inputs in, effects out. The only place that performs them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -278,10 +278,13 @@ impl Runtime {
             let outcomes = region.stores.log.append(appends).await?;
             region.measures.append_seconds.observe(began.elapsed().as_secs_f64());
             fail_point("after-append");
-            let mut inputs = Vec::with_capacity(outcomes.len());
+            // Of each log its last length counts: what went into one commit goes to replicas in one frame.
+            let mut durable: BTreeMap<LogId, (u64, u64)> = BTreeMap::new();
             for ((log, length), outcome) in lengths.into_iter().zip(outcomes) {
                 match outcome {
-                    AppendOutcome::Applied { change } => inputs.push(Input::Appended { log, length, change }),
+                    AppendOutcome::Applied { change } => {
+                        durable.insert(log, (length, change));
+                    }
                     AppendOutcome::Conflict { length: found, .. } => {
                         // One writer a store: a conflict means that the store is not what this region wrote.
                         let reason = format!("{log} has {found} entries where this region wrote {length}");
@@ -289,7 +292,8 @@ impl Runtime {
                     }
                 }
             }
-            Ok(inputs)
+            let appended = |(log, (length, change))| Input::Appended { log, length, change };
+            Ok(durable.into_iter().map(appended).collect())
         };
         self.start(Box::pin(commit)).await;
     }

@@ -178,6 +178,8 @@ export class Session {
     this.requests = 0;
     this.turn = 0;
     this.moreBefore = false;
+    // Regions that the one connected to says it does not reach.
+    this.unreached = new Set();
   }
 
   say(text) {
@@ -276,6 +278,7 @@ export class Session {
   begin(frame) {
     this.attempt = 0;
     this.live = true;
+    this.unreached.clear();
     this.resumeToken = frame.resumeToken;
     this.endpoints = frame.endpoints;
     this.at = frame.region ?? this.at;
@@ -460,6 +463,8 @@ const HANDLERS = {
   },
 
   "region.status": (session, { region, reachable }) => {
+    if (reachable) session.unreached.delete(region);
+    else session.unreached.add(region);
     session.say(`${region} is ${reachable ? "in reach again" : "out of reach"}, says ${session.at}`);
   },
 

@@ -93,6 +93,10 @@ class Pane {
     this.onChange = onChange;
     this.connection = element("span", { class: "connection", "data-testid": `connection-${user}` });
     this.list = element("ol", { "data-testid": `messages-${user}`, "aria-label": `Messages seen by ${user}`, tabindex: 0 });
+    // A list that was at its end stays there when the window changes its size.
+    this.atEnd = true;
+    this.list.onscroll = () => { this.atEnd = this.isAtEnd(); };
+    new ResizeObserver(() => this.atEnd && this.toEnd()).observe(this.list);
     this.log = element("p", { class: "log", "data-testid": `log-${user}`, role: "status" });
     this.earlier = element("button", { class: "earlier", type: "button" }, "Earlier messages");
     this.earlier.onclick = () => this.session.earlier();
@@ -108,7 +112,7 @@ class Pane {
     form.onsubmit = (event) => {
       event.preventDefault();
       if (input.value.trim() !== "" && this.session.write(input.value)) input.value = "";
-      this.list.scrollTop = this.list.scrollHeight;
+      this.toEnd();
     };
     return form;
   }
@@ -118,6 +122,15 @@ class Pane {
     const choice = element("select", { "data-testid": `region-${this.session.user}`, "aria-label": `Region of ${this.session.user}` }, ...options);
     choice.onchange = () => this.session.moveTo(mesh.regions.find(({ id }) => id === choice.value));
     return choice;
+  }
+
+  isAtEnd() {
+    return this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight < 40;
+  }
+
+  toEnd() {
+    this.list.scrollTop = this.list.scrollHeight;
+    this.atEnd = true;
   }
 
   // Many frames in one turn of the loop cost one drawing.
@@ -133,10 +146,10 @@ class Pane {
 
   render() {
     const { session, list } = this;
-    const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+    const atEnd = this.isAtEnd();
     this.earlier.hidden = !session.moreBefore;
     list.replaceChildren(...this.numbered(), ...this.pending());
-    if (atEnd) list.scrollTop = list.scrollHeight;
+    if (atEnd) this.toEnd();
     const words = { connected: `connected to ${session.at}`, resuming: `resuming at ${session.at}`, closed: "closed" };
     this.connection.textContent = words[session.state];
     this.connection.dataset.state = session.state;
@@ -166,9 +179,15 @@ class Pane {
 
 // ---------------------------------------------------------------- the links
 
+function pairKey(one, other) {
+  return [one, other].sort().join(" ");
+}
+
 class LinkMap {
   constructor(svg, regions) {
     this.svg = svg;
+    this.silent = new Set();
+    this.known = true;
     this.regions = regions;
     this.links = [];
     this.home = null;
@@ -183,24 +202,28 @@ class LinkMap {
 
   async poll() {
     try {
-      this.show((await rest("GET", "/api/v1/dev/links")).links);
+      const { links } = await rest("GET", "/api/v1/dev/links");
+      this.known = true;
+      this.show(links);
       complain("");
     } catch (error) {
+      this.known = false;
+      this.show(this.links);
       complain(`The region that serves this page does not answer (${error.message}).`);
     }
     setTimeout(() => this.poll(), LINK_POLL_MS);
   }
 
   show(links) {
-    const text = JSON.stringify([links, this.home, this.people]);
+    const text = JSON.stringify([links, this.known, this.home, this.people, [...this.silent]]);
     if (text === this.shown) return;
     this.shown = text;
     this.links = links;
     this.draw();
   }
 
-  moved(people, home) {
-    Object.assign(this, { people, home });
+  moved(people, home, silent) {
+    Object.assign(this, { people, home, silent });
     this.show(this.links);
   }
 
@@ -213,7 +236,9 @@ class LinkMap {
       const cut = rows.filter((l) => l.state === "cut").length;
       const state = cut === 0 ? "up" : cut === rows.length ? "cut" : "one-way";
       const loss = Math.max(...rows.map((l) => l.lossPercent ?? 0));
-      pairs.push({ from, to, state, delay: Math.max(...rows.map((l) => l.delayMs ?? 0)), loss });
+      // Where no fault was set, a link is down because a region is; once nobody answers, nothing is known.
+      const contact = !this.known ? "unknown" : this.silent.has(pairKey(from, to)) ? "none" : "some";
+      pairs.push({ from, to, state, contact, delay: Math.max(...rows.map((l) => l.delayMs ?? 0)), loss });
     }));
     return pairs;
   }
@@ -229,10 +254,10 @@ class LinkMap {
     const b = this.places.get(pair.to);
     const ends = { x1: a.x, y1: a.y, x2: b.x, y2: b.y };
     const [x, y] = [(a.x + b.x) / 2, (a.y + b.y) / 2];
-    const label = pair.state === "up" ? `${pair.delay} ms${pair.loss > 0 ? `, ${pair.loss} %` : ""}` : pair.state;
+    const label = labelOf(pair);
     const width = 18 + label.length * 7.5;
     const name = `${pair.from} to ${pair.to}: ${label}; ${pair.state === "up" ? "cut" : "heal"}`;
-    const link = drawn("g", { "class": "link", "data-testid": `link-${pair.from}-${pair.to}`, "data-state": pair.state, "role": "button", "tabindex": 0, "aria-label": name },
+    const link = drawn("g", { "class": "link", "data-testid": `link-${pair.from}-${pair.to}`, "data-state": pair.state, "data-contact": pair.contact, "role": "button", "tabindex": 0, "aria-label": name },
       drawn("title", {}, name), drawn("line", { class: "wire", ...ends }), drawn("line", { class: "hit", ...ends }),
       drawn("rect", { class: "plate", x: x - width / 2, y: y - 12, width, height: 24, rx: 12 }), drawn("text", { x, y }, label));
     link.onclick = () => this.toggle(pair);
@@ -265,6 +290,13 @@ class LinkMap {
   }
 }
 
+function labelOf({ state, contact, delay, loss }) {
+  if (contact === "unknown") return "?";
+  if (state !== "up") return state;
+  if (contact === "none") return "no contact";
+  return `${delay} ms${loss > 0 ? `, ${loss} %` : ""}`;
+}
+
 // ---------------------------------------------------------------- the whole page
 
 // Up to which number all panes agree, or where they do not.
@@ -290,8 +322,12 @@ async function start() {
     place.dataset.state = state;
     if (place.textContent !== text) place.textContent = text;
     const people = {};
-    for (const { session } of panes) people[session.at] = [people[session.at], session.user].filter(Boolean).join(", ");
-    map.moved(people, mesh.home);
+    const silent = new Set();
+    for (const { session } of panes.filter((pane) => pane.session.live)) {
+      people[session.at] = [people[session.at], session.user].filter(Boolean).join(", ");
+      for (const region of session.unreached) silent.add(pairKey(session.at, region));
+    }
+    map.moved(people, mesh.home, silent);
   };
   mesh.homeIs = (home) => { mesh.home = home; };
   USERS.forEach((user, i) => panes.push(new Pane(user, regions[i % regions.length], mesh, changed)));

@@ -35,4 +35,7 @@ pub(crate) trait FrameStream: Send {
 
     /// Closes with the code, and waits a bounded time for the client to have read everything before it.
     fn close(self, code: CloseCode) -> impl Future<Output = ()> + Send;
+
+    /// Ends after [`Incoming::Closed`], and waits a bounded time for a client that left to have heard of the end.
+    fn end(self) -> impl Future<Output = ()> + Send;
 }

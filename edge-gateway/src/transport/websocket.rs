@@ -89,6 +89,8 @@ impl FrameStream for WebSocketFrames {
         // A client that does not answer loses its connection: nothing more is owed to it.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
     }
+
+    async fn end(self) {}
 }
 
 impl WebSocketFrames {

@@ -21,11 +21,14 @@ pub(crate) struct WebTransportFrames {
     sender: SendStream,
     receiver: RecvStream,
     received: FrameBuffer,
+    /// Whether the client ended its side of the stream: it leaves, and its connection is not lost.
+    left: bool,
 }
 
 impl WebTransportFrames {
     pub(crate) fn new(connection: Connection, sender: SendStream, receiver: RecvStream, frame_bytes: usize) -> Self {
-        Self { connection, sender, receiver, received: FrameBuffer { bytes: BytesMut::new(), frame_bytes } }
+        let received = FrameBuffer { bytes: BytesMut::new(), frame_bytes };
+        Self { connection, sender, receiver, received, left: false }
     }
 }
 
@@ -66,7 +69,11 @@ impl FrameStream for WebTransportFrames {
             }
             match self.receiver.quic_stream_mut().read_chunk(READ, true).await {
                 Ok(Some(chunk)) => self.received.bytes.extend_from_slice(&chunk.bytes),
-                Ok(None) | Err(_) => return Incoming::Closed,
+                Ok(None) => {
+                    self.left = true;
+                    return Incoming::Closed;
+                }
+                Err(_) => return Incoming::Closed,
             }
         }
     }
@@ -82,6 +89,22 @@ impl FrameStream for WebTransportFrames {
     }
 
     async fn close(mut self, code: CloseCode) {
+        self.finish().await;
+        self.connection.close(VarInt::from_u32(code.number().into()), code.reason().as_bytes());
+    }
+
+    async fn end(mut self) {
+        if self.left {
+            // A connection closed at once would look lost to a client whose own end is not acknowledged yet.
+            self.finish().await;
+        }
+        self.connection.close(VarInt::from_u32(0), b"");
+    }
+}
+
+impl WebTransportFrames {
+    /// Ends this side of the stream, and waits for the client to end the connection.
+    async fn finish(&mut self) {
         let reading = async {
             // Closing the connection at once would drop what the client has not read yet, the in-band close included.
             if self.sender.finish().await.is_ok() {
@@ -89,7 +112,6 @@ impl FrameStream for WebTransportFrames {
             }
         };
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, reading).await;
-        self.connection.close(VarInt::from_u32(code.number().into()), code.reason().as_bytes());
     }
 }
 

@@ -3,7 +3,7 @@
 use hearth_protocol::client::QueuedReason;
 use region_model::{DeviceOutcome, Outcome, ParkingBounds};
 
-use crate::support::{Message, Setup, Sim, device, message_id, user};
+use crate::support::{Message, Setup, Sim, device_of, message_id, user};
 
 fn cut_off(setup: Setup) -> (Sim, hearth_protocol::LogId) {
     let mut sim = Sim::with(1, setup);
@@ -91,8 +91,7 @@ fn an_overdue_send_is_refused_as_expired_which_its_device_is_told_when_it_connec
     sim.start(1);
     let before = sim.device.len();
     sim.devices_connected = true;
-    let number = "ann".bytes().map(u128::from).sum();
-    sim.input(1, region_model::Input::DeviceConnected(user("ann"), device(number)));
+    sim.input(1, region_model::Input::DeviceConnected(user("ann"), device_of("ann")));
     assert!(matches!(&sim.device[before].2, DeviceOutcome::Refused(refusal) if refusal.error.as_str() == "EXPIRED"));
     sim.run_for(1_000);
     assert!(sim.regions[1].disk.parked.is_empty());

@@ -13,8 +13,9 @@ pub(crate) fn user(name: &str) -> UserId {
     UserId::new(name).expect("a valid name")
 }
 
-pub(crate) fn device(number: u128) -> DeviceId {
-    DeviceId(Uuid::from_u128(number))
+/// The one device of a user.
+pub(crate) fn device_of(name: &str) -> DeviceId {
+    DeviceId(Uuid::from_u128(name.bytes().map(u128::from).sum()))
 }
 
 pub(crate) fn message_id(number: u64) -> Uuid {
@@ -99,11 +100,10 @@ impl Sim {
         ticket
     }
 
-    /// A client sends a message. Each user has one device.
+    /// A client sends a message.
     pub(crate) fn send(&mut self, region: usize, log: LogId, message: &Message) -> u64 {
         let command = message.command(log, self.regions[region].id.clone());
-        let device = device(message.sender.bytes().map(u128::from).sum());
-        self.command(region, command, Some(device))
+        self.command(region, command, Some(device_of(message.sender)))
     }
 
     pub(crate) fn change(
