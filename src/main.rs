@@ -20,7 +20,9 @@ fn main() -> ExitCode {
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return output::failure(70, &format!("no runtime: {error}"), "free some memory or threads", false),
+        Err(error) => {
+            return output::failure(70, &format!("no runtime: {error}"), "free some memory or threads", false);
+        }
     };
     let code = runtime.block_on(run(arguments));
     // What still runs after everything was stopped is not waited for.

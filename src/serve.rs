@@ -34,7 +34,9 @@ pub(crate) async fn serve(arguments: ServeArguments) -> ExitCode {
         ),
         Err(error) => {
             let hint = match &error {
-                ServeError::Start(hearth_mesh::StartError::InUse { .. }) => "stop what listens there, or change the address",
+                ServeError::Start(hearth_mesh::StartError::InUse { .. }) => {
+                    "stop what listens there, or change the address"
+                }
                 _ => "the text above names what to change",
             };
             output::failure(70, &error.to_string(), hint, json)

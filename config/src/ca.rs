@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 
 use crate::certificates::check_pair;
@@ -49,9 +49,7 @@ pub enum CaError {
     #[error("{} is not a private key; remove it and its certificate to issue new ones", .0.display())]
     BrokenKey(PathBuf),
     /// The name cannot name a region.
-    #[error(
-        "`{0}` cannot be a region's name; type 1 to 32 of a-z, 0-9 and -, starting with a letter, as eu-west"
-    )]
+    #[error("`{0}` cannot be a region's name; type 1 to 32 of a-z, 0-9 and -, starting with a letter, as eu-west")]
     Name(String),
     /// A name for the client listener is no DNS name.
     #[error("`{0}` cannot stand in a certificate; type a DNS name as chat.example.com")]
@@ -86,10 +84,7 @@ impl CaPaths {
     /// The files of an authority in `folder`.
     #[must_use]
     pub fn of(folder: &Path) -> Self {
-        Self {
-            certificate: folder.join("ca.pem"),
-            key: folder.join("ca.key"),
-        }
+        Self { certificate: folder.join("ca.pem"), key: folder.join("ca.key") }
     }
 }
 
@@ -117,11 +112,7 @@ pub struct IssueOptions {
 
 impl Default for IssueOptions {
     fn default() -> Self {
-        Self {
-            valid_days: 365,
-            dns_names: Vec::new(),
-            ips: Vec::new(),
-        }
+        Self { valid_days: 365, dns_names: Vec::new(), ips: Vec::new() }
     }
 }
 
@@ -143,10 +134,7 @@ pub struct IssuedCertificate {
 /// The key is not shown.
 impl fmt::Debug for IssuedCertificate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("IssuedCertificate")
-            .field("not_after", &self.not_after)
-            .finish_non_exhaustive()
+        formatter.debug_struct("IssuedCertificate").field("not_after", &self.not_after).finish_non_exhaustive()
     }
 }
 
@@ -228,9 +216,7 @@ pub struct CertificateAuthority {
 /// The key is not shown.
 impl fmt::Debug for CertificateAuthority {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("CertificateAuthority")
-            .finish_non_exhaustive()
+        formatter.debug_struct("CertificateAuthority").finish_non_exhaustive()
     }
 }
 
@@ -246,18 +232,11 @@ impl CertificateAuthority {
         }
         let certificate_pem = read_text(&paths.certificate)?;
         let key_pem = read_text(&paths.key)?;
-        let broken = |reason: String| CaError::Broken {
-            folder: folder.to_owned(),
-            reason,
-        };
+        let broken = |reason: String| CaError::Broken { folder: folder.to_owned(), reason };
         check_pair(&certificate_pem, &key_pem).map_err(|fault| broken(fault.to_string()))?;
         let key = KeyPair::from_pem(&key_pem).map_err(|error| broken(error.to_string()))?;
-        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key)
-            .map_err(|error| broken(error.to_string()))?;
-        Ok(Self {
-            issuer,
-            certificate_pem,
-        })
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(|error| broken(error.to_string()))?;
+        Ok(Self { issuer, certificate_pem })
     }
 
     /// The authority in `folder`, made when there is none.
@@ -279,10 +258,7 @@ impl CertificateAuthority {
         let key = make_key()?;
         let params = authority_params(now)?;
         let certificate_pem = params.self_signed(&key)?.pem();
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            certificate_pem,
-        })
+        Ok(Self { issuer: Issuer::new(params, key), certificate_pem })
     }
 
     /// The authority's certificate in PEM form.
@@ -308,11 +284,7 @@ impl CertificateAuthority {
     }
 }
 
-fn issued(
-    certificate: &rcgen::Certificate,
-    key: &KeyPair,
-    not_after: SystemTime,
-) -> IssuedCertificate {
+fn issued(certificate: &rcgen::Certificate, key: &KeyPair, not_after: SystemTime) -> IssuedCertificate {
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(digest::digest(&digest::SHA256, certificate.der()).as_ref());
     IssuedCertificate {
@@ -332,11 +304,7 @@ fn authority_params(now: SystemTime) -> Result<CertificateParams, CaError> {
     Ok(params)
 }
 
-fn region_params(
-    region: &str,
-    options: &IssueOptions,
-    now: SystemTime,
-) -> Result<CertificateParams, CaError> {
+fn region_params(region: &str, options: &IssueOptions, now: SystemTime) -> Result<CertificateParams, CaError> {
     if !is_name(region) {
         return Err(CaError::Name(region.to_owned()));
     }
@@ -346,18 +314,9 @@ fn region_params(
     let mut params = params(now, options.valid_days)?;
     params.distinguished_name = common_name(region);
     let mut names = vec![region.to_owned()];
-    names.extend(
-        options
-            .dns_names
-            .iter()
-            .filter(|name| *name != region)
-            .cloned(),
-    );
+    names.extend(options.dns_names.iter().filter(|name| *name != region).cloned());
     params.subject_alt_names = alternative_names(&names, &options.ips)?;
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
     Ok(params)
@@ -365,10 +324,7 @@ fn region_params(
 
 fn params(now: SystemTime, days: u32) -> Result<CertificateParams, CaError> {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    let since_epoch = |time: SystemTime| {
-        time.duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-    };
+    let since_epoch = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let mut params = CertificateParams::default();
     params.not_before = epoch + since_epoch(now - BACKDATE);
     params.not_after = epoch + since_epoch(end(now, days));
@@ -385,8 +341,7 @@ fn end(now: SystemTime, days: u32) -> SystemTime {
 /// Drawn anew each time, since a renewed certificate keeps its key and browsers refuse a repeated number.
 fn serial_number() -> Result<SerialNumber, CaError> {
     let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes)
-        .map_err(|_| CaError::Crypto("no random numbers".to_owned()))?;
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| CaError::Crypto("no random numbers".to_owned()))?;
     // Positive, and without a leading zero byte.
     bytes[0] = (bytes[0] & 0x7f) | 0x40;
     Ok(SerialNumber::from_slice(&bytes))
@@ -409,9 +364,7 @@ fn alternative_names(names: &[String], ips: &[IpAddr]) -> Result<Vec<SanType>, C
         if !is_dns(name) {
             return Err(refused());
         }
-        all.push(SanType::DnsName(
-            name.as_str().try_into().map_err(|_| refused())?,
-        ));
+        all.push(SanType::DnsName(name.as_str().try_into().map_err(|_| refused())?));
     }
     all.extend(ips.iter().map(|ip| SanType::IpAddress(*ip)));
     Ok(all)
@@ -419,10 +372,7 @@ fn alternative_names(names: &[String], ips: &[IpAddr]) -> Result<Vec<SanType>, C
 
 fn is_label(label: &str) -> bool {
     let inside = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    (1..=63).contains(&label.len())
-        && label.bytes().all(inside)
-        && !label.starts_with('-')
-        && !label.ends_with('-')
+    (1..=63).contains(&label.len()) && label.bytes().all(inside) && !label.starts_with('-') && !label.ends_with('-')
 }
 
 fn make_key() -> Result<KeyPair, CaError> {
@@ -431,8 +381,7 @@ fn make_key() -> Result<KeyPair, CaError> {
 
 fn load_or_make_key(path: &Path) -> Result<KeyPair, CaError> {
     if exists(path)? {
-        return KeyPair::from_pem(&read_text(path)?)
-            .map_err(|_| CaError::BrokenKey(path.to_owned()));
+        return KeyPair::from_pem(&read_text(path)?).map_err(|_| CaError::BrokenKey(path.to_owned()));
     }
     let key = make_key()?;
     write_atomic(path, key.serialize_pem().as_bytes(), PRIVATE)?;
@@ -440,6 +389,5 @@ fn load_or_make_key(path: &Path) -> Result<KeyPair, CaError> {
 }
 
 fn exists(path: &Path) -> Result<bool, CaError> {
-    path.try_exists()
-        .map_err(|source| CaError::File(FileError::new(path, "look at", source)))
+    path.try_exists().map_err(|source| CaError::File(FileError::new(path, "look at", source)))
 }

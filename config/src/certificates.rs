@@ -46,8 +46,7 @@ pub enum Fault {
 /// With what is wrong.
 pub fn check_pair(certificate_pem: &str, key_pem: &str) -> Result<(), Fault> {
     let chain = chain(certificate_pem).map_err(Fault::Certificate)?;
-    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
-        .map_err(|error| Fault::Key(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| Fault::Key(error.to_string()))?;
     match CertifiedKey::from_der(chain, key, &provider()) {
         Ok(_) => Ok(()),
         Err(rustls::Error::InconsistentKeys(_)) => Err(Fault::Mismatch),
@@ -60,37 +59,19 @@ pub fn check_pair(certificate_pem: &str, key_pem: &str) -> Result<(), Fault> {
 ///
 /// # Errors
 /// With what is wrong.
-pub fn verify(
-    certificate_pem: &str,
-    authority_pem: &str,
-    name: &str,
-    now: SystemTime,
-) -> Result<(), Fault> {
+pub fn verify(certificate_pem: &str, authority_pem: &str, name: &str, now: SystemTime) -> Result<(), Fault> {
     let mut roots = RootCertStore::empty();
     for certificate in chain(authority_pem).map_err(Fault::Authority)? {
-        roots
-            .add(certificate)
-            .map_err(|error| Fault::Authority(error.to_string()))?;
+        roots.add(certificate).map_err(|error| Fault::Authority(error.to_string()))?;
     }
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(provider()))
-            .build()
-            .map_err(|error| Fault::Authority(error.to_string()))?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(provider()))
+        .build()
+        .map_err(|error| Fault::Authority(error.to_string()))?;
     let chain = chain(certificate_pem).map_err(Fault::Certificate)?;
-    let (own, between) = chain
-        .split_first()
-        .expect("chain() gives at least one certificate");
+    let (own, between) = chain.split_first().expect("chain() gives at least one certificate");
     let server = ServerName::try_from(name).map_err(|_| Fault::Name(name.to_owned()))?;
-    let since_epoch = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    match verifier.verify_server_cert(
-        own,
-        between,
-        &server,
-        &[],
-        UnixTime::since_unix_epoch(since_epoch),
-    ) {
+    let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    match verifier.verify_server_cert(own, between, &server, &[], UnixTime::since_unix_epoch(since_epoch)) {
         Ok(_) => Ok(()),
         Err(rustls::Error::InvalidCertificate(error)) => Err(fault(&error, name)),
         Err(error) => Err(Fault::Other(error.to_string())),

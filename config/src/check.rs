@@ -13,9 +13,7 @@ use self::syntax::{is_authority, is_host_and_port, is_origin};
 use crate::certificates::{self, Fault};
 use crate::explain::nearest;
 use crate::limits::Limits;
-use crate::model::{
-    DrainSection, RegionConfig, ReplicationSection, TlsFiles, WebTransportCertificate,
-};
+use crate::model::{DrainSection, RegionConfig, ReplicationSection, TlsFiles, WebTransportCertificate};
 use crate::report::{Finding, Severity};
 use crate::telemetry::check_filter;
 use crate::values::{Pem, is_name, show_duration};
@@ -58,16 +56,8 @@ impl RegionConfig {
 }
 
 /// Runs all checks that read none of the `damaged` sections.
-pub(crate) fn check_sections(
-    config: &RegionConfig,
-    now: SystemTime,
-    damaged: &BTreeSet<String>,
-) -> Vec<Finding> {
-    let mut checker = Checker {
-        config,
-        now,
-        findings: Vec::new(),
-    };
+pub(crate) fn check_sections(config: &RegionConfig, now: SystemTime, damaged: &BTreeSet<String>) -> Vec<Finding> {
+    let mut checker = Checker { config, now, findings: Vec::new() };
     for (sections, check) in checks() {
         if !sections.iter().any(|section| damaged.contains(*section)) {
             check(&mut checker);
@@ -83,33 +73,16 @@ struct Checker<'c> {
 }
 
 impl Checker<'_> {
-    fn error(
-        &mut self,
-        key: impl Into<String>,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
+    fn error(&mut self, key: impl Into<String>, message: impl Into<String>, help: impl Into<String>) {
         self.findings.push(Finding::error(key, message).help(help));
     }
 
-    fn warning(
-        &mut self,
-        key: impl Into<String>,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        self.findings
-            .push(Finding::new(Severity::Warning, key, message).help(help));
+    fn warning(&mut self, key: impl Into<String>, message: impl Into<String>, help: impl Into<String>) {
+        self.findings.push(Finding::new(Severity::Warning, key, message).help(help));
     }
 
-    fn notice(
-        &mut self,
-        key: impl Into<String>,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        self.findings
-            .push(Finding::new(Severity::Notice, key, message).help(help));
+    fn notice(&mut self, key: impl Into<String>, message: impl Into<String>, help: impl Into<String>) {
+        self.findings.push(Finding::new(Severity::Notice, key, message).help(help));
     }
 
     fn name(&mut self, key: impl Into<String>, name: &str) {
@@ -124,11 +97,7 @@ impl Checker<'_> {
         self.name("region.node", &region.node);
         if region.data.exists() && !region.data.is_dir() {
             let message = format!("{} is not a folder", region.data.display());
-            self.error(
-                "region.data",
-                message,
-                "name a folder; it is made when it does not exist",
-            );
+            self.error("region.data", message, "name a folder; it is made when it does not exist");
         }
     }
 
@@ -145,24 +114,12 @@ impl Checker<'_> {
             let key = |field: &str| format!("mesh.regions[{index}].{field}");
             self.name(key("id"), &region.id);
             if let Some(first) = ids.insert(&region.id, index) {
-                let message = format!(
-                    "`{}` is listed twice, first as entry {}",
-                    region.id,
-                    first + 1
-                );
+                let message = format!("`{}` is listed twice, first as entry {}", region.id, first + 1);
                 self.error(key("id"), message, "give each region one entry");
             }
             if let Some(first) = addresses.insert(&region.address, index) {
-                let message = format!(
-                    "`{}` is also the address of entry {}",
-                    region.address,
-                    first + 1
-                );
-                self.error(
-                    key("address"),
-                    message,
-                    "give each region the address of its own `mesh.listen`",
-                );
+                let message = format!("`{}` is also the address of entry {}", region.address, first + 1);
+                self.error(key("address"), message, "give each region the address of its own `mesh.listen`");
             }
             if !is_host_and_port(&region.address) {
                 let message = format!("`{}` is not a host with a port", region.address);
@@ -173,12 +130,7 @@ impl Checker<'_> {
                 );
             }
             self.url(key("ws"), region.ws.as_deref(), &["wss://", "ws://"], "/ws");
-            self.url(
-                key("webtransport"),
-                region.webtransport.as_deref(),
-                &["https://"],
-                "/wt",
-            );
+            self.url(key("webtransport"), region.webtransport.as_deref(), &["https://"], "/wt");
         }
     }
 
@@ -189,16 +141,9 @@ impl Checker<'_> {
         }
         let help = match nearest(own, &ids) {
             Some(meant) => format!("did you mean `{meant}`? The list has: {}", ids.join(", ")),
-            None => format!(
-                "add an entry to [[mesh.regions]], or type one of: {}",
-                ids.join(", ")
-            ),
+            None => format!("add an entry to [[mesh.regions]], or type one of: {}", ids.join(", ")),
         };
-        self.error(
-            "region.id",
-            format!("the region `{own}` is not in mesh.regions"),
-            help,
-        );
+        self.error("region.id", format!("the region `{own}` is not in mesh.regions"), help);
     }
 
     fn survival(&mut self) {
@@ -233,14 +178,8 @@ impl Checker<'_> {
             && let Err(fault) = certificates::verify(&certificate, &authority, id, self.now)
         {
             let (place, help) = match fault {
-                Fault::Authority(_) => (
-                    "mesh.ca",
-                    "name the ca.pem that `hearth ca init` made".to_owned(),
-                ),
-                Fault::Issuer => (
-                    "mesh.certificate",
-                    format!("all regions use one authority; {issue}"),
-                ),
+                Fault::Authority(_) => ("mesh.ca", "name the ca.pem that `hearth ca init` made".to_owned()),
+                Fault::Issuer => ("mesh.certificate", format!("all regions use one authority; {issue}")),
                 _ => ("mesh.certificate", issue),
             };
             self.error(place, fault.to_string(), help);
@@ -249,24 +188,13 @@ impl Checker<'_> {
 
     fn listeners(&mut self) {
         let (mesh, listen) = (&self.config.mesh, &self.config.listen);
-        if listen
-            .webtransport
-            .is_some_and(|address| overlap(address, mesh.listen))
-        {
+        if listen.webtransport.is_some_and(|address| overlap(address, mesh.listen)) {
             let message = format!("`{}` is taken by the links between regions", mesh.listen);
-            self.error(
-                "listen.webtransport",
-                message,
-                "both are UDP: give each its own port",
-            );
+            self.error("listen.webtransport", message, "both are UDP: give each its own port");
         }
         if mesh.listen.port() == 0 {
             let message = "port 0 is any free port, which other regions cannot know";
-            self.warning(
-                "mesh.listen",
-                message,
-                "type the port that stands in this region's entry of mesh.regions",
-            );
+            self.warning("mesh.listen", message, "type the port that stands in this region's entry of mesh.regions");
         }
     }
 
@@ -277,30 +205,17 @@ impl Checker<'_> {
             let certificate = self.pem("listen.tls.certificate", certificate, false, help);
             let key = self.pem("listen.tls.key", key, true, help);
             if let (Some(certificate), Some(key)) = (certificate, key) {
-                self.pair(
-                    "listen.tls.certificate",
-                    "listen.tls.key",
-                    &certificate,
-                    &key,
-                    help,
-                );
+                self.pair("listen.tls.certificate", "listen.tls.key", &certificate, &key, help);
             }
             return;
         }
-        if listen.webtransport.is_some()
-            && listen.webtransport_certificate == WebTransportCertificate::Tls
-        {
+        if listen.webtransport.is_some() && listen.webtransport_certificate == WebTransportCertificate::Tls {
             let help = "add tls = { certificate = \"…\", key = \"…\" }, or webtransport_certificate = \"self-made\"";
-            self.error(
-                "listen.webtransport",
-                "WebTransport needs a certificate",
-                help,
-            );
+            self.error("listen.webtransport", "WebTransport needs a certificate", help);
         }
         if !listen.http.ip().is_loopback() && listen.trusted_forwarders.is_empty() {
             let message = "without TLS, tokens and messages cross the network in plain text";
-            let help =
-                "add listen.tls, or name the proxy that ends TLS in listen.trusted_forwarders";
+            let help = "add listen.tls, or name the proxy that ends TLS in listen.trusted_forwarders";
             self.warning("listen.http", message, help);
         }
     }
@@ -314,67 +229,32 @@ impl Checker<'_> {
                 self.error(format!("listen.allowed_origins[{index}]"), message, help);
             }
         }
-        self.url(
-            "listen.public_http",
-            listen.public_http.as_deref(),
-            &["https://", "http://"],
-            "",
-        );
-        self.url(
-            "listen.public_ws",
-            listen.public_ws.as_deref(),
-            &["wss://", "ws://"],
-            "/ws",
-        );
-        self.url(
-            "listen.public_webtransport",
-            listen.public_webtransport.as_deref(),
-            &["https://"],
-            "/wt",
-        );
+        self.url("listen.public_http", listen.public_http.as_deref(), &["https://", "http://"], "");
+        self.url("listen.public_ws", listen.public_ws.as_deref(), &["wss://", "ws://"], "/ws");
+        self.url("listen.public_webtransport", listen.public_webtransport.as_deref(), &["https://"], "/wt");
     }
 
     fn url(&mut self, key: impl Into<String>, url: Option<&str>, schemes: &[&str], end: &str) {
         let Some(url) = url else { return };
-        let host = schemes
-            .iter()
-            .find_map(|scheme| url.strip_prefix(scheme))
-            .and_then(|rest| rest.strip_suffix(end));
+        let host = schemes.iter().find_map(|scheme| url.strip_prefix(scheme)).and_then(|rest| rest.strip_suffix(end));
         if !host.is_some_and(is_authority) {
-            let help = format!(
-                "type a full URL, as {}eu-west.chat.example.com{end}",
-                schemes[0]
-            );
+            let help = format!("type a full URL, as {}eu-west.chat.example.com{end}", schemes[0]);
             self.error(key, format!("`{url}` is not such a URL"), help);
         }
     }
 
     fn limit_ranges(&mut self) {
         let defaults = Limits::default();
-        for (number, default) in self
-            .config
-            .limits
-            .numbers()
-            .into_iter()
-            .zip(defaults.numbers())
-        {
+        for (number, default) in self.config.limits.numbers().into_iter().zip(defaults.numbers()) {
             if !number.holds() {
                 let message = format!("{} is out of range", number.value);
-                let help = format!(
-                    "type a number from {} to {}; the default is {}",
-                    number.least, number.most, default.value
-                );
+                let help =
+                    format!("type a number from {} to {}; the default is {}", number.least, number.most, default.value);
                 self.error(format!("limits.{}", number.key), message, help);
             }
         }
         for (time, default) in self.config.limits.times().into_iter().zip(defaults.times()) {
-            self.time(
-                format!("limits.{}", time.key),
-                time.value,
-                time.least,
-                time.most,
-                default.value,
-            );
+            self.time(format!("limits.{}", time.key), time.value, time.least, time.most, default.value);
         }
     }
 
@@ -382,11 +262,7 @@ impl Checker<'_> {
         for (small, great, holds) in self.config.limits.orders() {
             if !holds {
                 let help = format!("lower `{small}` or raise `{great}`");
-                self.error(
-                    format!("limits.{small}"),
-                    format!("`{small}` is greater than `{great}`"),
-                    help,
-                );
+                self.error(format!("limits.{small}"), format!("`{small}` is greater than `{great}`"), help);
             }
         }
     }
@@ -394,53 +270,26 @@ impl Checker<'_> {
     fn replication(&mut self) {
         let (least, most) = (Duration::from_millis(100), Duration::from_secs(600));
         let value = self.config.replication.anti_entropy;
-        self.time(
-            "replication.anti_entropy",
-            value,
-            least,
-            most,
-            ReplicationSection::default().anti_entropy,
-        );
+        self.time("replication.anti_entropy", value, least, most, ReplicationSection::default().anti_entropy);
     }
 
     fn drain(&mut self) {
         let (value, most) = (self.config.drain.within, Duration::from_secs(3600));
-        self.time(
-            "drain.within",
-            value,
-            Duration::ZERO,
-            most,
-            DrainSection::default().within,
-        );
+        self.time("drain.within", value, Duration::ZERO, most, DrainSection::default().within);
     }
 
     fn log(&mut self) {
         if let Err(reason) = check_filter(&self.config.log.filter) {
             let message = format!("`{}` is not a log filter: {reason}", self.config.log.filter);
-            self.error(
-                "log.filter",
-                message,
-                "type a level, or targets with levels, as \"info,hearth_mesh=debug\"",
-            );
+            self.error("log.filter", message, "type a level, or targets with levels, as \"info,hearth_mesh=debug\"");
         }
     }
 
-    fn time(
-        &mut self,
-        key: impl Into<String>,
-        value: Duration,
-        least: Duration,
-        most: Duration,
-        default: Duration,
-    ) {
+    fn time(&mut self, key: impl Into<String>, value: Duration, least: Duration, most: Duration, default: Duration) {
         if !(least..=most).contains(&value) {
             let show = show_duration;
-            let help = format!(
-                "type a duration from {} to {}; the default is \"{}\"",
-                show(least),
-                show(most),
-                show(default)
-            );
+            let help =
+                format!("type a duration from {} to {}; the default is \"{}\"", show(least), show(most), show(default));
             self.error(key, format!("{} is out of range", show(value)), help);
         }
     }
@@ -459,20 +308,9 @@ impl Checker<'_> {
         }
     }
 
-    fn pair(
-        &mut self,
-        certificate_key: &str,
-        key_key: &str,
-        certificate: &str,
-        key: &str,
-        help: &str,
-    ) {
+    fn pair(&mut self, certificate_key: &str, key_key: &str, certificate: &str, key: &str, help: &str) {
         if let Err(fault) = certificates::check_pair(certificate, key) {
-            let place = if matches!(fault, Fault::Key(_) | Fault::Mismatch) {
-                key_key
-            } else {
-                certificate_key
-            };
+            let place = if matches!(fault, Fault::Key(_) | Fault::Mismatch) { key_key } else { certificate_key };
             return self.error(place, fault.to_string(), help);
         }
         let Some(left) = certificates::time_left(certificate, self.now) else {
@@ -482,11 +320,7 @@ impl Checker<'_> {
             self.error(certificate_key, "the certificate has expired", help);
         } else if left < RENEW_BEFORE {
             let days = left.as_secs() / 86_400;
-            self.warning(
-                certificate_key,
-                format!("the certificate expires in {days} days"),
-                help,
-            );
+            self.warning(certificate_key, format!("the certificate expires in {days} days"), help);
         }
     }
 
@@ -494,11 +328,7 @@ impl Checker<'_> {
         match std::fs::read_to_string(path) {
             Ok(text) => Some(text),
             Err(error) => {
-                self.error(
-                    key,
-                    format!("cannot read {}: {}", path.display(), reason(&error)),
-                    help,
-                );
+                self.error(key, format!("cannot read {}: {}", path.display(), reason(&error)), help);
                 None
             }
         }
@@ -506,18 +336,14 @@ impl Checker<'_> {
 
     fn private_file(&mut self, key: impl Into<String>, path: &Path) {
         let key = key.into();
-        let help = format!(
-            "make a secret by: head -c 32 /dev/urandom | base64 > {}",
-            path.display()
-        );
+        let help = format!("make a secret by: head -c 32 /dev/urandom | base64 > {}", path.display());
         if self.file(key.clone(), path, &help).is_some() {
             self.private_mode(key, path);
         }
     }
 
     fn private_mode(&mut self, key: impl Into<String>, path: &Path) {
-        let world_readable =
-            std::fs::metadata(path).is_ok_and(|facts| facts.permissions().mode() & 0o004 != 0);
+        let world_readable = std::fs::metadata(path).is_ok_and(|facts| facts.permissions().mode() & 0o004 != 0);
         if world_readable {
             let message = format!("every user of this machine can read {}", path.display());
             self.warning(key, message, format!("type: chmod 600 {}", path.display()));
@@ -533,7 +359,6 @@ fn reason(error: &std::io::Error) -> String {
 
 /// Whether two sockets of the same protocol could not both be bound.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let same_address =
-        one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    let same_address = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() == other.port() && one.port() != 0 && same_address
 }

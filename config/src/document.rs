@@ -11,8 +11,7 @@ use toml::de::{DeTable, DeValue, Deserializer};
 use crate::explain;
 use crate::limits::Limits;
 use crate::model::{
-    AuthSection, DrainSection, ListenSection, LogSection, MeshSection, RegionConfig, RegionSection,
-    ReplicationSection,
+    AuthSection, DrainSection, ListenSection, LogSection, MeshSection, RegionConfig, RegionSection, ReplicationSection,
 };
 use crate::report::{Finding, Location};
 
@@ -68,11 +67,7 @@ impl Places {
             if let Some(place) = self.places.get(path) {
                 finding.variable.clone_from(&place.variable);
                 if place.variable.is_none() {
-                    let range = if place.is_table {
-                        &place.key
-                    } else {
-                        &place.value
-                    };
+                    let range = if place.is_table { &place.key } else { &place.value };
                     finding.location = Some(Location::of(text, range.start, range.end));
                 }
                 return;
@@ -83,13 +78,8 @@ impl Places {
 
     /// Keys whose value stands in the file itself and whose name is `secret` or ends so.
     pub(crate) fn secrets_in_file(&self) -> Vec<String> {
-        let is_secret =
-            |path: &str, place: &Place| path.ends_with("secret") && place.variable.is_none();
-        self.places
-            .iter()
-            .filter(|(path, place)| is_secret(path, place))
-            .map(|(path, _)| path.clone())
-            .collect()
+        let is_secret = |path: &str, place: &Place| path.ends_with("secret") && place.variable.is_none();
+        self.places.iter().filter(|(path, place)| is_secret(path, place)).map(|(path, _)| path.clone()).collect()
     }
 
     /// The path of the innermost key whose name or value covers an error's range.
@@ -99,11 +89,7 @@ impl Places {
             .iter()
             .filter(|(_, place)| covers(&place.key) || covers(&place.value))
             .min_by_key(|(path, place)| {
-                let tightest = [&place.key, &place.value]
-                    .into_iter()
-                    .filter(|it| covers(it))
-                    .map(Range::len)
-                    .min();
+                let tightest = [&place.key, &place.value].into_iter().filter(|it| covers(it)).map(Range::len).min();
                 (tightest, std::cmp::Reverse(path.len()))
             })
             .map(|(path, _)| path.clone())
@@ -111,11 +97,8 @@ impl Places {
 
     fn add_table(&mut self, prefix: &str, table: &DeTable<'_>) {
         for (key, value) in table {
-            let path = if prefix.is_empty() {
-                key.get_ref().to_string()
-            } else {
-                format!("{prefix}.{}", key.get_ref())
-            };
+            let path =
+                if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
             self.add_value(path, key.span(), value);
         }
     }
@@ -131,15 +114,7 @@ impl Places {
             _ => {}
         }
         let is_table = matches!(value.get_ref(), DeValue::Table(_) | DeValue::Array(_));
-        self.places.insert(
-            path,
-            Place {
-                key,
-                value: value.span(),
-                is_table,
-                variable: None,
-            },
-        );
+        self.places.insert(path, Place { key, value: value.span(), is_table, variable: None });
     }
 }
 
@@ -164,42 +139,22 @@ pub(crate) fn read(text: &str, environment: &[(String, String)]) -> Reading {
     }
     let mut places = Places::default();
     places.add_table("", tree.get_ref());
-    let mut reader = Reader {
-        text,
-        places,
-        findings: Vec::new(),
-        damaged: BTreeSet::new(),
-        removed: BTreeSet::new(),
-    };
+    let mut reader = Reader { text, places, findings: Vec::new(), damaged: BTreeSet::new(), removed: BTreeSet::new() };
     reader.lay_over(tree.get_mut(), environment);
-    let config = reader
-        .deserialize(tree)
-        .and_then(|sections| reader.assemble(sections));
-    Reading {
-        config,
-        findings: reader.findings,
-        damaged: reader.damaged,
-        places: reader.places,
-    }
+    let config = reader.deserialize(tree).and_then(|sections| reader.assemble(sections));
+    Reading { config, findings: reader.findings, damaged: reader.damaged, places: reader.places }
 }
 
 fn unreadable(text: &str, errors: &[toml::de::Error]) -> Reading {
     let finding = |error: &toml::de::Error| {
         let mut finding = Finding::error("", format!("this is not TOML: {}", error.message()));
-        finding.location = error
-            .span()
-            .map(|span| Location::of(text, span.start, span.end));
+        finding.location = error.span().map(|span| Location::of(text, span.start, span.end));
         finding.help("a line is `key = value` or `[section]`; texts stand in double quotes")
     };
     let mut findings: Vec<Finding> = errors.iter().take(MOST_FINDINGS).map(finding).collect();
     // The rest of a line that cannot be read is an error after the error.
     findings.dedup_by_key(|finding| finding.location.as_ref().map(|location| location.line));
-    Reading {
-        config: None,
-        findings,
-        damaged: BTreeSet::new(),
-        places: Places::default(),
-    }
+    Reading { config: None, findings, damaged: BTreeSet::new(), places: Places::default() }
 }
 
 struct Reader<'a> {
@@ -220,10 +175,7 @@ impl<'a> Reader<'a> {
             };
             let steps: Vec<String> = name.split("__").map(str::to_ascii_lowercase).collect();
             let start = self.text.len() + 1 + index * MOST_STEPS;
-            match (steps.len() <= MOST_STEPS)
-                .then(|| set(tree, &steps, value, start))
-                .flatten()
-            {
+            match (steps.len() <= MOST_STEPS).then(|| set(tree, &steps, value, start)).flatten() {
                 Some(made) => self.add_override(variable, &made),
                 None => {
                     let mut finding = Finding::error("", "this names no key of the configuration")
@@ -238,12 +190,8 @@ impl<'a> Reader<'a> {
     fn add_override(&mut self, variable: &str, made: &[(String, Range<usize>)]) {
         for (path, range) in made {
             let is_table = made.first().is_some_and(|(value, _)| value != path);
-            let place = Place {
-                key: range.clone(),
-                value: range.clone(),
-                is_table,
-                variable: Some(variable.to_owned()),
-            };
+            let place =
+                Place { key: range.clone(), value: range.clone(), is_table, variable: Some(variable.to_owned()) };
             self.places.places.insert(path.clone(), place);
         }
     }
@@ -281,11 +229,7 @@ impl<'a> Reader<'a> {
             return false;
         };
         let range = value.span();
-        let is_override = self
-            .places
-            .places
-            .get(path)
-            .is_some_and(|place| place.variable.is_some());
+        let is_override = self.places.places.get(path).is_some_and(|place| place.variable.is_some());
         if range.start <= self.text.len() || !is_override {
             return false;
         }
@@ -309,13 +253,7 @@ impl<'a> Reader<'a> {
         let (message, help) = explain::explain(path, message);
         let mut finding = Finding::error(path, message).help(help);
         self.places.locate(self.text, &mut finding);
-        if is_about_the_key
-            && let Some(place) = self
-                .places
-                .places
-                .get(path)
-                .filter(|place| place.variable.is_none())
-        {
+        if is_about_the_key && let Some(place) = self.places.places.get(path).filter(|place| place.variable.is_none()) {
             finding.location = Some(Location::of(self.text, place.key.start, place.key.end));
         }
         self.findings.push(finding);
@@ -330,8 +268,7 @@ impl<'a> Reader<'a> {
         for (name, present) in present {
             if !present && !self.removed.contains(name) {
                 let finding = Finding::error(name, format!("the section [{name}] is missing"));
-                self.findings
-                    .push(finding.help(explain::section_help(name)));
+                self.findings.push(finding.help(explain::section_help(name)));
             }
         }
         Some(RegionConfig {
@@ -372,12 +309,7 @@ fn set<'a>(
         let empty = Spanned::new(range.clone(), DeValue::Table(DeTable::new()));
         table.insert(Spanned::new(range.clone(), step.clone().into()), empty);
     }
-    let mut made = set_within(
-        table.get_mut(step.as_str())?.get_mut(),
-        rest,
-        text,
-        start + 1,
-    )?;
+    let mut made = set_within(table.get_mut(step.as_str())?.get_mut(), rest, text, start + 1)?;
     for (path, _) in &mut made {
         let dot = if path.starts_with('[') { "" } else { "." };
         *path = format!("{step}{dot}{path}");
@@ -423,10 +355,7 @@ fn parse_override<'a>(text: &'a str, range: &Range<usize>) -> DeValue<'a> {
 fn place_all<'a>(value: DeValue<'a>, range: &Range<usize>) -> DeValue<'a> {
     match value {
         DeValue::Array(items) => DeValue::Array(
-            items
-                .into_iter()
-                .map(|item| Spanned::new(range.clone(), place_all(item.into_inner(), range)))
-                .collect(),
+            items.into_iter().map(|item| Spanned::new(range.clone(), place_all(item.into_inner(), range))).collect(),
         ),
         DeValue::Table(table) => DeValue::Table(
             table
@@ -443,9 +372,7 @@ fn place_all<'a>(value: DeValue<'a>, range: &Range<usize>) -> DeValue<'a> {
 
 /// The steps of a path: `mesh.regions[1].id` is `mesh`, `regions`, `1`, `id`.
 fn split(path: &str) -> Vec<&str> {
-    path.split(['.', '['])
-        .map(|step| step.trim_end_matches(']'))
-        .collect()
+    path.split(['.', '[']).map(|step| step.trim_end_matches(']')).collect()
 }
 
 /// The first step of a path.
@@ -457,10 +384,7 @@ fn parent(path: &str) -> &str {
     path.rfind(['.', '[']).map_or("", |end| &path[..end])
 }
 
-fn find<'t, 'a>(
-    table: &'t mut DeTable<'a>,
-    steps: &[&str],
-) -> Option<&'t mut Spanned<DeValue<'a>>> {
+fn find<'t, 'a>(table: &'t mut DeTable<'a>, steps: &[&str]) -> Option<&'t mut Spanned<DeValue<'a>>> {
     let (first, rest) = steps.split_first()?;
     let mut value = table.get_mut(*first)?;
     for step in rest {

@@ -18,10 +18,8 @@ pub(crate) fn is_about_the_key(message: &str) -> bool {
 pub(crate) fn explain(path: &str, message: &str) -> (String, String) {
     if let Some(field) = missing_field(message) {
         let table = section_name(path);
-        let help = example_of(&format!("{path}.{field}")).map_or_else(
-            || format!("add a line `{field} = …`"),
-            |line| format!("add a line, for example: {line}"),
-        );
+        let help = example_of(&format!("{path}.{field}"))
+            .map_or_else(|| format!("add a line `{field} = …`"), |line| format!("add a line, for example: {line}"));
         return (format!("the key `{field}` is missing in [{table}]"), help);
     }
     if let Some(rest) = message.strip_prefix("unknown field ") {
@@ -31,15 +29,8 @@ pub(crate) fn explain(path: &str, message: &str) -> (String, String) {
     }
     if let Some(rest) = message.strip_prefix("unknown variant ") {
         let name = quoted(rest).unwrap_or_default();
-        let known = all_quoted(rest)
-            .into_iter()
-            .skip(1)
-            .map(|it| format!("\"{it}\""))
-            .collect::<Vec<_>>();
-        return (
-            format!("`{name}` is not one of the values of `{path}`"),
-            format!("type {}", known.join(" or ")),
-        );
+        let known = all_quoted(rest).into_iter().skip(1).map(|it| format!("\"{it}\"")).collect::<Vec<_>>();
+        return (format!("`{name}` is not one of the values of `{path}`"), format!("type {}", known.join(" or ")));
     }
     if path.ends_with("secret") {
         let help = "keep it out of the configuration file, see secret_file in the examples";
@@ -71,9 +62,7 @@ pub(crate) fn section_help(section: &str) -> String {
     let lines: Vec<&str> = EXAMPLE
         .lines()
         .skip_while(|line| *line != header)
-        .take_while(|line| {
-            line.starts_with(&header) || line.starts_with(&inner) || !line.starts_with('[')
-        })
+        .take_while(|line| line.starts_with(&header) || line.starts_with(&inner) || !line.starts_with('['))
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .collect();
     format!("add it, for example:\n{}", lines.join("\n"))
@@ -102,10 +91,7 @@ pub(crate) fn example_of(path: &str) -> Option<String> {
     let mut current = String::new();
     for line in EXAMPLE.lines() {
         let line = line.strip_prefix("# ").unwrap_or(line);
-        if let Some(header) = line
-            .strip_prefix('[')
-            .and_then(|line| line.strip_suffix(']'))
-        {
+        if let Some(header) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
             current = header.trim_matches(['[', ']']).to_owned();
         } else if current == section && line.split(" = ").next() == Some(&key) {
             return Some(line.to_owned());
@@ -167,10 +153,7 @@ mod tests {
 
     #[test]
     fn the_nearest_key_is_the_one_that_was_meant() {
-        assert_eq!(
-            nearest("frame_byte", &["frame_bytes", "text_bytes"]),
-            Some("frame_bytes")
-        );
+        assert_eq!(nearest("frame_byte", &["frame_bytes", "text_bytes"]), Some("frame_bytes"));
         assert_eq!(nearest("colour", &["frame_bytes", "text_bytes"]), None);
         assert_eq!(distance("kitten", "sitting"), 3);
     }

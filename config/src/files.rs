@@ -28,11 +28,7 @@ pub struct FileError {
 
 impl FileError {
     pub(crate) fn new(path: &Path, action: &'static str, source: io::Error) -> Self {
-        Self {
-            path: path.to_owned(),
-            action,
-            source,
-        }
+        Self { path: path.to_owned(), action, source }
     }
 }
 
@@ -60,9 +56,8 @@ pub fn create_folder(path: &Path) -> Result<(), FileError> {
 /// When the folder is missing or not writable, or the disk is full; the old file is then unchanged.
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
     let temporary = temporary_name(path);
-    let written = write_new(&temporary, content, mode).and_then(|()| {
-        fs::rename(&temporary, path).map_err(|source| FileError::new(path, "rename to", source))
-    });
+    let written = write_new(&temporary, content, mode)
+        .and_then(|()| fs::rename(&temporary, path).map_err(|source| FileError::new(path, "rename to", source)));
     if written.is_err() {
         // The first error is the one to report; a leftover temporary file is harmless.
         drop(fs::remove_file(&temporary));
@@ -82,11 +77,7 @@ pub fn sync_folder(folder: &Path) -> Result<(), FileError> {
 
 fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
     let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
         file.write_all(content)?;
         file.sync_all()
     };
@@ -96,10 +87,7 @@ fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
 /// A name beside the target, since a rename is atomic within one file system only; the process id and
 /// a counter keep two writers apart.
 fn temporary_name(path: &Path) -> PathBuf {
-    let name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
     parent(path).join(format!(".{name}.{}-{count}.tmp", std::process::id()))
 }
@@ -123,10 +111,7 @@ mod tests {
         write_atomic(&path, b"one", PRIVATE).unwrap();
         write_atomic(&path, b"two", PRIVATE).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -15,17 +15,16 @@ mod telemetry;
 mod values;
 
 pub use ca::{
-    CaError, CaPaths, CertificateAuthority, IssueOptions, IssuedCertificate, IssuedPaths, init,
-    issue, self_signed_webtransport,
+    CaError, CaPaths, CertificateAuthority, IssueOptions, IssuedCertificate, IssuedPaths, init, issue,
+    self_signed_webtransport,
 };
 pub use certificates::{Fault, check_pair, time_left, verify};
 pub use files::{FileError, PRIVATE, PUBLIC, create_folder, read_text, sync_folder, write_atomic};
 pub use limits::Limits;
 pub use load::{check_file, environment, load, load_at};
 pub use model::{
-    AuthSection, DrainSection, ListenSection, LogFormat, LogSection, MAP_VERSION, MeshRegion,
-    MeshSection, RegionConfig, RegionSection, ReplicationSection, ResumeKey, TlsFiles,
-    WebTransportCertificate,
+    AuthSection, DrainSection, ListenSection, LogFormat, LogSection, MAP_VERSION, MeshRegion, MeshSection,
+    RegionConfig, RegionSection, ReplicationSection, ResumeKey, TlsFiles, WebTransportCertificate,
 };
 pub use report::{CheckReport, ConfigError, Finding, Location, Severity};
 pub use telemetry::{LoggingError, init_logging};

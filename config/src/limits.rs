@@ -146,21 +146,11 @@ impl<T: PartialOrd> Bounded<T> {
 }
 
 fn count(key: &'static str, value: usize, least: u64, most: u64) -> Bounded<u64> {
-    Bounded {
-        key,
-        value: u64::try_from(value).unwrap_or(u64::MAX),
-        least,
-        most,
-    }
+    Bounded { key, value: u64::try_from(value).unwrap_or(u64::MAX), least, most }
 }
 
 fn time(key: &'static str, value: Duration, least: u64, most: u64) -> Bounded<Duration> {
-    Bounded {
-        key,
-        value,
-        least: Duration::from_secs(least),
-        most: Duration::from_secs(most),
-    }
+    Bounded { key, value, least: Duration::from_secs(least), most: Duration::from_secs(most) }
 }
 
 impl Limits {
@@ -187,40 +177,15 @@ impl Limits {
                 most: 1_000_000,
             },
             count("presence_per_frame", self.presence_per_frame, 1, 10_000),
-            count(
-                "presence_subscriptions",
-                self.presence_subscriptions,
-                1,
-                1_000_000,
-            ),
+            count("presence_subscriptions", self.presence_subscriptions, 1, 1_000_000),
             count("sessions", self.sessions, 1, 10_000_000),
-            count(
-                "session_queue_frames",
-                self.session_queue_frames,
-                16,
-                1_000_000,
-            ),
-            count(
-                "session_queue_bytes",
-                self.session_queue_bytes,
-                64 * 1024,
-                1024 * MIB,
-            ),
+            count("session_queue_frames", self.session_queue_frames, 16, 1_000_000),
+            count("session_queue_bytes", self.session_queue_bytes, 64 * 1024, 1024 * MIB),
             count("replay_messages", self.replay_messages, 1, 10_000),
             count("gap_messages", self.gap_messages, 1, 1_000_000),
             count("parked_messages", self.parked_messages, 1, 100_000_000),
-            Bounded {
-                key: "parked_bytes",
-                value: self.parked_bytes,
-                least: MIB,
-                most: 1024 * 1024 * MIB,
-            },
-            count(
-                "parked_per_conversation",
-                self.parked_per_conversation,
-                1,
-                100_000_000,
-            ),
+            Bounded { key: "parked_bytes", value: self.parked_bytes, least: MIB, most: 1024 * 1024 * MIB },
+            count("parked_per_conversation", self.parked_per_conversation, 1, 100_000_000),
             count("loaded_logs", self.loaded_logs, 16, 100_000_000),
         ]
     }
@@ -242,41 +207,13 @@ impl Limits {
     /// Pairs of keys of which the first may not be greater than the second.
     pub(crate) fn orders(&self) -> Vec<(&'static str, &'static str, bool)> {
         vec![
-            (
-                "text_bytes",
-                "frame_bytes",
-                self.text_bytes <= self.frame_bytes,
-            ),
-            (
-                "group_members",
-                "channel_members",
-                self.group_members <= self.channel_members,
-            ),
-            (
-                "presence_per_frame",
-                "presence_subscriptions",
-                self.presence_per_frame <= self.presence_subscriptions,
-            ),
-            (
-                "replay_messages",
-                "gap_messages",
-                self.replay_messages <= self.gap_messages,
-            ),
-            (
-                "parked_per_conversation",
-                "parked_messages",
-                self.parked_per_conversation <= self.parked_messages,
-            ),
-            (
-                "parked_for",
-                "dedup_window",
-                self.parked_for <= self.dedup_window,
-            ),
-            (
-                "heartbeat_interval",
-                "heartbeat_timeout",
-                self.heartbeat_interval <= self.heartbeat_timeout,
-            ),
+            ("text_bytes", "frame_bytes", self.text_bytes <= self.frame_bytes),
+            ("group_members", "channel_members", self.group_members <= self.channel_members),
+            ("presence_per_frame", "presence_subscriptions", self.presence_per_frame <= self.presence_subscriptions),
+            ("replay_messages", "gap_messages", self.replay_messages <= self.gap_messages),
+            ("parked_per_conversation", "parked_messages", self.parked_per_conversation <= self.parked_messages),
+            ("parked_for", "dedup_window", self.parked_for <= self.dedup_window),
+            ("heartbeat_interval", "heartbeat_timeout", self.heartbeat_interval <= self.heartbeat_timeout),
         ]
     }
 }

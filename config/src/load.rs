@@ -32,11 +32,7 @@ pub fn check_file(path: &Path) -> CheckReport {
 /// As [`load`] and [`check_file`] together, at a given time: the configuration when it could be read at
 /// all, also with errors, and all findings.
 #[must_use]
-pub fn load_at(
-    path: &Path,
-    environment: &[(String, String)],
-    now: SystemTime,
-) -> (Option<RegionConfig>, CheckReport) {
+pub fn load_at(path: &Path, environment: &[(String, String)], now: SystemTime) -> (Option<RegionConfig>, CheckReport) {
     match std::fs::read_to_string(path) {
         Ok(text) => load_text(path, text, environment, now),
         Err(error) => {
@@ -72,13 +68,7 @@ fn load_text(
         config.resolve_paths(&folder_of(path));
         meaning = check_sections(config, now, &reading.damaged);
     }
-    meaning.extend(
-        reading
-            .places
-            .secrets_in_file()
-            .into_iter()
-            .map(secret_in_file),
-    );
+    meaning.extend(reading.places.secrets_in_file().into_iter().map(secret_in_file));
     for finding in &mut meaning {
         reading.places.locate(&text, finding);
     }
@@ -88,10 +78,7 @@ fn load_text(
 }
 
 fn secret_in_file(key: String) -> Finding {
-    let variable = key
-        .replace(['[', '.'], "__")
-        .replace(']', "")
-        .to_ascii_uppercase();
+    let variable = key.replace(['[', '.'], "__").replace(']', "").to_ascii_uppercase();
     Finding::error(key, "a secret does not belong into a configuration file").help(format!(
         "put it into a file of its own and name that by the key that ends in secret_file, or set {PREFIX}{variable}"
     ))

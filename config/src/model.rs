@@ -98,12 +98,7 @@ impl MeshRegion {
     /// A region at `address` without client URLs.
     #[must_use]
     pub fn new(id: impl Into<String>, address: impl Into<String>) -> Self {
-        Self {
-            id: id.into(),
-            address: address.into(),
-            ws: None,
-            webtransport: None,
-        }
+        Self { id: id.into(), address: address.into(), ws: None, webtransport: None }
     }
 
     /// Looks the address up; blocks on the name service when it is a host name.
@@ -112,10 +107,7 @@ impl MeshRegion {
     /// When the name is unknown, has no address, or no port stands behind it.
     pub fn resolve(&self) -> std::io::Result<SocketAddr> {
         self.address.to_socket_addrs()?.next().ok_or_else(|| {
-            std::io::Error::new(
-                std::io::ErrorKind::NotFound,
-                format!("{} has no address", self.address),
-            )
+            std::io::Error::new(std::io::ErrorKind::NotFound, format!("{} has no address", self.address))
         })
     }
 }
@@ -238,10 +230,7 @@ impl AuthSection {
     /// # Errors
     /// When the file cannot be read.
     pub fn read_hs256_secret(&self) -> Result<Option<SecretText>, FileError> {
-        read_secret(
-            self.hs256_secret.as_ref(),
-            self.hs256_secret_file.as_deref(),
-        )
+        read_secret(self.hs256_secret.as_ref(), self.hs256_secret_file.as_deref())
     }
 }
 
@@ -263,11 +252,7 @@ impl ResumeKey {
     /// A key in memory.
     #[must_use]
     pub fn inline(id: impl Into<String>, secret: SecretText) -> Self {
-        Self {
-            id: id.into(),
-            secret_file: None,
-            secret: Some(secret),
-        }
+        Self { id: id.into(), secret_file: None, secret: Some(secret) }
     }
 
     /// The secret, of the environment or code first, then of its file; none when neither is set.
@@ -279,10 +264,7 @@ impl ResumeKey {
     }
 }
 
-fn read_secret(
-    inline: Option<&SecretText>,
-    file: Option<&Path>,
-) -> Result<Option<SecretText>, FileError> {
+fn read_secret(inline: Option<&SecretText>, file: Option<&Path>) -> Result<Option<SecretText>, FileError> {
     match (inline, file) {
         (Some(secret), _) => Ok(Some(secret.clone())),
         (None, Some(path)) => read_text(path).map(|text| Some(SecretText::new(text))),
@@ -301,9 +283,7 @@ pub struct ReplicationSection {
 
 impl Default for ReplicationSection {
     fn default() -> Self {
-        Self {
-            anti_entropy: Duration::from_secs(5),
-        }
+        Self { anti_entropy: Duration::from_secs(5) }
     }
 }
 
@@ -318,9 +298,7 @@ pub struct DrainSection {
 
 impl Default for DrainSection {
     fn default() -> Self {
-        Self {
-            within: Duration::from_secs(10),
-        }
+        Self { within: Duration::from_secs(10) }
     }
 }
 
@@ -337,10 +315,7 @@ pub struct LogSection {
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self {
-            format: LogFormat::Text,
-            filter: "info".to_owned(),
-        }
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
     }
 }
 
@@ -359,11 +334,7 @@ impl RegionConfig {
     /// The names of all regions in the map's order.
     #[must_use]
     pub fn region_ids(&self) -> Vec<&str> {
-        self.mesh
-            .regions
-            .iter()
-            .map(|region| region.id.as_str())
-            .collect()
+        self.mesh.regions.iter().map(|region| region.id.as_str()).collect()
     }
 
     /// SHA-256 over the map's version and the ordered region names: two regions whose digests differ
@@ -394,10 +365,6 @@ impl RegionConfig {
         }
         self.auth.jwks.iter_mut().for_each(absolute);
         self.auth.hs256_secret_file.iter_mut().for_each(absolute);
-        self.auth
-            .resume_keys
-            .iter_mut()
-            .filter_map(|key| key.secret_file.as_mut())
-            .for_each(absolute);
+        self.auth.resume_keys.iter_mut().filter_map(|key| key.secret_file.as_mut()).for_each(absolute);
     }
 }

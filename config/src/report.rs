@@ -49,9 +49,7 @@ impl Location {
     pub(crate) fn of(text: &str, start: usize, end: usize) -> Self {
         let start = floor_boundary(text, start);
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-        let line_end = text[start..]
-            .find('\n')
-            .map_or(text.len(), |newline| start + newline);
+        let line_end = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
         let end = floor_boundary(text, end).clamp(start, line_end);
         Self {
             line: text[..start].matches('\n').count() + 1,
@@ -92,19 +90,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(crate) fn new(
-        severity: Severity,
-        key: impl Into<String>,
-        message: impl Into<String>,
-    ) -> Self {
-        Self {
-            severity,
-            key: key.into(),
-            message: message.into(),
-            help: None,
-            location: None,
-            variable: None,
-        }
+    pub(crate) fn new(severity: Severity, key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { severity, key: key.into(), message: message.into(), help: None, location: None, variable: None }
     }
 
     pub(crate) fn error(key: impl Into<String>, message: impl Into<String>) -> Self {
@@ -140,9 +127,7 @@ impl Diagnostic for Finding {
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.help
-            .as_ref()
-            .map(|help| Box::new(help) as Box<dyn fmt::Display>)
+        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
@@ -165,18 +150,9 @@ pub struct CheckReport {
 
 impl CheckReport {
     pub(crate) fn new(path: &Path, source: String, mut findings: Vec<Finding>) -> Self {
-        let place = |finding: &Finding| {
-            finding
-                .location
-                .as_ref()
-                .map_or(usize::MAX, |location| location.offset)
-        };
+        let place = |finding: &Finding| finding.location.as_ref().map_or(usize::MAX, |location| location.offset);
         findings.sort_by_key(|finding| (finding.severity, place(finding)));
-        Self {
-            path: path.to_owned(),
-            findings,
-            source,
-        }
+        Self { path: path.to_owned(), findings, source }
     }
 
     /// Whether a region would refuse to start; decides the exit code.
@@ -188,10 +164,7 @@ impl CheckReport {
     /// The number of findings of one severity.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {
-        self.findings
-            .iter()
-            .filter(|finding| finding.severity == severity)
-            .count()
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
     }
 
     /// All findings as text: `path:line:column: error: …`, the line with the value underlined, and
@@ -218,67 +191,41 @@ impl CheckReport {
                 count => Some(format!("{count} {}s", severity.word())),
             })
             .collect();
-        let counts = if counts.is_empty() {
-            "no findings".to_owned()
-        } else {
-            counts.join(", ")
-        };
+        let counts = if counts.is_empty() { "no findings".to_owned() } else { counts.join(", ") };
         format!("{}: {counts}", self.path.display())
     }
 
     fn render_finding(&self, text: &mut String, finding: &Finding) {
         let place = match (&finding.location, &finding.variable) {
-            (Some(location), _) => format!(
-                "{}:{}:{}",
-                self.path.display(),
-                location.line,
-                location.column
-            ),
+            (Some(location), _) => format!("{}:{}:{}", self.path.display(), location.line, location.column),
             (None, Some(variable)) => format!("environment variable {variable}"),
             (None, None) => self.path.display().to_string(),
         };
-        push_line(
-            text,
-            format_args!("{place}: {}: {}", finding.severity.word(), finding.message),
-        );
+        push_line(text, format_args!("{place}: {}: {}", finding.severity.word(), finding.message));
         if let Some(location) = finding.location.as_ref().filter(|_| finding.shows_source()) {
             self.render_source(text, location);
         }
         if let Some(help) = &finding.help {
-            push_line(
-                text,
-                format_args!("  help: {}", help.replace('\n', "\n        ")),
-            );
+            push_line(text, format_args!("  help: {}", help.replace('\n', "\n        ")));
         }
         text.push('\n');
     }
 
     fn render_source(&self, text: &mut String, location: &Location) {
-        let line = self
-            .source
-            .lines()
-            .nth(location.line - 1)
-            .unwrap_or_default();
+        let line = self.source.lines().nth(location.line - 1).unwrap_or_default();
         let number = location.line.to_string();
         let margin = " ".repeat(number.len());
         // Tabs stay tabs, so that the underline stands below its value in every terminal.
-        let indent: String = line
-            .chars()
-            .take(location.column - 1)
-            .map(|it| if it == '\t' { '\t' } else { ' ' })
-            .collect();
+        let indent: String =
+            line.chars().take(location.column - 1).map(|it| if it == '\t' { '\t' } else { ' ' }).collect();
         push_line(text, format_args!("  {margin} |"));
         push_line(text, format_args!("  {number} | {line}"));
-        push_line(
-            text,
-            format_args!("  {margin} | {indent}{}", "^".repeat(location.length)),
-        );
+        push_line(text, format_args!("  {margin} | {indent}{}", "^".repeat(location.length)));
     }
 }
 
 fn push_line(text: &mut String, line: fmt::Arguments<'_>) {
-    text.write_fmt(line)
-        .expect("writing to a String cannot fail");
+    text.write_fmt(line).expect("writing to a String cannot fail");
     text.push('\n');
 }
 
@@ -291,10 +238,7 @@ pub struct ConfigError {
 impl ConfigError {
     pub(crate) fn new(report: CheckReport) -> Self {
         let source = NamedSource::new(report.path.display().to_string(), report.source.clone());
-        Self {
-            report: Box::new(report),
-            source,
-        }
+        Self { report: Box::new(report), source }
     }
 
     /// All findings.
@@ -313,10 +257,7 @@ impl ConfigError {
 /// The source may hold a secret and is not shown.
 impl fmt::Debug for ConfigError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("ConfigError")
-            .field("findings", &self.report.findings)
-            .finish_non_exhaustive()
+        formatter.debug_struct("ConfigError").field("findings", &self.report.findings).finish_non_exhaustive()
     }
 }
 
@@ -334,12 +275,7 @@ impl Diagnostic for ConfigError {
     }
 
     fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
-        Some(Box::new(
-            self.report
-                .findings
-                .iter()
-                .map(|finding| finding as &dyn Diagnostic),
-        ))
+        Some(Box::new(self.report.findings.iter().map(|finding| finding as &dyn Diagnostic)))
     }
 }
 

@@ -16,9 +16,7 @@ const CAPPED: [&str; 6] = ["tungstenite", "tokio_tungstenite", "h2", "hyper", "h
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
     /// The filter is not one that tracing understands.
-    #[error(
-        "the log filter from {origin} cannot be read: {reason}; type for example `info,hearth_mesh=debug`"
-    )]
+    #[error("the log filter from {origin} cannot be read: {reason}; type for example `info,hearth_mesh=debug`")]
     Filter {
         /// The environment variable, or `the configuration`.
         origin: String,
@@ -36,12 +34,9 @@ pub enum LoggingError {
 /// # Errors
 /// When the filter cannot be read, or logging was started before.
 pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
-    let overriding = FILTER_VARIABLES.into_iter().find_map(|name| {
-        std::env::var(name)
-            .ok()
-            .filter(|value| !value.is_empty())
-            .map(|value| (name, value))
-    });
+    let overriding = FILTER_VARIABLES
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(|value| (name, value)));
     let filter = match overriding {
         Some((name, value)) => parse_filter(name, &value)?,
         None => parse_filter("the configuration", filter)?,
@@ -49,13 +44,9 @@ pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), LoggingError>
     let filter = CAPPED.iter().fold(filter, |filter, target| {
         filter.add_directive(format!("{target}=info").parse().expect("a crate and a level are a directive"))
     });
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
-        LogFormat::Text => builder
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     started.map_err(|_| LoggingError::AlreadyStarted)
@@ -66,19 +57,13 @@ pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), LoggingError>
 /// # Errors
 /// With the reason when it is not.
 pub(crate) fn check_filter(filter: &str) -> Result<(), String> {
-    EnvFilter::builder()
-        .parse(filter)
-        .map(drop)
-        .map_err(|error| error.to_string())
+    EnvFilter::builder().parse(filter).map(drop).map_err(|error| error.to_string())
 }
 
 fn parse_filter(origin: &str, filter: &str) -> Result<EnvFilter, LoggingError> {
     EnvFilter::builder()
         .parse(filter)
-        .map_err(|error| LoggingError::Filter {
-            origin: origin.to_owned(),
-            reason: error.to_string(),
-        })
+        .map_err(|error| LoggingError::Filter { origin: origin.to_owned(), reason: error.to_string() })
 }
 
 #[cfg(test)]
@@ -95,9 +80,6 @@ mod tests {
     fn starting_twice_is_refused() {
         // The first start may itself be the second of this process when the tests share one.
         drop(init_logging(LogFormat::Text, "warn"));
-        assert!(matches!(
-            init_logging(LogFormat::Json, "warn"),
-            Err(LoggingError::AlreadyStarted)
-        ));
+        assert!(matches!(init_logging(LogFormat::Json, "warn"), Err(LoggingError::AlreadyStarted)));
     }
 }

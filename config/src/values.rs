@@ -115,14 +115,10 @@ impl Network {
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => same_prefix(
-                u128::from(own.to_bits()) << 96,
-                u128::from(other.to_bits()) << 96,
-                self.prefix,
-            ),
-            (IpAddr::V6(own), IpAddr::V6(other)) => {
-                same_prefix(own.to_bits(), other.to_bits(), self.prefix)
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                same_prefix(u128::from(own.to_bits()) << 96, u128::from(other.to_bits()) << 96, self.prefix)
             }
+            (IpAddr::V6(own), IpAddr::V6(other)) => same_prefix(own.to_bits(), other.to_bits(), self.prefix),
             _ => false,
         }
     }
@@ -144,13 +140,9 @@ impl FromStr for Network {
     type Err = NetworkError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refused = || NetworkError {
-            text: text.to_owned(),
-        };
+        let refused = || NetworkError { text: text.to_owned() };
         let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => {
-                (address, Some(prefix.parse::<u8>().map_err(|_| refused())?))
-            }
+            Some((address, prefix)) => (address, Some(prefix.parse::<u8>().map_err(|_| refused())?)),
             None => (text, None),
         };
         let address = address.parse::<IpAddr>().map_err(|_| refused())?;
@@ -171,9 +163,7 @@ impl fmt::Display for Network {
 
 impl<'de> Deserialize<'de> for Network {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -184,9 +174,7 @@ pub(crate) mod duration {
     use serde::Deserialize;
     use serde::de::{self, Deserializer};
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text)
             .map_err(|error| de::Error::custom(format_args!("`{text}` is not a duration: {error}")))
@@ -204,16 +192,9 @@ pub(crate) fn show_duration(duration: Duration) -> String {
         (seconds % 60, "s"),
         (u64::from(duration.subsec_millis()), "ms"),
     ];
-    let shown: Vec<String> = parts
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, unit)| format!("{count}{unit}"))
-        .collect();
-    if shown.is_empty() {
-        "0s".to_owned()
-    } else {
-        shown.join(" ")
-    }
+    let shown: Vec<String> =
+        parts.into_iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect();
+    if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
 }
 
 /// Sizes in a configuration: a number of bytes, or a text as `"64 KiB"`.
@@ -228,8 +209,7 @@ pub(crate) mod size {
         T: TryFrom<u64>,
     {
         let bytes = deserializer.deserialize_any(SizeVisitor)?;
-        T::try_from(bytes)
-            .map_err(|_| de::Error::custom(format_args!("{bytes} bytes is more than fits here")))
+        T::try_from(bytes).map_err(|_| de::Error::custom(format_args!("{bytes} bytes is more than fits here")))
     }
 }
 
@@ -257,9 +237,7 @@ impl Visitor<'_> for SizeVisitor {
 
 fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
-    let digits = text
-        .find(|character: char| !character.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor = match unit.trim() {
         "" | "B" => 1,
@@ -337,16 +315,7 @@ mod tests {
     #[test]
     fn names_are_dns_labels() {
         assert!(is_name("eu-west") && is_name("a") && is_name("core-1"));
-        for bad in [
-            "",
-            "-a",
-            "a-",
-            "EU",
-            "eu_west",
-            "1a",
-            "../x",
-            &"a".repeat(33),
-        ] {
+        for bad in ["", "-a", "a-", "EU", "eu_west", "1a", "../x", &"a".repeat(33)] {
             assert!(!is_name(bad), "{bad}");
         }
     }

@@ -8,10 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use fixture::Fixture;
 use hearth_config::{
-    AuthSection, CertificateAuthority, DrainSection, IssueOptions, Limits, ListenSection,
-    LogFormat, LogSection, MeshRegion, MeshSection, Pem, RegionConfig, RegionSection,
-    ReplicationSection, ResumeKey, SecretText, Severity, WebTransportCertificate, check_file,
-    load_at,
+    AuthSection, CertificateAuthority, DrainSection, IssueOptions, Limits, ListenSection, LogFormat, LogSection,
+    MeshRegion, MeshSection, Pem, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText, Severity,
+    WebTransportCertificate, check_file, load_at,
 };
 
 /// The folder of the examples that ship with the package.
@@ -24,9 +23,7 @@ const EXAMPLES: [&str; 3] = ["eu-west", "us-east", "ap-south"];
 #[test]
 fn what_is_not_said_has_its_default_and_a_correct_file_has_no_findings() {
     let fixture = Fixture::new();
-    let config = fixture
-        .load(&fixture.text(), &[])
-        .unwrap_or_else(|error| panic!("{}", error.render()));
+    let config = fixture.load(&fixture.text(), &[]).unwrap_or_else(|error| panic!("{}", error.render()));
     assert_eq!(config.region.node, "core-1");
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.limits.parked_for, Duration::from_secs(7 * 24 * 3600));
@@ -34,10 +31,7 @@ fn what_is_not_said_has_its_default_and_a_correct_file_has_no_findings() {
     assert_eq!(config.replication.anti_entropy, Duration::from_secs(5));
     assert_eq!(config.drain.within, Duration::from_secs(10));
     assert_eq!(config.log.format, LogFormat::Text);
-    assert_eq!(
-        config.listen.webtransport_certificate,
-        WebTransportCertificate::Tls
-    );
+    assert_eq!(config.listen.webtransport_certificate, WebTransportCertificate::Tls);
     let report = check_file(&fixture.path("region.toml"));
     assert_eq!(report.findings, []);
     assert!(report.render().ends_with("region.toml: no findings\n"));
@@ -48,30 +42,10 @@ fn relative_paths_start_at_the_folder_of_the_file() {
     let fixture = Fixture::new();
     let config = fixture.load(&fixture.text(), &[]).unwrap();
     assert_eq!(config.region.data, Path::new(fixture.folder()).join("data"));
-    assert_eq!(
-        config.mesh.key.path(),
-        Some(fixture.path("eu-west.key").as_path())
-    );
+    assert_eq!(config.mesh.key.path(), Some(fixture.path("eu-west.key").as_path()));
     assert!(config.mesh.ca.read().unwrap().contains("BEGIN CERTIFICATE"));
-    assert_eq!(
-        config
-            .auth
-            .read_hs256_secret()
-            .unwrap()
-            .unwrap()
-            .expose()
-            .len(),
-        32
-    );
-    assert_eq!(
-        config.auth.resume_keys[0]
-            .read_secret()
-            .unwrap()
-            .unwrap()
-            .expose()
-            .len(),
-        32
-    );
+    assert_eq!(config.auth.read_hs256_secret().unwrap().unwrap().expose().len(), 32);
+    assert_eq!(config.auth.resume_keys[0].read_secret().unwrap().unwrap().expose().len(), 32);
 }
 
 #[test]
@@ -89,19 +63,14 @@ fn the_environment_overrides_scalars_lists_entries_of_lists_and_secrets() {
         ("HEARTH__AUTH__AUDIENCE", "12"),
         ("PATH", "ignored"),
     ];
-    let config = fixture
-        .load(&fixture.text(), &environment)
-        .unwrap_or_else(|error| panic!("{}", error.render()));
+    let config = fixture.load(&fixture.text(), &environment).unwrap_or_else(|error| panic!("{}", error.render()));
     assert_eq!(config.limits.sessions, 77);
     assert_eq!(config.limits.parked_bytes, 2 << 20);
     assert_eq!(config.region.node, "core-2");
     assert_eq!(config.drain.within, Duration::from_secs(3));
     assert_eq!(config.listen.allowed_origins, ["https://a.example"]);
     assert_eq!(config.mesh.regions[1].address, "127.0.0.1:9999");
-    assert_eq!(
-        config.auth.read_hs256_secret().unwrap().unwrap().expose(),
-        secret.as_bytes()
-    );
+    assert_eq!(config.auth.read_hs256_secret().unwrap().unwrap().expose(), secret.as_bytes());
     assert_eq!(config.auth.audience.as_deref(), Some("12"));
 }
 
@@ -114,11 +83,7 @@ fn every_example_parses_and_lacks_only_the_files_that_each_operator_makes() {
         assert_eq!(config.region.id, name);
         assert_eq!(config.region_ids(), EXAMPLES);
         for finding in &report.findings {
-            assert!(
-                finding.message.starts_with("cannot read "),
-                "{}",
-                report.render()
-            );
+            assert!(finding.message.starts_with("cannot read "), "{}", report.render());
         }
     }
 }
@@ -145,18 +110,8 @@ fn every_key_of_the_structures_appears_in_the_example_with_its_default() {
     let example = std::fs::read_to_string(examples().join("eu-west.toml")).unwrap();
     for (table, text) in tables {
         let error = fixture.load(text, &[]).expect_err("zz is no key");
-        let finding = error
-            .report()
-            .findings
-            .iter()
-            .find(|it| it.message == "unknown key `zz`")
-            .unwrap();
-        let (_, keys) = finding
-            .help
-            .as_deref()
-            .unwrap()
-            .split_once("one of: ")
-            .unwrap();
+        let finding = error.report().findings.iter().find(|it| it.message == "unknown key `zz`").unwrap();
+        let (_, keys) = finding.help.as_deref().unwrap().split_once("one of: ").unwrap();
         for key in keys.split(", ") {
             let stands = [
                 format!("\n{key} = "),
@@ -176,17 +131,14 @@ fn every_key_of_the_structures_appears_in_the_example_with_its_default() {
 fn the_defaults_that_the_examples_show_are_the_defaults() {
     let fixture = Fixture::new();
     let example = std::fs::read_to_string(examples().join("eu-west.toml")).unwrap();
-    let limits =
-        &example[example.find("[limits]").unwrap()..example.find("[replication]").unwrap()];
+    let limits = &example[example.find("[limits]").unwrap()..example.find("[replication]").unwrap()];
     let live: String = limits
         .lines()
         .filter_map(|line| line.strip_prefix("# "))
         .filter(|line| line.contains(" = "))
         .fold(String::new(), |text, line| text + line + "\n");
     assert_eq!(live.lines().count(), 30);
-    let config = fixture
-        .load(&(fixture.text() + &live), &[])
-        .unwrap_or_else(|error| panic!("{}", error.render()));
+    let config = fixture.load(&(fixture.text() + &live), &[]).unwrap_or_else(|error| panic!("{}", error.render()));
     assert_eq!(config.limits, Limits::default());
 }
 
@@ -194,30 +146,14 @@ fn the_defaults_that_the_examples_show_are_the_defaults() {
 fn two_regions_are_told_what_they_cannot_survive_and_a_readable_key_is_warned_of() {
     use std::os::unix::fs::PermissionsExt;
     let fixture = Fixture::new();
-    std::fs::set_permissions(
-        fixture.path("eu-west.key"),
-        std::fs::Permissions::from_mode(0o644),
-    )
-    .unwrap();
-    let text = fixture.text().replace(
-        "  { id = \"ap-south\", address = \"ap-south.example.com:7443\" },\n",
-        "",
-    );
+    std::fs::set_permissions(fixture.path("eu-west.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let text = fixture.text().replace("  { id = \"ap-south\", address = \"ap-south.example.com:7443\" },\n", "");
     fixture.load(&text, &[]).unwrap();
     let report = check_file(&fixture.path("region.toml"));
     assert!(!report.has_errors());
-    assert_eq!(
-        (
-            report.count(Severity::Warning),
-            report.count(Severity::Notice)
-        ),
-        (1, 1)
-    );
+    assert_eq!((report.count(Severity::Warning), report.count(Severity::Notice)), (1, 1));
     let rendered = report.render();
-    assert!(
-        rendered.contains("two regions cannot survive"),
-        "{rendered}"
-    );
+    assert!(rendered.contains("two regions cannot survive"), "{rendered}");
     assert!(rendered.contains("chmod 600"), "{rendered}");
 }
 
@@ -225,28 +161,14 @@ fn two_regions_are_told_what_they_cannot_survive_and_a_readable_key_is_warned_of
 fn the_certificate_of_another_region_or_authority_is_an_error() {
     let fixture = Fixture::new();
     let now = SystemTime::now();
-    let other = CertificateAuthority::in_memory(now)
-        .unwrap()
-        .issue_region("eu-west", &IssueOptions::default(), now)
-        .unwrap();
+    let other =
+        CertificateAuthority::in_memory(now).unwrap().issue_region("eu-west", &IssueOptions::default(), now).unwrap();
     fixture.write("eu-west.pem", &other.certificate_pem);
     let error = fixture.load(&fixture.text(), &[]).unwrap_err();
-    assert!(
-        error
-            .render()
-            .contains("the key does not belong to the certificate"),
-        "{}",
-        error.render()
-    );
+    assert!(error.render().contains("the key does not belong to the certificate"), "{}", error.render());
     fixture.write("eu-west.key", &other.key_pem);
     let error = fixture.load(&fixture.text(), &[]).unwrap_err();
-    assert!(
-        error
-            .render()
-            .contains("was not issued by this mesh's authority"),
-        "{}",
-        error.render()
-    );
+    assert!(error.render().contains("was not issued by this mesh's authority"), "{}", error.render());
 }
 
 #[test]
@@ -254,12 +176,7 @@ fn a_certificate_that_ends_soon_is_warned_of_and_one_that_ended_is_an_error() {
     let fixture = Fixture::new();
     fixture.load(&fixture.text(), &[]).unwrap();
     let at = |days: u64| {
-        load_at(
-            &fixture.path("region.toml"),
-            &[],
-            SystemTime::now() + Duration::from_secs(days * 86_400),
-        )
-        .1
+        load_at(&fixture.path("region.toml"), &[], SystemTime::now() + Duration::from_secs(days * 86_400)).1
     };
     assert_eq!(at(300).findings, []);
     assert_eq!(at(360).count(Severity::Warning), 1);
@@ -269,39 +186,22 @@ fn a_certificate_that_ends_soon_is_warned_of_and_one_that_ended_is_an_error() {
 #[test]
 fn a_report_as_json_has_severity_key_place_and_help() {
     let fixture = Fixture::new();
-    let error = fixture
-        .load(&(fixture.text() + "sesions = 5\n"), &[])
-        .unwrap_err();
+    let error = fixture.load(&(fixture.text() + "sesions = 5\n"), &[]).unwrap_err();
     let json = serde_json::to_value(error.report()).unwrap();
     let finding = &json["findings"][0];
     assert_eq!(finding["severity"], "error");
     assert_eq!(finding["key"], "limits.sesions");
-    assert_eq!(
-        finding["location"],
-        serde_json::json!({"line": 27, "column": 1, "length": 7})
-    );
-    assert!(
-        finding["help"]
-            .as_str()
-            .unwrap()
-            .starts_with("did you mean `sessions`?")
-    );
+    assert_eq!(finding["location"], serde_json::json!({"line": 27, "column": 1, "length": 7}));
+    assert!(finding["help"].as_str().unwrap().starts_with("did you mean `sessions`?"));
 }
 
 #[test]
 fn miette_renders_the_findings_with_their_lines() {
     let fixture = Fixture::new();
-    let error = fixture
-        .load(&(fixture.text() + "sesions = 5\n"), &[])
-        .unwrap_err();
+    let error = fixture.load(&(fixture.text() + "sesions = 5\n"), &[]).unwrap_err();
     let mut text = String::new();
-    miette::NarratableReportHandler::new()
-        .render_report(&mut text, &error)
-        .unwrap();
-    assert!(
-        text.contains("unknown key `sesions`") && text.contains("line 27"),
-        "{text}"
-    );
+    miette::NarratableReportHandler::new().render_report(&mut text, &error).unwrap();
+    assert!(text.contains("unknown key `sesions`") && text.contains("line 27"), "{text}");
 }
 
 #[test]
@@ -310,8 +210,7 @@ fn no_cut_of_a_file_and_no_line_left_out_panics_and_none_of_them_is_silent_about
     let text = fixture.text();
     let path = fixture.path("region.toml");
     let lines: Vec<&str> = text.lines().collect();
-    let without =
-        (0..lines.len()).map(|index| [&lines[..index], &lines[index + 1..]].concat().join("\n"));
+    let without = (0..lines.len()).map(|index| [&lines[..index], &lines[index + 1..]].concat().join("\n"));
     let cuts = (0..text.len()).step_by(3).map(|end| text[..end].to_owned());
     for mutilated in without.chain(cuts) {
         std::fs::write(&path, &mutilated).unwrap();
@@ -324,20 +223,10 @@ fn no_cut_of_a_file_and_no_line_left_out_panics_and_none_of_them_is_silent_about
 fn in_code(ids: &[&str]) -> RegionConfig {
     let now = SystemTime::now();
     let authority = CertificateAuthority::in_memory(now).expect("the names are good");
-    let issued = authority
-        .issue_region(ids[0], &IssueOptions::default(), now)
-        .expect("the names are good");
-    let regions = ids
-        .iter()
-        .zip(7000..)
-        .map(|(id, port)| MeshRegion::new(*id, format!("127.0.0.1:{port}")))
-        .collect();
+    let issued = authority.issue_region(ids[0], &IssueOptions::default(), now).expect("the names are good");
+    let regions = ids.iter().zip(7000..).map(|(id, port)| MeshRegion::new(*id, format!("127.0.0.1:{port}"))).collect();
     RegionConfig {
-        region: RegionSection {
-            id: ids[0].into(),
-            node: "core-1".into(),
-            data: "/nonexistent/hearth".into(),
-        },
+        region: RegionSection { id: ids[0].into(), node: "core-1".into(), data: "/nonexistent/hearth".into() },
         mesh: MeshSection {
             id: "dev".into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7000)),
@@ -363,17 +252,8 @@ fn in_code(ids: &[&str]) -> RegionConfig {
 
 #[test]
 fn a_configuration_built_in_code_with_material_in_memory_has_no_findings() {
-    assert_eq!(
-        in_code(&["eu-west", "us-east", "ap-south"]).check(SystemTime::now()),
-        []
-    );
-    assert_eq!(
-        in_code(&["a", "b", "c"]).mesh.regions[2]
-            .resolve()
-            .unwrap()
-            .port(),
-        7002
-    );
+    assert_eq!(in_code(&["eu-west", "us-east", "ap-south"]).check(SystemTime::now()), []);
+    assert_eq!(in_code(&["a", "b", "c"]).mesh.regions[2].resolve().unwrap().port(), 7002);
 }
 
 #[test]

@@ -67,7 +67,11 @@ pub enum StartError {
 impl StartError {
     /// What a failed bind means.
     pub(crate) fn bind(address: SocketAddr, error: std::io::Error) -> Self {
-        if error.kind() == std::io::ErrorKind::AddrInUse { Self::InUse { address } } else { Self::Socket { address, error } }
+        if error.kind() == std::io::ErrorKind::AddrInUse {
+            Self::InUse { address }
+        } else {
+            Self::Socket { address, error }
+        }
     }
 }
 
@@ -271,11 +275,7 @@ fn region_options(config: &RegionConfig, region: &RegionId) -> Result<RegionOpti
     for entry in &config.mesh.regions {
         let id = region_id(&entry.id)?;
         if let (Some(ws), true) = (&entry.ws, id != *region) {
-            endpoints.push(Endpoint {
-                region: id.clone(),
-                ws: ws.clone(),
-                webtransport: entry.webtransport.clone(),
-            });
+            endpoints.push(Endpoint { region: id.clone(), ws: ws.clone(), webtransport: entry.webtransport.clone() });
         }
         regions.push(id);
     }
@@ -358,7 +358,11 @@ pub(crate) fn bind_udp(address: SocketAddr) -> Result<UdpSocket, StartError> {
     Ok(socket)
 }
 
-fn listeners(config: &RegionConfig, http: TcpListener, webtransport: Option<UdpSocket>) -> Result<Listeners, StartError> {
+fn listeners(
+    config: &RegionConfig,
+    http: TcpListener,
+    webtransport: Option<UdpSocket>,
+) -> Result<Listeners, StartError> {
     let tls: Option<SharedTls> = match &config.listen.tls {
         Some(files) => Some(Arc::new(ArcSwap::new(server_tls(files)?))),
         None => None,

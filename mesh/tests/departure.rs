@@ -61,7 +61,9 @@ async fn start(data: &Path) -> Vec<RunningRegion> {
         regions.push(running.expect("a region starts"));
     }
     until("all links are up", || {
-        regions.iter().all(|one| REGIONS.iter().all(|other| one.handle.region().as_str() == *other || one.links.is_up(other)))
+        regions
+            .iter()
+            .all(|one| REGIONS.iter().all(|other| one.handle.region().as_str() == *other || one.links.is_up(other)))
     })
     .await;
     regions

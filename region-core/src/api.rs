@@ -59,7 +59,10 @@ impl Region {
         let target = holders.find(|region| *region != self.me() && self.links.is_up(region));
         match target {
             Some(region) if pass_on => Ok(self.proxy(region, user, call).await),
-            _ => Err(Refusal::new(ErrorCode::HomeUnreachable, "no region that holds this is in reach").with_retry_after(5)),
+            _ => {
+                Err(Refusal::new(ErrorCode::HomeUnreachable, "no region that holds this is in reach")
+                    .with_retry_after(5))
+            }
         }
     }
 
@@ -71,15 +74,13 @@ impl Region {
             ApiCall::Feed { cursor, limit } => self.feed(user, cursor.as_deref(), *limit, &call, pass_on).await,
             ApiCall::User { id } => self.user(user, id, &call, pass_on).await,
             ApiCall::PatchMe { patch } => self.patch_me(user, patch, &call, pass_on).await,
-            ApiCall::Sync { request } => {
-                Ok(ApiAnswer::json(200, &self.sync(user, request.clone(), pass_on).await?))
-            }
+            ApiCall::Sync { request } => Ok(ApiAnswer::json(200, &self.sync(user, request.clone(), pass_on).await?)),
             ApiCall::Conversation { id } | ApiCall::Members { id, .. } | ApiCall::History { id, .. } => {
                 self.read_conversation(user, *id, &call, pass_on).await
             }
-            ApiCall::AddMembers { id, .. } | ApiCall::RemoveMember { id, .. } | ApiCall::PatchConversation { id, .. } => {
-                self.write_conversation(user, *id, &call, pass_on).await
-            }
+            ApiCall::AddMembers { id, .. }
+            | ApiCall::RemoveMember { id, .. }
+            | ApiCall::PatchConversation { id, .. } => self.write_conversation(user, *id, &call, pass_on).await,
         }
     }
 
@@ -208,7 +209,12 @@ impl Region {
         Ok(())
     }
 
-    async fn create_direct(self: &Arc<Self>, user: &UserId, other: UserId, pass_on: bool) -> Result<ApiAnswer, Refusal> {
+    async fn create_direct(
+        self: &Arc<Self>,
+        user: &UserId,
+        other: UserId,
+        pass_on: bool,
+    ) -> Result<ApiAnswer, Refusal> {
         if other == *user {
             return Err(Refusal::invalid("a direct conversation is with somebody else"));
         }
@@ -237,7 +243,12 @@ impl Region {
         self.command(command).await.map(|ack| !ack.duplicate)
     }
 
-    async fn create_group(self: &Arc<Self>, user: &UserId, group: &CreateGroup, key: Uuid) -> Result<ApiAnswer, Refusal> {
+    async fn create_group(
+        self: &Arc<Self>,
+        user: &UserId,
+        group: &CreateGroup,
+        key: Uuid,
+    ) -> Result<ApiAnswer, Refusal> {
         check_name(&group.name)?;
         let kind = group.kind.unwrap_or(ConversationKind::Group);
         if kind == ConversationKind::Direct {
@@ -344,15 +355,18 @@ impl Region {
         let too_long = |text: &Option<Option<String>>, most: usize| {
             text.as_ref().and_then(Option::as_ref).is_some_and(|text| text.chars().count() > most)
         };
-        if too_long(&patch.display_name, limits::NAME_CHARACTERS) || too_long(&patch.avatar_url, limits::URL_CHARACTERS) {
-            return Err(Refusal::too_large("a field of the profile is too long", "100 characters of name, 2048 of URL"));
+        if too_long(&patch.display_name, limits::NAME_CHARACTERS) || too_long(&patch.avatar_url, limits::URL_CHARACTERS)
+        {
+            return Err(Refusal::too_large(
+                "a field of the profile is too long",
+                "100 characters of name, 2048 of URL",
+            ));
         }
         let home = self.ensure_user(user).await?;
         if home != *self.me() {
             return self.to_home(&home, user, call, pass_on).await;
         }
-        let change =
-            Change::Profile { display_name: patch.display_name.clone(), avatar_url: patch.avatar_url.clone() };
+        let change = Change::Profile { display_name: patch.display_name.clone(), avatar_url: patch.avatar_url.clone() };
         self.change_user(user, &change).await?;
         let view = self.view(LogId::user(user), false).await?;
         Ok(ApiAnswer::json(200, &Self::user_row(&view)?))

@@ -44,8 +44,7 @@ impl Connection {
     #[must_use]
     pub fn new(id: u64, user: UserId, device: DeviceId, capacity: usize) -> (Self, mpsc::Receiver<EdgeEvent>) {
         let (events, receiver) = mpsc::channel(capacity);
-        let connection =
-            Self { id, user, device, events, overflowed: AtomicBool::new(false), overflow: Notify::new() };
+        let connection = Self { id, user, device, events, overflowed: AtomicBool::new(false), overflow: Notify::new() };
         (connection, receiver)
     }
 

@@ -37,12 +37,7 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(crate) fn new(notices: mpsc::Sender<Notice>) -> Self {
-        Self {
-            users: RwLock::new(HashMap::new()),
-            notices,
-            dropped: AtomicU64::new(0),
-            delivered: AtomicU64::new(0),
-        }
+        Self { users: RwLock::new(HashMap::new()), notices, dropped: AtomicU64::new(0), delivered: AtomicU64::new(0) }
     }
 
     pub(crate) fn add(&self, connection: Arc<Connection>) {
@@ -107,7 +102,10 @@ impl Hub {
         if audience.len() <= users.len() {
             audience.keys().filter_map(|user| users.get(user)).for_each(&mut show);
         } else {
-            users.iter().filter(|(user, _)| audience.contains_key(*user)).for_each(|(_, connections)| show(connections));
+            users
+                .iter()
+                .filter(|(user, _)| audience.contains_key(*user))
+                .for_each(|(_, connections)| show(connections));
         }
         gone.iter().filter_map(|user| users.get(user)).for_each(&mut show);
     }

@@ -93,7 +93,8 @@ impl Region {
                 (to.saturating_sub(limit).max(seen.from), to)
             }
         };
-        let messages = if from < to { self.read_rows(conversation, from, to, limits::HISTORY_ROWS).await? } else { Vec::new() };
+        let messages =
+            if from < to { self.read_rows(conversation, from, to, limits::HISTORY_ROWS).await? } else { Vec::new() };
         let forward = query.after.is_some();
         let has_more = if forward { to < seen.to } else { from > seen.from && !messages.is_empty() };
         let next_cursor = if forward { messages.last() } else { messages.first() }.map(|row| row.sequence_number);
@@ -119,7 +120,11 @@ impl Region {
     ) -> Result<SyncedConversation, Refusal> {
         let seen = seen(view, user)?;
         let from = cursor.last_sequence.saturating_add(1).max(seen.from);
-        let messages = if from < seen.to { self.read_rows(cursor.conversation_id, from, seen.to, limit).await? } else { Vec::new() };
+        let messages = if from < seen.to {
+            self.read_rows(cursor.conversation_id, from, seen.to, limit).await?
+        } else {
+            Vec::new()
+        };
         let covered = messages.last().map_or(from, |row| row.sequence_number + 1);
         Ok(SyncedConversation {
             conversation_id: cursor.conversation_id,
@@ -269,4 +274,3 @@ impl Region {
         }
     }
 }
-

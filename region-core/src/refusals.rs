@@ -39,12 +39,7 @@ impl KeptRefusals {
 
 fn payload(send: &ParkedSend) -> RefusedPayload {
     let (code, message) = send.refused.clone().unwrap_or_default();
-    RefusedPayload {
-        message_id: send.id,
-        conversation_id: send.conversation,
-        error: ErrorCode::parse(&code),
-        message,
-    }
+    RefusedPayload { message_id: send.id, conversation_id: send.conversation, error: ErrorCode::parse(&code), message }
 }
 
 impl Region {

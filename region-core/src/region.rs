@@ -234,9 +234,7 @@ impl Region {
         let question = Question::Api(mesh::ApiCall { user: user.as_str().to_owned(), call });
         let answer = self.ask(to, question).await;
         match answer {
-            Some(response) => {
-                ApiAnswer { status: u16::try_from(response.status).unwrap_or(500), body: response.body }
-            }
+            Some(response) => ApiAnswer { status: u16::try_from(response.status).unwrap_or(500), body: response.body },
             None => unreachable(),
         }
     }

@@ -42,7 +42,8 @@ impl Region {
         view: &region_model::LogView,
     ) -> Result<Replay, Refusal> {
         let limit = Some(rows.clamp(1, limits::HISTORY_ROWS) as u64);
-        let last = self.history_elsewhere(user, cursor, HistoryQuery { limit, ..HistoryQuery::default() }, view).await?;
+        let last =
+            self.history_elsewhere(user, cursor, HistoryQuery { limit, ..HistoryQuery::default() }, view).await?;
         let up_to = last.messages.last().map_or(0, |row| row.sequence_number);
         let visible_from = last.withheld.last().map_or(last.floor_sequence, |range| range.to + 1);
         let missed = up_to.saturating_sub(cursor.last_sequence);
@@ -68,7 +69,9 @@ impl Region {
         let answer = self.pass_on(view, user, &call, true).await?;
         if answer.status != 200 {
             let refusal = serde_json::from_slice::<Refusal>(&answer.body);
-            return Err(refusal.unwrap_or_else(|_| Refusal::new(ErrorCode::Internal, "a region's answer does not read")));
+            return Err(
+                refusal.unwrap_or_else(|_| Refusal::new(ErrorCode::Internal, "a region's answer does not read"))
+            );
         }
         serde_json::from_slice(&answer.body)
             .map_err(|_| Refusal::new(ErrorCode::Internal, "a region's answer does not read"))

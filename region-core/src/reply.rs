@@ -47,10 +47,9 @@ impl ReplyTo {
     pub(crate) fn outcome(&self, outcome: Outcome) {
         match self {
             Self::Send(reply) => {
-                reply.connection.push(EdgeEvent::Frame(encode_server_frame(
-                    &send_frame(reply, outcome),
-                    reply.request.as_deref(),
-                )));
+                reply
+                    .connection
+                    .push(EdgeEvent::Frame(encode_server_frame(&send_frame(reply, outcome), reply.request.as_deref())));
             }
             Self::Call(sender) => {
                 if matches!(outcome, Outcome::Queued(..)) {

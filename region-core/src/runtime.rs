@@ -62,11 +62,7 @@ struct StoreWork {
 }
 
 impl Runtime {
-    pub(crate) fn new(
-        region: Arc<Region>,
-        core: RegionCore<ReplyTo>,
-        inputs: mpsc::Receiver<Input<ReplyTo>>,
-    ) -> Self {
+    pub(crate) fn new(region: Arc<Region>, core: RegionCore<ReplyTo>, inputs: mpsc::Receiver<Input<ReplyTo>>) -> Self {
         Self {
             region,
             core,
@@ -317,9 +313,7 @@ impl Runtime {
     }
 }
 
-async fn next_ready(
-    operations: &mut FuturesUnordered<Operation>,
-) -> Option<Result<Vec<Input<ReplyTo>>, StoreError>> {
+async fn next_ready(operations: &mut FuturesUnordered<Operation>) -> Option<Result<Vec<Input<ReplyTo>>, StoreError>> {
     match futures_util::poll!(operations.next()) {
         Poll::Ready(done) => done,
         Poll::Pending => None,

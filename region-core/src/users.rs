@@ -28,10 +28,9 @@ impl Region {
             self.own_command(LogId::placement(Slot::of(&log)), EntryKind::Placement, Uuid::new_v4(), change.encode());
         // A lost race is acked too: the placement that stands is read, whoever made it.
         self.command(command).await?;
-        self.view(log, true)
-            .await?
-            .placement
-            .ok_or_else(|| Refusal::new(ErrorCode::HomeUnreachable, "the placement is not known yet").with_retry_after(1))
+        self.view(log, true).await?.placement.ok_or_else(|| {
+            Refusal::new(ErrorCode::HomeUnreachable, "the placement is not known yet").with_retry_after(1)
+        })
     }
 
     /// The home of a user's record; created here when no region ever needed it.

@@ -34,11 +34,7 @@ impl Backoff {
     /// the start: both limits lie just behind one, so that with the longest pause of 1 s there are
     /// never more than 1.2 s without a packet that may find the network healed.
     pub(crate) fn attempt_limit(&self, usual: Duration) -> Duration {
-        if self.failures % PATIENT_EVERY == PATIENT_EVERY - 1 {
-            usual * 11 / 5
-        } else {
-            usual
-        }
+        if self.failures % PATIENT_EVERY == PATIENT_EVERY - 1 { usual * 11 / 5 } else { usual }
     }
 
     /// Starts a new series: the link worked.
@@ -77,9 +73,6 @@ mod tests {
             limits.push(backoff.attempt_limit(usual).as_millis());
             backoff.pause(0.0);
         }
-        assert_eq!(
-            limits,
-            [1_000, 1_000, 1_000, 2_200, 1_000, 1_000, 1_000, 2_200]
-        );
+        assert_eq!(limits, [1_000, 1_000, 1_000, 2_200, 1_000, 1_000, 1_000, 2_200]);
     }
 }

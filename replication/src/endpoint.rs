@@ -105,82 +105,40 @@ impl Links {
         let peers: Vec<Arc<Peer>> = config
             .peers
             .iter()
-            .map(|peer| {
-                Arc::new(Peer::new(
-                    peer.clone(),
-                    metrics.pair(&config.region, &peer.region),
-                ))
-            })
+            .map(|peer| Arc::new(Peer::new(peer.clone(), metrics.pair(&config.region, &peer.region))))
             .collect();
-        let (socket, control) = socket::wrap(
-            bind(udp)?,
-            routes(&config, &faults, &metrics),
-            config.limits.delayed_bytes,
-            config.seed,
-        );
-        let mut endpoint = Endpoint::new_with_abstract_socket(
-            configs.endpoint,
-            Some(configs.server),
-            socket,
-            Arc::new(TokioRuntime),
-        )?;
+        let (socket, control) =
+            socket::wrap(bind(udp)?, routes(&config, &faults, &metrics), config.limits.delayed_bytes, config.seed);
+        let mut endpoint =
+            Endpoint::new_with_abstract_socket(configs.endpoint, Some(configs.server), socket, Arc::new(TokioRuntime))?;
         endpoint.set_default_client_config(configs.client);
         let (events, receiver) = mpsc::channel(config.limits.events);
         let hello = hello(&config);
-        let shared = Arc::new(Shared {
-            config,
-            hello,
-            metrics,
-            events,
-            stop: CancellationToken::new(),
-        });
+        let shared = Arc::new(Shared { config, hello, metrics, events, stop: CancellationToken::new() });
         let tasks = TaskTracker::new();
         spawn_all(&tasks, &shared, &peers, &endpoint);
-        let peers = peers
-            .into_iter()
-            .map(|peer| (peer.config.region.clone(), peer))
-            .collect();
+        let peers = peers.into_iter().map(|peer| (peer.config.region.clone(), peer)).collect();
         let endpoint = Mutex::new(Some((endpoint, control)));
-        Ok((
-            LinksHandle {
-                inner: Arc::new(Inner {
-                    shared,
-                    peers,
-                    tasks,
-                    endpoint,
-                }),
-            },
-            receiver,
-        ))
+        Ok((LinksHandle { inner: Arc::new(Inner { shared, peers, tasks, endpoint }) }, receiver))
     }
 }
 
 fn check(config: &LinkConfig) -> Result<(), LinkError> {
     let mut seen = vec![config.region.as_str()];
     if ServerName::try_from(config.region.as_str()).is_err() {
-        return Err(LinkError::RegionName {
-            region: config.region.clone(),
-        });
+        return Err(LinkError::RegionName { region: config.region.clone() });
     }
     for peer in &config.peers {
         let name = peer.region.as_str();
         if seen.contains(&name) || ServerName::try_from(name).is_err() {
-            return Err(LinkError::RegionName {
-                region: peer.region.clone(),
-            });
+            return Err(LinkError::RegionName { region: peer.region.clone() });
         }
         seen.push(name);
     }
     if config.versions.minimum > config.versions.current {
         return Err(LinkError::Versions);
     }
-    let LinkLimits {
-        lane_frames,
-        events,
-        stream_window,
-        connection_window,
-        ..
-    } = config.limits;
+    let LinkLimits { lane_frames, events, stream_window, connection_window, .. } = config.limits;
     let windows = (stream_window as usize, connection_window as usize);
     for (limit, value) in [
         ("lane_frames", lane_frames),
@@ -234,23 +192,13 @@ fn spawn_all(tasks: &TaskTracker, shared: &Arc<Shared>, peers: &[Arc<Peer>], end
     for peer in peers {
         let (sender, receiver) = mpsc::channel(1);
         if shared.config.region < peer.config.region {
-            tasks.spawn(run_dialler(
-                Arc::clone(shared),
-                Arc::clone(peer),
-                endpoint.clone(),
-                receiver,
-            ));
+            tasks.spawn(run_dialler(Arc::clone(shared), Arc::clone(peer), endpoint.clone(), receiver));
         } else {
             tasks.spawn(run_acceptor(Arc::clone(shared), Arc::clone(peer), receiver));
         }
         accepting.insert(peer.config.region.clone(), (Arc::clone(peer), sender));
     }
-    tasks.spawn(accept_all(
-        Arc::clone(shared),
-        Arc::new(accepting),
-        endpoint.clone(),
-        tasks.clone(),
-    ));
+    tasks.spawn(accept_all(Arc::clone(shared), Arc::new(accepting), endpoint.clone(), tasks.clone()));
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
         tokio::select! {
@@ -261,22 +209,12 @@ fn spawn_all(tasks: &TaskTracker, shared: &Arc<Shared>, peers: &[Arc<Peer>], end
 }
 
 /// Makes and keeps the link to a peer that we dial, for ever.
-async fn run_dialler(
-    shared: Arc<Shared>,
-    peer: Arc<Peer>,
-    endpoint: Endpoint,
-    mut newer: mpsc::Receiver<Established>,
-) {
+async fn run_dialler(shared: Arc<Shared>, peer: Arc<Peer>, endpoint: Endpoint, mut newer: mpsc::Receiver<Established>) {
     let times = shared.config.times;
     let mut backoff = Backoff::new(times.reconnect_cap);
     loop {
         let limit = backoff.attempt_limit(times.establish);
-        let attempt = handshake::dial(
-            &endpoint,
-            peer.config.address,
-            &peer.config.region,
-            &shared.hello,
-        );
+        let attempt = handshake::dial(&endpoint, peer.config.address, &peer.config.region, &shared.hello);
         let outcome = tokio::select! {
             () = shared.stop.cancelled() => return,
             outcome = timeout(limit, attempt) => outcome.unwrap_or(Err(EstablishError::Lost)),
@@ -285,10 +223,7 @@ async fn run_dialler(
         match outcome {
             Ok(established) => {
                 let since = Instant::now();
-                if matches!(
-                    run_session(&shared, &peer, established, &mut newer).await,
-                    SessionEnd::Stop
-                ) {
+                if matches!(run_session(&shared, &peer, established, &mut newer).await, SessionEnd::Stop) {
                     return;
                 }
                 if since.elapsed() >= STEADY_AFTER {
@@ -310,11 +245,7 @@ async fn run_dialler(
 }
 
 /// Keeps the link to a peer that dials us: a newer connection replaces the one before.
-async fn run_acceptor(
-    shared: Arc<Shared>,
-    peer: Arc<Peer>,
-    mut newer: mpsc::Receiver<Established>,
-) {
+async fn run_acceptor(shared: Arc<Shared>, peer: Arc<Peer>, mut newer: mpsc::Receiver<Established>) {
     let mut next = None;
     loop {
         let established = match next.take() {
@@ -341,12 +272,7 @@ async fn run_acceptor(
 type Accepting = HashMap<String, (Arc<Peer>, mpsc::Sender<Established>)>;
 
 /// Accepts connections until shutdown.
-async fn accept_all(
-    shared: Arc<Shared>,
-    accepting: Arc<Accepting>,
-    endpoint: Endpoint,
-    tasks: TaskTracker,
-) {
+async fn accept_all(shared: Arc<Shared>, accepting: Arc<Accepting>, endpoint: Endpoint, tasks: TaskTracker) {
     let handshakes = Arc::new(Semaphore::new(MAXIMUM_HANDSHAKES));
     loop {
         let incoming = tokio::select! {
@@ -400,11 +326,7 @@ impl LinksHandle {
     /// # Errors
     /// [`SendError`]; the frame was not taken.
     pub fn send(&self, peer: &str, lane: Lane, frame: Bytes) -> Result<(), SendError> {
-        self.inner
-            .peers
-            .get(peer)
-            .ok_or(SendError::UnknownPeer)?
-            .send(lane, frame)
+        self.inner.peers.get(peer).ok_or(SendError::UnknownPeer)?.send(lane, frame)
     }
 
     /// Whether the link to `peer` is up.
@@ -424,14 +346,8 @@ impl LinksHandle {
     pub async fn shutdown(&self) {
         self.inner.shared.stop.cancel();
         self.inner.tasks.close();
-        if timeout(SHUTDOWN_PATIENCE, self.inner.tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                region = self.inner.shared.config.region,
-                "link tasks did not stop in time"
-            );
+        if timeout(SHUTDOWN_PATIENCE, self.inner.tasks.wait()).await.is_err() {
+            tracing::warn!(region = self.inner.shared.config.region, "link tasks did not stop in time");
         }
         let Some((endpoint, control)) = self.inner.endpoint.lock().take() else {
             return;

@@ -26,15 +26,8 @@ impl FaultState {
 
     /// The same with the loss brought into 0 to 100 (not-a-number is 0).
     fn in_range(self) -> Self {
-        let loss_percent = if self.loss_percent.is_nan() {
-            0.0
-        } else {
-            self.loss_percent.clamp(0.0, 100.0)
-        };
-        Self {
-            loss_percent,
-            ..self
-        }
+        let loss_percent = if self.loss_percent.is_nan() { 0.0 } else { self.loss_percent.clamp(0.0, 100.0) };
+        Self { loss_percent, ..self }
     }
 }
 
@@ -94,11 +87,7 @@ impl LinkFaults {
     #[must_use]
     pub fn get(&self, from: &str, to: &str) -> FaultState {
         let key = (from.to_owned(), to.to_owned());
-        self.cells
-            .lock()
-            .get(&key)
-            .map(|cell| cell.get())
-            .unwrap_or_default()
+        self.cells.lock().get(&key).map(|cell| cell.get()).unwrap_or_default()
     }
 
     /// Every direction known here, sorted by name: those of started links and those ever set.
@@ -107,22 +96,13 @@ impl LinkFaults {
         let cells = self.cells.lock();
         cells
             .iter()
-            .map(|((from, to), cell)| LinkFault {
-                from: from.clone(),
-                to: to.clone(),
-                state: cell.get(),
-            })
+            .map(|((from, to), cell)| LinkFault { from: from.clone(), to: to.clone(), state: cell.get() })
             .collect()
     }
 
     /// The shared state of one direction.
     pub(crate) fn cell(&self, from: &str, to: &str) -> Arc<FaultCell> {
-        Arc::clone(
-            self.cells
-                .lock()
-                .entry((from.to_owned(), to.to_owned()))
-                .or_default(),
-        )
+        Arc::clone(self.cells.lock().entry((from.to_owned(), to.to_owned())).or_default())
     }
 }
 
@@ -134,10 +114,7 @@ mod tests {
     fn a_fault_is_seen_by_clones_and_by_cells_given_out_before() {
         let faults = LinkFaults::new();
         let cell = faults.cell("eu-west", "us-east");
-        let state = FaultState {
-            cut: true,
-            ..FaultState::default()
-        };
+        let state = FaultState { cut: true, ..FaultState::default() };
         let clone = faults.clone();
         clone.set("eu-west", "us-east", state);
         assert_eq!(cell.get(), state);
@@ -148,40 +125,16 @@ mod tests {
     #[test]
     fn all_directions_are_listed_in_order_of_names() {
         let faults = LinkFaults::new();
-        faults.set_both(
-            "us-east",
-            "eu-west",
-            FaultState {
-                loss_percent: 2.5,
-                ..FaultState::default()
-            },
-        );
-        let rows: Vec<_> = faults
-            .get_all()
-            .into_iter()
-            .map(|row| (row.from, row.to))
-            .collect();
-        assert_eq!(
-            rows,
-            [
-                ("eu-west".into(), "us-east".into()),
-                ("us-east".into(), "eu-west".into())
-            ]
-        );
+        faults.set_both("us-east", "eu-west", FaultState { loss_percent: 2.5, ..FaultState::default() });
+        let rows: Vec<_> = faults.get_all().into_iter().map(|row| (row.from, row.to)).collect();
+        assert_eq!(rows, [("eu-west".into(), "us-east".into()), ("us-east".into(), "eu-west".into())]);
     }
 
     #[test]
     fn loss_is_brought_into_range() {
         let faults = LinkFaults::new();
         for (given, kept) in [(f64::NAN, 0.0), (-3.0, 0.0), (250.0, 100.0), (12.5, 12.5)] {
-            faults.set(
-                "a",
-                "b",
-                FaultState {
-                    loss_percent: given,
-                    ..FaultState::default()
-                },
-            );
+            faults.set("a", "b", FaultState { loss_percent: given, ..FaultState::default() });
             assert_eq!(faults.get("a", "b").loss_percent, kept);
         }
     }

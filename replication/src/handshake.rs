@@ -28,20 +28,14 @@ impl EstablishError {
     /// Reads what a lost connection says. `ours` is our hello, whose versions a refusal compares.
     fn from_connection(error: &ConnectionError, ours: &Hello) -> Self {
         match error {
-            ConnectionError::ApplicationClosed(close) => Refusal::from_close(
-                close.error_code.into_inner(),
-                &close.reason,
-                ours.versions(),
-            )
-            .map_or(Self::Lost, Self::Refused),
-            ConnectionError::TransportError(error)
-                if CRYPTO_ERRORS.contains(&u64::from(error.code)) =>
-            {
+            ConnectionError::ApplicationClosed(close) => {
+                Refusal::from_close(close.error_code.into_inner(), &close.reason, ours.versions())
+                    .map_or(Self::Lost, Self::Refused)
+            }
+            ConnectionError::TransportError(error) if CRYPTO_ERRORS.contains(&u64::from(error.code)) => {
                 Self::Refused(Refusal::Certificate)
             }
-            ConnectionError::ConnectionClosed(close)
-                if CRYPTO_ERRORS.contains(&u64::from(close.error_code)) =>
-            {
+            ConnectionError::ConnectionClosed(close) if CRYPTO_ERRORS.contains(&u64::from(close.error_code)) => {
                 Self::Refused(Refusal::Certificate)
             }
             _ => Self::Lost,
@@ -57,12 +51,8 @@ pub(crate) async fn dial(
     ours: &Hello,
 ) -> Result<Established, EstablishError> {
     // TLS verifies that the certificate is one of this mesh for this name.
-    let connecting = endpoint
-        .connect(address, region)
-        .map_err(|_| EstablishError::Lost)?;
-    let connection = connecting
-        .await
-        .map_err(|error| EstablishError::from_connection(&error, ours))?;
+    let connecting = endpoint.connect(address, region).map_err(|_| EstablishError::Lost)?;
+    let connection = connecting.await.map_err(|error| EstablishError::from_connection(&error, ours))?;
     let outcome = dial_hello(&connection, region, ours).await;
     conclude(connection, outcome, ours)
 }
@@ -93,11 +83,7 @@ fn conclude(
     ours: &Hello,
 ) -> Result<Established, EstablishError> {
     match outcome {
-        Ok((hello, streams)) => Ok(Established {
-            connection,
-            hello,
-            streams,
-        }),
+        Ok((hello, streams)) => Ok(Established { connection, hello, streams }),
         Err(error) => {
             if let Some(reason) = connection.close_reason() {
                 return Err(EstablishError::from_connection(&reason, ours));
@@ -112,11 +98,7 @@ fn conclude(
     }
 }
 
-async fn dial_hello(
-    connection: &Connection,
-    region: &str,
-    ours: &Hello,
-) -> Result<Ready, EstablishError> {
+async fn dial_hello(connection: &Connection, region: &str, ours: &Hello) -> Result<Ready, EstablishError> {
     let mut streams = Vec::with_capacity(LANES);
     let mut control = open(connection, Lane::Control).await?;
     write_hello(&mut control.0, ours).await?;
@@ -143,9 +125,8 @@ async fn accept_hello(
         return Err(EstablishError::Protocol);
     }
     let theirs = read_hello(&mut control.1).await?;
-    let certificate = connection
-        .peer_identity()
-        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'_>>>().ok());
+    let certificate =
+        connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'_>>>().ok());
     let leaf = certificate.as_ref().and_then(|chain| chain.first());
     if !leaf.is_some_and(|leaf| is_for_region(leaf, &theirs.region)) {
         return Err(EstablishError::Refused(Refusal::Region));
@@ -169,50 +150,23 @@ async fn accept_hello(
 
 fn agree(ours: &Hello, theirs: Hello) -> Result<PeerHello, EstablishError> {
     let version = check_hello(ours, &theirs).map_err(EstablishError::Refused)?;
-    let store_id = theirs
-        .store_id
-        .try_into()
-        .map_err(|_| EstablishError::Protocol)?;
-    Ok(PeerHello {
-        region: theirs.region,
-        node: theirs.node,
-        store_id,
-        incarnation: theirs.incarnation,
-        version,
-    })
+    let store_id = theirs.store_id.try_into().map_err(|_| EstablishError::Protocol)?;
+    Ok(PeerHello { region: theirs.region, node: theirs.node, store_id, incarnation: theirs.incarnation, version })
 }
 
-async fn open(
-    connection: &Connection,
-    lane: Lane,
-) -> Result<(SendStream, RecvStream), EstablishError> {
-    let (mut send, receive) = connection
-        .open_bi()
-        .await
-        .map_err(|_| EstablishError::Lost)?;
-    send.set_priority(lane.priority())
-        .map_err(|_| EstablishError::Lost)?;
-    send.write_all(&[lane.byte()])
-        .await
-        .map_err(|_| EstablishError::Lost)?;
+async fn open(connection: &Connection, lane: Lane) -> Result<(SendStream, RecvStream), EstablishError> {
+    let (mut send, receive) = connection.open_bi().await.map_err(|_| EstablishError::Lost)?;
+    send.set_priority(lane.priority()).map_err(|_| EstablishError::Lost)?;
+    send.write_all(&[lane.byte()]).await.map_err(|_| EstablishError::Lost)?;
     Ok((send, receive))
 }
 
-async fn accept_lane(
-    connection: &Connection,
-) -> Result<(Lane, (SendStream, RecvStream)), EstablishError> {
-    let (send, mut receive) = connection
-        .accept_bi()
-        .await
-        .map_err(|_| EstablishError::Lost)?;
+async fn accept_lane(connection: &Connection) -> Result<(Lane, (SendStream, RecvStream)), EstablishError> {
+    let (send, mut receive) = connection.accept_bi().await.map_err(|_| EstablishError::Lost)?;
     let mut byte = [0];
-    receive
-        .read_exact(&mut byte)
-        .await
-        .map_err(|_| EstablishError::Lost)?;
+    receive.read_exact(&mut byte).await.map_err(|_| EstablishError::Lost)?;
     let lane = Lane::from_byte(byte[0]).ok_or(EstablishError::Protocol)?;
-    send.set_priority(lane.priority())
-        .map_err(|_| EstablishError::Lost)?;
+    send.set_priority(lane.priority()).map_err(|_| EstablishError::Lost)?;
     Ok((lane, (send, receive)))
 }
 
@@ -221,27 +175,17 @@ async fn write_hello(stream: &mut SendStream, hello: &Hello) -> Result<(), Estab
     let mut frame = BytesMut::with_capacity(bytes.len() + 4);
     frame.put_slice(&header(bytes.len()));
     frame.put_slice(&bytes);
-    stream
-        .write_chunk(frame.freeze())
-        .await
-        .map_err(|_| EstablishError::Lost)
+    stream.write_chunk(frame.freeze()).await.map_err(|_| EstablishError::Lost)
 }
 
 async fn read_hello(stream: &mut RecvStream) -> Result<Hello, EstablishError> {
     let mut length = [0; 4];
-    stream
-        .read_exact(&mut length)
-        .await
-        .map_err(|_| EstablishError::Lost)?;
-    let length =
-        usize::try_from(u32::from_be_bytes(length)).map_err(|_| EstablishError::Protocol)?;
+    stream.read_exact(&mut length).await.map_err(|_| EstablishError::Lost)?;
+    let length = usize::try_from(u32::from_be_bytes(length)).map_err(|_| EstablishError::Protocol)?;
     if length > MAXIMUM_HELLO_BYTES {
         return Err(EstablishError::Protocol);
     }
     let mut bytes = vec![0; length];
-    stream
-        .read_exact(&mut bytes)
-        .await
-        .map_err(|_| EstablishError::Lost)?;
+    stream.read_exact(&mut bytes).await.map_err(|_| EstablishError::Lost)?;
     Hello::decode(bytes.as_slice()).map_err(|_| EstablishError::Protocol)
 }

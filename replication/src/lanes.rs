@@ -76,9 +76,7 @@ impl Lane {
 
     /// All lanes in the order of their index.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        std::iter::once(Self::Control)
-            .chain((0..MESSAGE_LANES).map(Self::Message))
-            .chain(std::iter::once(Self::Bulk))
+        std::iter::once(Self::Control).chain((0..MESSAGE_LANES).map(Self::Message)).chain(std::iter::once(Self::Bulk))
     }
 
     /// quinn's priority of the stream: higher goes first.
@@ -164,10 +162,7 @@ impl LaneQueue {
         let bytes = state.bytes + frame.len();
         let full = state.frames.len() >= self.maximum_frames || bytes > self.maximum_bytes;
         if full && !state.frames.is_empty() {
-            return Err(SendError::Full {
-                frames: state.frames.len(),
-                bytes: state.bytes,
-            });
+            return Err(SendError::Full { frames: state.frames.len(), bytes: state.bytes });
         }
         state.bytes = bytes;
         state.frames.push_back(frame);
@@ -209,37 +204,26 @@ impl LaneQueue {
     pub(crate) fn close(&self) -> usize {
         let mut state = self.state.lock();
         let lost = state.frames.len();
-        *state = QueueState {
-            closed: true,
-            ..QueueState::default()
-        };
+        *state = QueueState { closed: true, ..QueueState::default() };
         self.export(&state);
         lost
     }
 
     fn export(&self, state: &QueueState) {
-        self.depth_frames
-            .set(i64::try_from(state.frames.len()).unwrap_or(i64::MAX));
-        self.depth_bytes
-            .set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
+        self.depth_frames.set(i64::try_from(state.frames.len()).unwrap_or(i64::MAX));
+        self.depth_bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
     }
 }
 
 /// The 4-byte big-endian length before a frame.
 pub(crate) fn header(frame_bytes: usize) -> [u8; HEADER_BYTES] {
-    u32::try_from(frame_bytes)
-        .expect("frames are at most 8 MiB")
-        .to_be_bytes()
+    u32::try_from(frame_bytes).expect("frames are at most 8 MiB").to_be_bytes()
 }
 
 /// Puts frames with their lengths into few chunks.
 fn encode(batch: Vec<Bytes>) -> Vec<Bytes> {
     let small = |frame: &Bytes| {
-        if frame.len() < UNCOPIED_BYTES {
-            frame.len()
-        } else {
-            0
-        }
+        if frame.len() < UNCOPIED_BYTES { frame.len() } else { 0 }
     };
     let copied = batch.iter().map(|frame| HEADER_BYTES + small(frame)).sum();
     let mut chunks = Vec::new();
@@ -329,11 +313,7 @@ pub(crate) async fn read_lane(
         if frames.is_empty() {
             continue;
         }
-        let event = LinkEvent::Frames {
-            peer: peer.clone(),
-            lane,
-            frames,
-        };
+        let event = LinkEvent::Frames { peer: peer.clone(), lane, frames };
         if events.send(event).await.is_err() {
             return DownReason::Shutdown;
         }
@@ -366,25 +346,10 @@ mod tests {
         let by_frames = queue(2, 1_000);
         assert_eq!(by_frames.push(Bytes::from_static(b"a")), Ok(()));
         assert_eq!(by_frames.push(Bytes::from_static(b"b")), Ok(()));
-        assert_eq!(
-            by_frames.push(Bytes::from_static(b"c")),
-            Err(SendError::Full {
-                frames: 2,
-                bytes: 2
-            })
-        );
+        assert_eq!(by_frames.push(Bytes::from_static(b"c")), Err(SendError::Full { frames: 2, bytes: 2 }));
         let by_bytes = queue(10, 4);
-        assert_eq!(
-            by_bytes.push(Bytes::from_static(b"longer than four")),
-            Ok(())
-        );
-        assert_eq!(
-            by_bytes.push(Bytes::new()),
-            Err(SendError::Full {
-                frames: 1,
-                bytes: 16
-            })
-        );
+        assert_eq!(by_bytes.push(Bytes::from_static(b"longer than four")), Ok(()));
+        assert_eq!(by_bytes.push(Bytes::new()), Err(SendError::Full { frames: 1, bytes: 16 }));
         assert_eq!(by_bytes.take_batch().len(), 1);
         assert_eq!(by_bytes.push(Bytes::from_static(b"four")), Ok(()));
     }
@@ -408,9 +373,7 @@ mod tests {
         assert_eq!(queue.take_batch().len(), BATCH_FRAMES);
         assert_eq!(queue.take_batch().len(), 100 - BATCH_FRAMES);
         for _ in 0..10 {
-            queue
-                .push(Bytes::from(vec![0; BATCH_BYTES / 2]))
-                .expect("fits");
+            queue.push(Bytes::from(vec![0; BATCH_BYTES / 2])).expect("fits");
         }
         assert_eq!(queue.take_batch().len(), 2);
     }
@@ -418,11 +381,7 @@ mod tests {
     #[test]
     fn a_frame_that_is_announced_too_large_is_an_error() {
         let mut decoder = FrameDecoder::default();
-        decoder.push(
-            &u32::try_from(MAXIMUM_FRAME_BYTES + 1)
-                .expect("fits")
-                .to_be_bytes(),
-        );
+        decoder.push(&u32::try_from(MAXIMUM_FRAME_BYTES + 1).expect("fits").to_be_bytes());
         assert_eq!(decoder.drain(), Err(FrameTooLarge));
     }
 

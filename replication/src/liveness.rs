@@ -86,10 +86,7 @@ impl Liveness {
     /// Takes the echo of ping `number`; echoes that are unknown, repeated or forgotten change nothing.
     /// Gives the smoothed round trip after this sample, as TCP smooths it: seven parts old, one new.
     pub fn handle_pong(&mut self, number: u64, now: Instant) -> Option<Duration> {
-        let index = self
-            .outstanding
-            .iter()
-            .position(|(sent, _)| *sent == number)?;
+        let index = self.outstanding.iter().position(|(sent, _)| *sent == number)?;
         let (_, sent_at) = self.outstanding.remove(index)?;
         let sample = now.saturating_duration_since(sent_at);
         self.last_echo = self.last_echo.max(now);
@@ -150,9 +147,7 @@ mod tests {
     #[test]
     fn a_link_whose_pings_are_echoed_lives() {
         let (mut liveness, now) = start();
-        let end = run(&mut liveness, now, now + Duration::from_secs(60), |_| {
-            Some(Duration::from_millis(80))
-        });
+        let end = run(&mut liveness, now, now + Duration::from_secs(60), |_| Some(Duration::from_millis(80)));
         assert!(end.is_ok());
         assert_eq!(liveness.round_trip(), Some(Duration::from_millis(80)));
     }
@@ -167,37 +162,19 @@ mod tests {
     #[test]
     fn one_echo_in_the_window_keeps_the_link() {
         let (mut liveness, now) = start();
-        let end = run(
-            &mut liveness,
-            now,
-            now + Duration::from_secs(60),
-            |number| {
-                number
-                    .is_multiple_of(8)
-                    .then_some(Duration::from_millis(10))
-            },
-        );
+        let end = run(&mut liveness, now, now + Duration::from_secs(60), |number| {
+            number.is_multiple_of(8).then_some(Duration::from_millis(10))
+        });
         assert!(end.is_ok());
     }
 
     #[test]
     fn a_pause_of_this_process_is_not_held_against_the_peer() {
         let (mut liveness, now) = start();
-        let resumed = run(&mut liveness, now, now + Duration::from_secs(1), |_| {
-            Some(Duration::ZERO)
-        })
-        .expect("alive");
+        let resumed = run(&mut liveness, now, now + Duration::from_secs(1), |_| Some(Duration::ZERO)).expect("alive");
         let after_pause = resumed + Duration::from_secs(30);
-        assert!(matches!(
-            liveness.poll(after_pause),
-            LivenessAction::Ping(_)
-        ));
-        let died = run(
-            &mut liveness,
-            after_pause,
-            after_pause + Duration::from_secs(60),
-            |_| None,
-        );
+        assert!(matches!(liveness.poll(after_pause), LivenessAction::Ping(_)));
+        let died = run(&mut liveness, after_pause, after_pause + Duration::from_secs(60), |_| None);
         let died = died.expect_err("still silent");
         assert!(died.duration_since(after_pause) <= SILENT);
     }
@@ -220,9 +197,6 @@ mod tests {
         liveness.handle_pong(1, now + Duration::from_millis(80));
         let later = now + EVERY;
         assert_eq!(liveness.poll(later), LivenessAction::Ping(2));
-        assert_eq!(
-            liveness.handle_pong(2, later + Duration::from_millis(160)),
-            Some(Duration::from_millis(90))
-        );
+        assert_eq!(liveness.handle_pong(2, later + Duration::from_millis(160)), Some(Duration::from_millis(90)));
     }
 }

@@ -67,21 +67,9 @@ impl LinkMetrics {
             Unit::Seconds,
             self.round_trip.clone(),
         );
-        registry.register(
-            "hearth_link_up",
-            "1 when the link is up, else 0",
-            self.up.clone(),
-        );
-        registry.register(
-            "hearth_link_queue_frames",
-            "Frames that wait in a lane",
-            self.queue_frames.clone(),
-        );
-        registry.register(
-            "hearth_link_queue_bytes",
-            "Bytes that wait in a lane",
-            self.queue_bytes.clone(),
-        );
+        registry.register("hearth_link_up", "1 when the link is up, else 0", self.up.clone());
+        registry.register("hearth_link_queue_frames", "Frames that wait in a lane", self.queue_frames.clone());
+        registry.register("hearth_link_queue_bytes", "Bytes that wait in a lane", self.queue_bytes.clone());
         registry.register(
             "hearth_link_dropped_frames",
             "Frames not taken (full, down, too_large) or lost with a link (unsent)",
@@ -92,29 +80,15 @@ impl LinkMetrics {
             "Datagrams dropped under QUIC by injected faults (cut, loss, overflow) or errors",
             self.dropped_datagrams.clone(),
         );
-        registry.register(
-            "hearth_link_refused",
-            "Connections refused by this region or to it",
-            self.refused.clone(),
-        );
+        registry.register("hearth_link_refused", "Connections refused by this region or to it", self.refused.clone());
     }
 
     /// The metrics of one pair, as `region` sees it.
     pub(crate) fn pair(&self, region: &str, peer: &str) -> PairMetrics {
-        let outward = Direction {
-            from: region.to_owned(),
-            to: peer.to_owned(),
-        };
-        let inward = Direction {
-            from: peer.to_owned(),
-            to: region.to_owned(),
-        };
+        let outward = Direction { from: region.to_owned(), to: peer.to_owned() };
+        let inward = Direction { from: peer.to_owned(), to: region.to_owned() };
         let reason = |family: &Family<ReasonLabels, Counter>, reason| {
-            let labels = ReasonLabels {
-                from: region.to_owned(),
-                to: peer.to_owned(),
-                reason,
-            };
+            let labels = ReasonLabels { from: region.to_owned(), to: peer.to_owned(), reason };
             family.get_or_create_owned(&labels)
         };
         PairMetrics {
@@ -135,25 +109,13 @@ impl LinkMetrics {
 
     /// Depth of one lane's queue: frames and bytes.
     pub(crate) fn lane(&self, region: &str, peer: &str, lane: String) -> (Gauge, Gauge) {
-        let labels = LaneLabels {
-            from: region.to_owned(),
-            to: peer.to_owned(),
-            lane,
-        };
-        (
-            self.queue_frames.get_or_create_owned(&labels),
-            self.queue_bytes.get_or_create_owned(&labels),
-        )
+        let labels = LaneLabels { from: region.to_owned(), to: peer.to_owned(), lane };
+        (self.queue_frames.get_or_create_owned(&labels), self.queue_bytes.get_or_create_owned(&labels))
     }
 
     /// Counts a refusal in which `region` took part.
     pub(crate) fn count_refused(&self, region: &str, reason: &'static str) {
-        self.refused
-            .get_or_create(&RefusedLabels {
-                region: region.to_owned(),
-                reason,
-            })
-            .inc();
+        self.refused.get_or_create(&RefusedLabels { region: region.to_owned(), reason }).inc();
     }
 }
 

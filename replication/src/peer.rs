@@ -58,12 +58,8 @@ pub enum DownReason {
 impl DownReason {
     fn from_connection(error: &ConnectionError) -> Self {
         match error {
-            ConnectionError::ApplicationClosed(close) => Self::ClosedByPeer {
-                code: close.error_code.into_inner(),
-            },
-            ConnectionError::ConnectionClosed(close) => Self::ClosedByPeer {
-                code: close.error_code.into(),
-            },
+            ConnectionError::ApplicationClosed(close) => Self::ClosedByPeer { code: close.error_code.into_inner() },
+            ConnectionError::ConnectionClosed(close) => Self::ClosedByPeer { code: close.error_code.into() },
             ConnectionError::Reset => Self::Reset,
             ConnectionError::LocallyClosed => Self::Shutdown,
             _ => Self::Transport,
@@ -168,12 +164,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(config: PeerConfig, metrics: PairMetrics) -> Self {
-        Self {
-            config,
-            metrics,
-            live: RwLock::default(),
-            last_refusal: Mutex::default(),
-        }
+        Self { config, metrics, live: RwLock::default(), last_refusal: Mutex::default() }
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -181,10 +172,7 @@ impl Peer {
     }
 
     pub(crate) fn round_trip(&self) -> Option<Duration> {
-        self.live
-            .read()
-            .as_ref()
-            .and_then(|live| live.liveness.lock().round_trip())
+        self.live.read().as_ref().and_then(|live| live.liveness.lock().round_trip())
     }
 
     pub(crate) fn send(&self, lane: Lane, frame: Bytes) -> Result<(), SendError> {
@@ -218,16 +206,8 @@ impl Peer {
         }
         *last = Some(reason.clone());
         drop(last);
-        tracing::warn!(
-            region,
-            peer = self.config.region,
-            reason = reason.name(),
-            "link refused"
-        );
-        let event = LinkEvent::Refused {
-            peer: self.config.region.clone(),
-            reason: reason.clone(),
-        };
+        tracing::warn!(region, peer = self.config.region, reason = reason.name(), "link refused");
+        let event = LinkEvent::Refused { peer: self.config.region.clone(), reason: reason.clone() };
         // A full receiver means an owner that is busy with links that do work; the log has it.
         drop(shared.events.try_send(event));
     }
@@ -251,11 +231,7 @@ pub(crate) async fn run_session(
     established: Established,
     newer: &mut mpsc::Receiver<Established>,
 ) -> SessionEnd {
-    let Established {
-        connection,
-        hello,
-        streams,
-    } = established;
+    let Established { connection, hello, streams } = established;
     let name = peer.config.region.clone();
     let live = Arc::new(live_link(shared, &name));
     *peer.live.write() = Some(Arc::clone(&live));
@@ -264,17 +240,8 @@ pub(crate) async fn run_session(
     let mut tasks = JoinSet::new();
     // Pings have tasks of their own, so that no full queue or window delays them.
     tasks.spawn(send_pings(connection.clone(), Arc::clone(&live)));
-    tasks.spawn(answer_probes(
-        connection.clone(),
-        Arc::clone(&live),
-        peer.metrics.clone(),
-    ));
-    tracing::info!(
-        region = shared.config.region,
-        peer = name,
-        incarnation = hello.incarnation,
-        "link up"
-    );
+    tasks.spawn(answer_probes(connection.clone(), Arc::clone(&live), peer.metrics.clone()));
+    tracing::info!(region = shared.config.region, peer = name, incarnation = hello.incarnation, "link up");
     let told = tokio::select! {
         sent = shared.events.send(LinkEvent::Up { peer: name.clone(), hello }) => sent.is_ok(),
         () = shared.stop.cancelled() => false,
@@ -301,21 +268,12 @@ fn live_link(shared: &Shared, peer: &str) -> LiveLink {
     let times = &shared.config.times;
     let queues = Lane::all()
         .map(|lane| {
-            let depth = shared
-                .metrics
-                .lane(&shared.config.region, peer, lane.name());
+            let depth = shared.metrics.lane(&shared.config.region, peer, lane.name());
             LaneQueue::new(limits.lane_frames, limits.lane_bytes, depth)
         })
         .collect();
-    let liveness = Liveness::new(
-        times.ping_every,
-        times.silent_after,
-        Instant::now().into_std(),
-    );
-    LiveLink {
-        queues,
-        liveness: Mutex::new(liveness),
-    }
+    let liveness = Liveness::new(times.ping_every, times.silent_after, Instant::now().into_std());
+    LiveLink { queues, liveness: Mutex::new(liveness) }
 }
 
 fn spawn_lanes(
@@ -328,12 +286,7 @@ fn spawn_lanes(
     for (lane, (send, receive)) in Lane::all().zip(streams) {
         let live = Arc::clone(live);
         tasks.spawn(async move { lanes::write_lane(&live.queues[lane.index()], send).await });
-        tasks.spawn(lanes::read_lane(
-            peer.to_owned(),
-            lane,
-            receive,
-            shared.events.clone(),
-        ));
+        tasks.spawn(lanes::read_lane(peer.to_owned(), lane, receive, shared.events.clone()));
     }
 }
 
@@ -344,13 +297,7 @@ async fn finish(shared: &Shared, peer: &Peer, live: &LiveLink, reason: DownReaso
     peer.metrics.frames_unsent.inc_by(unsent as u64);
     peer.metrics.up.set(0);
     let name = peer.config.region.clone();
-    tracing::info!(
-        region = shared.config.region,
-        peer = name,
-        ?reason,
-        unsent,
-        "link down"
-    );
+    tracing::info!(region = shared.config.region, peer = name, ?reason, unsent, "link down");
     let event = LinkEvent::Down { peer: name, reason };
     if shared.stop.is_cancelled() {
         drop(shared.events.try_send(event));
@@ -373,10 +320,7 @@ async fn send_pings(connection: Connection, live: Arc<LiveLink>) -> DownReason {
             LivenessAction::Dead => return DownReason::Silent,
             LivenessAction::Wait(until) => tokio::time::sleep_until(until.into()).await,
             LivenessAction::Ping(number) => {
-                let ping = Probe {
-                    ping: Some(number),
-                    pong: None,
-                };
+                let ping = Probe { ping: Some(number), pong: None };
                 if let Err(quinn::SendDatagramError::ConnectionLost(error)) =
                     connection.send_datagram(ping.encode_to_vec().into())
                 {
@@ -388,11 +332,7 @@ async fn send_pings(connection: Connection, live: Arc<LiveLink>) -> DownReason {
 }
 
 /// Echoes the peer's pings and takes the echoes of ours.
-async fn answer_probes(
-    connection: Connection,
-    live: Arc<LiveLink>,
-    metrics: PairMetrics,
-) -> DownReason {
+async fn answer_probes(connection: Connection, live: Arc<LiveLink>, metrics: PairMetrics) -> DownReason {
     loop {
         let datagram = match connection.read_datagram().await {
             Ok(datagram) => datagram,
@@ -402,18 +342,12 @@ async fn answer_probes(
             return DownReason::Protocol;
         };
         if let Some(number) = probe.ping {
-            let pong = Probe {
-                ping: None,
-                pong: Some(number),
-            };
+            let pong = Probe { ping: None, pong: Some(number) };
             // A lost connection is noticed by the next read, anything else by the peer's silence.
             drop(connection.send_datagram(pong.encode_to_vec().into()));
         }
         if let Some(number) = probe.pong
-            && let Some(smoothed) = live
-                .liveness
-                .lock()
-                .handle_pong(number, Instant::now().into_std())
+            && let Some(smoothed) = live.liveness.lock().handle_pong(number, Instant::now().into_std())
         {
             metrics.round_trip.set(smoothed.as_secs_f64());
         }

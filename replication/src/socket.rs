@@ -112,18 +112,10 @@ pub(crate) fn wrap(
     maximum_delayed_bytes: usize,
     seed: u64,
 ) -> (Arc<FaultySocket>, SocketControl) {
-    let by_address = routes
-        .iter()
-        .enumerate()
-        .map(|(index, route)| (canonical(route.address), index))
-        .collect();
+    let by_address = routes.iter().enumerate().map(|(index, route)| (canonical(route.address), index)).collect();
     let peers = routes
         .into_iter()
-        .map(|route| PeerLine {
-            route,
-            waiting: AtomicUsize::new(0),
-            queue: Mutex::default(),
-        })
+        .map(|route| PeerLine { route, waiting: AtomicUsize::new(0), queue: Mutex::default() })
         .collect();
     let lines = Arc::new(DelayLines {
         peers,
@@ -135,20 +127,8 @@ pub(crate) fn wrap(
     let releasing = tokio::spawn(release(Arc::clone(&lines), Arc::clone(&inner)));
     let dice = Mutex::new(SmallRng::seed_from_u64(seed));
     let muted = Arc::new(AtomicBool::new(false));
-    let control = SocketControl {
-        muted: Arc::clone(&muted),
-        releasing,
-    };
-    (
-        Arc::new(FaultySocket {
-            inner,
-            lines,
-            by_address,
-            dice,
-            muted,
-        }),
-        control,
-    )
+    let control = SocketControl { muted: Arc::clone(&muted), releasing };
+    (Arc::new(FaultySocket { inner, lines, by_address, dice, muted }), control)
 }
 
 impl Drop for FaultySocket {
@@ -161,18 +141,11 @@ impl Drop for FaultySocket {
 impl FaultySocket {
     /// Sends under a fault, or behind sends that still wait for theirs. Never blocks: a network
     /// that is slow or full shows nothing of it to the sender.
-    fn send_faulty(
-        &self,
-        line: &PeerLine,
-        faults: FaultState,
-        transmit: &Transmit<'_>,
-    ) -> io::Result<()> {
+    fn send_faulty(&self, line: &PeerLine, faults: FaultState, transmit: &Transmit<'_>) -> io::Result<()> {
         let metrics = &line.route.metrics;
         let size = transmit.contents.len();
         if faults.cut {
-            metrics
-                .datagrams_cut
-                .inc_by(datagrams(size, transmit.segment_size));
+            metrics.datagrams_cut.inc_by(datagrams(size, transmit.segment_size));
             return Ok(());
         }
         let contents = if faults.loss_percent > 0.0 {
@@ -185,9 +158,7 @@ impl FaultySocket {
         }
         let delayed = Delayed {
             due: Instant::now() + faults.delay,
-            segment_size: transmit
-                .segment_size
-                .filter(|segment| *segment < contents.len()),
+            segment_size: transmit.segment_size.filter(|segment| *segment < contents.len()),
             contents,
             destination: transmit.destination,
             source: transmit.src_ip,
@@ -204,18 +175,10 @@ impl FaultySocket {
 
     /// The datagrams of a send that the dice spare. Only the last may be shorter than the segment
     /// size, and leaving some out keeps that true.
-    fn survivors(
-        &self,
-        transmit: &Transmit<'_>,
-        loss_percent: f64,
-        metrics: &PairMetrics,
-    ) -> Bytes {
+    fn survivors(&self, transmit: &Transmit<'_>, loss_percent: f64, metrics: &PairMetrics) -> Bytes {
         let mut kept = BytesMut::with_capacity(transmit.contents.len());
         let mut dice = self.dice.lock();
-        let segment = transmit
-            .segment_size
-            .unwrap_or(transmit.contents.len())
-            .max(1);
+        let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         for datagram in transmit.contents.chunks(segment) {
             if dice.random::<f64>() * 100.0 < loss_percent {
                 metrics.datagrams_lost.inc();
@@ -245,10 +208,7 @@ impl AsyncUdpSocket for FaultySocket {
             return self.send_faulty(line, faults, transmit);
         }
         self.inner.try_send(transmit)?;
-        line.route
-            .metrics
-            .sent_bytes
-            .inc_by(transmit.contents.len() as u64);
+        line.route.metrics.sent_bytes.inc_by(transmit.contents.len() as u64);
         Ok(())
     }
 
@@ -261,11 +221,7 @@ impl AsyncUdpSocket for FaultySocket {
         let received = std::task::ready!(self.inner.poll_recv(context, buffers, meta))?;
         for meta in &meta[..received] {
             if let Some(index) = self.by_address.get(&canonical(meta.addr)) {
-                self.lines.peers[*index]
-                    .route
-                    .metrics
-                    .received_bytes
-                    .inc_by(meta.len as u64);
+                self.lines.peers[*index].route.metrics.received_bytes.inc_by(meta.len as u64);
             }
         }
         Poll::Ready(Ok(received))
@@ -294,17 +250,13 @@ impl DelayLines {
         let size = delayed.contents.len();
         let metrics = &line.route.metrics;
         if self.bytes.load(Ordering::Relaxed) + size > self.maximum_bytes {
-            metrics
-                .datagrams_overflow
-                .inc_by(datagrams(size, delayed.segment_size));
+            metrics.datagrams_overflow.inc_by(datagrams(size, delayed.segment_size));
             return;
         }
         self.bytes.fetch_add(size, Ordering::Relaxed);
         metrics.sent_bytes.inc_by(size as u64);
         let mut queue = line.queue.lock();
-        delayed.due = queue
-            .back()
-            .map_or(delayed.due, |last| last.due.max(delayed.due));
+        delayed.due = queue.back().map_or(delayed.due, |last| last.due.max(delayed.due));
         let first = queue.is_empty();
         line.waiting.fetch_add(1, Ordering::AcqRel);
         queue.push_back(delayed);
@@ -316,10 +268,7 @@ impl DelayLines {
 
     /// When the next send of any peer is due.
     fn next_due(&self) -> Option<Instant> {
-        self.peers
-            .iter()
-            .filter_map(|line| line.queue.lock().front().map(|delayed| delayed.due))
-            .min()
+        self.peers.iter().filter_map(|line| line.queue.lock().front().map(|delayed| delayed.due)).min()
     }
 }
 
@@ -361,17 +310,11 @@ async fn release_due(
             queue.pop_front()
         };
         let Some(delayed) = delayed else { return };
-        lines
-            .bytes
-            .fetch_sub(delayed.contents.len(), Ordering::Relaxed);
+        lines.bytes.fetch_sub(delayed.contents.len(), Ordering::Relaxed);
         let transmit = delayed.transmit();
         let mut outcome = inner.try_send(&transmit);
-        while outcome
-            .as_ref()
-            .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-        {
-            let writable =
-                std::future::poll_fn(|context| poller.as_mut().poll_writable(context)).await;
+        while outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            let writable = std::future::poll_fn(|context| poller.as_mut().poll_writable(context)).await;
             outcome = writable.and_then(|()| inner.try_send(&transmit));
         }
         if outcome.is_err() {

@@ -68,10 +68,7 @@ struct Material {
 fn certificates(pem: &str, what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     match found {
-        Ok(list) if list.is_empty() => Err(TlsError::Pem {
-            what,
-            source: rustls::pki_types::pem::Error::NoItemsFound,
-        }),
+        Ok(list) if list.is_empty() => Err(TlsError::Pem { what, source: rustls::pki_types::pem::Error::NoItemsFound }),
         Ok(list) => Ok(list),
         Err(source) => Err(TlsError::Pem { what, source }),
     }
@@ -83,16 +80,9 @@ fn read_material(tls: &LinkTls) -> Result<Material, TlsError> {
         roots.add(certificate)?;
     }
     let chain = certificates(&tls.cert_pem, "cert_pem")?;
-    let key =
-        PrivateKeyDer::from_pem_slice(tls.key_pem.as_bytes()).map_err(|source| TlsError::Pem {
-            what: "key_pem",
-            source,
-        })?;
-    Ok(Material {
-        roots: Arc::new(roots),
-        chain,
-        key,
-    })
+    let key = PrivateKeyDer::from_pem_slice(tls.key_pem.as_bytes())
+        .map_err(|source| TlsError::Pem { what: "key_pem", source })?;
+    Ok(Material { roots: Arc::new(roots), chain, key })
 }
 
 /// Whether `certificate` is one for `region`: the name is among its DNS names. The chain to the
@@ -101,51 +91,33 @@ pub(crate) fn is_for_region(certificate: &CertificateDer<'_>, region: &str) -> b
     let Ok(name) = ServerName::try_from(region) else {
         return false;
     };
-    ParsedCertificate::try_from(certificate)
-        .is_ok_and(|parsed| verify_server_name(&parsed, &name).is_ok())
+    ParsedCertificate::try_from(certificate).is_ok_and(|parsed| verify_server_name(&parsed, &name).is_ok())
 }
 
 /// Builds quinn's configurations from `config`.
 pub(crate) fn quic_configs(config: &LinkConfig) -> Result<QuicConfigs, TlsError> {
     let material = read_material(&config.tls)?;
-    if !material
-        .chain
-        .first()
-        .is_some_and(|certificate| is_for_region(certificate, &config.region))
-    {
-        return Err(TlsError::Region {
-            region: config.region.clone(),
-        });
+    if !material.chain.first().is_some_and(|certificate| is_for_region(certificate, &config.region)) {
+        return Err(TlsError::Region { region: config.region.clone() });
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let transport = Arc::new(transport(config));
-    let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(
-        server_tls(&material, Arc::clone(&provider))?,
-    )?));
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(server_tls(
+        &material,
+        Arc::clone(&provider),
+    )?)?));
     server.transport_config(Arc::clone(&transport));
     server.migration(false);
-    let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(client_tls(
-        &material, provider,
-    )?)?));
+    let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(client_tls(&material, provider)?)?));
     client.transport_config(transport);
-    Ok(QuicConfigs {
-        endpoint: endpoint(&material.key),
-        server,
-        client,
-    })
+    Ok(QuicConfigs { endpoint: endpoint(&material.key), server, client })
 }
 
 /// Sessions are not resumed and nothing is sent before the handshake ends: every connection
 /// verifies both certificates anew.
-fn server_tls(
-    material: &Material,
-    provider: Arc<CryptoProvider>,
-) -> Result<rustls::ServerConfig, TlsError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(
-        Arc::clone(&material.roots),
-        Arc::clone(&provider),
-    )
-    .build()?;
+fn server_tls(material: &Material, provider: Arc<CryptoProvider>) -> Result<rustls::ServerConfig, TlsError> {
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(&material.roots), Arc::clone(&provider)).build()?;
     let mut server = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
@@ -156,10 +128,7 @@ fn server_tls(
     Ok(server)
 }
 
-fn client_tls(
-    material: &Material,
-    provider: Arc<CryptoProvider>,
-) -> Result<rustls::ClientConfig, TlsError> {
+fn client_tls(material: &Material, provider: Arc<CryptoProvider>) -> Result<rustls::ClientConfig, TlsError> {
     let mut client = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(Arc::clone(&material.roots))
@@ -192,8 +161,7 @@ fn transport(config: &LinkConfig) -> TransportConfig {
 fn endpoint(key: &PrivateKeyDer<'_>) -> quinn::EndpointConfig {
     let secret = hmac::Key::new(hmac::HMAC_SHA256, key.secret_der());
     let reset = hmac::sign(&secret, b"hearth link stateless reset");
-    let mut endpoint =
-        quinn::EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset.as_ref())));
+    let mut endpoint = quinn::EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset.as_ref())));
     endpoint.cid_generator(|| Box::new(RandomIds));
     endpoint
 }

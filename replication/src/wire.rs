@@ -33,10 +33,7 @@ pub struct VersionRange {
 
 impl Default for VersionRange {
     fn default() -> Self {
-        Self {
-            minimum: 1,
-            current: 1,
-        }
+        Self { minimum: 1, current: 1 }
     }
 }
 
@@ -56,11 +53,7 @@ pub struct Incompatible {
 /// [`Incompatible`] when the ranges do not meet.
 pub fn negotiate(ours: VersionRange, theirs: VersionRange) -> Result<u32, Incompatible> {
     let version = ours.current.min(theirs.current);
-    if version >= ours.minimum && version >= theirs.minimum {
-        Ok(version)
-    } else {
-        Err(Incompatible { ours, theirs })
-    }
+    if version >= ours.minimum && version >= theirs.minimum { Ok(version) } else { Err(Incompatible { ours, theirs }) }
 }
 
 /// Why a link is not made although both sides could be reached.
@@ -121,11 +114,9 @@ impl Refusal {
     /// Bytes that go with the close code: the versions that the refusing side speaks.
     pub(crate) fn close_detail(&self) -> Vec<u8> {
         match self {
-            Self::Version(incompatible) => VersionDetail {
-                minimum: incompatible.ours.minimum,
-                current: incompatible.ours.current,
+            Self::Version(incompatible) => {
+                VersionDetail { minimum: incompatible.ours.minimum, current: incompatible.ours.current }.encode_to_vec()
             }
-            .encode_to_vec(),
             _ => Vec::new(),
         }
     }
@@ -137,10 +128,7 @@ impl Refusal {
             1 => Self::Mesh,
             2 => {
                 let detail = VersionDetail::decode(detail).unwrap_or_default();
-                let theirs = VersionRange {
-                    minimum: detail.minimum,
-                    current: detail.current,
-                };
+                let theirs = VersionRange { minimum: detail.minimum, current: detail.current };
                 Self::Version(Incompatible { ours, theirs })
             }
             3 => Self::MapDigest,
@@ -176,10 +164,7 @@ pub(crate) struct Hello {
 impl Hello {
     /// Versions that the sender speaks.
     pub(crate) fn versions(&self) -> VersionRange {
-        VersionRange {
-            minimum: self.minimum_version,
-            current: self.current_version,
-        }
+        VersionRange { minimum: self.minimum_version, current: self.current_version }
     }
 }
 
@@ -258,10 +243,7 @@ mod tests {
 
     #[test]
     fn a_refusal_survives_the_way_to_the_peer() {
-        let incompatible = Incompatible {
-            ours: range(3, 4),
-            theirs: range(1, 2),
-        };
+        let incompatible = Incompatible { ours: range(3, 4), theirs: range(1, 2) };
         for refusal in [
             Refusal::Certificate,
             Refusal::Mesh,
@@ -270,30 +252,13 @@ mod tests {
             Refusal::UnknownRegion,
             Refusal::WrongDialler,
         ] {
-            let read = Refusal::from_close(
-                refusal.close_code().into(),
-                &refusal.close_detail(),
-                range(1, 2),
-            );
+            let read = Refusal::from_close(refusal.close_code().into(), &refusal.close_detail(), range(1, 2));
             assert_eq!(read, Some(refusal));
         }
         let refusal = Refusal::Version(incompatible);
-        let read = Refusal::from_close(
-            refusal.close_code().into(),
-            &refusal.close_detail(),
-            range(1, 2),
-        );
-        assert_eq!(
-            read,
-            Some(Refusal::Version(Incompatible {
-                ours: range(1, 2),
-                theirs: range(3, 4)
-            }))
-        );
-        assert_eq!(
-            Refusal::from_close(CLOSE_SHUTDOWN.into(), b"", range(1, 1)),
-            None
-        );
+        let read = Refusal::from_close(refusal.close_code().into(), &refusal.close_detail(), range(1, 2));
+        assert_eq!(read, Some(Refusal::Version(Incompatible { ours: range(1, 2), theirs: range(3, 4) })));
+        assert_eq!(Refusal::from_close(CLOSE_SHUTDOWN.into(), b"", range(1, 1)), None);
         assert_eq!(Refusal::from_close(99, b"", range(1, 1)), None);
     }
 
@@ -301,24 +266,11 @@ mod tests {
     fn a_hello_of_another_mesh_version_or_map_is_refused() {
         let ours = hello();
         assert_eq!(check_hello(&ours, &hello()), Ok(3));
-        let theirs = Hello {
-            mesh_id: "other".into(),
-            ..hello()
-        };
+        let theirs = Hello { mesh_id: "other".into(), ..hello() };
         assert_eq!(check_hello(&ours, &theirs), Err(Refusal::Mesh));
-        let theirs = Hello {
-            minimum_version: 4,
-            current_version: 9,
-            ..hello()
-        };
-        assert!(matches!(
-            check_hello(&ours, &theirs),
-            Err(Refusal::Version(_))
-        ));
-        let theirs = Hello {
-            map_digest: vec![3; 32],
-            ..hello()
-        };
+        let theirs = Hello { minimum_version: 4, current_version: 9, ..hello() };
+        assert!(matches!(check_hello(&ours, &theirs), Err(Refusal::Version(_))));
+        let theirs = Hello { map_digest: vec![3; 32], ..hello() };
         assert_eq!(check_hello(&ours, &theirs), Err(Refusal::MapDigest));
     }
 

@@ -95,8 +95,14 @@ class Pane {
     this.list = element("ol", { "data-testid": `messages-${user}`, "aria-label": `Messages seen by ${user}`, tabindex: 0 });
     // A list that was at its end stays there when the window changes its size.
     this.atEnd = true;
-    this.list.onscroll = () => { this.atEnd = this.isAtEnd(); };
-    new ResizeObserver(() => this.atEnd && this.toEnd()).observe(this.list);
+    this.list.onscroll = () => {
+      // A scroll by the change of size itself says nothing of the reader's place.
+      if (this.list.clientHeight === this.height) this.atEnd = this.isAtEnd();
+    };
+    new ResizeObserver(() => {
+      this.height = this.list.clientHeight;
+      if (this.atEnd) this.toEnd();
+    }).observe(this.list);
     this.log = element("p", { class: "log", "data-testid": `log-${user}`, role: "status" });
     this.earlier = element("button", { class: "earlier", type: "button" }, "Earlier messages");
     this.earlier.onclick = () => this.session.earlier();

@@ -99,8 +99,15 @@ async fn a_build_whose_commits_skip_the_sync_fails_the_power_cut() {
 }
 
 /// The steps between append and publish.
-const FAIL_POINTS: [&str; 7] =
-    ["before-append", "after-append", "before-replicate", "before-send", "before-ack", "before-deliver", "before-outbox"];
+const FAIL_POINTS: [&str; 7] = [
+    "before-append",
+    "after-append",
+    "before-replicate",
+    "before-send",
+    "before-ack",
+    "before-deliver",
+    "before-outbox",
+];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_dies_at_any_step_between_append_and_publish_loses_and_doubles_nothing() {
@@ -116,7 +123,10 @@ async fn a_process_that_dies_at_any_step_between_append_and_publish_loses_and_do
         if name == "before-outbox" {
             groups.push(group_that_may_die(&server).await.unwrap_or(groups[0]));
         }
-        assert!(server.ended_within(Duration::from_secs(30)), "{name} was never passed, or the binary has no fail points");
+        assert!(
+            server.ended_within(Duration::from_secs(30)),
+            "{name} was never passed, or the binary has no fail points"
+        );
         let acked = load.end().await.acked.lock().await.clone();
         let server = Server::dev(&data, "eu-west,us-east,ap-south", &[]);
         let rows = history(&server, 0, groups[0]).await;
@@ -139,7 +149,8 @@ async fn group_that_may_die(server: &Server) -> Option<ConversationId> {
 
 fn ready_status(server: &Server, index: usize) -> (u16, String) {
     let url = format!("{}/readyz", server.http(index));
-    let output = Command::new("curl").args(["-s", "-m", "5", "-w", "\n%{http_code}", &url]).output().expect("curl runs");
+    let output =
+        Command::new("curl").args(["-s", "-m", "5", "-w", "\n%{http_code}", &url]).output().expect("curl runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let (body, code) = text.rsplit_once('\n').expect("a status line");
     (code.parse().unwrap_or(0), body.to_owned())
@@ -157,12 +168,10 @@ fn on_own_disk(folder: &Path, data: &Path, region: &str) -> Image {
 fn fill(image: &Image) {
     // dd ends with an error when the disk is full: that is what it is for.
     let file = image.mount.join("filler");
-    let _ = Command::new("dd")
-        .args(["if=/dev/zero", &format!("of={}", file.display()), "bs=1M", "status=none"])
-        .status();
-    let _ = Command::new("dd")
-        .args(["if=/dev/zero", &format!("of={}2", file.display()), "bs=1k", "status=none"])
-        .status();
+    let _ =
+        Command::new("dd").args(["if=/dev/zero", &format!("of={}", file.display()), "bs=1M", "status=none"]).status();
+    let _ =
+        Command::new("dd").args(["if=/dev/zero", &format!("of={}2", file.display()), "bs=1k", "status=none"]).status();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,7 +198,8 @@ async fn a_full_disk_stops_its_region_alone_and_a_start_after_space_is_freed_rec
     others.end().await;
     let acked = load.end().await.acked.lock().await.clone();
     run(&format!("rm -f {}/filler*", disk.mount.display()));
-    let start = Command::new(hearth()).args(["dev", "start", "us-east", "--data"]).arg(&data).output().expect("hearth runs");
+    let start =
+        Command::new(hearth()).args(["dev", "start", "us-east", "--data"]).arg(&data).output().expect("hearth runs");
     assert!(start.status.success(), "{}", String::from_utf8_lossy(&start.stderr));
     assert_eq!(ready_status(&server, 1).0, 200);
     let rows = history(&server, 1, here).await;

@@ -17,11 +17,7 @@ impl Checker<'_> {
         let has_secret = auth.hs256_secret.is_some() || auth.hs256_secret_file.is_some();
         if auth.jwks.is_none() && !has_secret {
             let help = "add jwks = \"jwks.json\" with the public keys of your identity provider, or hs256_secret_file = \"hs256.secret\"";
-            self.error(
-                "auth",
-                "no key is given that tokens could be checked by",
-                help,
-            );
+            self.error("auth", "no key is given that tokens could be checked by", help);
         }
         if let Some(path) = &auth.jwks {
             self.jwks(path);
@@ -32,29 +28,18 @@ impl Checker<'_> {
             self.private_file("auth.hs256_secret_file", path);
         }
         if let Ok(Some(secret)) = auth.read_hs256_secret() {
-            let key = if auth.hs256_secret.is_some() {
-                "auth.hs256_secret"
-            } else {
-                "auth.hs256_secret_file"
-            };
+            let key = if auth.hs256_secret.is_some() { "auth.hs256_secret" } else { "auth.hs256_secret_file" };
             self.secret_length(key, secret.expose());
         }
         for (key, value) in [("issuer", &auth.issuer), ("audience", &auth.audience)] {
             if value.is_none() && (auth.jwks.is_some() || has_secret) {
                 let path = format!("auth.{key}");
-                let help = example_of(&path)
-                    .map_or_else(String::new, |line| format!("add, for example: {line}"));
+                let help = example_of(&path).map_or_else(String::new, |line| format!("add, for example: {line}"));
                 self.notice(path, format!("tokens of any {key} are accepted"), help);
             }
         }
         let default = AuthSection::default().leeway;
-        self.time(
-            "auth.leeway",
-            auth.leeway,
-            Duration::ZERO,
-            Duration::from_secs(600),
-            default,
-        );
+        self.time("auth.leeway", auth.leeway, Duration::ZERO, Duration::from_secs(600), default);
     }
 
     fn jwks(&mut self, path: &Path) {
@@ -64,23 +49,12 @@ impl Checker<'_> {
         };
         let keys = serde_json::from_str::<serde_json::Value>(&text)
             .ok()
-            .and_then(|document| {
-                document
-                    .get("keys")
-                    .and_then(|keys| keys.as_array().cloned())
-            });
+            .and_then(|document| document.get("keys").and_then(|keys| keys.as_array().cloned()));
         let Some(keys) = keys else {
-            return self.error(
-                "auth.jwks",
-                format!("{} is not a key set", path.display()),
-                help,
-            );
+            return self.error("auth.jwks", format!("{} is not a key set", path.display()), help);
         };
         let usable = |key: &serde_json::Value| {
-            matches!(
-                key.get("kty").and_then(|kind| kind.as_str()),
-                Some("OKP" | "EC" | "RSA")
-            )
+            matches!(key.get("kty").and_then(|kind| kind.as_str()), Some("OKP" | "EC" | "RSA"))
         };
         if !keys.iter().any(usable) {
             let message = format!("{} holds no key of EdDSA, ES256 or RS256", path.display());
@@ -92,34 +66,21 @@ impl Checker<'_> {
         let keys = &self.config.auth.resume_keys;
         let make = "make a secret, the same file in every region: head -c 32 /dev/urandom | base64 > resume-1.secret";
         if keys.is_empty() {
-            let help = format!(
-                "{make}\nadd resume_keys = [{{ id = \"1\", secret_file = \"resume-1.secret\" }}]"
-            );
-            self.error(
-                "auth.resume_keys",
-                "no key is given that resume tokens could be signed by",
-                help,
-            );
+            let help = format!("{make}\nadd resume_keys = [{{ id = \"1\", secret_file = \"resume-1.secret\" }}]");
+            self.error("auth.resume_keys", "no key is given that resume tokens could be signed by", help);
         }
         let mut ids = BTreeSet::new();
         for (index, key) in keys.iter().enumerate() {
             let place = |field: &str| format!("auth.resume_keys[{index}].{field}");
             if key.id.is_empty()
                 || key.id.len() > 32
-                || !key
-                    .id
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                || !key.id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             {
                 let message = format!("`{}` cannot be a key's name", key.id);
                 self.error(place("id"), message, "type 1 to 32 letters, digits and -");
             }
             if !ids.insert(&key.id) {
-                self.error(
-                    place("id"),
-                    format!("`{}` names two keys", key.id),
-                    "give each key its own id",
-                );
+                self.error(place("id"), format!("`{}` names two keys", key.id), "give each key its own id");
             }
             match (&key.secret, &key.secret_file) {
                 (None, None) => self.error(place("secret_file"), "the key has no secret", make),
@@ -127,11 +88,7 @@ impl Checker<'_> {
                 (Some(_), _) => {}
             }
             if let Ok(Some(secret)) = key.read_secret() {
-                let field = if key.secret.is_some() {
-                    "secret"
-                } else {
-                    "secret_file"
-                };
+                let field = if key.secret.is_some() { "secret" } else { "secret_file" };
                 self.secret_length(place(field), secret.expose());
             }
         }
@@ -139,15 +96,8 @@ impl Checker<'_> {
 
     fn secret_length(&mut self, key: impl Into<String>, secret: &[u8]) {
         if secret.len() < SECRET_BYTES {
-            let message = format!(
-                "the secret has {} bytes and needs at least {SECRET_BYTES}",
-                secret.len()
-            );
-            self.error(
-                key,
-                message,
-                "make one by: head -c 32 /dev/urandom | base64",
-            );
+            let message = format!("the secret has {} bytes and needs at least {SECRET_BYTES}", secret.len());
+            self.error(key, message, "make one by: head -c 32 /dev/urandom | base64");
         }
     }
 }

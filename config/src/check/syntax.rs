@@ -6,17 +6,13 @@ pub(super) fn is_host_and_port(address: &str) -> bool {
     if address.parse::<SocketAddr>().is_ok() {
         return true;
     }
-    address
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0))
+    address.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 fn is_host(host: &str) -> bool {
     !host.is_empty()
         && host.len() <= 253
-        && host
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.')
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.')
 }
 
 /// A host with an optional port, as between `//` and the path of a URL.
@@ -32,10 +28,7 @@ fn is_bracketed(authority: &str) -> bool {
 }
 
 pub(super) fn is_origin(origin: &str) -> bool {
-    ["https://", "http://"]
-        .iter()
-        .find_map(|scheme| origin.strip_prefix(scheme))
-        .is_some_and(is_authority)
+    ["https://", "http://"].iter().find_map(|scheme| origin.strip_prefix(scheme)).is_some_and(is_authority)
 }
 
 #[cfg(test)]
@@ -44,20 +37,10 @@ mod tests {
 
     #[test]
     fn origins_have_a_scheme_and_no_path() {
-        for good in [
-            "https://chat.example.com",
-            "http://localhost:8081",
-            "https://[::1]",
-        ] {
+        for good in ["https://chat.example.com", "http://localhost:8081", "https://[::1]"] {
             assert!(is_origin(good), "{good}");
         }
-        for bad in [
-            "chat.example.com",
-            "https://chat.example.com/",
-            "https://",
-            "ftp://x",
-            "https://a b",
-        ] {
+        for bad in ["chat.example.com", "https://chat.example.com/", "https://", "ftp://x", "https://a b"] {
             assert!(!is_origin(bad), "{bad}");
         }
     }
@@ -65,14 +48,10 @@ mod tests {
     #[test]
     fn addresses_of_links_have_a_host_and_a_port() {
         assert!(
-            is_host_and_port("10.0.0.1:7443")
-                && is_host_and_port("[::1]:7443")
-                && is_host_and_port("eu.example.com:1")
+            is_host_and_port("10.0.0.1:7443") && is_host_and_port("[::1]:7443") && is_host_and_port("eu.example.com:1")
         );
         assert!(
-            !is_host_and_port("eu.example.com")
-                && !is_host_and_port(":7443")
-                && !is_host_and_port("eu.example.com:0")
+            !is_host_and_port("eu.example.com") && !is_host_and_port(":7443") && !is_host_and_port("eu.example.com:0")
         );
     }
 }

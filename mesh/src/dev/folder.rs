@@ -113,9 +113,8 @@ impl Folder {
             }
             create_folder(&region.data).map_err(|error| failed(&region.data, error))?;
             let options = IssueOptions { valid_days: 3_650, ..IssueOptions::default() };
-            let issued = authority
-                .issue_region(&region.id, &options, now)
-                .map_err(|error| failed(&certificate, error))?;
+            let issued =
+                authority.issue_region(&region.id, &options, now).map_err(|error| failed(&certificate, error))?;
             write_atomic(&key, issued.key_pem.as_bytes(), PRIVATE).map_err(|error| failed(&key, error))?;
             write_atomic(&certificate, issued.certificate_pem.as_bytes(), PUBLIC)
                 .map_err(|error| failed(&certificate, error))?;

@@ -162,12 +162,7 @@ impl Supervisor {
         }
     }
 
-    async fn start(
-        &self,
-        children: &mut BTreeMap<String, Running>,
-        region: &str,
-        alive: bool,
-    ) -> ControlAnswer {
+    async fn start(&self, children: &mut BTreeMap<String, Running>, region: &str, alive: bool) -> ControlAnswer {
         if alive && let Some(running) = children.get_mut(region) {
             return running.ask("start", region).await;
         }

@@ -48,7 +48,10 @@ pub(crate) fn routes(mesh: Arc<DevMesh>, region: &str) -> Router {
 
 async fn page(kind: &'static str, text: &'static str) -> Response {
     let policy = "default-src 'self'; connect-src *; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'";
-    ([(header::CONTENT_TYPE, kind), (header::CONTENT_SECURITY_POLICY, policy), (header::CACHE_CONTROL, "no-cache")], text)
+    (
+        [(header::CONTENT_TYPE, kind), (header::CONTENT_SECURITY_POLICY, policy), (header::CACHE_CONTROL, "no-cache")],
+        text,
+    )
         .into_response()
 }
 

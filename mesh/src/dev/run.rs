@@ -70,9 +70,14 @@ impl DevError {
                 "stop that mesh first, or use another folder: `hearth dev --data DIR`".to_owned()
             }
             Self::Folder(FolderError::Version { path, .. }) => {
-                format!("keep it and use another: `hearth dev --data DIR`; or drop it: `hearth dev --fresh --data {}`", path.display())
+                format!(
+                    "keep it and use another: `hearth dev --data DIR`; or drop it: `hearth dev --fresh --data {}`",
+                    path.display()
+                )
             }
-            Self::Folder(FolderError::Foreign(_)) => "name an empty or a new folder: `hearth dev --data DIR`".to_owned(),
+            Self::Folder(FolderError::Foreign(_)) => {
+                "name an empty or a new folder: `hearth dev --data DIR`".to_owned()
+            }
             Self::Folder(FolderError::Failed { .. }) | Self::Region { .. } | Self::Failed(_) => {
                 "the log on standard error says more; `hearth dev --fresh` starts with empty stores".to_owned()
             }
@@ -140,10 +145,9 @@ async fn settle(options: &DevOptions, data: PathBuf) -> Result<(DevSpec, Vec<Bou
     for (index, id) in options.regions.iter().enumerate() {
         let wanted = match options.port {
             0 => 0,
-            port => u16::try_from(index)
-                .ok()
-                .and_then(|index| port.checked_add(index))
-                .ok_or_else(|| DevError::Usage(format!("port {port} leaves no room for {} regions", options.regions.len())))?,
+            port => u16::try_from(index).ok().and_then(|index| port.checked_add(index)).ok_or_else(|| {
+                DevError::Usage(format!("port {port} leaves no room for {} regions", options.regions.len()))
+            })?,
         };
         let sockets = bind_region(wanted).await?;
         let port = sockets.http.local_addr().map_err(|error| DevError::Failed(error.to_string()))?.port();
@@ -191,9 +195,7 @@ async fn in_one_process(
 ) -> Result<(), DevError> {
     let ids: Vec<String> = mesh.spec.regions.iter().map(|region| region.id.clone()).collect();
     for (id, sockets) in ids.iter().zip(bound) {
-        mesh.start_region(id, Some(sockets))
-            .await
-            .map_err(|error| DevError::Region { region: id.clone(), error })?;
+        mesh.start_region(id, Some(sockets)).await.map_err(|error| DevError::Region { region: id.clone(), error })?;
     }
     mesh.wait_for_links().await;
     let rows: Vec<RegionRow> = mesh.spec.regions.iter().map(RegionRow::of).collect();

@@ -80,7 +80,8 @@ impl Content {
         if self.mentions.as_ref().is_some_and(|users| users.len() > limits::MENTIONS) {
             return Err(Refusal::too_large("too many mentions", "100 mentions a message"));
         }
-        let metadata_bytes = self.metadata.as_ref().map_or(0, |map| serde_json::to_vec(map).map_or(0, |json| json.len()));
+        let metadata_bytes =
+            self.metadata.as_ref().map_or(0, |map| serde_json::to_vec(map).map_or(0, |json| json.len()));
         if metadata_bytes > limits::METADATA_BYTES {
             return Err(Refusal::too_large("the metadata is too long", "16384 bytes of metadata"));
         }

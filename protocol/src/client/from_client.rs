@@ -221,8 +221,17 @@ fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<Client
         }
         "sync.request" => ClientFrame::Sync(typed(payload)?),
         "history.request" => ClientFrame::History(typed(payload)?),
-        "message.edit" | "message.delete" | "reaction.add" | "reaction.remove" | "typing.start" | "typing.stop"
-        | "conversation.view" | "presence.set" | "presence.subscribe" | "presence.unsubscribe" | "client.state"
+        "message.edit"
+        | "message.delete"
+        | "reaction.add"
+        | "reaction.remove"
+        | "typing.start"
+        | "typing.stop"
+        | "conversation.view"
+        | "presence.set"
+        | "presence.subscribe"
+        | "presence.unsubscribe"
+        | "client.state"
         | "delivery.explain" => {
             return Err(Refusal::invalid(format!("frames of type {kind} are not served by this version yet")));
         }

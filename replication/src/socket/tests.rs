@@ -27,20 +27,11 @@ impl AsyncUdpSocket for Recorder {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.0.lock().push((
-            Instant::now(),
-            transmit.contents.to_vec(),
-            transmit.segment_size,
-        ));
+        self.0.lock().push((Instant::now(), transmit.contents.to_vec(), transmit.segment_size));
         Ok(())
     }
 
-    fn poll_recv(
-        &self,
-        _: &mut Context<'_>,
-        _: &mut [IoSliceMut<'_>],
-        _: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_recv(&self, _: &mut Context<'_>, _: &mut [IoSliceMut<'_>], _: &mut [RecvMeta]) -> Poll<io::Result<usize>> {
         Poll::Pending
     }
 
@@ -62,19 +53,9 @@ const PEER: ([u8; 4], u16) = ([127, 0, 0, 1], 2);
 fn bench(maximum_delayed_bytes: usize) -> Bench {
     let (faults, recorder) = (LinkFaults::new(), Arc::new(Recorder::default()));
     let metrics = LinkMetrics::default().pair("a", "b");
-    let route = Route {
-        address: PEER.into(),
-        faults: faults.cell("a", "b"),
-        metrics: metrics.clone(),
-    };
+    let route = Route { address: PEER.into(), faults: faults.cell("a", "b"), metrics: metrics.clone() };
     let (socket, control) = wrap(recorder.clone(), vec![route], maximum_delayed_bytes, 1);
-    Bench {
-        recorder,
-        socket,
-        control,
-        faults,
-        metrics,
-    }
+    Bench { recorder, socket, control, faults, metrics }
 }
 
 impl Bench {
@@ -83,25 +64,12 @@ impl Bench {
     }
 
     fn send(&self, contents: &[u8], segment_size: Option<usize>) {
-        let transmit = Transmit {
-            destination: PEER.into(),
-            ecn: None,
-            contents,
-            segment_size,
-            src_ip: None,
-        };
-        self.socket
-            .try_send(&transmit)
-            .expect("a network shows no errors");
+        let transmit = Transmit { destination: PEER.into(), ecn: None, contents, segment_size, src_ip: None };
+        self.socket.try_send(&transmit).expect("a network shows no errors");
     }
 
     fn sent(&self) -> Vec<u8> {
-        self.recorder
-            .0
-            .lock()
-            .iter()
-            .flat_map(|(_, contents, _)| contents.clone())
-            .collect()
+        self.recorder.0.lock().iter().flat_map(|(_, contents, _)| contents.clone()).collect()
     }
 }
 
@@ -113,18 +81,13 @@ impl Bench {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), sent)
-            .await
-            .expect("sent");
+        tokio::time::timeout(Duration::from_secs(30), sent).await.expect("sent");
         assert_eq!(self.sent().len(), bytes);
     }
 }
 
 fn delay(milliseconds: u64) -> FaultState {
-    FaultState {
-        delay: Duration::from_millis(milliseconds),
-        ..FaultState::default()
-    }
+    FaultState { delay: Duration::from_millis(milliseconds), ..FaultState::default() }
 }
 
 #[tokio::test]
@@ -143,21 +106,14 @@ async fn sends_leave_after_their_delay_in_order_even_when_it_shrinks() {
     let first = bench.recorder.0.lock()[0].0;
     assert!(first - start >= Duration::from_millis(40));
     bench.send(&[4], None);
-    assert_eq!(
-        bench.sent(),
-        [1, 2, 3, 4],
-        "nothing waits: straight through"
-    );
+    assert_eq!(bench.sent(), [1, 2, 3, 4], "nothing waits: straight through");
     assert_eq!(bench.metrics.sent_bytes.get(), 4);
 }
 
 #[tokio::test]
 async fn a_cut_drops_silently_and_counts_every_datagram_but_no_byte() {
     let bench = bench(1_000);
-    bench.fault(FaultState {
-        cut: true,
-        ..FaultState::default()
-    });
+    bench.fault(FaultState { cut: true, ..FaultState::default() });
     bench.send(&[0; 25], Some(10));
     assert_eq!(bench.sent(), []);
     assert_eq!(bench.metrics.datagrams_cut.get(), 3);
@@ -167,24 +123,14 @@ async fn a_cut_drops_silently_and_counts_every_datagram_but_no_byte() {
 #[tokio::test]
 async fn loss_takes_single_datagrams_out_of_a_segmented_send() {
     let bench = bench(1_000_000);
-    bench.fault(FaultState {
-        loss_percent: 50.0,
-        ..FaultState::default()
-    });
+    bench.fault(FaultState { loss_percent: 50.0, ..FaultState::default() });
     for _ in 0..200 {
         bench.send(&[1, 1, 2, 2, 3], Some(2));
     }
     let sent = bench.recorder.0.lock().clone();
     for (_, contents, segment_size) in &sent {
-        let segments: Vec<&[u8]> = contents
-            .chunks(segment_size.unwrap_or(usize::MAX))
-            .collect();
-        assert!(
-            segments
-                .iter()
-                .all(|segment| [&[1, 1][..], &[2, 2], &[3]].contains(segment)),
-            "{segments:?}"
-        );
+        let segments: Vec<&[u8]> = contents.chunks(segment_size.unwrap_or(usize::MAX)).collect();
+        assert!(segments.iter().all(|segment| [&[1, 1][..], &[2, 2], &[3]].contains(segment)), "{segments:?}");
     }
     let lost = bench.metrics.datagrams_lost.get();
     assert!((200..400).contains(&lost), "{lost} of 600");

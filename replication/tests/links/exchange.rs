@@ -6,16 +6,11 @@ use std::time::Duration;
 use crate::support::{Authority, PATIENCE, Region, config, pair, rebind, socket};
 use bytes::Bytes;
 use replication::{
-    DownReason, FaultState, Lane, LinkEvent, LinkFaults, LinkLimits, LinkMetrics, Refusal,
-    SendError, VersionRange,
+    DownReason, FaultState, Lane, LinkEvent, LinkFaults, LinkLimits, LinkMetrics, Refusal, SendError, VersionRange,
 };
 use tokio::time::{Instant, timeout};
 
-const CUT: FaultState = FaultState {
-    cut: true,
-    delay: Duration::ZERO,
-    loss_percent: 0.0,
-};
+const CUT: FaultState = FaultState { cut: true, delay: Duration::ZERO, loss_percent: 0.0 };
 
 /// A link that is silent is down on both sides within this.
 const DOWN_WITHIN: Duration = Duration::from_millis(3_500);
@@ -39,24 +34,14 @@ async fn exchange(from: &mut Region, from_name: &str, to: &mut Region, to_name: 
         for index in 0..count {
             let mut frame = index.to_be_bytes().to_vec();
             frame.resize(8 + usize::try_from(index * 37 % 900).expect("small"), 0);
-            from.send(
-                to_name,
-                lanes[usize::try_from(index).expect("small") % lanes.len()],
-                frame.into(),
-            )
-            .await;
+            from.send(to_name, lanes[usize::try_from(index).expect("small") % lanes.len()], frame.into()).await;
         }
     };
     let receiving = async {
-        let mut next: HashMap<Lane, u64> = (0..)
-            .zip(&lanes)
-            .map(|(index, lane)| (*lane, index))
-            .collect();
+        let mut next: HashMap<Lane, u64> = (0..).zip(&lanes).map(|(index, lane)| (*lane, index)).collect();
         let mut received = 0;
         while received < count {
-            let LinkEvent::Frames { peer, lane, frames } = to.next().await else {
-                panic!("the link is lost")
-            };
+            let LinkEvent::Frames { peer, lane, frames } = to.next().await else { panic!("the link is lost") };
             assert_eq!(peer, from_name);
             for frame in frames {
                 let expected = next.get_mut(&lane).expect("a lane that was used");
@@ -66,9 +51,7 @@ async fn exchange(from: &mut Region, from_name: &str, to: &mut Region, to_name: 
             }
         }
     };
-    timeout(PATIENCE, async { tokio::join!(sending, receiving) })
-        .await
-        .expect("all arrive");
+    timeout(PATIENCE, async { tokio::join!(sending, receiving) }).await.expect("all arrive");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,11 +66,7 @@ async fn ten_thousand_frames_each_way_arrive_in_order_on_their_lanes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frames_arrive_in_order_through_delay_and_loss() {
     let faults = LinkFaults::new();
-    let state = FaultState {
-        delay: Duration::from_millis(5),
-        loss_percent: 2.0,
-        ..FaultState::default()
-    };
+    let state = FaultState { delay: Duration::from_millis(5), loss_percent: 2.0, ..FaultState::default() };
     faults.set_both("eu-west", "us-east", state);
     let (mut west, mut east) = pair(&Authority::new(), &faults).await;
     exchange(&mut west, "eu-west", &mut east, "us-east", 2_000).await;
@@ -101,14 +80,8 @@ async fn the_largest_frame_arrives_and_a_larger_one_is_refused() {
     assert_eq!(east.frames().await, (Lane::Bulk, vec![largest]));
     let larger = Bytes::from(vec![9; replication::MAXIMUM_FRAME_BYTES + 1]);
     let bytes = larger.len();
-    assert_eq!(
-        west.links.send("us-east", Lane::Bulk, larger),
-        Err(SendError::TooLarge { bytes })
-    );
-    assert_eq!(
-        west.links.send("mars", Lane::Bulk, Bytes::new()),
-        Err(SendError::UnknownPeer)
-    );
+    assert_eq!(west.links.send("us-east", Lane::Bulk, larger), Err(SendError::TooLarge { bytes }));
+    assert_eq!(west.links.send("mars", Lane::Bulk, Bytes::new()), Err(SendError::UnknownPeer));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,10 +94,7 @@ async fn a_cut_both_ways_is_noticed_on_both_sides_and_healed() {
     assert_eq!(east.down().await, DownReason::Silent);
     assert!(cut.elapsed() < DOWN_WITHIN, "took {:?}", cut.elapsed());
     assert!(!west.links.is_up("us-east") && !east.links.is_up("eu-west"));
-    assert_eq!(
-        west.links.send("us-east", Lane::Control, Bytes::new()),
-        Err(SendError::Down)
-    );
+    assert_eq!(west.links.send("us-east", Lane::Control, Bytes::new()), Err(SendError::Down));
     // Long enough for the dialler to have reached its longest pauses.
     tokio::time::sleep(Duration::from_secs(4)).await;
     faults.set_both("eu-west", "us-east", FaultState::default());
@@ -145,10 +115,7 @@ async fn a_cut_of_either_direction_alone_is_noticed_on_both_sides() {
         // One side may learn it from the other's farewell instead of the silence.
         let reasons = tokio::join!(west.down(), east.down());
         assert!(cut.elapsed() < DOWN_WITHIN, "took {:?}", cut.elapsed());
-        assert!(
-            reasons.0 == DownReason::Silent || reasons.1 == DownReason::Silent,
-            "{reasons:?}"
-        );
+        assert!(reasons.0 == DownReason::Silent || reasons.1 == DownReason::Silent, "{reasons:?}");
         faults.set(from, to, FaultState::default());
         tokio::join!(west.up(), east.up());
     }
@@ -157,41 +124,27 @@ async fn a_cut_of_either_direction_alone_is_noticed_on_both_sides() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_injected_delay_shows_in_the_round_trip_and_goes_away() {
     let faults = LinkFaults::new();
-    let delay = FaultState {
-        delay: Duration::from_millis(40),
-        ..FaultState::default()
-    };
+    let delay = FaultState { delay: Duration::from_millis(40), ..FaultState::default() };
     faults.set_both("eu-west", "us-east", delay);
     let (west, east) = pair(&Authority::new(), &faults).await;
     let measured = async {
-        while west.links.round_trip("us-east").is_none()
-            || east.links.round_trip("eu-west").is_none()
-        {
+        while west.links.round_trip("us-east").is_none() || east.links.round_trip("eu-west").is_none() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     timeout(PATIENCE, measured).await.expect("measured");
-    for round_trip in [
-        west.links.round_trip("us-east"),
-        east.links.round_trip("eu-west"),
-    ] {
+    for round_trip in [west.links.round_trip("us-east"), east.links.round_trip("eu-west")] {
         let round_trip = round_trip.expect("measured");
         assert!(round_trip >= Duration::from_millis(80), "{round_trip:?}");
         assert!(round_trip < Duration::from_millis(200), "{round_trip:?}");
     }
     faults.set_both("eu-west", "us-east", FaultState::default());
     let fell = async {
-        while west
-            .links
-            .round_trip("us-east")
-            .is_none_or(|round_trip| round_trip > Duration::from_millis(40))
-        {
+        while west.links.round_trip("us-east").is_none_or(|round_trip| round_trip > Duration::from_millis(40)) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE, fell)
-        .await
-        .expect("the smoothed round trip follows");
+    timeout(PATIENCE, fell).await.expect("the smoothed round trip follows");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -208,27 +161,17 @@ async fn a_peer_that_stops_is_down_at_once_and_seen_again_with_its_new_incarnati
     let stopped = Instant::now();
     east.links.shutdown().await;
     assert!(matches!(west.down().await, DownReason::ClosedByPeer { .. }));
-    assert!(
-        stopped.elapsed() < Duration::from_secs(2),
-        "took {:?}",
-        stopped.elapsed()
-    );
+    assert!(stopped.elapsed() < Duration::from_secs(2), "took {:?}", stopped.elapsed());
     assert_eq!(east.down().await, DownReason::Shutdown);
     drop(east);
-    let again = replication::LinkConfig {
-        incarnation: 2,
-        ..east_config
-    };
+    let again = replication::LinkConfig { incarnation: 2, ..east_config };
     let mut east = Region::start(again, rebind(east_address).await, &faults).await;
     assert_eq!(west.up().await.incarnation, 2);
     assert_eq!(east.up().await.incarnation, 1);
     west.links.shutdown().await;
     assert!(matches!(east.down().await, DownReason::ClosedByPeer { .. }));
     drop(west);
-    let again = replication::LinkConfig {
-        incarnation: 5,
-        ..west_config
-    };
+    let again = replication::LinkConfig { incarnation: 5, ..west_config };
     let mut west = Region::start(again, rebind(west_address).await, &faults).await;
     assert_eq!(west.up().await.incarnation, 2);
     assert_eq!(east.up().await.incarnation, 5);
@@ -249,17 +192,11 @@ async fn a_dialler_that_crashed_and_came_back_replaces_its_old_link() {
     tokio::join!(west.up(), east.up());
     west.links.vanish().await;
     drop(west);
-    let again = replication::LinkConfig {
-        incarnation: 2,
-        ..west_config
-    };
+    let again = replication::LinkConfig { incarnation: 2, ..west_config };
     let mut west = Region::start(again, rebind(west_address).await, &faults).await;
     west.up().await;
     let reason = east.down().await;
-    assert!(
-        matches!(reason, DownReason::Replaced | DownReason::Reset),
-        "{reason:?}"
-    );
+    assert!(matches!(reason, DownReason::Replaced | DownReason::Reset), "{reason:?}");
     assert_eq!(east.up().await.incarnation, 2);
 }
 
@@ -289,16 +226,9 @@ async fn a_peer_that_does_not_read_fills_its_own_lane_and_stalls_nobody_else() {
     let sockets = [socket(), socket(), socket()];
     let [west_address, south_address, east_address] = [sockets[0].1, sockets[1].1, sockets[2].1];
     let [(west, _), (south, _), (east, _)] = sockets;
-    let west_config = config(
-        &authority,
-        "eu-west",
-        &[("sa-east", south_address), ("us-east", east_address)],
-    );
+    let west_config = config(&authority, "eu-west", &[("sa-east", south_address), ("us-east", east_address)]);
     let mut south_config = config(&authority, "sa-east", &[("eu-west", west_address)]);
-    south_config.limits = LinkLimits {
-        events: 2,
-        ..LinkLimits::default()
-    };
+    south_config.limits = LinkLimits { events: 2, ..LinkLimits::default() };
     let east_config = config(&authority, "us-east", &[("eu-west", west_address)]);
     let mut west = Region::start(west_config, west, &faults).await;
     let mut south = Region::start(south_config, south, &faults).await;
@@ -332,12 +262,8 @@ async fn a_peer_that_does_not_read_fills_its_own_lane_and_stalls_nobody_else() {
     while received < sent {
         received += south.frames().await.1.len();
     }
-    west.send("sa-east", Lane::Control, Bytes::from_static(b"after"))
-        .await;
-    assert_eq!(
-        south.frames().await,
-        (Lane::Control, vec![Bytes::from_static(b"after")])
-    );
+    west.send("sa-east", Lane::Control, Bytes::from_static(b"after")).await;
+    assert_eq!(south.frames().await, (Lane::Control, vec![Bytes::from_static(b"after")]));
 }
 
 /// Starts two regions whose configurations disagree and gives what each is told.
@@ -357,28 +283,10 @@ async fn disagree(change: impl FnOnce(&mut replication::LinkConfig)) -> (Refusal
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_version_map_or_mesh_is_refused_with_the_reason_on_both_sides() {
-    let (ours, newer) = (
-        VersionRange::default(),
-        VersionRange {
-            minimum: 2,
-            current: 3,
-        },
-    );
+    let (ours, newer) = (VersionRange::default(), VersionRange { minimum: 2, current: 3 });
     let (west, east) = disagree(|config| config.versions = newer).await;
-    assert_eq!(
-        west,
-        Refusal::Version(replication::Incompatible {
-            ours,
-            theirs: newer
-        })
-    );
-    assert_eq!(
-        east,
-        Refusal::Version(replication::Incompatible {
-            ours: newer,
-            theirs: ours
-        })
-    );
+    assert_eq!(west, Refusal::Version(replication::Incompatible { ours, theirs: newer }));
+    assert_eq!(east, Refusal::Version(replication::Incompatible { ours: newer, theirs: ours }));
     let refusals = disagree(|config| config.map_digest = [8; 32]).await;
     assert_eq!(refusals, (Refusal::MapDigest, Refusal::MapDigest));
     let refusals = disagree(|config| config.mesh_id = "other".into()).await;
@@ -396,32 +304,19 @@ async fn bytes_round_trip_and_state_are_exported() {
     let mut west = Region::start_measured(west_config, west, &faults, metrics.clone()).await;
     let mut east = Region::start_measured(east_config, east, &faults, metrics.clone()).await;
     tokio::join!(west.up(), east.up());
-    west.send("us-east", Lane::Bulk, Bytes::from(vec![0; 100_000]))
-        .await;
+    west.send("us-east", Lane::Bulk, Bytes::from(vec![0; 100_000])).await;
     east.frames().await;
     let mut registry = prometheus_client::registry::Registry::default();
     metrics.register(&mut registry);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
     let value = |name: &str| -> f64 {
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(name))
-            .expect("exported");
-        line.rsplit(' ')
-            .next()
-            .and_then(|value| value.parse().ok())
-            .expect("a number")
+        let line = text.lines().find(|line| line.starts_with(name)).expect("exported");
+        line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
     };
     assert!(value("hearth_link_bytes_total{from=\"eu-west\",to=\"us-east\"}") > 100_000.0);
     assert!(value("hearth_link_received_bytes_total{from=\"eu-west\",to=\"us-east\"}") > 100_000.0);
     assert!(value("hearth_link_bytes_total{from=\"us-east\",to=\"eu-west\"}") > 1_000.0);
-    assert_eq!(
-        value("hearth_link_up{from=\"eu-west\",to=\"us-east\"}"),
-        1.0
-    );
-    assert_eq!(
-        value("hearth_link_queue_frames{from=\"eu-west\",to=\"us-east\",lane=\"bulk\"}"),
-        0.0
-    );
+    assert_eq!(value("hearth_link_up{from=\"eu-west\",to=\"us-east\"}"), 1.0);
+    assert_eq!(value("hearth_link_queue_frames{from=\"eu-west\",to=\"us-east\",lane=\"bulk\"}"), 0.0);
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use replication::{
-    DownReason, Lane, LinkConfig, LinkEvent, LinkFaults, LinkLimits, LinkMetrics, LinkTimes,
-    LinkTls, Links, LinksHandle, PeerConfig, PeerHello, Refusal, SendError, VersionRange,
+    DownReason, Lane, LinkConfig, LinkEvent, LinkFaults, LinkLimits, LinkMetrics, LinkTimes, LinkTls, Links,
+    LinksHandle, PeerConfig, PeerHello, Refusal, SendError, VersionRange,
 };
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
@@ -26,21 +26,14 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).expect("self-signed").pem();
-        Self {
-            pem,
-            issuer: Issuer::new(params, key),
-        }
+        Self { pem, issuer: Issuer::new(params, key) }
     }
 
     pub(crate) fn tls(&self, region: &str) -> LinkTls {
         let key = KeyPair::generate().expect("key");
         let params = CertificateParams::new(vec![region.to_owned()]).expect("a DNS name");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
-        LinkTls {
-            ca_pem: self.pem.clone(),
-            cert_pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-        }
+        LinkTls { ca_pem: self.pem.clone(), cert_pem: certificate.pem(), key_pem: key.serialize_pem() }
     }
 }
 
@@ -60,16 +53,10 @@ pub(crate) async fn rebind(address: SocketAddr) -> UdpSocket {
             }
         }
     };
-    timeout(PATIENCE, bound)
-        .await
-        .expect("the port is free again")
+    timeout(PATIENCE, bound).await.expect("the port is free again")
 }
 
-pub(crate) fn config(
-    authority: &Authority,
-    region: &str,
-    peers: &[(&str, SocketAddr)],
-) -> LinkConfig {
+pub(crate) fn config(authority: &Authority, region: &str, peers: &[(&str, SocketAddr)]) -> LinkConfig {
     LinkConfig {
         mesh_id: "test-mesh".into(),
         region: region.into(),
@@ -80,10 +67,7 @@ pub(crate) fn config(
         versions: VersionRange::default(),
         peers: peers
             .iter()
-            .map(|(region, address)| PeerConfig {
-                region: (*region).into(),
-                address: *address,
-            })
+            .map(|(region, address)| PeerConfig { region: (*region).into(), address: *address })
             .collect(),
         tls: authority.tls(region),
         times: LinkTimes::default(),
@@ -108,17 +92,12 @@ impl Region {
         faults: &LinkFaults,
         metrics: LinkMetrics,
     ) -> Self {
-        let (links, events) = Links::start(config, socket, faults.clone(), metrics)
-            .await
-            .expect("starts");
+        let (links, events) = Links::start(config, socket, faults.clone(), metrics).await.expect("starts");
         Self { links, events }
     }
 
     pub(crate) async fn next(&mut self) -> LinkEvent {
-        timeout(PATIENCE, self.events.recv())
-            .await
-            .expect("an event")
-            .expect("links run")
+        timeout(PATIENCE, self.events.recv()).await.expect("an event").expect("links run")
     }
 
     /// The next event, which must be `Up`.
@@ -159,9 +138,7 @@ impl Region {
             loop {
                 match self.links.send(peer, lane, frame.clone()) {
                     Ok(()) => return,
-                    Err(SendError::Full { .. }) => {
-                        tokio::time::sleep(Duration::from_millis(1)).await
-                    }
+                    Err(SendError::Full { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
                     Err(error) => panic!("cannot send: {error}"),
                 }
             }
@@ -173,18 +150,8 @@ impl Region {
 /// Two regions with a link that is up.
 pub(crate) async fn pair(authority: &Authority, faults: &LinkFaults) -> (Region, Region) {
     let ((west, west_address), (east, east_address)) = (socket(), socket());
-    let mut west = Region::start(
-        config(authority, "eu-west", &[("us-east", east_address)]),
-        west,
-        faults,
-    )
-    .await;
-    let mut east = Region::start(
-        config(authority, "us-east", &[("eu-west", west_address)]),
-        east,
-        faults,
-    )
-    .await;
+    let mut west = Region::start(config(authority, "eu-west", &[("us-east", east_address)]), west, faults).await;
+    let mut east = Region::start(config(authority, "us-east", &[("eu-west", west_address)]), east, faults).await;
     assert_eq!(west.up().await.region, "us-east");
     assert_eq!(east.up().await.region, "eu-west");
     (west, east)

@@ -15,18 +15,13 @@ use tokio::time::timeout;
 async fn acceptor(authority: &Authority, peer: SocketAddr) -> (Region, SocketAddr) {
     let (socket, address) = socket();
     let config = config(authority, "us-east", &[("eu-west", peer)]);
-    (
-        Region::start(config, socket, &LinkFaults::new()).await,
-        address,
-    )
+    (Region::start(config, socket, &LinkFaults::new()).await, address)
 }
 
 /// A QUIC client that trusts `authority` and shows `certificate`, if any.
 fn client(authority: &Authority, certificate: Option<&LinkTls>) -> quinn::Endpoint {
     let mut roots = RootCertStore::empty();
-    roots
-        .add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM"))
-        .expect("an authority");
+    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM")).expect("an authority");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -37,14 +32,11 @@ fn client(authority: &Authority, certificate: Option<&LinkTls>) -> quinn::Endpoi
         Some(tls) => {
             let chain = vec![CertificateDer::from_pem_slice(tls.cert_pem.as_bytes()).expect("PEM")];
             let key = PrivateKeyDer::from_pem_slice(tls.key_pem.as_bytes()).expect("PEM");
-            builder
-                .with_client_auth_cert(chain, key)
-                .expect("a matching key")
+            builder.with_client_auth_cert(chain, key).expect("a matching key")
         }
     };
     tls.alpn_protocols = vec![b"hearth-mesh/1".to_vec()];
-    let mut endpoint =
-        quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let quic = QuicClientConfig::try_from(tls).expect("a suite for QUIC");
     endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(quic)));
     endpoint
@@ -67,14 +59,8 @@ async fn a_client_without_a_certificate_gets_no_byte() {
             Err(_) => Err::<(), _>(connection.closed().await),
         }
     };
-    let error = timeout(PATIENCE, attempt)
-        .await
-        .expect("ends")
-        .expect_err("not let in");
-    assert!(
-        matches!(error, quinn::ConnectionError::ConnectionClosed(_)),
-        "{error:?}"
-    );
+    let error = timeout(PATIENCE, attempt).await.expect("ends").expect_err("not let in");
+    assert!(matches!(error, quinn::ConnectionError::ConnectionClosed(_)), "{error:?}");
     assert!(!east.links.is_up("eu-west"));
     assert!(east.events.try_recv().is_err());
 }
@@ -105,10 +91,7 @@ async fn a_dialler_of_another_authority_is_refused_by_both_sides() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dialler_that_trusts_the_mesh_but_was_certified_elsewhere_is_refused() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let tls = LinkTls {
-        ca_pem: authority.pem.clone(),
-        ..other.tls("eu-west")
-    };
+    let tls = LinkTls { ca_pem: authority.pem.clone(), ..other.tls("eu-west") };
     let (refusal, mut east) = dial_with_under(&authority, tls, "eu-west").await;
     assert_eq!(refusal, Refusal::Certificate);
     assert!(east.events.try_recv().is_err());
@@ -117,8 +100,7 @@ async fn a_dialler_that_trusts_the_mesh_but_was_certified_elsewhere_is_refused()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_of_the_mesh_that_is_not_a_peer_is_refused() {
     let authority = Authority::new();
-    let (refusal, mut east) =
-        dial_with_under(&authority, authority.tls("ap-south"), "ap-south").await;
+    let (refusal, mut east) = dial_with_under(&authority, authority.tls("ap-south"), "ap-south").await;
     assert_eq!(refusal, Refusal::UnknownRegion);
     assert!(east.events.try_recv().is_err());
 }
@@ -142,19 +124,8 @@ async fn a_region_whose_certificate_is_not_its_own_does_not_start() {
     let ((udp, _), (_, peer)) = (socket(), socket());
     let mut config = config(&authority, "us-east", &[("eu-west", peer)]);
     config.tls = authority.tls("eu-west");
-    let outcome = replication::Links::start(
-        config,
-        udp,
-        LinkFaults::new(),
-        replication::LinkMetrics::default(),
-    )
-    .await;
-    assert!(matches!(
-        outcome,
-        Err(replication::LinkError::Tls(
-            replication::TlsError::Region { .. }
-        ))
-    ));
+    let outcome = replication::Links::start(config, udp, LinkFaults::new(), replication::LinkMetrics::default()).await;
+    assert!(matches!(outcome, Err(replication::LinkError::Tls(replication::TlsError::Region { .. }))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,13 +144,8 @@ async fn a_name_in_the_hello_that_the_certificate_does_not_carry_is_refused() {
         send.write_all(&bytes).await.expect("written");
         Err::<(), quinn::ConnectionError>(connection.closed().await)
     };
-    let error = timeout(PATIENCE, attempt)
-        .await
-        .expect("ends")
-        .expect_err("not let in");
-    let quinn::ConnectionError::ApplicationClosed(close) = error else {
-        panic!("{error:?}")
-    };
+    let error = timeout(PATIENCE, attempt).await.expect("ends").expect_err("not let in");
+    let quinn::ConnectionError::ApplicationClosed(close) = error else { panic!("{error:?}") };
     assert_eq!(close.error_code.into_inner(), 20);
     assert!(east.events.try_recv().is_err());
 }
