@@ -22,8 +22,7 @@ const TEXT: &str = "a text that only some regions may hold 5309271";
 fn config(index: usize, links: &[SocketAddr], authority: &CertificateAuthority, data: &Path) -> RegionConfig {
     let id = REGIONS[index];
     let issued = authority.issue_region(id, &IssueOptions::default(), SystemTime::now()).expect("a certificate");
-    let mut limits = hearth_config::Limits::default();
-    limits.resident_for = Duration::from_secs(2);
+    let limits = hearth_config::Limits { resident_for: Duration::from_secs(2), ..hearth_config::Limits::default() };
     let regions = REGIONS.iter().zip(links).map(|(id, address)| MeshRegion::new(*id, address.to_string())).collect();
     RegionConfig {
         region: RegionSection { id: id.to_owned(), node: "core-1".to_owned(), data: data.join(id) },

@@ -262,6 +262,7 @@ impl RegionHandle {
         let (connection, events) = Connection::new(self.region.new_connection_id(), user.clone(), device, capacity);
         let connection = Arc::new(connection);
         self.region.hub.add(connection.clone());
+        self.region.tell_unreachable(&connection);
         let feed_complete = self.arrive(&connection).await;
         self.region.device_connected(&user, device).await;
         tokio::spawn(self.region.clone().fetch_refusals(user, device));
@@ -317,7 +318,7 @@ impl RegionHandle {
         let command = self.region.send_command(&connection.user, send);
         let device = Some(connection.device);
         let input = Input::Command { command, salt: salt(), reply: reply.clone(), device };
-        if self.region.try_input(input).is_err() {
+        if !self.region.try_input(input) {
             let refusal = match self.region.check_store() {
                 Err(refusal) => refusal,
                 Ok(()) => Refusal::new(ErrorCode::Overloaded, "too many requests wait in this region")

@@ -154,10 +154,11 @@ impl Hub {
     pub(crate) fn to_device(&self, user: &UserId, device: DeviceId, frame: &Bytes) -> bool {
         let users = self.users.read();
         let Some(connections) = users.get(user) else { return false };
-        connections
-            .iter()
-            .filter(|connection| connection.device == device)
-            .fold(false, |taken, connection| connection.push(EdgeEvent::Frame(frame.clone())) || taken)
+        let mut taken = false;
+        for connection in connections.iter().filter(|connection| connection.device == device) {
+            taken |= connection.push(EdgeEvent::Frame(frame.clone()));
+        }
+        taken
     }
 
     /// Sends a frame to everybody.

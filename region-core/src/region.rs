@@ -171,11 +171,9 @@ impl Region {
         if self.failed.borrow().is_some() { Err(self.unavailable()) } else { Ok(()) }
     }
 
-    /// Queues an input without waiting.
-    pub(crate) fn try_input(&self, input: Input<ReplyTo>) -> Result<(), Input<ReplyTo>> {
-        self.inputs.try_send(input).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(input) | mpsc::error::TrySendError::Closed(input) => input,
-        })
+    /// Queues an input without waiting. Returns whether it was taken.
+    pub(crate) fn try_input(&self, input: Input<ReplyTo>) -> bool {
+        self.inputs.try_send(input).is_ok()
     }
 
     /// Queues an input, waiting for room. A region that failed takes none.
@@ -278,6 +276,14 @@ impl Region {
     fn region_status(&self, peer: &RegionId, reachable: bool) {
         let frame = encode_server_frame(&ServerFrame::RegionStatus { region: peer.clone(), reachable }, None);
         self.hub.to_all(&frame);
+    }
+
+    /// A session that starts while regions are out of reach hears of each once, as those that lived then did.
+    pub(crate) fn tell_unreachable(&self, connection: &crate::edge::Connection) {
+        for peer in self.options.map.regions.iter().filter(|peer| *peer != self.me() && !self.links.is_up(peer)) {
+            let status = ServerFrame::RegionStatus { region: peer.clone(), reachable: false };
+            connection.push(crate::edge::EdgeEvent::Frame(encode_server_frame(&status, None)));
+        }
     }
 
     async fn link_frame(self: &Arc<Self>, peer: &RegionId, frame: Bytes) {
