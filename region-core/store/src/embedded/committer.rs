@@ -18,8 +18,9 @@ use super::tables::Tables;
 
 /// Calls that wait at most; further callers wait for their turn to wait.
 pub(super) const QUEUE_BOUND: usize = 4_096;
-/// Items after which a batch is committed although more calls wait: bounds memory and the time of one commit.
-const BATCH_ITEMS: usize = 16_384;
+/// Items after which a batch is committed although more calls wait: bounds memory and the time of one commit, and lets
+/// the answers of one commit go out while the next is made.
+const BATCH_ITEMS: usize = 1_024;
 /// Heads per generation of the cache: two of 65,536 are about 20 MB when full.
 const HEADS: usize = 65_536;
 /// Numbers of changes reserved at a time.
