@@ -22,6 +22,7 @@ use region_model::{ParkingBounds, ports::StoreError};
 use region_store::embedded::{Embedded, EmbeddedOptions, OpenError};
 use replication::{LinkConfig, LinkError, LinkFaults, LinkMetrics, LinkTls, LinksHandle, PeerConfig};
 use tokio::net::TcpListener;
+use tracing::Instrument;
 
 use crate::keys;
 use crate::links::{QuicLinks, pump};
@@ -136,7 +137,8 @@ impl RunningRegion {
         handle.register_metrics(&mut registry.lock());
         let tasks = tokio_util::task::TaskTracker::new();
         let stop = tokio_util::sync::CancellationToken::new();
-        tasks.spawn(stop.clone().run_until_cancelled_owned(pump(events, handle.clone())));
+        let span = tracing::debug_span!("link", region = %region);
+        tasks.spawn(stop.clone().run_until_cancelled_owned(pump(events, handle.clone()).instrument(span)));
         tasks.spawn(stop.clone().run_until_cancelled_owned(watch_store(store.broken(), handle.clone(), links.clone())));
         let http = match parts.http {
             Some(listener) => listener,

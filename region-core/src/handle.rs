@@ -13,6 +13,7 @@ use region_model::ports::{StoreError, Stores};
 use region_model::{CoreOptions, Input, Outcome, RegionCore};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::edge::{Connection, EdgeEvent};
@@ -180,7 +181,8 @@ impl RegionHandle {
         let region = Arc::new(Region::new(options, stores, links, Hub::new(notices), inputs, outbox));
         parked.iter().for_each(|send| region.refusals.stored(send));
         region.input(Input::ParkedAtStart(parked)).await;
-        tokio::spawn(Runtime::new(region.clone(), core, input_queue).run());
+        let span = tracing::debug_span!("home", region = %region.me());
+        tokio::spawn(Runtime::new(region.clone(), core, input_queue).run().instrument(span));
         tokio::spawn(outbox::run(region.clone(), outbox_queue));
         tokio::spawn(notices::run(region.clone(), notice_queue));
         tokio::spawn(departures::run(region.clone()));

@@ -1,0 +1,375 @@
+//! A thin raw client over either transport: it sends what it is told and records every frame with a monotonic time.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hearth_client::rest::Rest;
+use hearth_client::transport::{Connection, Received};
+use hearth_client::{Address, TransportKind};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use crate::mesh::{Mesh, Region, Secrets};
+use crate::new_id;
+
+/// How long an expected frame may take, unless a story says otherwise.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Texts shorter than this may be in a log by chance.
+const TELLING: usize = 8;
+
+/// A frame as it came in.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// When.
+    pub at: Instant,
+    /// What.
+    pub value: Value,
+}
+
+/// A message as it went out.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// When.
+    pub at: Instant,
+    /// Its id.
+    pub message: String,
+    /// Where to.
+    pub conversation: String,
+}
+
+/// What the first frame says.
+#[derive(Clone, Debug, Default)]
+pub struct Auth {
+    /// The token.
+    pub token: String,
+    /// The device; a new one if absent.
+    pub device: Option<String>,
+    /// A resume token.
+    pub resume: Option<String>,
+    /// Cursors.
+    pub cursors: Option<Value>,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    frames: Vec<Frame>,
+    /// Indexes of frames that no story has asked for yet.
+    unread: Vec<usize>,
+    sent: Vec<Sent>,
+    /// When the connection ended, and its close code where the transport shows one.
+    closed: Option<(Instant, Option<u16>)>,
+}
+
+enum Order {
+    Send(Vec<String>),
+    Leave,
+}
+
+/// A session of a user.
+#[derive(Debug)]
+pub struct Peer {
+    /// The user.
+    pub user: String,
+    /// The device.
+    pub device: String,
+    record: Arc<Mutex<Record>>,
+    changed: watch::Receiver<u64>,
+    orders: mpsc::Sender<Order>,
+    task: tokio::task::JoinHandle<()>,
+    secrets: Secrets,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Where a region is reached.
+#[must_use]
+pub fn address(region: &Region) -> Address {
+    Address { http: region.http.clone(), ws: region.ws.clone(), webtransport: Some(region.webtransport.clone()) }
+}
+
+impl Peer {
+    /// Connects `user` at a region over WebSocket, and waits for `connected`.
+    pub async fn connect(mesh: &Mesh, user: &str, region: usize) -> Self {
+        Self::connect_over(mesh, user, region, TransportKind::WebSocket).await
+    }
+
+    /// As [`Peer::connect`], over `kind`.
+    pub async fn connect_over(mesh: &Mesh, user: &str, region: usize, kind: TransportKind) -> Self {
+        let auth = Auth { token: mesh.token(user, region).await, ..Auth::default() };
+        let peer = Self::open(mesh, user, region, kind, auth).await;
+        peer.expect("connected", |_| true).await;
+        peer
+    }
+
+    /// Connects with a resume token and cursors; what the answer was is for the story to look at.
+    pub async fn resume(mesh: &Mesh, old: &Self, region: usize, resume: &str, cursors: Value) -> Self {
+        let auth = Auth {
+            token: mesh.token(&old.user, region).await,
+            device: Some(old.device.clone()),
+            resume: Some(resume.to_owned()),
+            cursors: Some(cursors),
+        };
+        Self::open(mesh, &old.user, region, TransportKind::WebSocket, auth).await
+    }
+
+    /// Opens a connection and sends `auth` as its first frame.
+    ///
+    /// # Panics
+    /// When the region cannot be reached.
+    pub async fn open(mesh: &Mesh, user: &str, region: usize, kind: TransportKind, auth: Auth) -> Self {
+        Self::open_at(&address(&mesh.regions[region]), user, kind, None, auth, mesh.secrets.clone()).await
+    }
+
+    /// As [`Peer::open`], anywhere.
+    ///
+    /// # Panics
+    /// When it cannot be reached.
+    pub async fn open_at(
+        address: &Address,
+        user: &str,
+        kind: TransportKind,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        auth: Auth,
+        secrets: Secrets,
+    ) -> Self {
+        let rest = Rest::new(tls.clone()).expect("a client");
+        let opened = Connection::open(address, kind, tls, &rest).await;
+        let connection = opened.unwrap_or_else(|error| panic!("{user} at {}: {error}", address.http));
+        let device = auth.device.unwrap_or_else(new_id);
+        let mut payload = json!({ "token": auth.token, "deviceId": device });
+        if let Some(resume) = auth.resume {
+            payload["resumeToken"] = json!(resume);
+        }
+        if let Some(cursors) = auth.cursors {
+            payload["cursors"] = cursors;
+        }
+        let record = Arc::new(Mutex::new(Record::default()));
+        let (tell, changed) = watch::channel(0);
+        let (orders, inbox) = mpsc::channel(64);
+        let task = tokio::spawn(pump(connection, inbox, record.clone(), tell));
+        let peer = Self { user: user.to_owned(), device, record, changed, orders, task, secrets };
+        peer.frame(json!({ "type": "auth", "payload": payload })).await;
+        peer
+    }
+
+    /// Sends an object as it is.
+    pub async fn frame(&self, frame: Value) {
+        self.texts(vec![frame.to_string()]).await;
+    }
+
+    /// Sends texts as they are, together.
+    pub async fn texts(&self, texts: Vec<String>) {
+        // A connection that ended records so; whoever waits for an answer is told.
+        let _ = self.orders.send(Order::Send(texts)).await;
+    }
+
+    /// Sends a text message; its id.
+    pub async fn send(&self, conversation: &str, text: &str) -> String {
+        self.send_as(conversation, text, &new_id()).await
+    }
+
+    /// Sends a text message under an id.
+    pub async fn send_as(&self, conversation: &str, text: &str, message: &str) -> String {
+        let payload = json!({
+            "messageId": message, "conversationId": conversation, "content": { "type": "text", "text": text },
+        });
+        self.send_payload(payload).await
+    }
+
+    /// Sends a `message.send` with this payload; its message's id.
+    ///
+    /// # Panics
+    /// When it has no `messageId`.
+    pub async fn send_payload(&self, payload: Value) -> String {
+        let message = payload["messageId"].as_str().expect("a message id").to_owned();
+        let conversation = payload["conversationId"].as_str().unwrap_or_default().to_owned();
+        if let Some(text) = payload["content"]["text"].as_str().filter(|text| text.len() >= TELLING) {
+            self.secrets.lock().expect("no panic holds it").insert(text.to_owned());
+        }
+        let sent = Sent { at: Instant::now(), message: message.clone(), conversation };
+        self.record.lock().expect("no panic holds it").sent.push(sent);
+        self.frame(json!({ "type": "message.send", "id": message, "payload": payload })).await;
+        message
+    }
+
+    /// Sends a text and waits for its ack's payload.
+    pub async fn say(&self, conversation: &str, text: &str) -> Value {
+        let message = self.send(conversation, text).await;
+        self.acked(&message).await
+    }
+
+    /// Waits for the ack of a message; its payload.
+    pub async fn acked(&self, message: &str) -> Value {
+        self.acked_within(message, PATIENCE).await
+    }
+
+    /// As [`Peer::acked`].
+    pub async fn acked_within(&self, message: &str, within: Duration) -> Value {
+        let mine = |frame: &Value| frame["payload"]["messageId"] == message;
+        self.expect_within("message.ack", within, mine).await.value["payload"].clone()
+    }
+
+    /// Takes the first unread frame of `kind` that matches, waiting for it.
+    pub async fn expect(&self, kind: &str, matches: impl Fn(&Value) -> bool) -> Frame {
+        self.expect_within(kind, PATIENCE, matches).await
+    }
+
+    /// As [`Peer::expect`].
+    ///
+    /// # Panics
+    /// When it does not come in time, with the frames that did.
+    pub async fn expect_within(&self, kind: &str, within: Duration, matches: impl Fn(&Value) -> bool) -> Frame {
+        let deadline = Instant::now() + within;
+        let mut changed = self.changed.clone();
+        loop {
+            changed.mark_unchanged();
+            if let Some(frame) = self.take(|value| value["type"] == kind && matches(value)) {
+                return frame;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let ended = self.closed().is_some();
+            if ended || tokio::time::timeout(left, changed.changed()).await.is_err() {
+                if let Some(frame) = self.take(|value| value["type"] == kind && matches(value)) {
+                    return frame;
+                }
+                panic!("{}: no {kind} within {within:?}; {}", self.user, self.story());
+            }
+        }
+    }
+
+    /// Takes the first unread frame that matches, if it is there.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn take(&self, matches: impl Fn(&Value) -> bool) -> Option<Frame> {
+        let mut record = self.record.lock().expect("no panic holds it");
+        let at = record.unread.iter().position(|index| matches(&record.frames[*index].value))?;
+        let index = record.unread.remove(at);
+        Some(record.frames[index].clone())
+    }
+
+    /// All frames so far.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn frames(&self) -> Vec<Frame> {
+        self.record.lock().expect("no panic holds it").frames.clone()
+    }
+
+    /// Payloads of all frames of a type so far.
+    #[must_use]
+    pub fn payloads(&self, kind: &str) -> Vec<Value> {
+        let of_kind = self.frames().into_iter().filter(|frame| frame.value["type"] == kind);
+        of_kind.map(|frame| frame.value["payload"].clone()).collect()
+    }
+
+    /// All that was sent.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn sent(&self) -> Vec<Sent> {
+        self.record.lock().expect("no panic holds it").sent.clone()
+    }
+
+    /// When the connection ended, and its close code where the transport shows one.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn closed(&self) -> Option<(Instant, Option<u16>)> {
+        self.record.lock().expect("no panic holds it").closed
+    }
+
+    /// Waits until the server ended the connection; the close code where the transport shows one.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn ended(&self, within: Duration) -> Option<u16> {
+        let mut changed = self.changed.clone();
+        let deadline = tokio::time::Instant::now() + within;
+        loop {
+            changed.mark_unchanged();
+            if let Some((_, code)) = self.closed() {
+                return code;
+            }
+            let waited = tokio::time::timeout_at(deadline, changed.changed()).await;
+            assert!(waited.is_ok(), "{}: not closed within {within:?}; {}", self.user, self.story());
+        }
+    }
+
+    /// Answers to everything before have come once this returns: frames of a session are handled in order.
+    pub async fn settled(&self) {
+        self.frame(json!({ "type": "heartbeat", "timestamp": 1 })).await;
+        self.expect("heartbeat.ack", |_| true).await;
+    }
+
+    /// The resume token of this session.
+    #[must_use]
+    pub fn resume_token(&self) -> String {
+        let hello = self.frames().into_iter().find(|frame| frame.value["type"] == "connected");
+        hello.and_then(|frame| frame.value["resumeToken"].as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
+    /// Leaves.
+    pub async fn leave(&self) {
+        let _ = self.orders.send(Order::Leave).await;
+        self.ended(PATIENCE).await;
+    }
+
+    /// The last frames, without what must not be shown.
+    fn story(&self) -> String {
+        let frames = self.frames();
+        let last = frames.iter().rev().take(12).map(|frame| {
+            let mut value = frame.value.clone();
+            if value["resumeToken"].is_string() {
+                value["resumeToken"] = json!("…");
+            }
+            let text = value.to_string();
+            text.chars().take(240).collect::<String>()
+        });
+        let last: Vec<String> = last.collect();
+        format!("closed: {:?}; {} frames, newest first:\n  {}", self.closed(), frames.len(), last.join("\n  "))
+    }
+}
+
+async fn pump(
+    mut connection: Connection,
+    mut inbox: mpsc::Receiver<Order>,
+    record: Arc<Mutex<Record>>,
+    tell: watch::Sender<u64>,
+) {
+    let code = loop {
+        tokio::select! {
+            order = inbox.recv() => match order {
+                Some(Order::Send(texts)) => {
+                    // A lost connection shows in what is received next.
+                    let _ = connection.send_many(texts).await;
+                }
+                Some(Order::Leave) | None => {
+                    connection.close().await;
+                    break None;
+                }
+            },
+            received = connection.receive() => match received {
+                Ok(Received::Text(text)) => {
+                    let value = serde_json::from_str(&text).unwrap_or(Value::Null);
+                    let mut record = record.lock().expect("no panic holds it");
+                    let index = record.frames.len();
+                    record.frames.push(Frame { at: Instant::now(), value });
+                    record.unread.push(index);
+                    tell.send_modify(|count| *count += 1);
+                }
+                Ok(Received::Closed(code)) => break code,
+                Err(_) => break None,
+            },
+        }
+    };
+    record.lock().expect("no panic holds it").closed = Some((Instant::now(), code));
+    tell.send_modify(|count| *count += 1);
+}

@@ -1,0 +1,11 @@
+//! Stories that drive the shipped binary from outside, by the client contract alone.
+
+mod closed_door;
+mod crash;
+mod exits;
+mod five_regions;
+mod links;
+mod membership;
+mod scenario;
+mod serve;
+mod sessions;

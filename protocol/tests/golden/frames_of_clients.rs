@@ -1,0 +1,89 @@
+//! Frames that clients send: the contract is what is read from the text.
+
+use hearth_protocol::client::{ClientFrame, FrameError, FrameLimits, parse_client_frame};
+use hearth_protocol::{ErrorCode, Level};
+
+use crate::sample;
+
+const FRAMES: &str = include_str!("frames_of_clients.txt");
+
+fn frame(name: &str) -> (Option<String>, ClientFrame) {
+    let text = FRAMES.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let (id, frame) = parse_client_frame(text.expect("the golden line is there").as_bytes(), &FrameLimits::default());
+    (id, frame.expect("the golden frame is taken"))
+}
+
+#[test]
+fn every_golden_frame_of_a_client_is_taken() {
+    let count = FRAMES.lines().map(|line| frame(line.split(' ').next().expect("a name"))).count();
+    assert_eq!(count, 11);
+}
+
+#[test]
+fn auth_and_resume_carry_tokens_and_cursors() {
+    let (_, ClientFrame::Auth(auth)) = frame("auth") else { panic!("an auth") };
+    assert_eq!((auth.token.as_str(), auth.resume_token.as_deref()), ("T", Some("R")));
+    assert_eq!(auth.device_id, Some(sample::device()));
+    assert!(auth.datagrams && auth.streams);
+    let cursors = auth.cursors.expect("cursors");
+    assert_eq!((cursors[0].conversation_id, cursors[0].last_sequence), (sample::conversation(), 300));
+    assert_eq!(cursors[0].epoch.map(|epoch| epoch.0), Some(2));
+    assert_eq!(cursors[1].epoch, None);
+    let (_, ClientFrame::Auth(auth)) = frame("auth-least") else { panic!("an auth") };
+    assert!(auth.device_id.is_none() && auth.cursors.is_none() && !auth.datagrams && !auth.streams);
+    let (_, ClientFrame::Resume(resume)) = frame("resume") else { panic!("a resume") };
+    assert_eq!((resume.resume_token.as_deref(), resume.cursors.len()), (Some("R"), 1));
+    let (_, ClientFrame::AuthRefresh(token)) = frame("auth.refresh") else { panic!("a refresh") };
+    assert_eq!(token, "T");
+}
+
+#[test]
+fn a_send_carries_every_field_of_the_contract_and_ignores_others() {
+    let (id, ClientFrame::Send(send)) = frame("message.send") else { panic!("a send") };
+    assert_eq!(id.as_deref(), Some("7"));
+    assert_eq!((send.message_id, send.conversation_id), (sample::message(), sample::conversation()));
+    assert_eq!((send.expires_at, send.durability), (Some(sample::time()), Some(Level::TwoRegions)));
+    assert_eq!(send.reply_to, Some(sample::message()));
+    let stored = String::from_utf8(send.content.to_json()).expect("JSON");
+    assert_eq!(stored, r#"{"type":"text","text":"hello","metadata":{"a":[1,null]},"mentions":["bob"]}"#);
+    let (id, ClientFrame::Send(send)) = frame("message.send-least") else { panic!("a send") };
+    assert_eq!((id, send.durability, send.expires_at), (None, None, None));
+}
+
+#[test]
+fn the_other_requests_carry_their_fields() {
+    let (_, ClientFrame::Receipt(receipt)) = frame("message.received") else { panic!("a receipt") };
+    assert_eq!((receipt.up_to_sequence, receipt.epoch.map(|epoch| epoch.0)), (300, Some(2)));
+    assert!(matches!(frame("message.read"), (_, ClientFrame::Receipt(_))));
+    let (id, ClientFrame::Sync(sync)) = frame("sync.request") else { panic!("a sync") };
+    assert_eq!((id.as_deref(), sync.limit, sync.conversations.len()), (Some("s"), Some(50), 1));
+    let (_, ClientFrame::History(history)) = frame("history.request") else { panic!("a history") };
+    assert_eq!((history.before, history.after, history.limit), (Some(300), None, Some(50)));
+    assert!(matches!(frame("heartbeat"), (None, ClientFrame::Heartbeat)));
+}
+
+#[test]
+fn frames_of_later_versions_and_unknown_ones_are_refused_and_end_no_session() {
+    let later = [
+        "message.edit",
+        "message.delete",
+        "reaction.add",
+        "reaction.remove",
+        "typing.start",
+        "typing.stop",
+        "conversation.view",
+        "presence.set",
+        "presence.subscribe",
+        "presence.unsubscribe",
+        "client.state",
+        "delivery.explain",
+        "something.else",
+    ];
+    for kind in later {
+        let text = format!(r#"{{"type":"{kind}","id":"9","payload":{{}}}}"#);
+        let (id, result) = parse_client_frame(text.as_bytes(), &FrameLimits::default());
+        assert_eq!(id.as_deref(), Some("9"));
+        let Err(FrameError::Refused(refusal)) = result else { panic!("{kind} is refused") };
+        assert_eq!(refusal.error, ErrorCode::InvalidMessage);
+    }
+}

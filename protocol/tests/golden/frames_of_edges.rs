@@ -1,0 +1,217 @@
+//! Frames that edges send: the text is the contract, and it reads back into what was written.
+
+use hearth_protocol::client::{
+    AckDurability, AckPayload, ClosePayload, Connected, Draining, Endpoint, QueuedPayload, QueuedReason,
+    RefusedPayload, ServerFrame, SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo,
+    encode_message_new, encode_server_frame,
+};
+use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, Role, Settings};
+use hearth_protocol::rest::{
+    ConversationRow, HistoryResponse, Participant, Range, Row, SyncRefusal, SyncResponse, SyncedConversation,
+};
+use hearth_protocol::{Epoch, ErrorCode, Level, Refusal};
+
+use crate::sample::{check, conversation, device, message, region, time, user};
+
+fn row() -> Row {
+    let content = serde_json::value::RawValue::from_string(r#"{"type":"text","text":"hello"}"#.to_owned());
+    Row {
+        message_id: message(),
+        conversation_id: conversation(),
+        sender_id: user("ann"),
+        content: Some(content.expect("JSON")),
+        sequence_number: 300,
+        timestamp: time(),
+        epoch: Epoch(2),
+        kind: "message".to_owned(),
+        target_message_id: None,
+        change: None,
+        reply_to: Some(message()),
+        expires_at: Some(time()),
+        origin_region: region("us-east"),
+        original_timestamp: Some(time()),
+    }
+}
+
+fn member_row() -> Row {
+    Row {
+        content: None,
+        kind: "member".to_owned(),
+        change: Some(serde_json::json!({"action": "add", "by": "ann", "role": "member", "userIds": ["bob"]})),
+        reply_to: None,
+        expires_at: None,
+        original_timestamp: None,
+        ..row()
+    }
+}
+
+fn conversation_row(whole: bool) -> ConversationRow {
+    ConversationRow {
+        conversation_id: conversation(),
+        kind: ConversationKind::Group,
+        name: Some("Tea".to_owned()),
+        role: Some(Role::Admin),
+        last_sequence: 300,
+        read_up_to: 0,
+        unread_count: 7,
+        last_message: Some(row()),
+        home: region("eu-west"),
+        epoch: Epoch(2),
+        created_at: "2026-09-21T14:13:20.123Z".to_owned(),
+        participants: whole.then(|| vec![Participant { user_id: user("ann"), role: Role::Admin }]),
+        member_count: whole.then_some(1),
+        settings: whole.then_some(Settings {
+            only_admins_can_post: false,
+            allow_member_invites: true,
+            history_for_new_members: HistoryForNewMembers::All,
+            retention_days: 30,
+        }),
+        durability: whole.then_some(Level::Majority),
+        voters: whole.then(|| vec![region("eu-west"), region("us-east")]),
+        floor_sequence: whole.then_some(1),
+    }
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint {
+        region: region("us-east"),
+        ws: "ws://us.example/ws".to_owned(),
+        webtransport: Some("https://us.example/wt".to_owned()),
+    }
+}
+
+fn session_frames() -> Vec<(&'static str, ServerFrame)> {
+    let connected = Connected {
+        connection_id: "c-1".to_owned(),
+        server_time: time(),
+        heartbeat_interval: 30_000,
+        resume_token: "R".to_owned(),
+        user_id: user("ann"),
+        device_id: device(),
+        region: region("eu-west"),
+        node: "n1".to_owned(),
+        resumed: "fresh".to_owned(),
+        feed: "complete".to_owned(),
+        endpoints: vec![endpoint()],
+        protocol_version: 1,
+    };
+    let draining = Draining {
+        reconnect_after_ms: 250,
+        deadline_ms: 10_000,
+        endpoints: vec![Endpoint { webtransport: None, ..endpoint() }],
+        resume_token: "R".to_owned(),
+    };
+    let refusal = Refusal {
+        error: ErrorCode::RateLimited,
+        message: "too fast".into(),
+        retry_after: Some(3),
+        limit: Some("100 messages a minute".into()),
+    };
+    vec![
+        ("connected", ServerFrame::Connected(Box::new(connected))),
+        ("server.draining", ServerFrame::Draining(draining)),
+        ("close", ServerFrame::Close(ClosePayload { code: 4009, reason: "draining".to_owned() })),
+        ("heartbeat.ack", ServerFrame::HeartbeatAck(time())),
+        ("auth.refreshed", ServerFrame::AuthRefreshed(time())),
+        ("feed.complete", ServerFrame::FeedComplete),
+        ("region.status", ServerFrame::RegionStatus { region: region("ap-south"), reachable: false }),
+        ("error", ServerFrame::Error(refusal)),
+        ("error-least", ServerFrame::Error(Refusal::invalid("unknown frame type"))),
+    ]
+}
+
+fn message_frames() -> Vec<(&'static str, ServerFrame)> {
+    let ack = |duplicate| {
+        let regions = vec![region("eu-west"), region("us-east")];
+        ServerFrame::Ack(AckPayload {
+            message_id: message(),
+            sequence_number: 300,
+            timestamp: time(),
+            conversation_id: conversation(),
+            epoch: Epoch(2),
+            home: region("eu-west"),
+            durability: AckDurability { level: Level::TwoRegions, regions },
+            duplicate,
+        })
+    };
+    let queued = |reason| {
+        ServerFrame::Queued(QueuedPayload {
+            message_id: message(),
+            conversation_id: conversation(),
+            reason,
+            home: region("eu-west"),
+        })
+    };
+    let refused = RefusedPayload {
+        message_id: message(),
+        conversation_id: conversation(),
+        error: ErrorCode::Expired,
+        message: "parked longer than 7 days".to_owned(),
+    };
+    vec![
+        ("message.ack", ack(None)),
+        ("message.ack-duplicate", ack(Some(true))),
+        ("message.queued-home-unreachable", queued(QueuedReason::HomeUnreachable)),
+        ("message.queued-home-moving", queued(QueuedReason::HomeMoving)),
+        ("message.queued-copies-missing", queued(QueuedReason::CopiesMissing)),
+        ("message.refused", ServerFrame::Refused(refused)),
+        ("message.new", ServerFrame::New(Box::new(row()))),
+        ("message.new-member", ServerFrame::New(Box::new(member_row()))),
+        ("conversation.new", ServerFrame::ConversationNew(Box::new(conversation_row(false)))),
+        ("conversation.updated", ServerFrame::ConversationUpdated(Box::new(conversation_row(true)))),
+    ]
+}
+
+fn sync_frames() -> Vec<(&'static str, ServerFrame)> {
+    let covered = SyncedUpTo { conversation_id: conversation(), epoch: Epoch(2), up_to_sequence: 300 };
+    let complete = SyncCompletePayload { conversations: vec![covered], resumed: "exact".to_owned() };
+    let required = SyncRequiredPayload { conversation_id: conversation(), from_sequence: 12 };
+    let gap = SyncGapPayload { conversation_id: conversation(), from_sequence: 12, to_sequence: 200 };
+    let synced =
+        SyncedConversation { conversation_id: conversation(), messages: vec![row(), member_row()], has_more: true };
+    let response = SyncResponse {
+        conversations: vec![synced],
+        refused: vec![SyncRefusal { conversation_id: conversation(), error: ErrorCode::ConversationNotFound }],
+        server_time: time(),
+    };
+    let history = HistoryResponse {
+        conversation_id: conversation(),
+        messages: vec![row()],
+        has_more: true,
+        next_cursor: Some(300),
+        floor_sequence: 1,
+        withheld: vec![Range { from: 1, to: 4 }],
+    };
+    vec![
+        ("sync.complete", ServerFrame::SyncComplete(complete)),
+        ("sync.required", ServerFrame::SyncRequired(required)),
+        ("sync.gap", ServerFrame::SyncGap(gap)),
+        ("sync.response", ServerFrame::SyncResponse(response)),
+        ("history.response", ServerFrame::HistoryResponse(history)),
+    ]
+}
+
+#[test]
+fn every_frame_of_an_edge_has_its_golden_text_and_reads_back() {
+    let frames: Vec<_> = session_frames().into_iter().chain(message_frames()).chain(sync_frames()).collect();
+    let mut values = Vec::new();
+    for (name, frame) in &frames {
+        let bytes = encode_server_frame(frame, Some("7"));
+        let text = std::str::from_utf8(&bytes).expect("UTF-8").to_owned();
+        let (id, parsed) = ServerFrame::parse(&text).expect("it reads back");
+        assert_eq!(encode_server_frame(&parsed.expect("a known type"), id.as_deref()), bytes, "{name}");
+        values.push((*name, text));
+    }
+    check("frames_of_edges.txt", &values);
+}
+
+#[test]
+fn a_message_for_many_is_the_same_text_as_one_without_an_id() {
+    assert_eq!(encode_message_new(&row()), encode_server_frame(&ServerFrame::New(Box::new(row())), None));
+}
+
+#[test]
+fn a_frame_of_an_unknown_type_is_ignored_and_its_id_told() {
+    let (id, frame) = ServerFrame::parse(r#"{"type":"later","id":"7","payload":{}}"#).expect("JSON");
+    assert!(id.as_deref() == Some("7") && frame.is_none());
+}

@@ -1,0 +1,222 @@
+//! Stored records: a version byte first, and an unknown one is refused.
+
+use bytes::Bytes;
+use hearth_protocol::entry::{
+    ConversationKind, Entry, EntryError, Fixed, HistoryForNewMembers, MemberAction, Role, Settings, content_digest,
+};
+use hearth_protocol::placement::PartitionMode;
+use hearth_protocol::record::{
+    DedupRecord, LogRecord, Opening, OutboxRecord, ParkedSend, Record, RecordError, StoreIdentity,
+};
+use hearth_protocol::{Change, EntryKind, Epoch, Header, Level, Placement, SealedEntry};
+
+use crate::sample::{check, conversation, device, hex, log, message, position, region, time, user, uuid};
+
+const SALT: [u8; 16] = [5; 16];
+
+fn entry(kind: EntryKind, content: Option<&[u8]>) -> Entry {
+    let digest = content_digest(&SALT, content.unwrap_or_default());
+    let fixed = Fixed {
+        position: position(),
+        kind,
+        sender: user("ann"),
+        id: message().0,
+        time: time(),
+        level: Level::TwoRegions,
+        digest,
+        previous: [7; 32],
+        origin: region("us-east"),
+        reply_to: Some(uuid(4)),
+        target: Some(uuid(5)),
+        expires_at: Some(time()),
+        original_time: Some(time()),
+    };
+    let content = content.map(|content| (Bytes::copy_from_slice(&SALT), Bytes::copy_from_slice(content)));
+    Entry { fixed, content }
+}
+
+fn placement() -> Placement {
+    Placement {
+        log: log(),
+        home: region("eu-west"),
+        epoch: Epoch(2),
+        voters: vec![region("eu-west"), region("us-east"), region("ap-south")],
+        durability: Level::Majority,
+        partition_mode: PartitionMode::Park,
+        allowed_regions: Some(vec![region("eu-west")]),
+    }
+}
+
+fn changes() -> Vec<(&'static str, Change)> {
+    let members = |action| Change::Members { action, users: vec![user("ann"), user("bob")] };
+    vec![
+        ("members-add-admin", members(MemberAction::Add(Role::Admin))),
+        ("members-add-member", members(MemberAction::Add(Role::Member))),
+        ("members-remove", members(MemberAction::Remove)),
+        ("members-leave", members(MemberAction::Leave)),
+        ("members-role", members(MemberAction::Role(Role::Admin))),
+        ("name", Change::Name("Tea".to_owned())),
+        ("durability", Change::Durability(Level::Majority)),
+        ("joined", Change::Joined { conversation: conversation(), position: position() }),
+        ("removed", Change::Removed { conversation: conversation(), position: position() }),
+        ("resident", Change::Resident { region: region("eu-west"), at: time() }),
+        ("left", Change::Left { region: region("eu-west"), last_connect: time() }),
+        ("profile", Change::Profile { display_name: Some(Some("Ann".to_owned())), avatar_url: Some(None) }),
+        ("profile-nothing", Change::Profile { display_name: None, avatar_url: None }),
+        ("place", Change::Place { replaces: Some(Epoch(1)), placement: placement() }),
+        ("place-first", Change::Place { replaces: None, placement: placement() }),
+    ]
+}
+
+fn headers() -> Vec<(&'static str, Header)> {
+    let settings = Settings {
+        only_admins_can_post: true,
+        allow_member_invites: false,
+        history_for_new_members: HistoryForNewMembers::None,
+        retention_days: 30,
+    };
+    let conversation = |kind| Header::Conversation {
+        kind,
+        name: Some("Tea".to_owned()),
+        settings: settings.clone(),
+        members: vec![(user("ann"), Role::Admin), (user("bob"), Role::Member)],
+    };
+    vec![
+        ("direct", conversation(ConversationKind::Direct)),
+        ("group", conversation(ConversationKind::Group)),
+        ("channel", conversation(ConversationKind::Channel)),
+        ("user", Header::User { user: user("ann") }),
+        ("placement", Header::Placement),
+    ]
+}
+
+#[test]
+fn every_kind_of_entry_has_its_golden_bytes_and_reads_back() {
+    let kinds = [
+        ("header", EntryKind::Header),
+        ("message", EntryKind::Message),
+        ("edit", EntryKind::Edit),
+        ("delete", EntryKind::Delete),
+        ("reaction", EntryKind::Reaction),
+        ("member", EntryKind::Member),
+        ("system", EntryKind::System),
+        ("user", EntryKind::User),
+        ("placement", EntryKind::Placement),
+    ];
+    let mut entries: Vec<_> =
+        kinds.iter().map(|(name, kind)| (*name, entry(*kind, Some(br#"{"type":"text"}"#)))).collect();
+    entries.push(("message-content-removed", entry(EntryKind::Message, None)));
+    let mut values = Vec::new();
+    for (name, entry) in entries {
+        let sealed = SealedEntry::seal(entry);
+        assert_eq!(sealed.encoded[0], 1, "the version byte comes first");
+        assert_eq!(SealedEntry::decode(sealed.encoded.clone()).as_ref(), Ok(&sealed), "{name}");
+        values.push((name, format!("{} {}", hex(&sealed.encoded), hex(&sealed.hash))));
+    }
+    check("entries.txt", &values);
+}
+
+#[test]
+fn every_change_and_header_has_its_golden_bytes_and_reads_back() {
+    let mut values = Vec::new();
+    for (name, change) in changes() {
+        let bytes = change.encode();
+        assert_eq!((bytes[0], Change::decode(&bytes)), (1, Some(change)), "{name}");
+        values.push((name, hex(&bytes)));
+    }
+    check("changes.txt", &values);
+    let mut values = Vec::new();
+    for (name, header) in headers() {
+        let bytes = header.encode();
+        assert_eq!((bytes[0], Header::decode(&bytes)), (1, Some(header)), "{name}");
+        values.push((name, hex(&bytes)));
+    }
+    check("headers.txt", &values);
+}
+
+/// The golden value of a record; it reads back, and not under another version byte or none.
+fn golden<T: Record + PartialEq + std::fmt::Debug>(record: &T) -> String {
+    let mut bytes = record.encode();
+    assert_eq!(bytes[0], 1);
+    assert_eq!(&T::decode(&bytes).expect("it reads back"), record);
+    let value = hex(&bytes);
+    bytes[0] = 2;
+    assert_eq!(T::decode(&bytes).expect_err("of another version"), RecordError::Version(Some(2)));
+    assert_eq!(T::decode(&[]).expect_err("no version"), RecordError::Version(None));
+    value
+}
+
+fn log_record() -> LogRecord {
+    LogRecord {
+        home: region("eu-west"),
+        voters: vec![region("eu-west"), region("us-east")],
+        accepted: Epoch(2),
+        sealed: Epoch(3),
+        openings: vec![
+            Opening { epoch: Epoch(1), first: 0, previous: [0; 32], loss: false },
+            Opening { epoch: Epoch(2), first: 100, previous: [9; 32], loss: true },
+        ],
+        floor: 1,
+        published: 299,
+        open_ranges: vec![(150, 200)],
+    }
+}
+
+fn parked_send() -> ParkedSend {
+    ParkedSend {
+        number: 12,
+        conversation: conversation(),
+        sender: user("ann"),
+        device: device(),
+        id: message(),
+        content: Bytes::from_static(br#"{"type":"text","text":"hello"}"#),
+        reply_to: Some(uuid(4)),
+        expires_at: Some(time()),
+        level: Some(Level::Majority),
+        parked_at: time(),
+        refused: None,
+    }
+}
+
+#[test]
+fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alone() {
+    let dedup = DedupRecord {
+        position: position(),
+        time: time(),
+        digest: [6; 32],
+        reply_to: Some(uuid(4)),
+        level: Level::TwoRegions,
+    };
+    let refused = ParkedSend { refused: Some(("EXPIRED".to_owned(), "too old".to_owned())), ..parked_send() };
+    let outbox = OutboxRecord { log: log(), position: position(), user: user("bob"), joined: true };
+    let identity = StoreIdentity { store: uuid(8), region: region("eu-west"), incarnation: 4 };
+    let values = [
+        ("log", golden(&log_record())),
+        ("dedup", golden(&dedup)),
+        ("parked", golden(&parked_send())),
+        ("parked-refused", golden(&refused)),
+        ("outbox", golden(&outbox)),
+        ("store-identity", golden(&identity)),
+        ("placement", golden(&placement())),
+    ];
+    check("records.txt", &values);
+}
+
+#[test]
+fn entries_changes_and_headers_of_another_version_are_refused() {
+    let sealed = SealedEntry::seal(entry(EntryKind::Message, Some(b"{}")));
+    let mut bytes = sealed.encoded.to_vec();
+    bytes[0] = 2;
+    assert_eq!(SealedEntry::decode(bytes.into()).expect_err("another version"), EntryError::Version(2));
+    let mut change = Change::Name("Tea".to_owned()).encode().to_vec();
+    change[0] = 2;
+    assert_eq!((Change::decode(&change), Header::decode(&[2, 2])), (None, None));
+}
+
+#[test]
+fn content_that_is_not_what_the_digest_names_is_refused() {
+    let sealed = SealedEntry::seal(entry(EntryKind::Message, Some(b"{}")));
+    let mut bytes = sealed.encoded.to_vec();
+    *bytes.last_mut().expect("content") ^= 1;
+    assert_eq!(SealedEntry::decode(bytes.into()).expect_err("forged"), EntryError::Digest);
+}
