@@ -49,6 +49,8 @@ struct Track {
     epoch: Epoch,
     first: u64,
     sent: u64,
+    /// Whether `first` and `sent` say anything: an own message may come before the first that is delivered.
+    begun: bool,
     own: VecDeque<u64>,
     own_unacked: u64,
     own_until: u64,
@@ -65,7 +67,19 @@ struct Held {
 
 impl Track {
     fn new(epoch: Epoch, first: u64, sent: u64) -> Self {
-        Self { epoch, first, sent, own: VecDeque::new(), own_unacked: 0, own_until: 0, held: None }
+        Self { epoch, first, sent, begun: true, own: VecDeque::new(), own_unacked: 0, own_until: 0, held: None }
+    }
+
+    /// A conversation of which only own messages are known so far.
+    fn of_own() -> Self {
+        Self { begun: false, ..Self::new(Epoch(0), 0, 0) }
+    }
+
+    /// Sets where deliveries begin, if that is not known yet.
+    fn begin(&mut self, epoch: Epoch, first: u64) {
+        if !self.begun {
+            (self.begun, self.epoch, self.first, self.sent) = (true, epoch, first, first.saturating_sub(1));
+        }
     }
 
     fn was_sent(&self, sequence: u64) -> bool {
@@ -100,6 +114,7 @@ impl Deliveries {
             self.tracks.insert(live.conversation, track);
         }
         let track = self.tracks.get_mut(&live.conversation).expect("inserted above");
+        track.begin(live.epoch, live.sequence);
         if let Some(held) = &mut track.held {
             if self.held >= self.limits.held {
                 held.dropped = Some((live.epoch, live.sequence));
@@ -137,13 +152,15 @@ impl Deliveries {
 
     /// This session sent a message: its number will not come as `message.new`.
     pub(crate) fn own_sent(&mut self, conversation: ConversationId, now: u64) {
-        if let Some(track) = self.tracks.get_mut(&conversation) {
-            if now > track.own_until {
-                track.own_unacked = 0;
-            }
-            track.own_unacked += 1;
-            track.own_until = now + OWN_ACK_MS;
+        if !self.tracks.contains_key(&conversation) {
+            self.make_room();
         }
+        let track = self.tracks.entry(conversation).or_insert_with(Track::of_own);
+        if now > track.own_until {
+            track.own_unacked = 0;
+        }
+        track.own_unacked += 1;
+        track.own_until = now + OWN_ACK_MS;
     }
 
     /// An ack went to this session.
@@ -157,7 +174,9 @@ impl Deliveries {
             track.own.pop_front();
         }
         track.own.push_back(sequence);
-        track.absorb_own();
+        if track.begun {
+            track.absorb_own();
+        }
     }
 
     /// From now on live frames of the conversation wait for [`Deliveries::replayed`].
@@ -167,6 +186,7 @@ impl Deliveries {
         }
         let fresh = || Track::new(cursor.epoch.unwrap_or(Epoch(0)), cursor.last_sequence + 1, cursor.last_sequence);
         let track = self.tracks.entry(cursor.conversation_id).or_insert_with(fresh);
+        track.begin(cursor.epoch.unwrap_or(Epoch(0)), cursor.last_sequence + 1);
         track.held.get_or_insert_default();
     }
 

@@ -456,6 +456,18 @@ fn own_messages_leave_no_hole_whether_their_ack_comes_before_or_after() {
 }
 
 #[test]
+fn own_messages_before_the_first_delivery_leave_no_hole_either() {
+    let mut story = Story::live();
+    story.send_own(1);
+    story.send_own(2);
+    assert_eq!(short(&story.ack(7)), ["message.ack"]);
+    assert_eq!(short(&story.live_message(1, 5)), ["new 5"]);
+    assert_eq!(short(&story.live_message(1, 6)), ["new 6"]);
+    assert_eq!(short(&story.live_message(1, 8)), ["new 8"], "number 7 is the own message that was acked first");
+    assert_eq!(short(&story.live_message(1, 10)), ["new 10"], "number 9 is the own message whose ack is under way");
+}
+
+#[test]
 fn a_resume_shows_own_messages_again() {
     let mut story = Story::live();
     story.live_message(1, 1);
