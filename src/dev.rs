@@ -52,6 +52,7 @@ async fn start_mesh(arguments: DevArguments) -> ExitCode {
             }
         },
     };
+    let folder = arguments.data.clone();
     let options = DevOptions {
         regions: arguments.regions,
         port: arguments.port,
@@ -69,7 +70,7 @@ async fn start_mesh(arguments: DevArguments) -> ExitCode {
         if json {
             output::line(&ready_line(rows));
         } else {
-            output::line(&welcome(rows));
+            output::line(&welcome(rows, &folder));
         }
     });
     end(ended.await, json)
@@ -82,18 +83,24 @@ fn end(ended: Result<(), DevError>, json: bool) -> ExitCode {
     }
 }
 
-fn welcome(rows: &[RegionRow]) -> String {
+/// What to do next, in commands that work as they stand.
+fn welcome(rows: &[RegionRow], folder: &Path) -> String {
     let mut text = String::from("the mesh is ready\n\n");
     for row in rows {
         text.push_str(&format!("  {:<12} {}\n", row.id, row.http));
     }
-    if let Some(first) = rows.first() {
-        let other = rows.get(1).unwrap_or(first);
-        text.push_str(&format!(
-            "\nlook at it:        {}/\ntalk in two terminals:\n  hearth chat --as ann --to bob --region {}\n  hearth chat --as bob --to ann --region {}\ncut a link:        hearth dev link cut {} {}\nCtrl-C ends it; what was acked is kept\n",
-            first.http, first.id, other.id, first.id, other.id
-        ));
+    let Some(first) = rows.first() else { return text };
+    let other = rows.get(1).unwrap_or(first);
+    let url = if first.http.ends_with(":8081") { String::new() } else { format!(" --url {}", first.http) };
+    let data = if folder == Path::new(".hearth-dev") { String::new() } else { format!(" --data {}", folder.display()) };
+    text.push_str(&format!(
+        "\nlook at it:        {}/\ntalk in two terminals:\n  hearth chat --as ann --to bob --region {}{url}\n  hearth chat --as bob --to ann --region {}{url}\n",
+        first.http, first.id, other.id
+    ));
+    if rows.len() > 1 {
+        text.push_str(&format!("cut a link:        hearth dev link cut {} {}{data}\n", first.id, other.id));
     }
+    text.push_str("Ctrl-C ends it; what was acked is kept\n");
     text
 }
 

@@ -244,8 +244,13 @@ impl Region {
         let (sender, receiver) = oneshot::channel();
         self.requests.lock().insert(request_id, sender);
         let frame = Bytes::from(MeshFrame { body: Some(body) }.encode_to_vec());
+        let mut failed = self.failed.subscribe();
         let answer = match self.links.send(to, Lane::Control, frame) {
-            Ok(()) => tokio::time::timeout(PROXY_PATIENCE, receiver).await.ok().and_then(Result::ok),
+            // A region that stops waits for nobody: whoever waits holds its store.
+            Ok(()) => tokio::select! {
+                answer = tokio::time::timeout(PROXY_PATIENCE, receiver) => answer.ok().and_then(Result::ok),
+                () = Self::until_failed(&mut failed) => None,
+            },
             Err(_) => None,
         };
         self.requests.lock().remove(&request_id);

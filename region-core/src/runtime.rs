@@ -189,29 +189,29 @@ impl Runtime {
                 }
             }
             Effect::Fork { log, peer } => self.region.forked(log, &peer),
-            Effect::Load(log) => {
-                let store = self.region.stores.log.clone();
-                let load = async move { Ok(vec![Input::Loaded(log, Box::new(store.load(log).await?))]) };
-                self.start(Box::pin(load)).await;
-            }
-            Effect::ReadForReplica { log, peer, from, to } => {
-                let store = self.region.stores.log.clone();
-                let rows = usize::try_from(to - from).unwrap_or(usize::MAX);
-                let read = async move {
-                    let entries = store.read(log, from, to, rows, PAGE_BYTES).await?;
-                    Ok(vec![Input::ReplicaPage { log, peer, from, entries }])
-                };
-                self.start(Box::pin(read)).await;
-            }
-            Effect::ReadForRetry { log, sequence, ticket } => {
-                let store = self.region.stores.log.clone();
-                let read = async move {
-                    let entry = store.read(log, sequence, sequence + 1, 1, usize::MAX).await?.into_iter().next();
-                    Ok(vec![Input::RetryRead(ticket, entry)])
-                };
-                self.start(Box::pin(read)).await;
-            }
+            Effect::Load(_) | Effect::ReadForReplica { .. } | Effect::ReadForRetry { .. } => self.read(effect).await,
         }
+    }
+
+    /// Performs an effect that reads the store.
+    async fn read(&mut self, effect: Effect<ReplyTo>) {
+        let store = self.region.stores.log.clone();
+        let operation: Operation = match effect {
+            Effect::Load(log) => {
+                Box::pin(async move { Ok(vec![Input::Loaded(log, Box::new(store.load(log).await?))]) })
+            }
+            Effect::ReadForReplica { log, peer, from, to } => Box::pin(async move {
+                let rows = usize::try_from(to - from).unwrap_or(usize::MAX);
+                let entries = store.read(log, from, to, rows, PAGE_BYTES).await?;
+                Ok(vec![Input::ReplicaPage { log, peer, from, entries }])
+            }),
+            Effect::ReadForRetry { log, sequence, ticket } => Box::pin(async move {
+                let entry = store.read(log, sequence, sequence + 1, 1, usize::MAX).await?.into_iter().next();
+                Ok(vec![Input::RetryRead(ticket, entry)])
+            }),
+            _ => return,
+        };
+        self.start(operation).await;
     }
 
     fn send(&self, peer: &hearth_protocol::RegionId, lane: Lane, body: Body) {

@@ -15,8 +15,8 @@ fn frame(name: &str) -> (Option<String>, ClientFrame) {
 
 #[test]
 fn every_golden_frame_of_a_client_is_taken() {
-    let count = FRAMES.lines().map(|line| frame(line.split(' ').next().expect("a name"))).count();
-    assert_eq!(count, 11);
+    let ids: Vec<_> = FRAMES.lines().map(|line| frame(line.split(' ').next().expect("a name")).0).collect();
+    assert_eq!(ids.len(), 11);
 }
 
 #[test]

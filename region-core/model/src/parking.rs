@@ -41,6 +41,8 @@ pub(crate) struct Parked<R> {
     pub(crate) told: bool,
     /// Who is to be told that it is queued.
     pub(crate) replies: Vec<R>,
+    /// Other devices of the sender that sent it again meanwhile and were told that it is queued: they hear the end too.
+    pub(crate) others: BTreeSet<DeviceId>,
     /// The forward under which it is on its way to the home.
     pub(crate) forward: Option<u64>,
 }

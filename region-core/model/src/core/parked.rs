@@ -1,5 +1,7 @@
 //! Sends that wait here for their home: parked, released in order, refused.
 
+use std::collections::BTreeSet;
+
 use hearth_protocol::client::QueuedReason;
 use hearth_protocol::record::ParkedSend;
 use hearth_protocol::{DeviceId, EntryKind, ErrorCode, LogId, MessageId, Refusal, RegionId, UserId};
@@ -10,6 +12,9 @@ use crate::effect::{DeviceOutcome, Effect};
 use crate::home::other_content;
 use crate::parking::Parked;
 use crate::view::View;
+
+/// Other devices that are told how one parked message ends; more hear it by their own retries.
+const OTHER_DEVICES: usize = 8;
 
 impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// Parks a message; anything else is refused, since its sender waits for the answer.
@@ -37,7 +42,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return;
         }
         if let Some(number) = self.lot.number_of(command.log, &command.sender, command.id) {
-            self.park_again(number, &command, home, reply, effects);
+            self.park_again(number, &command, home, reply, device, effects);
             return;
         }
         if let Err(refusal) = self.lot.check_room(command.log, command.content.len()) {
@@ -58,17 +63,40 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             refused: None,
         };
         effects.push(Effect::Park(Box::new(send.clone())));
-        self.lot.insert(Parked { send, durable: false, told: false, replies: vec![reply], forward: None });
+        self.lot.insert(Parked {
+            send,
+            durable: false,
+            told: false,
+            replies: vec![reply],
+            others: BTreeSet::new(),
+            forward: None,
+        });
     }
 
-    /// The same message again, while it is here: told again, not parked twice.
-    fn park_again(&mut self, number: u64, command: &Command, home: &RegionId, reply: R, effects: &mut Vec<Effect<R>>) {
+    /// The same message again, while it is here: told again, not parked twice. Another device that sends it is told how
+    /// it ends, as its own device is.
+    fn park_again(
+        &mut self,
+        number: u64,
+        command: &Command,
+        home: &RegionId,
+        reply: R,
+        device: DeviceId,
+        effects: &mut Vec<Effect<R>>,
+    ) {
         let Some(parked) = self.lot.get_mut(number) else { return };
         if let Some(refusal) = kept_refusal(&parked.send) {
             effects.push(Effect::Reply(reply, Outcome::Refused(refusal)));
-        } else if parked.send.content != command.content || parked.send.reply_to != command.reply_to {
+            return;
+        }
+        if parked.send.content != command.content || parked.send.reply_to != command.reply_to {
             effects.push(Effect::Reply(reply, Outcome::Refused(other_content())));
-        } else if parked.durable {
+            return;
+        }
+        if device != parked.send.device && parked.others.len() < OTHER_DEVICES {
+            parked.others.insert(device);
+        }
+        if parked.durable {
             let outcome = Outcome::Queued(QueuedReason::HomeUnreachable, home.clone());
             effects.push(Effect::Reply(reply, outcome));
         } else {
@@ -101,7 +129,14 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
 
     pub(super) fn parked_at_start(&mut self, sends: Vec<ParkedSend>) {
         for send in sends {
-            self.lot.insert(Parked { send, durable: true, told: false, replies: Vec::new(), forward: None });
+            self.lot.insert(Parked {
+                send,
+                durable: true,
+                told: false,
+                replies: Vec::new(),
+                others: BTreeSet::new(),
+                forward: None,
+            });
         }
     }
 
@@ -147,6 +182,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 if let Some(parked) = self.lot.remove(number) {
                     effects.push(Effect::Unpark(number));
                     let log = LogId::conversation(parked.send.conversation);
+                    tell_others(&parked.send, &parked.others, &DeviceOutcome::Acked(ack.clone()), effects);
                     effects.push(Effect::Device { send: Box::new(parked.send), ended: DeviceOutcome::Acked(ack) });
                     self.release(log, now, effects);
                 }
@@ -166,6 +202,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// Keeps a refusal until its device has it.
     pub(super) fn refuse_parked(&mut self, number: u64, refusal: Refusal, effects: &mut Vec<Effect<R>>) {
         let Some(send) = self.lot.refuse(number, &refusal) else { return };
+        let others = self.lot.get_mut(number).map(|parked| std::mem::take(&mut parked.others)).unwrap_or_default();
+        tell_others(&send, &others, &DeviceOutcome::Refused(refusal.clone()), effects);
         effects.push(Effect::Park(Box::new(send.clone())));
         effects.push(Effect::Device { send: Box::new(send), ended: DeviceOutcome::Refused(refusal) });
     }
@@ -216,4 +254,13 @@ fn is_passing(error: ErrorCode) -> bool {
             | ErrorCode::StoreUnavailable
             | ErrorCode::Draining
     )
+}
+
+/// Tells the other devices that sent a parked message again. The number is left out: a refusal is kept for the device
+/// that parked it, whoever else has been told.
+fn tell_others<R>(send: &ParkedSend, others: &BTreeSet<DeviceId>, ended: &DeviceOutcome, effects: &mut Vec<Effect<R>>) {
+    for device in others {
+        let send = Box::new(ParkedSend { device: *device, number: 0, ..send.clone() });
+        effects.push(Effect::Device { send, ended: ended.clone() });
+    }
 }
