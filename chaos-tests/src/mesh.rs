@@ -391,23 +391,37 @@ impl Mesh {
     /// # Panics
     /// When it is refused.
     pub async fn history(&self, user: &str, region: usize, conversation: &str) -> Vec<Value> {
+        self.try_history(user, region, conversation).await.unwrap_or_else(|answer| panic!("{answer:?}"))
+    }
+
+    /// As [`Mesh::history`].
+    ///
+    /// # Errors
+    /// The answer that is no history.
+    ///
+    /// # Panics
+    /// When an answer lacks its rows.
+    pub async fn try_history(&self, user: &str, region: usize, conversation: &str) -> Result<Vec<Value>, Answer> {
         let token = self.token(user, region).await;
         let (mut rows, mut after) = (Vec::new(), 0);
         loop {
             let path = format!("/api/v1/conversations/{conversation}/messages?after={after}&limit=200");
             let answer = web::call(&self.regions[region].http, "GET", &path, None, Some(&token), &[]).await;
-            assert_eq!(answer.status, 200, "{answer:?}");
+            if answer.status != 200 {
+                return Err(answer);
+            }
             let page = answer.body["messages"].as_array().expect("messages").clone();
             after = page.last().and_then(|row| row["sequenceNumber"].as_u64()).unwrap_or(after);
             let done = page.is_empty() || answer.body["hasMore"] != json!(true);
             rows.extend(page);
             if done {
-                return rows;
+                return Ok(rows);
             }
         }
     }
 
-    /// The histories of `regions`, once all hold `count` rows at least and agree.
+    /// The histories of `regions`, once all hold `count` rows at least and agree. A region whose links still come up may
+    /// say 503 meanwhile.
     ///
     /// # Panics
     /// When they do not agree within 30 s.
@@ -416,11 +430,14 @@ impl Mesh {
         loop {
             let mut histories = Vec::new();
             for region in regions {
-                histories.push(self.history(user, *region, conversation).await);
+                match self.try_history(user, *region, conversation).await {
+                    Ok(rows) => histories.push(rows),
+                    Err(answer) => assert_eq!(answer.status, 503, "{answer:?}"),
+                }
             }
             let ids = |rows: &Vec<Value>| rows.iter().map(|row| row["messageId"].clone()).collect::<Vec<_>>();
-            let first = ids(&histories[0]);
-            if first.len() >= count && histories.iter().all(|rows| ids(rows) == first) {
+            let whole = histories.len() == regions.len() && histories[0].len() >= count;
+            if whole && histories.iter().all(|rows| ids(rows) == ids(&histories[0])) {
                 return histories.swap_remove(0);
             }
             let lengths: Vec<usize> = histories.iter().map(Vec::len).collect();

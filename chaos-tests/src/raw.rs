@@ -42,7 +42,7 @@ pub async fn upgrade(region: &Region, host: Option<&str>, headers: &str) -> (u16
     let address = socket_address(region);
     let socket = TcpSocket::new_v4().expect("a socket");
     // A small window: a reader that stops reading is noticed after little.
-    socket.set_recv_buffer_size(4_096).expect("a buffer size");
+    socket.set_recv_buffer_size(64 * 1_024).expect("a buffer size");
     let mut stream = socket.connect(address).await.expect("a connection");
     let host = host.map_or_else(|| address.to_string(), str::to_owned);
     let head = format!(
@@ -78,11 +78,12 @@ pub fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
 /// Reads server frames until the connection ends; the texts, and the code of the close frame if there was one.
 ///
 /// # Panics
-/// When the connection does not end within 15 s.
+/// When the connection does not end within 30 s.
 pub async fn read_to_end(stream: &mut TcpStream) -> (Vec<String>, Option<u16>) {
+    let mut stream = tokio::io::BufReader::new(stream);
     let reading = async {
         let (mut texts, mut code) = (Vec::new(), None);
-        while let Ok((opcode, payload)) = read_frame(stream).await {
+        while let Ok((opcode, payload)) = read_frame(&mut stream).await {
             match opcode {
                 1 => texts.push(String::from_utf8_lossy(&payload).into_owned()),
                 8 => code = payload.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes)),
@@ -91,10 +92,10 @@ pub async fn read_to_end(stream: &mut TcpStream) -> (Vec<String>, Option<u16>) {
         }
         (texts, code)
     };
-    tokio::time::timeout(std::time::Duration::from_secs(15), reading).await.expect("it ends within 15 s")
+    tokio::time::timeout(std::time::Duration::from_secs(30), reading).await.expect("it ends within 30 s")
 }
 
-async fn read_frame(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+async fn read_frame(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io::Result<(u8, Vec<u8>)> {
     let opcode = stream.read_u8().await? & 0x0f;
     let length = match stream.read_u8().await? & 0x7f {
         126 => usize::from(stream.read_u16().await?),

@@ -248,9 +248,14 @@ async fn a_region_certified_by_another_authority_gets_no_link_until_it_has_the_r
     other.end(&site.secrets).await;
     let right = std::fs::read_to_string(site.config(1)).expect("a configuration");
     issue(REGIONS[1], &site.path("other-ca"), &site.path("other-tls")).await;
-    let mesh_part = |name: &str| format!("certificate = \"{name}/us-east.pem\"\nkey = \"{name}/us-east.key\"\nca");
-    let wrong = right.replace(&mesh_part("tls"), &mesh_part("other-tls"));
-    assert_ne!(right, wrong);
+    let mesh_part = |name: &str| format!("certificate = \"{name}/us-east.pem\"\nkey = \"{name}/us-east.key\"\nca = ");
+    let half_wrong = right.replace(&mesh_part("tls"), &mesh_part("other-tls"));
+    assert_ne!(right, half_wrong);
+    std::fs::write(site.config(1), &half_wrong).expect("written");
+    let exit = run(&["serve", "--config", &site.config(1).to_string_lossy()]).await;
+    assert_eq!(exit.code, 2, "a certificate that does not fit its own authority is found at start: {exit:?}");
+    let wrong = half_wrong.replace("ca = \"ca/ca.pem\"", "ca = \"other-ca/ca.pem\"");
+    assert_ne!(wrong, half_wrong);
     std::fs::write(site.config(1), wrong).expect("written");
     let intruder = Served::start(&site, 1).await;
     let message = ann
