@@ -27,6 +27,9 @@ const FEED_PAGE: u64 = 200;
 struct FeedCursor {
     store: Uuid,
     change: u64,
+    /// Within a run of pages: the last conversation told of those that are held elsewhere only.
+    #[serde(default)]
+    elsewhere: Option<ConversationId>,
 }
 
 impl Region {
@@ -389,38 +392,50 @@ impl Region {
             return self.pass_on(&view, user, call, pass_on).await;
         }
         let store = self.stores.identity.store;
-        let after = cursor.and_then(|text| read_cursor(text, store)).unwrap_or(0);
-        let mut changed = self.changed_since(&view, after).await?;
+        let (after, elsewhere) = cursor.and_then(|text| read_cursor(text, store)).unwrap_or((0, None));
+        let mut changed = self.changed_since(&view, after, elsewhere).await?;
         let limit = usize::try_from(limit).unwrap_or(50);
         let has_more = changed.len() > limit;
         changed.truncate(limit);
-        let last = changed.last().map_or(after, |(change, _)| *change);
+        let change = changed.last().map_or(after, |(change, _)| after.max(*change));
+        // A run that ended tells those held elsewhere again the next time: this region does not see them change.
+        let elsewhere = match changed.last() {
+            Some((0, id)) if has_more => Some(*id),
+            Some(_) if has_more => Some(ConversationId(Uuid::max())),
+            Some(_) | None => None,
+        };
         let rows = changed.into_iter().map(|(_, id)| self.feed_row(user, id, pass_on));
         let conversations = join_all(rows).await.into_iter().flatten().collect();
-        Ok(ApiAnswer::json(200, &FeedResponse { conversations, cursor: write_cursor(store, last), has_more }))
+        let cursor = write_cursor(&FeedCursor { store, change, elsewhere });
+        Ok(ApiAnswer::json(200, &FeedResponse { conversations, cursor, has_more }))
     }
 
-    /// The user's conversations that changed here after a number, oldest change first. Those held elsewhere only are
-    /// told every time: this region does not see them change.
-    async fn changed_since(&self, view: &LogView, after: u64) -> Result<Vec<(u64, ConversationId)>, Refusal> {
+    /// The user's conversations: first those held elsewhere only, by id, after `elsewhere`; then those that changed here
+    /// after a number, oldest change first.
+    async fn changed_since(
+        &self,
+        view: &LogView,
+        after: u64,
+        elsewhere: Option<ConversationId>,
+    ) -> Result<Vec<(u64, ConversationId)>, Refusal> {
         let View::User(state) = &view.view else { return Ok(Vec::new()) };
         let mut changed = Vec::new();
-        for (id, membership) in &state.conversations {
-            if !membership.joined {
-                continue;
-            }
+        for (id, _) in state.conversations.iter().filter(|(_, membership)| membership.joined) {
             let view = self.view(LogId::conversation(*id), false).await?;
-            if !view.held || view.change > after {
+            if view.held && view.change > after {
                 changed.push((view.change, *id));
+            } else if !view.held && elsewhere.is_none_or(|told| *id > told) {
+                changed.push((0, *id));
             }
         }
         changed.sort_unstable();
         Ok(changed)
     }
 
-    /// One row of the feed; none when the user left meanwhile or nobody who holds it is in reach.
+    /// One row of the feed; none when the user left meanwhile or nobody who holds it is in reach. A copy may be here
+    /// before its placement is known here, so the steward is asked.
     async fn feed_row(self: &Arc<Self>, user: &UserId, id: ConversationId, pass_on: bool) -> Option<ConversationRow> {
-        let view = self.view(LogId::conversation(id), false).await.ok()?;
+        let view = self.view(LogId::conversation(id), true).await.ok()?;
         if self.holds(&view) {
             return self.conversation_row(id, &view, user, false).await.ok();
         }
@@ -455,13 +470,12 @@ fn check_name(name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn write_cursor(store: Uuid, change: u64) -> String {
-    let cursor = serde_json::to_vec(&FeedCursor { store, change }).expect("a cursor holds only string keys");
-    URL_SAFE_NO_PAD.encode(cursor)
+fn write_cursor(cursor: &FeedCursor) -> String {
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(cursor).expect("a cursor holds only string keys"))
 }
 
-fn read_cursor(text: &str, store: Uuid) -> Option<u64> {
+fn read_cursor(text: &str, store: Uuid) -> Option<(u64, Option<ConversationId>)> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     let cursor: FeedCursor = serde_json::from_slice(&bytes).ok()?;
-    (cursor.store == store).then_some(cursor.change)
+    (cursor.store == store).then_some((cursor.change, cursor.elsewhere))
 }
