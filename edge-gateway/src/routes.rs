@@ -96,6 +96,7 @@ async fn create_direct(State(gateway): Gateway, Caller(user): Caller, request: R
 
 async fn create_group(State(gateway): Gateway, Caller(user): Caller, request: Request) -> Answer {
     let key = idempotency_key(request.headers())?;
+    let keyed = request.headers().contains_key(crate::rest::IDEMPOTENCY_KEY);
     let group: CreateGroup = body(&gateway, request).await?;
     check_name(&group.name)?;
     check_settings(&group.settings)?;
@@ -103,7 +104,7 @@ async fn create_group(State(gateway): Gateway, Caller(user): Caller, request: Re
     if group.kind == Some(ConversationKind::Direct) {
         return Err(Refusal::invalid("`type` is group or channel").into());
     }
-    call(&gateway, &user, ApiCall::CreateGroup { group, key }).await
+    call(&gateway, &user, ApiCall::CreateGroup { group, key, keyed }).await
 }
 
 async fn show(State(gateway): Gateway, Caller(user): Caller, params: RawPathParams) -> Answer {

@@ -136,7 +136,7 @@ async fn a_region_holds_a_conversation_from_a_members_arrival_until_its_departur
         kind: None,
         settings: hearth_protocol::rest::SettingsPatch::default(),
     };
-    let answer = home.handle.api(&user("ann"), ApiCall::CreateGroup { group, key: Uuid::new_v4() }).await;
+    let answer = home.handle.api(&user("ann"), ApiCall::CreateGroup { group, key: Uuid::new_v4(), keyed: false }).await;
     let row: Value = serde_json::from_slice(&answer.body).expect("a row");
     assert_eq!(answer.status, 201, "{row}");
     let id: ConversationId = row["conversationId"].as_str().and_then(|id| id.parse().ok()).expect("an id");

@@ -73,7 +73,9 @@ impl Region {
         self.check_store()?;
         match &call {
             ApiCall::CreateDirect { other } => self.create_direct(user, other.clone(), pass_on).await,
-            ApiCall::CreateGroup { group, key } => self.create_group(user, group, *key).await,
+            ApiCall::CreateGroup { group, key, keyed } => {
+                self.create_group(user, group, *key, *keyed, &call, pass_on).await
+            }
             ApiCall::Feed { cursor, limit } => self.feed(user, cursor.as_deref(), *limit, &call, pass_on).await,
             ApiCall::User { id } => self.user(user, id, &call, pass_on).await,
             ApiCall::PatchMe { patch } => self.patch_me(user, patch, &call, pass_on).await,
@@ -251,6 +253,9 @@ impl Region {
         user: &UserId,
         group: &CreateGroup,
         key: Uuid,
+        keyed: bool,
+        call: &ApiCall,
+        pass_on: bool,
     ) -> Result<ApiAnswer, Refusal> {
         check_name(&group.name)?;
         let kind = group.kind.unwrap_or(ConversationKind::Group);
@@ -258,9 +263,12 @@ impl Region {
             return Err(Refusal::invalid("type is group or channel"));
         }
         let header = self.group_header(user, group, kind)?;
-        if let Some((log, home)) = self.created_elsewhere(user, key).await? {
-            let id = ConversationId(log.id);
-            return self.to_home(&home, user, &ApiCall::Conversation { id }, true).await;
+        if keyed
+            && pass_on
+            && let Some(home) = self.created_elsewhere(user, key).await
+        {
+            // The other region finds what it made, or finishes what it began.
+            return self.to_home(&home, user, call, pass_on).await;
         }
         let log = self.group_id(user, key, self.me());
         let id = ConversationId(log.id);
@@ -315,19 +323,16 @@ impl Region {
         }
     }
 
-    /// A group that an earlier try with this key made in another region.
-    async fn created_elsewhere(&self, user: &UserId, key: Uuid) -> Result<Option<(LogId, RegionId)>, Refusal> {
-        for region in &self.options.map.regions {
-            if region == self.me() {
-                continue;
-            }
+    /// The region where an earlier try with this key placed the group. A region out of reach is taken to have made
+    /// none: a key shall not keep a group from being made while a region is down.
+    async fn created_elsewhere(&self, user: &UserId, key: Uuid) -> Option<RegionId> {
+        for region in self.options.map.regions.iter().filter(|region| *region != self.me()) {
             let log = self.group_id(user, key, region);
-            // All placement logs are followed here: no other region needs to be asked.
-            if let Some(placement) = self.view(log, false).await?.placement {
-                return Ok(Some((log, placement.home)));
+            if let Some(placement) = self.view(log, true).await.ok().and_then(|view| view.placement) {
+                return Some(placement.home);
             }
         }
-        Ok(None)
+        None
     }
 
     async fn user(

@@ -38,6 +38,8 @@ pub enum ApiCall {
         group: CreateGroup,
         /// The idempotency key.
         key: Uuid,
+        /// Whether the client gave the key: then an earlier try may have been made, anywhere.
+        keyed: bool,
     },
     /// `GET /conversations`.
     Feed {
