@@ -68,8 +68,7 @@ pub(crate) fn config(arguments: ConfigArguments) -> ExitCode {
     if json {
         output::line(&serde_json::to_string(&report).unwrap_or_default());
     } else {
-        output::line(&report.render());
-        output::line(&report.summary());
+        output::line(report.render().trim_end());
     }
     if report.has_errors() { ExitCode::from(1) } else { ExitCode::SUCCESS }
 }
