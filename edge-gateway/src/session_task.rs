@@ -31,9 +31,13 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Running = Pin<Box<dyn Future<Output = Done> + Send>>;
 
+/// What a session waits for beside frames, events and time. Each is polled only when it was woken.
 enum Done {
     Answer(Ticket, ApiAnswer),
     Replayed(SyncCursor, Result<Replay, Refusal>),
+    /// The gateway is in another phase; `false` when it is gone.
+    Phase(watch::Receiver<Phase>, bool),
+    Overflow,
 }
 
 /// A session that the core knows; forgotten there when this is dropped.
@@ -104,7 +108,6 @@ struct Runner<S> {
     stream: S,
     counted: Counted,
     registered: Option<Registered>,
-    phase: watch::Receiver<Phase>,
     running: FuturesUnordered<Running>,
     batch: Vec<Bytes>,
     batch_bytes: usize,
@@ -113,8 +116,6 @@ struct Runner<S> {
 }
 
 enum Wake {
-    Phase,
-    Overflow,
     Incoming(Incoming),
     Events(usize),
     Done(Done),
@@ -128,14 +129,12 @@ impl<S: FrameStream> Runner<S> {
     fn new(gateway: Arc<GatewayState>, stream: S, arrival: Arrival, transport: TransportLabel, number: u64) -> Self {
         let session = Session::new(Arc::clone(&gateway.sessions), arrival, gateway.clock.now());
         let counted = Counted::new(&gateway, transport);
-        let phase = gateway.phase.subscribe();
         Self {
             gateway,
             session,
             stream,
             counted,
             registered: None,
-            phase,
             running: FuturesUnordered::new(),
             batch: Vec::new(),
             batch_bytes: 0,
@@ -161,7 +160,7 @@ impl<S: FrameStream> Runner<S> {
 
     async fn serve(&mut self) -> End {
         // A drain may have begun between the upgrade and this subscription.
-        self.apply_phase();
+        self.apply_phase(self.gateway.phase.subscribe());
         let sleep = tokio::time::sleep(Duration::MAX / 4);
         tokio::pin!(sleep);
         let mut gone = false;
@@ -175,8 +174,6 @@ impl<S: FrameStream> Runner<S> {
             }
             self.arm(sleep.as_mut());
             match self.wait(sleep.as_mut()).await {
-                Wake::Phase => self.apply_phase(),
-                Wake::Overflow => self.session.handle_overflow(),
                 Wake::Incoming(incoming) => {
                     gone = self.take_frames(incoming).is_break();
                     self.take_ready_events();
@@ -208,27 +205,22 @@ impl<S: FrameStream> Runner<S> {
 
     async fn wait(&mut self, sleep: Pin<&mut Sleep>) -> Wake {
         let reading = self.session.requests() < self.gateway.options.limits.session_requests;
-        let (connection, queue) = match &mut self.registered {
-            Some(registered) => (Some(&registered.connection), Some(&mut registered.events)),
-            None => (None, None),
-        };
+        let queue = self.registered.as_mut().map(|registered| &mut registered.events);
         tokio::select! {
-            changed = self.phase.changed() => {
-                if changed.is_err() {
-                    self.session.handle_shutdown();
-                }
-                Wake::Phase
-            }
-            () = overflowed(connection) => Wake::Overflow,
             incoming = self.stream.receive(), if reading => Wake::Incoming(incoming),
             count = next_events(queue, &mut self.events) => Wake::Events(count),
-            Some(done) = self.running.next(), if !self.running.is_empty() => Wake::Done(done),
+            Some(done) = self.running.next() => Wake::Done(done),
             () = sleep => Wake::Time,
         }
     }
 
-    fn apply_phase(&mut self) {
-        let phase = *self.phase.borrow_and_update();
+    /// Takes the phase as it is now, and waits for the next.
+    fn apply_phase(&mut self, mut phases: watch::Receiver<Phase>) {
+        let phase = *phases.borrow_and_update();
+        self.running.push(Box::pin(async move {
+            let lives = phases.changed().await.is_ok();
+            Done::Phase(phases, lives)
+        }));
         match phase {
             Phase::Serving => {}
             Phase::Draining(order) => {
@@ -293,6 +285,9 @@ impl<S: FrameStream> Runner<S> {
         match done {
             Done::Answer(ticket, answer) => self.session.handle_answer(&ticket, &answer, now),
             Done::Replayed(cursor, replayed) => self.session.handle_replayed(&cursor, replayed, now),
+            Done::Phase(phases, true) => self.apply_phase(phases),
+            Done::Phase(_, false) => self.session.handle_shutdown(),
+            Done::Overflow => self.session.handle_overflow(),
         }
     }
 
@@ -345,6 +340,11 @@ impl<S: FrameStream> Runner<S> {
             Err(_) => Err(Refusal::new(ErrorCode::Overloaded, "the region did not answer in time")),
         };
         let facts = opened.map(|opened| {
+            let connection = Arc::clone(&opened.connection);
+            self.running.push(Box::pin(async move {
+                connection.overflowed().await;
+                Done::Overflow
+            }));
             self.registered = Some(Registered {
                 gateway: Arc::clone(&self.gateway),
                 connection: opened.connection,
@@ -380,13 +380,6 @@ impl<S: FrameStream> Runner<S> {
 
 /// Timers beyond this are set again when it is over.
 const DAY_MS: u64 = 24 * 3600 * 1000;
-
-async fn overflowed(connection: Option<&Arc<Connection>>) {
-    match connection {
-        Some(connection) => connection.overflowed().await,
-        None => std::future::pending().await,
-    }
-}
 
 async fn next_events(queue: Option<&mut mpsc::Receiver<EdgeEvent>>, events: &mut Vec<EdgeEvent>) -> usize {
     match queue {
