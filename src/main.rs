@@ -12,6 +12,9 @@ use clap::Parser;
 
 use crate::arguments::{Arguments, Verb};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Another provider may be compiled in by a dependency some day: ours is chosen, first thing.
