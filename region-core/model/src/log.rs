@@ -204,6 +204,14 @@ impl<R: Clone> Log<R> {
         self.pending.get(usize::try_from(sequence.checked_sub(self.marked)?).ok()?)
     }
 
+    /// The hash of the entry before a sequence, where memory has it: at the end of the log, and above the mark.
+    pub(crate) fn hash_before(&self, sequence: u64) -> Option<Hash> {
+        if sequence == self.length {
+            return self.tip.as_ref().map(|tip| tip.hash);
+        }
+        self.pending_at(sequence).map(|pending| pending.entry.entry.fixed.previous)
+    }
+
     /// A commit that adds nothing yet: entries are pushed into it.
     pub(crate) fn start_append(&self) -> LogAppend {
         LogAppend {

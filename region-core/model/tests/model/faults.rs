@@ -1,6 +1,7 @@
 //! Crashes, cuts and lost frames between a home and its replicas.
 
-use hearth_protocol::LogId;
+use hearth_protocol::{LogId, SealedEntry};
+use region_model::Input;
 
 use crate::support::{Message, Setup, Sim};
 
@@ -76,6 +77,28 @@ fn a_fork_is_named_and_nothing_is_overwritten() {
     for replica in [1, 2] {
         assert_eq!(sim.message_ids(replica, log), [crate::support::message_id(1)]);
     }
+}
+
+/// Lengths alone do not tell it, and no entry comes.
+#[test]
+fn a_quiet_replica_that_was_set_back_to_another_entry_of_the_same_number_is_found_when_it_follows_again() {
+    let mut sim = Sim::with(1, Setup { regions: 4, ..Setup::default() });
+    let log = sim.group_at(0, 1);
+    sim.input(3, Input::Follow { log, hold: true });
+    let ticket = sim.send(0, log, &Message::new("ann", 1));
+    sim.acked(ticket);
+    sim.settle(&[0, 3], log);
+    sim.crash(3);
+    let stored = sim.regions[3].disk.logs.get_mut(&log).expect("it is there");
+    let last = stored.entries.pop().expect("it holds the message");
+    let mut other = last.entry.clone();
+    other.fixed.sender = crate::support::user("ben");
+    stored.entries.push(SealedEntry::seal(other));
+    sim.start(3);
+    sim.run_until("the fork is named", |sim| !sim.forks.is_empty());
+    assert!(sim.forks.iter().all(|(region, forked, peer)| {
+        *region == 0 && *forked == log && *peer == sim.regions[3].id
+    }));
 }
 
 #[test]
