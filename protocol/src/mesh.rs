@@ -73,6 +73,9 @@ pub struct Forward {
     /// The edge region.
     #[prost(string, tag = "10")]
     pub origin: String,
+    /// Set for a message that was parked: the home makes it wait where it refuses others for want of room.
+    #[prost(bool, tag = "11")]
+    pub parked: bool,
 }
 
 /// How a command ended, or that it waits.

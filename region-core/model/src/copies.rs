@@ -256,6 +256,7 @@ impl<R: Clone> Log<R> {
         self.home.forget_settled();
         if self.marked > marked_before {
             self.tell_mark(context);
+            self.take_paced(context);
         }
     }
 

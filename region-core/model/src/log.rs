@@ -59,6 +59,8 @@ pub(crate) enum Waiter<R> {
         forward_id: u64,
         /// Whether it is told `duplicate`.
         retry: bool,
+        /// Whether it parked the message: then it waits for room here, too.
+        parked: bool,
     },
     /// Nobody, or nobody any more.
     Gone,
@@ -70,11 +72,16 @@ impl<R> Waiter<R> {
         matches!(self, Self::Peer { peer: asker, .. } if asker == peer)
     }
 
+    /// Whether a region waits that parked the message.
+    pub(crate) fn is_parked(&self) -> bool {
+        matches!(self, Self::Peer { parked: true, .. })
+    }
+
     /// The same, told `duplicate`.
     pub(crate) fn into_retry(self) -> Self {
         match self {
             Self::Local { reply, .. } => Self::Local { reply, retry: true },
-            Self::Peer { peer, forward_id, .. } => Self::Peer { peer, forward_id, retry: true },
+            Self::Peer { peer, forward_id, parked, .. } => Self::Peer { peer, forward_id, retry: true, parked },
             Self::Gone => Self::Gone,
         }
     }
