@@ -6,6 +6,7 @@
 mod api;
 mod departures;
 pub mod edge;
+mod expiry;
 mod fail_point;
 pub mod handle;
 mod hub;
