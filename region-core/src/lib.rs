@@ -8,6 +8,7 @@ mod departures;
 pub mod edge;
 mod expiry;
 mod fail_point;
+mod feed;
 pub mod handle;
 mod hub;
 pub mod links;
