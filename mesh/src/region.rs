@@ -296,6 +296,7 @@ fn region_options(config: &RegionConfig, region: &RegionId) -> Result<RegionOpti
         loaded_logs: limits.loaded_logs,
         anti_entropy: config.replication.anti_entropy,
         resident_for: limits.resident_for,
+        dedup_window: limits.dedup_window,
         endpoints,
     })
 }

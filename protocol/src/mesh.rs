@@ -73,6 +73,9 @@ pub struct Forward {
     /// The edge region.
     #[prost(string, tag = "10")]
     pub origin: String,
+    /// Set for a message that was parked: the home makes it wait where it refuses others for want of room.
+    #[prost(bool, tag = "11")]
+    pub parked: bool,
 }
 
 /// How a command ended, or that it waits.
@@ -162,6 +165,10 @@ pub struct Append {
     /// The voters, sent with the header.
     #[prost(string, repeated, tag = "8")]
     pub voters: Vec<String>,
+    /// Hash of the entry before `first`, in a frame without entries: a replica whose last entry is another one is
+    /// found at once. Empty where the first entry names it, and from regions that do not know the field.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub previous: Bytes,
 }
 
 /// What a replica holds.

@@ -67,7 +67,10 @@ pub struct LogRecord {
     pub openings: Vec<Opening>,
     /// The lowest sequence that retention left.
     pub floor: u64,
-    /// Entries below this one were published (replicated, fanned out, in the outbox).
+    /// Entries below this one were published (fan-out log, push queue). Written 0 and read by nobody in this version:
+    /// what is published so far has a durable mark of its own. Replicas: what each says is on its disk, compared at
+    /// every link and on a timer. The outbox: its items are in the commit of the entry, and stay until they are done.
+    /// Sessions: they end with the process, and a resume reads from the client's own number on.
     pub published: u64,
     /// Ranges `[from, to)` still to be pulled, ascending.
     pub open_ranges: Vec<(u64, u64)>,

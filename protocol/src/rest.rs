@@ -264,6 +264,10 @@ pub struct FeedResponse {
     pub cursor: String,
     /// Whether more follow.
     pub has_more: bool,
+    /// `partial` when rows are left out because nobody who holds them is in reach: the cursor of the last page gives
+    /// them again. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feed: Option<String>,
 }
 
 /// `GET /conversations/{id}/members`.

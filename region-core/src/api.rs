@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
 use hearth_protocol::entry::{ConversationKind, MemberAction, Role};
 use hearth_protocol::rest::{ApiAnswer, ConversationRow, CreateGroup, FeedResponse, PatchConversation, PatchUser};
@@ -12,24 +10,26 @@ use hearth_protocol::{
 };
 use region_model::view::{View, default_settings};
 use region_model::{Command, LogView};
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::feed::FeedCursor;
 use crate::handle::ApiCall;
 use crate::region::Region;
 
 /// Conversations of one page of the feed.
 const FEED_PAGE: u64 = 200;
 
-/// A place in the change feed. Numbers of changes are those of one store: elsewhere the cursor cannot be placed, and
-/// gives everything.
-#[derive(Serialize, Deserialize)]
-struct FeedCursor {
-    store: Uuid,
-    change: u64,
-    /// Within a run of pages: the last conversation told of those that are held elsewhere only.
-    #[serde(default)]
-    elsewhere: Option<ConversationId>,
+/// What the feed shows of one conversation.
+enum FeedRow {
+    Row(Box<ConversationRow>),
+    /// The user left meanwhile.
+    None,
+    /// Nobody who holds it is in reach, or answered.
+    OutOfReach,
+}
+
+fn unreadable() -> Refusal {
+    Refusal::new(ErrorCode::Internal, "a region's answer does not read")
 }
 
 impl Region {
@@ -396,23 +396,24 @@ impl Region {
         if view.placement.is_some() && !self.holds(&view) {
             return self.pass_on(&view, user, call, pass_on).await;
         }
-        let store = self.stores.identity.store;
-        let (after, elsewhere) = cursor.and_then(|text| read_cursor(text, store)).unwrap_or((0, None));
-        let mut changed = self.changed_since(&view, after, elsewhere).await?;
+        let place = FeedCursor::read(cursor, self.stores.identity.store);
+        let mut changed = self.changed_since(&view, place.change, place.elsewhere).await?;
         let limit = usize::try_from(limit).unwrap_or(50);
         let has_more = changed.len() > limit;
         changed.truncate(limit);
-        let change = changed.last().map_or(after, |(change, _)| after.max(*change));
-        // A run that ended tells those held elsewhere again the next time: this region does not see them change.
-        let elsewhere = match changed.last() {
-            Some((0, id)) if has_more => Some(*id),
-            Some(_) if has_more => Some(ConversationId(Uuid::max())),
-            Some(_) | None => None,
-        };
-        let rows = changed.into_iter().map(|(_, id)| self.feed_row(user, id, pass_on));
-        let conversations = join_all(rows).await.into_iter().flatten().collect();
-        let cursor = write_cursor(&FeedCursor { store, change, elsewhere });
-        Ok(ApiAnswer::json(200, &FeedResponse { conversations, cursor, has_more }))
+        let rows = join_all(changed.iter().map(|(_, id)| self.feed_row(user, *id, pass_on))).await;
+        let (mut conversations, mut left_out) = (Vec::new(), Vec::new());
+        for ((change, _), row) in changed.iter().zip(rows) {
+            match row {
+                FeedRow::Row(row) => conversations.push(*row),
+                FeedRow::None => {}
+                FeedRow::OutOfReach => left_out.push(*change),
+            }
+        }
+        let partial = !left_out.is_empty() || place.missed.is_some();
+        let cursor = place.after(&changed, &left_out, has_more).write();
+        let feed = partial.then(|| "partial".to_owned());
+        Ok(ApiAnswer::json(200, &FeedResponse { conversations, cursor, has_more, feed }))
     }
 
     /// The user's conversations: first those held elsewhere only, by id, after `elsewhere`; then those that changed here
@@ -437,15 +438,31 @@ impl Region {
         Ok(changed)
     }
 
-    /// One row of the feed; none when the user left meanwhile or nobody who holds it is in reach. A copy may be here
-    /// before its placement is known here, so the steward is asked.
-    async fn feed_row(self: &Arc<Self>, user: &UserId, id: ConversationId, pass_on: bool) -> Option<ConversationRow> {
-        let view = self.view(LogId::conversation(id), true).await.ok()?;
-        if self.holds(&view) {
-            return self.conversation_row(id, &view, user, false).await.ok();
+    /// One row of the feed. A copy may be here before its placement is known here, so the steward is asked.
+    async fn feed_row(self: &Arc<Self>, user: &UserId, id: ConversationId, pass_on: bool) -> FeedRow {
+        match self.row_of(user, id, pass_on).await {
+            Ok(row) => FeedRow::Row(Box::new(row)),
+            Err(refusal) if refusal.error == ErrorCode::ConversationNotFound => FeedRow::None,
+            Err(_) => FeedRow::OutOfReach,
         }
-        let answer = self.pass_on(&view, user, &ApiCall::Conversation { id }, pass_on).await.ok()?;
-        serde_json::from_slice(&answer.body).ok()
+    }
+
+    async fn row_of(
+        self: &Arc<Self>,
+        user: &UserId,
+        id: ConversationId,
+        pass_on: bool,
+    ) -> Result<ConversationRow, Refusal> {
+        let view = self.view(LogId::conversation(id), true).await?;
+        if self.holds(&view) {
+            return self.conversation_row(id, &view, user, false).await;
+        }
+        let answer = self.pass_on(&view, user, &ApiCall::Conversation { id }, pass_on).await?;
+        if answer.status != 200 {
+            let refusal = serde_json::from_slice::<Refusal>(&answer.body);
+            return Err(refusal.unwrap_or_else(|_| unreadable()));
+        }
+        serde_json::from_slice(&answer.body).map_err(|_| unreadable())
     }
 
     /// The command of a `message.send`.
@@ -473,14 +490,4 @@ fn check_name(name: &str) -> Result<(), Refusal> {
         return Err(Refusal::too_large("the name is too long", "100 characters of name"));
     }
     Ok(())
-}
-
-fn write_cursor(cursor: &FeedCursor) -> String {
-    URL_SAFE_NO_PAD.encode(serde_json::to_vec(cursor).expect("a cursor holds only string keys"))
-}
-
-fn read_cursor(text: &str, store: Uuid) -> Option<(u64, Option<ConversationId>)> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-    let cursor: FeedCursor = serde_json::from_slice(&bytes).ok()?;
-    (cursor.store == store).then_some((cursor.change, cursor.elsewhere))
 }

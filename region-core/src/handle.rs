@@ -22,7 +22,7 @@ use crate::links::{LinkEvent, Links};
 use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
-use crate::{departures, notices, outbox};
+use crate::{departures, expiry, notices, outbox};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -188,6 +188,7 @@ impl RegionHandle {
         tokio::spawn(outbox::run(region.clone(), outbox_queue));
         tokio::spawn(notices::run(region.clone(), notice_queue));
         tokio::spawn(departures::run(region.clone()));
+        tokio::spawn(expiry::run(region.clone()));
         Ok(Self { region })
     }
 

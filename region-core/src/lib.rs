@@ -6,7 +6,9 @@
 mod api;
 mod departures;
 pub mod edge;
+mod expiry;
 mod fail_point;
+mod feed;
 pub mod handle;
 mod hub;
 pub mod links;

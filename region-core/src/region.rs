@@ -62,6 +62,8 @@ pub struct RegionOptions {
     pub anti_entropy: Duration,
     /// After this long without a connect, a region is not resident for a user any more.
     pub resident_for: Duration,
+    /// Dedup records of entries older than this are forgotten; longer than any park. 90 days by default (design.md 3).
+    pub dedup_window: Duration,
     /// Where clients may go instead, best first.
     pub endpoints: Vec<Endpoint>,
 }

@@ -47,10 +47,14 @@ fn logs() -> Vec<(&'static str, Body)> {
         entries: vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")],
         mark: 299,
         voters: vec!["eu-west".to_owned(), "us-east".to_owned()],
+        ..Append::default()
     };
+    let mark =
+        Append { entries: Vec::new(), voters: Vec::new(), previous: Bytes::from_static(&[7; 32]), ..append.clone() };
     let length = Length { log: log_bytes(), epoch: 2, length: 301, hash: Bytes::from_static(&[8; 32]), mark: 299 };
     vec![
         ("append", Body::Append(append)),
+        ("append-without-entries", Body::Append(mark)),
         ("appended", Body::Appended(Appended { log: log_bytes(), accepted: 2, length: 301, resend: true, fork: true })),
         ("lengths", Body::Lengths(Lengths { logs: vec![length] })),
         ("follow", Body::Follow(Follow { log: log_bytes(), length: 301, unfollow: true })),
@@ -85,8 +89,11 @@ fn frames() -> Vec<(&'static str, Body)> {
         expires_at: 1_790_000_000_123,
         level: 2,
         origin: "us-east".to_owned(),
+        parked: false,
     };
-    std::iter::once(("forward", Body::Forward(forward))).chain(answers()).chain(logs()).chain(questions()).collect()
+    let parked = Forward { parked: true, ..forward.clone() };
+    let forwards = [("forward", Body::Forward(forward)), ("forward-parked", Body::Forward(parked))];
+    forwards.into_iter().chain(answers()).chain(logs()).chain(questions()).collect()
 }
 
 #[test]

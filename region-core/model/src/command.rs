@@ -43,6 +43,7 @@ impl Command {
             expires_at: self.expires_at.map_or(0, |at| at.0),
             level: self.level.map_or(0, |level| level as u32),
             origin: self.origin.as_str().to_owned(),
+            parked: false,
         }
     }
 

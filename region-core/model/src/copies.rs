@@ -99,6 +99,7 @@ impl<R: Clone> Log<R> {
             (Some(record), 0) => record.voters.iter().map(|voter| voter.as_str().to_owned()).collect(),
             _ => Vec::new(),
         };
+        let previous = if entries.is_empty() { self.hash_before(first) } else { None };
         mesh::Body::Append(mesh::Append {
             log: Bytes::copy_from_slice(&self.id.to_bytes()),
             epoch: self.epoch().0,
@@ -108,6 +109,7 @@ impl<R: Clone> Log<R> {
             entries: entries.iter().map(|entry| entry.encoded.clone()).collect(),
             mark: self.marked,
             voters,
+            previous: previous.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash)),
         })
     }
 
@@ -254,6 +256,7 @@ impl<R: Clone> Log<R> {
         self.home.forget_settled();
         if self.marked > marked_before {
             self.tell_mark(context);
+            self.take_paced(context);
         }
     }
 

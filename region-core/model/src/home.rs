@@ -22,6 +22,9 @@ use crate::view::Decision;
 /// Who may wait for one entry; the oldest of more than that goes unanswered and asks again by its own timer.
 const WAITERS_OF_AN_ENTRY: usize = 64;
 
+/// Parked messages that wait for room at one home; above it more are refused `OVERLOADED`, and stay parked.
+const PACED: usize = 4_096;
+
 /// A command that waits for its dedup lookup, behind those that came before it.
 #[derive(Clone, Debug)]
 struct Submit<R> {
@@ -43,6 +46,14 @@ impl<R> Submit<R> {
     }
 }
 
+/// A parked message that waits for room.
+#[derive(Clone, Debug)]
+struct Paced<R> {
+    command: Command,
+    salt: [u8; 16],
+    waiter: Waiter<R>,
+}
+
 /// What names a command within its log: sender and id.
 type SentId = (UserId, Uuid);
 
@@ -60,6 +71,8 @@ pub(crate) struct RetryCheck<R> {
 pub(crate) struct HomeState<R> {
     pub(crate) replicas: Replicas,
     submits: VecDeque<Submit<R>>,
+    /// Parked messages that wait for room, in the order in which they came.
+    paced: VecDeque<Paced<R>>,
     /// Open lookups, each with how many submits wait for it. One is asked at a time for an id: answers to several could
     /// not be told apart.
     lookups: BTreeMap<SentId, usize>,
@@ -78,6 +91,7 @@ impl<R> Default for HomeState<R> {
         Self {
             replicas: Replicas::new(),
             submits: VecDeque::new(),
+            paced: VecDeque::new(),
             lookups: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             settled: VecDeque::new(),
@@ -90,7 +104,9 @@ impl<R> Default for HomeState<R> {
 impl<R> HomeState<R> {
     /// Whether nothing is asked or on its way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.submits.is_empty() && self.replicas.values().all(|replica| !replica.reading && replica.flying.is_none())
+        self.submits.is_empty()
+            && self.paced.is_empty()
+            && self.replicas.values().all(|replica| !replica.reading && replica.flying.is_none())
     }
 
     /// Keeps the id of an entry that passed the mark, until no open lookup can have missed it.
@@ -111,8 +127,9 @@ impl<R> HomeState<R> {
         }
     }
 
-    /// Forgets who asked from the region `peer`.
+    /// Forgets who asked from the region `peer`. What it parked it offers again.
     pub(crate) fn forget_waiters_of(&mut self, peer: &RegionId) {
+        self.paced.retain(|paced| !paced.waiter.is_from(peer));
         for submit in self.submits.iter_mut().filter(|submit| submit.waiter.is_from(peer)) {
             submit.waiter = Waiter::Gone;
         }
@@ -147,20 +164,53 @@ pub(crate) fn answer<R>(waiter: Waiter<R>, mut outcome: Outcome, effects: &mut V
 impl<R: Clone> Log<R> {
     /// Takes a command at the home.
     pub(crate) fn submit(&mut self, command: Command, salt: [u8; 16], waiter: Waiter<R>, context: &mut Context<'_, R>) {
-        if self.pending.len() + self.home.submits.len() >= limits::UNMARKED_ENTRIES {
-            let refusal = Refusal::new(ErrorCode::Overloaded, "too many entries of this log wait for copies")
-                .with_retry_after(5)
-                .with_limit(format!("{} entries", limits::UNMARKED_ENTRIES));
-            answer(waiter, Outcome::Refused(refusal), context.effects, self.id);
+        if waiter.is_parked() && (!self.has_room() || !self.home.paced.is_empty()) {
+            self.pace(command, salt, waiter, context);
             return;
         }
+        if !self.has_room() {
+            answer(waiter, Outcome::Refused(no_room()), context.effects, self.id);
+            return;
+        }
+        self.admit(command, salt, waiter, context);
+        self.decide_ready(context);
+    }
+
+    /// Whether one more entry may wait for copies.
+    fn has_room(&self) -> bool {
+        self.pending.len() + self.home.submits.len() < limits::UNMARKED_ENTRIES
+    }
+
+    /// Keeps a parked message until there is room: refused, it could be overtaken by the next one of its device. One
+    /// that comes again, since its region did not hear of it for a while, stays where it stands.
+    fn pace(&mut self, command: Command, salt: [u8; 16], waiter: Waiter<R>, context: &mut Context<'_, R>) {
+        let same = |paced: &&mut Paced<R>| paced.command.id == command.id && paced.command.sender == command.sender;
+        if let Some(paced) = self.home.paced.iter_mut().find(same) {
+            *paced = Paced { command, salt, waiter };
+        } else if self.home.paced.len() < PACED {
+            self.home.paced.push_back(Paced { command, salt, waiter });
+        } else {
+            answer(waiter, Outcome::Refused(no_room()), context.effects, self.id);
+        }
+    }
+
+    /// Takes parked messages up as far as there is room.
+    pub(crate) fn take_paced(&mut self, context: &mut Context<'_, R>) {
+        while self.has_room()
+            && let Some(Paced { command, salt, waiter }) = self.home.paced.pop_front()
+        {
+            self.admit(command, salt, waiter, context);
+        }
+    }
+
+    /// Queues a command to be decided, after its lookup where it needs one.
+    fn admit(&mut self, command: Command, salt: [u8; 16], waiter: Waiter<R>, context: &mut Context<'_, R>) {
         let looked_up = if is_by_id(command.kind) { None } else { Some(None) };
         let submit = Submit { command, salt, waiter, looked_up, durable_before: self.durable };
         if submit.looked_up.is_none() {
             self.look_up(&submit, context);
         }
         self.home.submits.push_back(submit);
-        self.decide_ready(context);
     }
 
     /// Asks whether an id was used, unless that is being asked.
@@ -189,6 +239,7 @@ impl<R: Clone> Log<R> {
             self.home.lookups.remove(&id);
         }
         self.decide_ready(context);
+        self.take_paced(context);
     }
 
     fn decide_ready(&mut self, context: &mut Context<'_, R>) {
@@ -405,6 +456,12 @@ impl<R: Clone> Log<R> {
         };
         answer(waiter, Outcome::Acked(ack), context.effects, self.id);
     }
+}
+
+fn no_room() -> Refusal {
+    Refusal::new(ErrorCode::Overloaded, "too many entries of this log wait for copies")
+        .with_retry_after(5)
+        .with_limit(format!("{} entries", limits::UNMARKED_ENTRIES))
 }
 
 pub(crate) fn other_content() -> Refusal {

@@ -59,6 +59,8 @@ pub(crate) enum Waiter<R> {
         forward_id: u64,
         /// Whether it is told `duplicate`.
         retry: bool,
+        /// Whether it parked the message: then it waits for room here, too.
+        parked: bool,
     },
     /// Nobody, or nobody any more.
     Gone,
@@ -70,11 +72,16 @@ impl<R> Waiter<R> {
         matches!(self, Self::Peer { peer: asker, .. } if asker == peer)
     }
 
+    /// Whether a region waits that parked the message.
+    pub(crate) fn is_parked(&self) -> bool {
+        matches!(self, Self::Peer { parked: true, .. })
+    }
+
     /// The same, told `duplicate`.
     pub(crate) fn into_retry(self) -> Self {
         match self {
             Self::Local { reply, .. } => Self::Local { reply, retry: true },
-            Self::Peer { peer, forward_id, .. } => Self::Peer { peer, forward_id, retry: true },
+            Self::Peer { peer, forward_id, parked, .. } => Self::Peer { peer, forward_id, retry: true, parked },
             Self::Gone => Self::Gone,
         }
     }
@@ -202,6 +209,14 @@ impl<R: Clone> Log<R> {
     /// An entry above the mark.
     pub(crate) fn pending_at(&self, sequence: u64) -> Option<&Pending<R>> {
         self.pending.get(usize::try_from(sequence.checked_sub(self.marked)?).ok()?)
+    }
+
+    /// The hash of the entry before a sequence, where memory has it: at the end of the log, and above the mark.
+    pub(crate) fn hash_before(&self, sequence: u64) -> Option<Hash> {
+        if sequence == self.length {
+            return self.tip.as_ref().map(|tip| tip.hash);
+        }
+        self.pending_at(sequence).map(|pending| pending.entry.entry.fixed.previous)
     }
 
     /// A commit that adds nothing yet: entries are pushed into it.

@@ -45,6 +45,8 @@ pub(crate) struct Parked<R> {
     pub(crate) others: BTreeSet<DeviceId>,
     /// The forward under which it is on its way to the home.
     pub(crate) forward: Option<u64>,
+    /// Whether the home could not take it now: until it is offered again, later ones of its device stay behind it.
+    pub(crate) waits: bool,
 }
 
 /// All parked sends of a region.
@@ -186,19 +188,38 @@ impl<R> ParkingLot<R> {
         }
     }
 
-    /// Sends of a conversation that may go out now, in order: on disk, not refused, not on their way, and no more than
-    /// leave `window` of them on their way.
+    /// The home could not take a send: it, and those of its device behind it, wait for [`ParkingLot::offer_again`].
+    pub(crate) fn wait(&mut self, number: u64) {
+        if let Some(parked) = self.sends.get_mut(&number) {
+            parked.forward = None;
+            parked.waits = true;
+        }
+    }
+
+    /// Sends that homes could not take may go out again.
+    pub(crate) fn offer_again(&mut self) {
+        for parked in self.sends.values_mut() {
+            parked.waits = false;
+        }
+    }
+
+    /// Sends of a conversation that may go out now, in order: on disk, not refused, not on their way, behind none of
+    /// their device that waits, and no more than leave `window` of them on their way.
     pub(crate) fn ready(&self, log: LogId, window: usize) -> Vec<u64> {
         let Some(numbers) = self.by_log.get(&log) else { return Vec::new() };
         let mut ready = Vec::new();
+        let mut behind: BTreeSet<(&UserId, DeviceId)> = BTreeSet::new();
         let mut on_their_way = 0;
         for number in numbers {
             let Some(parked) = self.sends.get(number).filter(|parked| parked.send.refused.is_none()) else { continue };
             if on_their_way + ready.len() >= window || !parked.durable {
                 break;
             }
+            let device = (&parked.send.sender, parked.send.device);
             if parked.forward.is_some() {
                 on_their_way += 1;
+            } else if parked.waits || behind.contains(&device) {
+                behind.insert(device);
             } else {
                 ready.push(*number);
             }
@@ -236,5 +257,49 @@ impl<R> ParkingLot<R> {
             })
             .map(|parked| parked.send.clone())
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_protocol::{ConversationId, MessageId, Timestamp};
+
+    use super::*;
+
+    fn lot(devices: &[u128]) -> (ParkingLot<()>, LogId) {
+        let conversation = ConversationId(Uuid::from_u128(1));
+        let mut lot = ParkingLot::new(ParkingBounds::default());
+        for device in devices {
+            let number = lot.next_number();
+            let send = ParkedSend {
+                number,
+                conversation,
+                sender: UserId::new("ann").expect("a valid name"),
+                device: DeviceId(Uuid::from_u128(*device)),
+                id: MessageId(Uuid::from_u128(u128::from(number))),
+                content: Bytes::from_static(b"{}"),
+                reply_to: None,
+                expires_at: None,
+                level: None,
+                parked_at: Timestamp(0),
+                refused: None,
+            };
+            let (replies, others) = (Vec::new(), BTreeSet::new());
+            lot.insert(Parked { send, durable: true, told: false, replies, others, forward: None, waits: false });
+        }
+        (lot, LogId::conversation(conversation))
+    }
+
+    #[test]
+    fn behind_a_send_that_the_home_could_not_take_no_later_one_of_its_device_goes_out_and_others_do() {
+        let (mut lot, log) = lot(&[7, 8, 7, 8, 7]);
+        let numbers = lot.ready(log, 2);
+        assert_eq!(numbers.len(), 2);
+        numbers.iter().for_each(|number| lot.on_its_way(*number, Some(*number)));
+        lot.wait(numbers[0]);
+        let others = [numbers[0] + 3];
+        assert_eq!(lot.ready(log, 9), others);
+        lot.offer_again();
+        assert_eq!(lot.ready(log, 9), [0, 2, 3, 4].map(|step| numbers[0] + step));
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend, StoreIdentity};
-use hearth_protocol::{Epoch, LogId, LogKind, Placement, SealedEntry, UserId};
+use hearth_protocol::{Epoch, LogId, LogKind, Placement, SealedEntry, Timestamp, UserId};
 use uuid::Uuid;
 
 /// Why a store did not do what it was asked.
@@ -139,6 +139,16 @@ pub trait MessageLog: Send + Sync + std::fmt::Debug {
 
     /// Looks up dedup records; one answer per key, in order.
     async fn dedup(&self, keys: Vec<DedupKey>) -> Result<Vec<Option<DedupRecord>>, StoreError>;
+
+    /// Forgets dedup records of entries that were sequenced before `before`. Looks at no more than `rows` (at least 1)
+    /// records behind the place `after` (`None`: from the start), in an order of the store's own; returns the place to
+    /// go on from, `None` at the end. Not synced by itself: one that comes back is forgotten the next time.
+    async fn expire_dedup(
+        &self,
+        before: Timestamp,
+        after: Option<Bytes>,
+        rows: usize,
+    ) -> Result<Option<Bytes>, StoreError>;
 
     /// Logs of one kind that the region holds, by id, after `after`.
     async fn logs(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Result<Vec<LogSummary>, StoreError>;

@@ -38,6 +38,10 @@ impl<R: Clone> Log<R> {
             self.ask_again(peer, context);
             return;
         }
+        if self.names_another(append) {
+            self.say(peer, false, true, context);
+            return;
+        }
         let before = self.length;
         let in_order = self.take_entries(entries, append.mark, context);
         if !in_order {
@@ -50,6 +54,13 @@ impl<R: Clone> Log<R> {
             // Nothing new: what the home wants to know is what is on disk here.
             self.say(peer, false, false, context);
         }
+    }
+
+    /// Whether a frame without entries names another entry before its end than the one that stands there: this replica
+    /// was set back, and went on otherwise.
+    fn names_another(&self, append: &mesh::Append) -> bool {
+        let named = !append.previous.is_empty() && append.entries.is_empty();
+        named && self.hash_before(append.first).is_some_and(|hash| hash[..] != append.previous[..])
     }
 
     /// Adds those entries that are new, in one commit. Returns whether each names the one before it.

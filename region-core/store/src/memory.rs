@@ -26,6 +26,7 @@ pub enum Call {
     Load,
     Read,
     Dedup,
+    ExpireDedup,
     Logs,
     PutMarks,
     Remove,

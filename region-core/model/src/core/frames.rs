@@ -33,7 +33,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         match &body {
             mesh::Body::Forward(forward) => {
                 let forward_id = forward.forward_id;
-                let waiter = Waiter::Peer { peer, forward_id, retry: false };
+                let waiter = Waiter::Peer { peer, forward_id, retry: false, parked: forward.parked };
                 match Command::from_forward(forward) {
                     Some(command) => {
                         let waiting = Waiting::Command { salt, waiter, device: None, command };

@@ -70,6 +70,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             replies: vec![reply],
             others: BTreeSet::new(),
             forward: None,
+            waits: false,
         });
     }
 
@@ -136,6 +137,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 replies: Vec::new(),
                 others: BTreeSet::new(),
                 forward: None,
+                waits: false,
             });
         }
     }
@@ -187,8 +189,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                     self.release(log, now, effects);
                 }
             }
-            // The home cannot take it now: it stays parked and goes out again with the next anti-entropy.
-            Outcome::Refused(refusal) if is_passing(refusal.error) => self.lot.on_its_way(number, None),
+            // The home cannot take it now: it goes out again with the next anti-entropy, before those behind it.
+            Outcome::Refused(refusal) if is_passing(refusal.error) => self.lot.wait(number),
             Outcome::Refused(refusal) => self.refuse_parked(number, refusal, effects),
             Outcome::Queued(_, home) => {
                 if let Some(parked) = self.lot.get_mut(number) {

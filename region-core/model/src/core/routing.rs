@@ -83,10 +83,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         effects: &mut Vec<Effect<R>>,
     ) {
         let forward_id = self.new_id();
+        let forward = mesh::Forward { parked: parked.is_some(), ..command.to_forward(forward_id) };
         effects.push(Effect::Send {
             peer: home.clone(),
             lane: Lane::Log(command.log),
-            body: mesh::Body::Forward(command.to_forward(forward_id)),
+            body: mesh::Body::Forward(forward),
         });
         if let Some(number) = parked {
             self.lot.on_its_way(number, Some(forward_id));

@@ -1,6 +1,8 @@
 //! Crashes, cuts and lost frames between a home and its replicas.
 
-use hearth_protocol::LogId;
+use hearth_protocol::entry::{MemberAction, Role};
+use hearth_protocol::{LogId, SealedEntry};
+use region_model::Input;
 
 use crate::support::{Message, Setup, Sim};
 
@@ -78,6 +80,28 @@ fn a_fork_is_named_and_nothing_is_overwritten() {
     }
 }
 
+/// Lengths alone do not tell it, and no entry comes.
+#[test]
+fn a_quiet_replica_that_was_set_back_to_another_entry_of_the_same_number_is_found_when_it_follows_again() {
+    let mut sim = Sim::with(1, Setup { regions: 4, ..Setup::default() });
+    let log = sim.group_at(0, 1);
+    sim.input(3, Input::Follow { log, hold: true });
+    let ticket = sim.send(0, log, &Message::new("ann", 1));
+    sim.acked(ticket);
+    sim.settle(&[0, 3], log);
+    sim.crash(3);
+    let stored = sim.regions[3].disk.logs.get_mut(&log).expect("it is there");
+    let last = stored.entries.pop().expect("it holds the message");
+    let mut other = last.entry.clone();
+    other.fixed.sender = crate::support::user("ben");
+    stored.entries.push(SealedEntry::seal(other));
+    sim.start(3);
+    sim.run_until("the fork is named", |sim| !sim.forks.is_empty());
+    assert!(
+        sim.forks.iter().all(|(region, forked, peer)| { *region == 0 && *forked == log && *peer == sim.regions[3].id })
+    );
+}
+
 #[test]
 fn an_evicted_log_loads_again_and_goes_on() {
     let mut sim = Sim::with(1, Setup { loaded_logs: 1, ..Setup::default() });
@@ -111,6 +135,28 @@ fn a_home_that_crashed_goes_on_with_entries_whose_copies_it_does_not_know() {
         sim.acked(again);
         sim.settle(&[0, 1, 2], log);
         assert_eq!(sim.message_ids(0, log).len(), 1);
+    }
+}
+
+/// The crash window between append and publish: nobody sends again, and no client asks.
+#[test]
+fn what_a_home_had_on_disk_and_not_published_when_it_crashed_is_shown_and_told_after_its_start() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(seed);
+        let log = sim.group_at(0, 1);
+        sim.settle(&[0, 1, 2], log);
+        sim.isolate(0);
+        let (action, me) = (MemberAction::Add(Role::Member), "ann");
+        sim.members(0, log, me, action, &["dan"]);
+        sim.send(0, log, &Message::new("ann", 1));
+        sim.run_for(200);
+        assert!(!sim.outbox.iter().any(|item| item.user.as_str() == "dan"), "it waits for copies");
+        sim.crash(0);
+        sim.start(0);
+        sim.heal_all();
+        sim.settle(&[0, 1, 2], log);
+        assert_eq!(sim.shown(1, log).last(), Some(&2));
+        assert!(sim.outbox.iter().any(|item| item.user.as_str() == "dan"), "its home is told");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sends whose home is out of reach.
 
+use hearth_protocol::Level;
 use hearth_protocol::client::QueuedReason;
 use region_model::{DeviceOutcome, Outcome, ParkingBounds};
 
@@ -61,6 +62,32 @@ fn a_forward_whose_answer_is_lost_is_parked_and_not_doubled() {
         assert!(matches!(&sim.device[0].2, DeviceOutcome::Acked(ack) if ack.duplicate));
         assert_eq!(sim.message_ids(0, log), [message_id(1)]);
     }
+}
+
+#[test]
+fn a_home_without_room_makes_parked_sends_wait_and_takes_them_in_their_order() {
+    let mut sim = Sim::new(1);
+    let log = sim.group_at(0, 1);
+    sim.settle(&[0, 1, 2], log);
+    sim.isolate(0);
+    sim.run_until("both sides notice", |sim| !sim.is_linked(0, 1) && !sim.is_linked(0, 2));
+    let full = hearth_protocol::limits::UNMARKED_ENTRIES as u64;
+    for id in 0..full {
+        sim.send(0, log, &Message::new("cem", id).at(Level::Majority));
+    }
+    sim.run_for(100);
+    let over = sim.send(0, log, &Message::new("cem", full));
+    assert_eq!(sim.refused(over), "OVERLOADED");
+    let parked = full + 1..full + 41;
+    for id in parked.clone() {
+        sim.send(1, log, &Message::new("ann", id));
+    }
+    sim.run_for(100);
+    sim.heal(0, 1);
+    sim.run_until("all are acked", |sim| sim.device.len() >= 40);
+    assert_eq!(sim.overloaded, 0, "none of them was refused for now");
+    let last = sim.message_ids(0, log).split_off(usize::try_from(full).expect("small"));
+    assert_eq!(last, parked.map(message_id).collect::<Vec<_>>());
 }
 
 #[test]

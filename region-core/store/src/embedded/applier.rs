@@ -27,6 +27,9 @@ pub(super) struct Work {
     pub(super) dedup: Vec<Vec<u8>>,
 }
 
+/// The commit that a dedup record is kept for, and the record.
+type Recent = (u64, Vec<u8>);
+
 /// How far the tables are behind the journal, and what they lack meanwhile.
 #[derive(Debug)]
 pub(super) struct Behind {
@@ -36,7 +39,7 @@ pub(super) struct Behind {
     moved: Condvar,
     told: watch::Sender<u64>,
     /// Dedup records that the tables may lack: each send asks for one, and must not wait for the tables.
-    recent: Mutex<HashMap<Vec<u8>, (u64, Vec<u8>)>>,
+    recent: Mutex<HashMap<Vec<u8>, Recent>>,
 }
 
 impl Behind {

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
+use bytes::Bytes;
 use hearth_protocol::record::{OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, Placement};
 use region_model::ports::{AppendOutcome, LogAppend, StoreCounters, StoreError};
@@ -49,13 +50,17 @@ pub(super) enum Write {
     Placements(Vec<Placement>),
     OutboxDone(Vec<OutboxRecord>),
     Unpark(Vec<u64>),
+    /// Keys of dedup records.
+    ForgetDedup(Vec<Bytes>),
 }
 
 impl Write {
     fn sync(&self) -> Sync {
         match self {
             Self::Park(_) | Self::Remove(_) => Sync::Disk,
-            Self::Marks(_) | Self::Placements(_) | Self::OutboxDone(_) | Self::Unpark(_) => Sync::Kernel,
+            Self::Marks(_) | Self::Placements(_) | Self::OutboxDone(_) | Self::Unpark(_) | Self::ForgetDedup(_) => {
+                Sync::Kernel
+            }
         }
     }
 }
@@ -271,6 +276,11 @@ impl Committer {
             Write::Unpark(numbers) => {
                 for number in numbers {
                     self.batch.remove(&self.tables.parked, &number.to_be_bytes());
+                }
+            }
+            Write::ForgetDedup(keys) => {
+                for key in keys {
+                    self.batch.remove(&self.tables.dedup, &key);
                 }
             }
         }

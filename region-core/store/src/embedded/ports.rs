@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, OutboxRecord, ParkedSend};
-use hearth_protocol::{LogId, LogKind, Placement, SealedEntry};
+use hearth_protocol::{LogId, LogKind, Placement, SealedEntry, Timestamp};
 use region_model::ports::{
     AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MessageLog, OutboxLog, ParkingLot, Placements,
     StoreError,
@@ -37,6 +38,19 @@ impl MessageLog for Shared {
     async fn dedup(&self, keys: Vec<DedupKey>) -> Result<Vec<Option<DedupRecord>>, StoreError> {
         self.check()?;
         self.dedup.find(&keys).await
+    }
+
+    async fn expire_dedup(
+        &self,
+        before: Timestamp,
+        after: Option<Bytes>,
+        rows: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let (old, next) = self.read(|tables| tables.old_dedup(before, after.as_deref(), rows)).await?;
+        if !old.is_empty() {
+            self.write(Write::ForgetDedup(old)).await?;
+        }
+        Ok(next)
     }
 
     async fn logs(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Result<Vec<LogSummary>, StoreError> {

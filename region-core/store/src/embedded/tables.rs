@@ -3,9 +3,10 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fjall::{Database, Keyspace, Readable, Snapshot};
 use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend, Record};
-use hearth_protocol::{LogId, LogKind, Placement, SealedEntry};
+use hearth_protocol::{LogId, LogKind, Placement, SealedEntry, Timestamp};
 use region_model::ports::{LoadedLog, LogSummary};
 
 use super::heads::Head;
@@ -26,6 +27,9 @@ pub(super) struct Tables {
     // Last: the database closes after its keyspaces.
     pub(super) database: Database,
 }
+
+/// Keys of dedup records that are too old, and where to look on.
+pub(super) type OldDedup = (Vec<Bytes>, Option<Bytes>);
 
 /// The last row of a log, and what its mark's row adds.
 #[derive(Default)]
@@ -164,6 +168,28 @@ impl Tables {
             keys.push(row.key()?[..].into());
         }
         Ok(Some(keys))
+    }
+
+    /// Looks at dedup records behind the key `after`: the keys of those that are older than `before`, and the last key
+    /// of a full page.
+    pub(super) fn old_dedup(
+        &self,
+        before: Timestamp,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<OldDedup, ReadError> {
+        let view = self.database.snapshot();
+        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut old, mut last, mut seen) = (Vec::new(), None, 0);
+        for row in view.range::<&[u8], _>(&self.dedup, (lower, Bound::Unbounded)).take(limit) {
+            let (key, value) = row.into_inner()?;
+            let key = Bytes::copy_from_slice(&key);
+            if DedupRecord::decode(&value)?.time < before {
+                old.push(key.clone());
+            }
+            (last, seen) = (Some(key), seen + 1);
+        }
+        Ok((old, last.filter(|_| seen == limit)))
     }
 
     pub(super) fn logs(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Result<Vec<LogSummary>, ReadError> {

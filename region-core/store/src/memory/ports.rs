@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, OutboxRecord, ParkedSend};
-use hearth_protocol::{LogId, LogKind, Placement, SealedEntry};
+use hearth_protocol::{LogId, LogKind, Placement, SealedEntry, Timestamp};
 use region_model::ports::{
     AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MessageLog, OutboxLog, ParkingLot, Placements,
     StoreError,
@@ -44,6 +45,15 @@ impl MessageLog for Handle {
 
     async fn dedup(&self, keys: Vec<DedupKey>) -> Result<Vec<Option<DedupRecord>>, StoreError> {
         self.call(Call::Dedup, move |tables| tables.dedup(keys)).await
+    }
+
+    async fn expire_dedup(
+        &self,
+        before: Timestamp,
+        after: Option<Bytes>,
+        rows: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.call(Call::ExpireDedup, move |tables| tables.expire_dedup(before, after.as_deref(), rows)).await
     }
 
     async fn logs(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Result<Vec<LogSummary>, StoreError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend};
-use hearth_protocol::{Epoch, LogId, LogKind, Placement, SealedEntry, UserId};
+use hearth_protocol::{Epoch, LogId, LogKind, Placement, SealedEntry, Timestamp, UserId};
 use region_model::ports::{AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary};
 use uuid::Uuid;
 
@@ -137,6 +137,36 @@ impl Tables {
     pub(super) fn dedup(&self, keys: Vec<DedupKey>) -> Vec<Option<DedupRecord>> {
         let find = |key: DedupKey| self.logs.get(&key.log)?.dedup.get(&(key.sender, key.id)).cloned();
         keys.into_iter().map(find).collect()
+    }
+
+    pub(super) fn expire_dedup(&mut self, before: Timestamp, after: Option<&[u8]>, rows: usize) -> Option<Bytes> {
+        let mut keys: Vec<(Vec<u8>, LogId, UserId, Uuid)> = Vec::new();
+        for (log, stored) in &self.logs {
+            for (sender, id) in stored.dedup.keys() {
+                let key = [&log.to_bytes()[..], id.as_bytes(), sender.as_str().as_bytes()].concat();
+                if after.is_none_or(|after| key[..] > *after) {
+                    keys.push((key, *log, sender.clone(), *id));
+                }
+            }
+        }
+        keys.sort_unstable();
+        keys.truncate(rows);
+        let next = keys.last().filter(|_| keys.len() == rows).map(|(key, ..)| Bytes::from(key.clone()));
+        for (_, log, sender, id) in keys {
+            let Some(stored) = self.logs.get_mut(&log) else { continue };
+            let key = (sender, id);
+            if stored.dedup.get(&key).is_none_or(|record| record.time >= before) {
+                continue;
+            }
+            if let Some((key, record)) = stored.dedup.remove_entry(&key) {
+                self.unsynced.push(Box::new(move |tables| {
+                    if let Some(stored) = tables.logs.get_mut(&log) {
+                        stored.dedup.insert(key, record);
+                    }
+                }));
+            }
+        }
+        next
     }
 
     pub(super) fn logs(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Vec<LogSummary> {

@@ -144,6 +144,8 @@ pub(crate) struct Sim {
     pub(crate) views: BTreeMap<u64, LogView>,
     pub(crate) device: Vec<(usize, ParkedSend, DeviceOutcome)>,
     pub(crate) forks: Vec<(usize, LogId, RegionId)>,
+    /// Forwards that a home refused for want of room.
+    pub(crate) overloaded: usize,
     pub(crate) outbox: Vec<OutboxRecord>,
     pub(crate) user_changes: Vec<(usize, LogId, u64)>,
     /// Whether refusals are told to devices when they come.
@@ -187,6 +189,7 @@ impl Sim {
             views: BTreeMap::new(),
             device: Vec::new(),
             forks: Vec::new(),
+            overloaded: 0,
             outbox: Vec::new(),
             user_changes: Vec::new(),
             devices_connected: true,
@@ -402,6 +405,9 @@ impl Sim {
             }
             Effect::Send { peer, lane, body } => {
                 self.check_answer(region, lane, &body);
+                if let mesh::Body::Answer(mesh::Answer { refused: Some(refused), .. }) = &body {
+                    self.overloaded += usize::from(refused.error == "OVERLOADED");
+                }
                 self.send_frame(region, &peer, lane, body);
             }
             Effect::PlacementAnswer { peer, request_id, placement } => {
