@@ -45,10 +45,10 @@ pub struct Limits {
     pub presence_subscriptions: usize,
     /// Client sessions of this node; default 50,000. Over it: `OVERLOADED`.
     pub sessions: usize,
-    /// Frames that wait for one slow session; default 8,192. Over it the session is switched to pull or
-    /// closed with 4010.
+    /// Frames that wait for one slow session; default 8,192. Over it the session is closed with 4010.
     pub session_queue_frames: usize,
-    /// Bytes of frames that wait for one slow session; default 1 MiB.
+    /// Bytes of frames that wait for one slow session; default 1 MiB. Over it the session is closed with 4010. As many
+    /// may wait behind the replays of a resume; over it the client is told to pull.
     #[serde(deserialize_with = "size::deserialize")]
     pub session_queue_bytes: usize,
     /// Missed messages of a conversation that a resume replays; default 100. More: `sync.required`.

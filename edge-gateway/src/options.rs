@@ -40,6 +40,9 @@ pub struct GatewayLimits {
     pub connections_per_address: usize,
     /// Events that wait for one session before it is closed (4010).
     pub session_queue: usize,
+    /// Bytes of frames that wait for one session before it is closed (4010); also of those that wait behind replays,
+    /// before the client is told to pull.
+    pub session_queue_bytes: usize,
     /// API requests of one session that run at once. Further frames are not read until one is answered.
     pub session_requests: usize,
     /// Resumes of single conversations that one session runs at once; the others wait.
@@ -67,6 +70,7 @@ impl Default for GatewayLimits {
             connections: 100_000,
             connections_per_address: 10_000,
             session_queue: 1_024,
+            session_queue_bytes: 1024 * 1024,
             session_requests: 64,
             session_replays: 8,
             held_frames: 1_000,

@@ -324,6 +324,7 @@ fn gateway_options(
             refusals_per_minute: limits.refusals_per_minute,
             connections: limits.sessions,
             session_queue: limits.session_queue_frames,
+            session_queue_bytes: limits.session_queue_bytes,
             replay_rows: limits.replay_messages as u64,
             gap_rows: limits.gap_messages as u64,
             ..GatewayLimits::default()

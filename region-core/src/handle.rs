@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::edge::{Connection, EdgeEvent};
+use crate::edge::{Connection, EdgeEvent, QueueBounds};
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::region::{Region, RegionOptions, STOPPED, salt};
@@ -254,16 +254,16 @@ impl RegionHandle {
         self.region.link_event(event).await;
     }
 
-    /// Registers a session. The queue holds `capacity` events. Waits at most about a second for the user's record.
+    /// Registers a session with a queue of these bounds. Waits at most about a second for the user's record.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE` or `DRAINING`.
-    pub async fn open(&self, user: UserId, device: DeviceId, capacity: usize) -> Result<Opened, Refusal> {
+    pub async fn open(&self, user: UserId, device: DeviceId, bounds: QueueBounds) -> Result<Opened, Refusal> {
         self.region.check_store()?;
         if *self.region.draining.borrow() {
             return Err(Refusal::new(ErrorCode::Draining, "this region is leaving; try another"));
         }
-        let (connection, events) = Connection::new(self.region.new_connection_id(), user.clone(), device, capacity);
+        let (connection, events) = Connection::new(self.region.new_connection_id(), user.clone(), device, bounds);
         let connection = Arc::new(connection);
         self.region.hub.add(connection.clone());
         self.region.tell_unreachable(&connection);

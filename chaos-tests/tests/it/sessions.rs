@@ -119,7 +119,8 @@ async fn a_slow_consumer_is_closed_and_slows_nobody() {
     let (texts, code) = raw::read_to_end(&mut slow).await;
     let shown = texts.iter().filter(|text| text.contains("message.new")).count();
     assert!(shown < 700, "the slow reader was cut off");
-    assert!(code.is_none() || code == Some(4010), "closed as slow: {code:?}");
+    assert_eq!(code, Some(4010), "closed as slow");
+    assert!(texts.last().is_some_and(|text| text.contains("\"type\":\"close\"")), "told in band first");
     println!("the slow reader had {shown} of 700 messages, close code {code:?}");
     ann.say(&group, "after the slow one").await;
     drop((ann, bob));

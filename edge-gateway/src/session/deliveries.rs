@@ -29,7 +29,10 @@ pub(crate) struct Live {
 /// Bounds of [`Deliveries`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DeliveryLimits {
+    /// Frames behind replays.
     pub(crate) held: usize,
+    /// Their bytes.
+    pub(crate) held_bytes: usize,
     pub(crate) tracked: usize,
     pub(crate) replay_rows: u64,
     pub(crate) gap_rows: u64,
@@ -41,6 +44,7 @@ pub(crate) struct Deliveries {
     limits: DeliveryLimits,
     tracks: HashMap<ConversationId, Track>,
     held: usize,
+    held_bytes: usize,
 }
 
 /// What is known of one conversation: numbers `first..=sent` were sent, but for those in `own`.
@@ -103,7 +107,7 @@ impl Track {
 
 impl Deliveries {
     pub(crate) fn new(limits: DeliveryLimits) -> Self {
-        Self { limits, tracks: HashMap::new(), held: 0 }
+        Self { limits, tracks: HashMap::new(), held: 0, held_bytes: 0 }
     }
 
     /// Takes a live message.
@@ -116,11 +120,13 @@ impl Deliveries {
         let track = self.tracks.get_mut(&live.conversation).expect("inserted above");
         track.begin(live.epoch, live.sequence);
         if let Some(held) = &mut track.held {
-            if self.held >= self.limits.held {
+            let bytes = self.held_bytes.saturating_add(live.frame.len());
+            if self.held >= self.limits.held || bytes > self.limits.held_bytes {
                 held.dropped = Some((live.epoch, live.sequence));
                 effects.push_back(Effect::Dropped(DropLabel::Held));
             } else {
                 self.held += 1;
+                self.held_bytes = bytes;
                 held.frames.push_back(live);
             }
             return;
@@ -239,6 +245,7 @@ impl Deliveries {
         let Some(track) = self.tracks.get_mut(&conversation) else { return };
         let Some(held) = track.held.take() else { return };
         self.held -= held.frames.len();
+        self.held_bytes -= held.frames.iter().map(|live| live.frame.len()).sum::<usize>();
         for live in held.frames {
             Self::deliver(track, live, now, effects);
         }
@@ -318,8 +325,9 @@ mod tests {
             before in proptest::collection::vec(1u64..40, 0..40),
             after in proptest::collection::vec(1u64..80, 0..60),
             held in 0usize..8,
+            held_bytes in 0usize..600,
         ) {
-            let limits = DeliveryLimits { held, tracked: 4, replay_rows: 5, gap_rows: 20 };
+            let limits = DeliveryLimits { held, held_bytes, tracked: 4, replay_rows: 5, gap_rows: 20 };
             let mut deliveries = Deliveries::new(limits);
             let mut effects = VecDeque::new();
             let live = |sequence| Live { conversation: conversation(), epoch: Epoch(1), sequence, frame: frame(sequence) };
@@ -337,7 +345,7 @@ mod tests {
                 deliveries.live(live(sequence), 0, &mut effects);
             }
             check(cursor, effects)?;
-            prop_assert_eq!(deliveries.held, 0);
+            prop_assert_eq!((deliveries.held, deliveries.held_bytes), (0, 0));
         }
     }
 }

@@ -64,11 +64,15 @@ async fn tls_is_served_and_its_certificate_is_replaced_while_running() {
 }
 
 async fn webtransport_gateway() -> (TestGateway, WebTransportCertificate) {
+    webtransport_gateway_with(GatewayOptions::default()).await
+}
+
+async fn webtransport_gateway_with(options: GatewayOptions) -> (TestGateway, WebTransportCertificate) {
     let (leaf, key) = certificate();
     let certificate = WebTransportCertificate { chain: vec![leaf], key, by_hash: true };
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let both = Some((socket, certificate.clone()));
-    let gateway = start_with(GatewayOptions::default(), None, both, Arc::new(NameVerifier), None).await;
+    let gateway = start_with(options, None, both, Arc::new(NameVerifier), None).await;
     (gateway, certificate)
 }
 
@@ -146,6 +150,32 @@ async fn webtransport_carries_the_same_frames_as_websocket() {
     }
     bob.next().await;
     bob.heartbeat().await;
+}
+
+#[tokio::test]
+async fn a_session_that_does_not_read_is_closed_4010_over_webtransport_too() {
+    let mut options = GatewayOptions::default();
+    options.limits.session_queue = 1_000_000;
+    options.limits.session_queue_bytes = 256 * 1024;
+    options.times.write_timeout = Duration::from_secs(3_600);
+    let (gateway, _) = webtransport_gateway_with(options).await;
+    let mut other = Session::authenticated(&gateway, "bob").await;
+    let mut slow = Session::authenticated(&gateway, "slow").await;
+    let frame = bytes::Bytes::from(format!("{{\"type\":\"x\",\"payload\":\"{}\"}}", "a".repeat(10 * 1024)));
+    while gateway.core.push_to("slow", &frame, 1) == 1 {
+        tokio::task::yield_now().await;
+    }
+    let last = loop {
+        let frame = slow.next().await;
+        if frame["type"] != "x" {
+            break frame;
+        }
+    };
+    assert_eq!((&last["type"], &last["code"]), (&json!("close"), &json!(4010)), "whole frames, then the close");
+    drop(slow.sender);
+    slow.connection.close(0u32.into(), b"");
+    other.send(&json!({"type": "heartbeat"})).await;
+    assert_eq!(other.next().await["type"], "heartbeat.ack");
 }
 
 #[tokio::test]

@@ -137,6 +137,7 @@ async fn ten_thousand_frames_at_once_are_all_answered() {
     let mut options = GatewayOptions::default();
     options.limits.messages_per_minute = 0;
     options.limits.session_queue = 32_768;
+    options.limits.session_queue_bytes = 16 * 1024 * 1024;
     let gateway = start(options).await;
     let mut ann = gateway.session("ann").await;
     let mut other = gateway.session("bob").await;
@@ -178,6 +179,62 @@ async fn a_client_that_does_not_read_is_closed_and_others_go_on() {
     gateway.core.flood(&bytes::Bytes::from_static(b"{\"type\":\"x\"}"));
     assert_eq!(slow.closes().await, (4010, 4010));
     gateway.session("bob").await.heartbeat().await;
+}
+
+/// Frames of 10 KiB until the session of slow is refused one; the bytes that were taken.
+async fn fill_slow(gateway: &TestGateway) -> usize {
+    let frame = bytes::Bytes::from(format!("{{\"type\":\"x\",\"payload\":\"{}\"}}", "a".repeat(10 * 1024)));
+    let mut taken = 0;
+    // What the sockets still take is not waiting: the queue fills once they are full.
+    while gateway.core.push_to("slow", &frame, 1) == 1 {
+        taken += frame.len();
+        tokio::task::yield_now().await;
+    }
+    taken
+}
+
+#[tokio::test]
+async fn a_session_whose_queue_holds_the_configured_bytes_is_closed_4010_and_others_go_on() {
+    const QUEUE: usize = 256 * 1024;
+    let mut options = GatewayOptions::default();
+    options.limits.session_queue = 1_000_000;
+    options.limits.session_queue_bytes = QUEUE;
+    // The bytes end the session, not the time of a blocked write.
+    options.times.write_timeout = Duration::from_secs(3_600);
+    let gateway = start(options).await;
+    let mut other = gateway.session("bob").await;
+    let mut slow = gateway.session("slow").await;
+    let taken = fill_slow(&gateway).await;
+    assert!(taken >= QUEUE - 11 * 1024, "{taken} bytes and closed already");
+    assert_eq!(slow.closes().await, (4010, 4010));
+    other.heartbeat().await;
+    while gateway.handle.sessions() > 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Who reads gets many times the queue's bytes.
+    let mut reads = gateway.session("slow").await;
+    for _ in 0..100 {
+        assert_eq!(gateway.core.push_to("slow", &bytes::Bytes::from(vec![b'1'; 20 * 1024]), 1), 1);
+        reads.read().await;
+    }
+    reads.heartbeat().await;
+}
+
+#[tokio::test]
+async fn a_write_that_is_blocked_for_too_long_closes_4010() {
+    let mut options = GatewayOptions::default();
+    options.limits.session_queue = 1_000_000;
+    options.limits.session_queue_bytes = usize::MAX;
+    options.times.write_timeout = Duration::from_millis(200);
+    let gateway = start(options).await;
+    let mut slow = gateway.session("slow").await;
+    let frame = bytes::Bytes::from(format!("{{\"type\":\"x\",\"payload\":\"{}\"}}", "a".repeat(64 * 1024)));
+    // More than loopback sockets hold.
+    assert_eq!(gateway.core.push_to("slow", &frame, 1_024), 1_024);
+    while gateway.core.connections() > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(slow.closes().await, (4010, 4010));
 }
 
 #[tokio::test]
