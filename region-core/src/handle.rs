@@ -178,6 +178,7 @@ impl RegionHandle {
             bounds: options.bounds,
             parking: options.parking,
             loaded_logs: options.loaded_logs,
+            answer_milliseconds: u64::try_from(options.answer_timeout.as_millis()).unwrap_or(u64::MAX / 16),
         });
         let parked = all_parked(&stores).await?;
         let region = Arc::new(Region::new(options, stores, links, Hub::new(notices), inputs, outbox));
