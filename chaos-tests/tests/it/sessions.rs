@@ -113,7 +113,7 @@ async fn a_slow_consumer_is_closed_and_slows_nobody() {
     bob.expect_within("message.new", Duration::from_secs(10), |frame| number(frame) == 700).await;
     assert_eq!(bob.payloads("message.new").len(), 700, "the other reader gets every message");
     chaos_tests::until("the blocked reader is let go", Duration::from_secs(30), || async {
-        mesh.metric(0, "gateway_outbound_dropped_total", "slow_consumer").await >= 1.0
+        mesh.metric(0, "hearth_gateway_outbound_dropped_total", "slow_consumer").await >= 1.0
     })
     .await;
     let (texts, code) = raw::read_to_end(&mut slow).await;
