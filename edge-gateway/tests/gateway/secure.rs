@@ -179,6 +179,20 @@ async fn a_session_that_does_not_read_is_closed_4010_over_webtransport_too() {
 }
 
 #[tokio::test]
+async fn a_silent_session_is_closed_4008_and_one_without_auth_4001_in_the_time_of_one() {
+    let mut options = GatewayOptions::default();
+    options.times.heartbeat_timeout = Duration::from_millis(300);
+    options.times.auth_timeout = Duration::from_millis(300);
+    let (gateway, _) = webtransport_gateway_with(options).await;
+    let mut silent = Session::authenticated(&gateway, "ann").await;
+    assert_eq!(silent.next().await["code"], 4008);
+    let mut nobody = Session::open(&gateway).await;
+    // A stream is known to the other side once something is written.
+    nobody.sender.write_all(&[0]).await.unwrap();
+    assert_eq!(nobody.next().await["code"], 4001);
+}
+
+#[tokio::test]
 async fn bad_lengths_and_bad_tokens_close_in_band_and_hurt_no_other() {
     let (gateway, _) = webtransport_gateway().await;
     let mut other = Session::authenticated(&gateway, "bob").await;

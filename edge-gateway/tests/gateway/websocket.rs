@@ -246,6 +246,28 @@ async fn a_session_without_an_auth_frame_ends() {
 }
 
 #[tokio::test]
+async fn a_session_that_sends_nothing_is_closed_4008_and_one_that_sends_anything_is_not() {
+    let mut options = GatewayOptions::default();
+    options.times.heartbeat_interval = Duration::from_millis(100);
+    options.times.heartbeat_timeout = Duration::from_millis(1_000);
+    let gateway = start(options).await;
+    let mut silent = gateway.session("ann").await;
+    let mut talks = gateway.session("bob").await;
+    let beats = async {
+        loop {
+            talks.heartbeat().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let code = tokio::select! {
+        code = silent.closes() => code,
+        () = beats => unreachable!("it has no end"),
+    };
+    assert_eq!(code, (4008, 4008));
+    talks.heartbeat().await;
+}
+
+#[tokio::test]
 async fn a_drain_tells_every_session_a_slot_and_closes_it_with_4009() {
     let gateway = start(GatewayOptions::default()).await;
     let mut stays = gateway.session("ann").await;
