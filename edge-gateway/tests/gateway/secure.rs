@@ -7,6 +7,7 @@ use crate::common::*;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use edge_gateway::{GatewayOptions, WebTransportCertificate};
+use futures_util::FutureExt as _;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::{Value, json};
@@ -176,6 +177,27 @@ async fn a_session_that_does_not_read_is_closed_4010_over_webtransport_too() {
     slow.connection.close(0u32.into(), b"");
     other.send(&json!({"type": "heartbeat"})).await;
     assert_eq!(other.next().await["type"], "heartbeat.ack");
+}
+
+#[tokio::test]
+async fn a_client_that_allows_streams_and_datagrams_gets_everything_on_its_own_stream() {
+    let (gateway, _) = webtransport_gateway().await;
+    let mut session = Session::open(&gateway).await;
+    let auth = json!({"token": "ann", "datagrams": true, "streams": true});
+    session.send(&json!({"type": "auth", "payload": auth})).await;
+    assert_eq!(session.next().await["type"], "connected");
+    session.send(&json!({"type": "sync.request", "id": "s1", "payload": {"conversations": []}})).await;
+    let answer = session.next().await;
+    assert_eq!((&answer["type"], &answer["id"]), (&json!("sync.response"), &json!("s1")));
+    session.send(&json!({"type": "typing.start", "id": "t1", "payload": {"conversationId": conversation()}})).await;
+    assert_eq!(session.next().await["payload"]["error"], "INVALID_MESSAGE");
+    session.send(&json!({"type": "heartbeat"})).await;
+    assert_eq!(session.next().await["type"], "heartbeat.ack");
+    assert!(session.connection.accept_uni().now_or_never().is_none(), "no stream of the server");
+    assert!(session.connection.receive_datagram().now_or_never().is_none(), "no datagram");
+    let mut text = gateway.connect().await;
+    text.send(&json!({"type": "auth", "payload": {"token": "bob", "datagrams": true, "streams": true}})).await;
+    assert_eq!(text.next().await["type"], "connected");
 }
 
 #[tokio::test]
