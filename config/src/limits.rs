@@ -44,7 +44,8 @@ pub struct Limits {
     pub presence_per_frame: usize,
     /// Presence subscriptions of a session; default 10,000. Without effect in this release.
     pub presence_subscriptions: usize,
-    /// Client sessions of this node; default 50,000. Over it: `OVERLOADED`.
+    /// Client sessions of this node; default 50,000. Over it: `OVERLOADED`. An eighth and 1,000 more connections are
+    /// taken for REST; further ones are closed at once.
     pub sessions: usize,
     /// Frames that wait for one slow session; default 8,192. Over it the session is closed with 4010.
     pub session_queue_frames: usize,

@@ -32,8 +32,10 @@ pub struct GatewayLimits {
     pub members_per_request: usize,
     /// Messages a minute of one user in this region; 0: no limit.
     pub messages_per_minute: u32,
-    /// Refusals within a minute after which a session is closed (4029).
+    /// Refusals within a minute after which a session is closed (4029); 0: never.
     pub refusals_per_minute: u32,
+    /// Client sessions of this region. A further one is refused `OVERLOADED`.
+    pub sessions: usize,
     /// Connections of this region, of every kind. A further one is closed at once.
     pub connections: usize,
     /// Connections from one address. A further one is closed at once, or refused `OVERLOADED` behind a proxy.
@@ -67,7 +69,8 @@ impl Default for GatewayLimits {
             members_per_request: limits::MEMBERS_PER_REQUEST,
             messages_per_minute: limits::MESSAGES_PER_MINUTE,
             refusals_per_minute: limits::REFUSALS_PER_MINUTE,
-            connections: 100_000,
+            sessions: 100_000,
+            connections: 110_000,
             connections_per_address: 10_000,
             session_queue: 1_024,
             session_queue_bytes: 1024 * 1024,

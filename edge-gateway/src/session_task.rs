@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 use tracing::Instrument as _;
 
+use crate::clock::Moment;
 use crate::metrics::{DropLabel, SessionMetrics, TransportLabel};
 use crate::session::{Arrival, Effect, OpenedFacts, Session, Ticket};
 use crate::state::{GatewayState, Phase};
@@ -76,6 +77,8 @@ impl Drop for Counted {
 pub(crate) struct Presented {
     pub(crate) token: Option<String>,
     pub(crate) device: Option<DeviceId>,
+    /// When it was accepted, if that was earlier than the session begins: the time for `auth` counts from there.
+    pub(crate) since: Option<Moment>,
 }
 
 /// Serves one connection to its end.
@@ -94,7 +97,9 @@ pub(crate) async fn run<S: FrameStream>(
         new_device: DeviceId(uuid::Uuid::new_v4()),
         connection_id,
     };
-    let runner = Runner::new(gateway, stream, arrival, transport, number);
+    let sessions = Arc::clone(&gateway.sessions);
+    let since = presented.since.unwrap_or_else(|| gateway.clock.now());
+    let runner = Runner::new(gateway, stream, Session::new(sessions, arrival, since), transport, number);
     runner.run().instrument(span).await;
 }
 
@@ -135,8 +140,7 @@ enum End {
 }
 
 impl<S: FrameStream> Runner<S> {
-    fn new(gateway: Arc<GatewayState>, stream: S, arrival: Arrival, transport: TransportLabel, number: u64) -> Self {
-        let session = Session::new(Arc::clone(&gateway.sessions), arrival, gateway.clock.now());
+    fn new(gateway: Arc<GatewayState>, stream: S, session: Session, transport: TransportLabel, number: u64) -> Self {
         let counted = Counted::new(&gateway, transport);
         let phase = gateway.phase.subscribe();
         Self {
@@ -376,7 +380,7 @@ impl<S: FrameStream> Runner<S> {
         let opening = self.gateway.core.open(user, device, bounds);
         let opened = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
             Ok(opened) => opened,
-            Err(_) => Err(Refusal::new(ErrorCode::Overloaded, "the region did not answer in time")),
+            Err(_) => Err(Refusal::new(ErrorCode::Overloaded, "the region did not answer in time").with_retry_after(1)),
         };
         let facts = opened.map(|opened| {
             self.registered = Some(Registered {

@@ -460,8 +460,9 @@ impl Session {
         if now.ticks >= *since + 60_000 {
             (*since, *count) = (now.ticks, 0);
         }
-        *count += 1;
-        if *count >= self.shared.limits.refusals_per_minute {
+        *count = count.saturating_add(1);
+        let most = self.shared.limits.refusals_per_minute;
+        if most > 0 && *count >= most {
             self.close(CloseCode::RateLimited, None);
         }
     }

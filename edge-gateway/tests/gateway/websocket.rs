@@ -268,6 +268,25 @@ async fn a_session_that_sends_nothing_is_closed_4008_and_one_that_sends_anything
 }
 
 #[tokio::test]
+async fn sessions_over_the_bound_are_refused_overloaded_with_the_limit_and_room_comes_back() {
+    let mut options = GatewayOptions::default();
+    options.limits.sessions = 2;
+    let gateway = start(options).await;
+    let first = gateway.session("ann").await;
+    let mut second = gateway.session("bob").await;
+    let upgrade = ["connection: upgrade", "upgrade: websocket", "sec-websocket-version: 13", "sec-websocket-key: a"];
+    let refused = gateway.request("GET", "/ws", &upgrade, "").await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("10")));
+    assert_eq!((&refused.json()["error"], &refused.json()["limit"]), (&json!("OVERLOADED"), &json!("2 sessions")));
+    assert_eq!(gateway.ann("GET", "/api/v1/users/bob", "").await.status, 200, "REST goes on");
+    drop(first);
+    while gateway.connect_with("/ws", &[]).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    second.heartbeat().await;
+}
+
+#[tokio::test]
 async fn a_drain_tells_every_session_a_slot_and_closes_it_with_4009() {
     let gateway = start(GatewayOptions::default()).await;
     let mut stays = gateway.session("ann").await;
