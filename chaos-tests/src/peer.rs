@@ -107,13 +107,25 @@ impl Peer {
 
     /// Connects with a resume token and cursors; what the answer was is for the story to look at.
     pub async fn resume(mesh: &Mesh, old: &Self, region: usize, resume: &str, cursors: Value) -> Self {
+        Self::resume_over(mesh, old, region, TransportKind::WebSocket, resume, cursors).await
+    }
+
+    /// As [`Peer::resume`], over `kind`.
+    pub async fn resume_over(
+        mesh: &Mesh,
+        old: &Self,
+        region: usize,
+        kind: TransportKind,
+        resume: &str,
+        cursors: Value,
+    ) -> Self {
         let auth = Auth {
             token: mesh.token(&old.user, region).await,
             device: Some(old.device.clone()),
             resume: Some(resume.to_owned()),
             cursors: Some(cursors),
         };
-        Self::open(mesh, &old.user, region, TransportKind::WebSocket, auth).await
+        Self::open(mesh, &old.user, region, kind, auth).await
     }
 
     /// Opens a connection and sends `auth` as its first frame.

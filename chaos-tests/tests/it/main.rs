@@ -6,6 +6,7 @@ mod exits;
 mod five_regions;
 mod links;
 mod membership;
+mod metrics;
 mod scenario;
 mod serve;
 mod sessions;

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chaos_tests::mesh::{Secrets, hearth, run};
 use chaos_tests::{Auth, Peer, new_id};
+use hearth_client::rest::Rest;
+use hearth_client::transport::Connection;
 use hearth_client::{Address, TransportKind};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,6 +28,7 @@ const LEEWAY: u64 = 1;
 struct Site {
     folder: tempfile::TempDir,
     http: [u16; 2],
+    webtransport: [u16; 2],
     signer: jsonwebtoken::EncodingKey,
     secrets: Secrets,
 }
@@ -57,7 +60,8 @@ impl Site {
         std::fs::write(folder.path().join("jwks.json"), jwks.to_string()).expect("written");
         std::fs::write(folder.path().join("resume.secret"), [new_id(), new_id()].concat()).expect("written");
         let signer = jsonwebtoken::EncodingKey::from_ed_pem(key.serialize_pem().as_bytes()).expect("a key");
-        let site = Self { folder, http: [free_port(), free_port()], signer, secrets: Secrets::default() };
+        let (http, webtransport) = ([free_port(), free_port()], [free_port(), free_port()]);
+        let site = Self { folder, http, webtransport, signer, secrets: Secrets::default() };
         let links = [free_port(), free_port()];
         for authority in ["ca", "other-ca"] {
             let exit = run(&["ca", "init", "--dir", &site.path(authority).to_string_lossy()]).await;
@@ -93,10 +97,10 @@ impl Site {
             ));
         }
         text.push_str(&format!(
-            "[listen]\nhttp = \"127.0.0.1:{}\"\ntls = {{ certificate = \"tls/{region}.pem\", key = \"tls/{region}.key\" }}\n\
+            "[listen]\nhttp = \"127.0.0.1:{}\"\nwebtransport = \"127.0.0.1:{}\"\ntls = {{ certificate = \"tls/{region}.pem\", key = \"tls/{region}.key\" }}\n\
              [auth]\njwks = \"jwks.json\"\nissuer = \"story\"\nleeway = \"{LEEWAY}s\"\n\
              [[auth.resume_keys]]\nid = \"1\"\nsecret_file = \"resume.secret\"\n",
-            self.http[index],
+            self.http[index], self.webtransport[index],
         ));
         text
     }
@@ -112,8 +116,12 @@ impl Site {
     }
 
     fn trust(&self) -> Arc<rustls::ClientConfig> {
+        self.trust_in("ca")
+    }
+
+    fn trust_in(&self, authority: &str) -> Arc<rustls::ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();
-        let authority = std::fs::read(self.path("ca/ca.pem")).expect("the authority");
+        let authority = std::fs::read(self.path(authority).join("ca.pem")).expect("the authority");
         roots.add(CertificateDer::from_pem_slice(&authority).expect("a certificate")).expect("a root");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -124,12 +132,18 @@ impl Site {
         format!("https://127.0.0.1:{}", self.http[index])
     }
 
-    async fn peer(&self, user: &str, index: usize, token: String) -> Peer {
+    fn address(&self, index: usize) -> Address {
         let ws = format!("wss://127.0.0.1:{}/ws", self.http[index]);
-        let address = Address { http: self.base(index), ws, webtransport: None };
-        let auth = Auth { token, ..Auth::default() };
-        let trust = Some(self.trust());
-        Peer::open_at(&address, user, TransportKind::WebSocket, trust, auth, self.secrets.clone()).await
+        let webtransport = Some(format!("https://127.0.0.1:{}/wt", self.webtransport[index]));
+        Address { http: self.base(index), ws, webtransport }
+    }
+
+    async fn peer(&self, user: &str, index: usize, token: String) -> Peer {
+        self.peer_over(TransportKind::WebSocket, user, index, Auth { token, ..Auth::default() }).await
+    }
+
+    async fn peer_over(&self, kind: TransportKind, user: &str, index: usize, auth: Auth) -> Peer {
+        Peer::open_at(&self.address(index), user, kind, Some(self.trust()), auth, self.secrets.clone()).await
     }
 
     async fn group(&self, user: &str, other: &str) -> String {
@@ -146,6 +160,13 @@ impl Site {
         let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.http[index])).await.expect("a connection");
         let name = ServerName::try_from("127.0.0.1").expect("a name");
         tokio_rustls::TlsConnector::from(self.trust()).connect(name, stream).await.expect("TLS")
+    }
+
+    /// Whether a client that trusts this authority alone gets a WebTransport session.
+    async fn opens_webtransport(&self, index: usize, authority: &str) -> bool {
+        let trust = Some(self.trust_in(authority));
+        let rest = Rest::new(trust.clone()).expect("a client");
+        Connection::open(&self.address(index), TransportKind::WebTransport, trust, &rest).await.is_ok()
     }
 
     async fn presented(&self, index: usize) -> Vec<u8> {
@@ -235,6 +256,76 @@ async fn certificates_replaced_on_disk_are_presented_to_new_connections_and_a_fo
     let mut answer = vec![0; 12];
     stream.read_exact(&mut answer).await.expect("an answer");
     assert_eq!(answer, b"HTTP/1.1 403");
+    region.end(&site.secrets).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn served_regions_talk_over_webtransport_under_their_tls_and_a_session_resumes_over_the_other_transport() {
+    let site = Site::new().await;
+    let (one, other) = tokio::join!(Served::start(&site, 0), Served::start(&site, 1));
+    let group = site.group("ann", "bob").await;
+    let over = |user: &'static str, index| {
+        let auth = Auth { token: site.token(user, 600), ..Auth::default() };
+        site.peer_over(TransportKind::WebTransport, user, index, auth)
+    };
+    let (ann, bob) = tokio::join!(over("ann", 0), over("bob", 1));
+    let first = ann.say(&group, "said over QUIC").await;
+    bob.expect("message.new", |frame| frame["payload"]["messageId"] == first["messageId"]).await;
+    let (device, resume) = (bob.device.clone(), bob.resume_token());
+    bob.leave().await;
+    ann.say(&group, "while bob changes places").await;
+    let cursors = json!([{ "conversationId": group, "epoch": first["epoch"], "lastSequence": 1 }]);
+    let auth =
+        Auth { token: site.token("bob", 600), device: Some(device), resume: Some(resume), cursors: Some(cursors) };
+    let back = site.peer_over(TransportKind::WebSocket, "bob", 0, auth).await;
+    let hello = back.expect("connected", |_| true).await.value;
+    assert_eq!((&hello["resumed"], &hello["region"]), (&json!("exact"), &json!(REGIONS[0])));
+    back.expect("message.new", |frame| frame["payload"]["sequenceNumber"] == 2).await;
+    let done = back.expect("sync.complete", |_| true).await.value;
+    assert_eq!(done["payload"]["resumed"], "exact");
+    drop((ann, bob, back));
+    tokio::join!(one.end(&site.secrets), other.end(&site.secrets));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_replaced_on_disk_is_presented_to_new_webtransport_sessions_and_old_ones_stay() {
+    let site = Site::new().await;
+    let region = Served::start(&site, 0).await;
+    let auth = Auth { token: site.token("ann", 600), ..Auth::default() };
+    let ann = site.peer_over(TransportKind::WebTransport, "ann", 0, auth).await;
+    ann.settled().await;
+    assert!(!site.opens_webtransport(0, "other-ca").await, "the other authority has nothing to do with it yet");
+    issue(REGIONS[0], &site.path("other-ca"), &site.path("tls")).await;
+    chaos_tests::until("the new certificate is presented", Duration::from_secs(20), || {
+        site.opens_webtransport(0, "other-ca")
+    })
+    .await;
+    assert!(!site.opens_webtransport(0, "ca").await, "the old certificate is presented no more");
+    ann.settled().await;
+    drop(ann);
+    region.end(&site.secrets).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_session_is_closed_4008_after_the_configured_time_over_either_transport() {
+    let site = Site::new().await;
+    let text = std::fs::read_to_string(site.config(0)).expect("a configuration");
+    let limits = "[limits]\nheartbeat_interval = \"1s\"\nheartbeat_timeout = \"2s\"\n";
+    std::fs::write(site.config(0), format!("{text}{limits}")).expect("written");
+    let region = Served::start(&site, 0).await;
+    for (user, kind) in [("ann", TransportKind::WebSocket), ("bob", TransportKind::WebTransport)] {
+        let auth = Auth { token: site.token(user, 600), ..Auth::default() };
+        let began = Instant::now();
+        let silent = site.peer_over(kind, user, 0, auth).await;
+        let hello = silent.expect("connected", |_| true).await;
+        assert_eq!(hello.value["heartbeatInterval"], 1_000);
+        let close = silent.expect_within("close", Duration::from_secs(20), |_| true).await;
+        assert_eq!(close.value["code"], 4008);
+        assert!(close.at - began >= Duration::from_millis(1_990), "not before its time");
+        if let Some(code) = silent.ended(Duration::from_secs(10)).await {
+            assert_eq!(code, 4008);
+        }
+    }
     region.end(&site.secrets).await;
 }
 
