@@ -189,23 +189,23 @@ impl<R: Clone + Debug + Ord, C: Copy + Default + Ord + Debug> Home<R, C> {
 
     /// Moves the mark over what has its copies, without a gap. `level_of` gives the greater of the entry's own level
     /// and the conversation's at that place; `conversation` the latter alone. Returns whether it moved.
-    pub fn advance(
+    pub fn advance<E: LineEntry<Chain = C>>(
         &mut self,
-        standing: &mut Standing<C>,
+        replica: &mut Replica<E>,
         durable: u64,
         level_of: impl Fn(u64) -> Level,
         conversation: Level,
         rules: &impl Rules,
     ) -> bool {
         let before = self.mark;
-        while self.is_open(standing) && self.mark < durable {
+        while self.is_open(&replica.standing) && self.mark < durable {
             let level = if rules.has(Flaw::MarkByConversation) { conversation } else { level_of(self.mark) };
             if self.mark >= self.covered(level, durable, rules) {
                 break;
             }
             self.mark += 1;
         }
-        standing.mark = standing.mark.max(self.mark);
+        replica.standing.mark = replica.standing.mark.max(self.mark);
         self.mark > before
     }
 }

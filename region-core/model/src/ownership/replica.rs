@@ -124,11 +124,8 @@ impl<E: LineEntry> Replica<E> {
         append: &Append<E>,
         rules: &impl Rules,
     ) -> Result<Step<E>, Unread> {
-        let oldest = match rules.has(Flaw::FollowerTakesOlder) {
-            true => self.standing.accepted.min(append.epoch),
-            false => self.standing.sealed,
-        };
-        if append.epoch < oldest {
+        let lenient = rules.has(Flaw::FollowerTakesOlder) || rules.has(Flaw::SealOff);
+        if append.epoch < self.standing.sealed && !lenient {
             return Ok(Step::say(Said::Newer { sealed: self.standing.sealed }));
         }
         let mut plan = Plan::new(held, &self.standing);

@@ -3,12 +3,10 @@
 /// One wrong reading. Each was refuted by a model (docs/ownership.md names the property that it breaks).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Flaw {
-    /// A seal is answered and not kept: a voter goes on to take appends of older epochs.
+    /// A seal is answered and not kept, and no append is refused for its epoch.
     SealOff,
     /// One sealed voter fewer than the rule asks for suffices.
     OneSealTooFew,
-    /// How many voters to seal follows from the entries that the sealed ones hold, not from the placement.
-    SealsByHeldEntries,
     /// The longest log wins.
     LongestWins,
     /// The highest (epoch, sequence) of a last entry wins.

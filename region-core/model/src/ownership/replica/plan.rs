@@ -113,7 +113,7 @@ impl<'h, E: LineEntry, H: Held<E> + ?Sized> Plan<'h, E, H> {
     /// Another entry stands where the accepted line has this one: a broken store, or a rule that is switched off.
     fn replace(&mut self, append: &Append<E>, entry: &E, rules: &impl Rules) -> Result<(), Unread> {
         let at = entry.sequence();
-        let lenient = [Flaw::AcceptAtFirstAppend, Flaw::AcceptWithTail, Flaw::FollowerTakesOlder];
+        let lenient = [Flaw::AcceptAtFirstAppend, Flaw::AcceptWithTail, Flaw::FollowerTakesOlder, Flaw::SealOff];
         let newer = entry.epoch() >= append.epoch || rules.has(Flaw::AcceptAtFirstAppend);
         if lenient.into_iter().any(|flaw| rules.has(flaw)) && newer && self.hash_before(at)? == Some(entry.previous()) {
             self.cut(at);
