@@ -122,7 +122,10 @@ impl World {
         let at = &self.regions[usize::from(to)];
         let home = at.home.as_ref().map(|(home, _)| home.epoch());
         match packet {
-            Packet::Append { opening, .. } | Packet::Mark { opening, .. } => home != Some(opening.epoch),
+            // A home takes nothing of its own or an older epoch, whatever the rules for replicas are.
+            Packet::Append { opening, .. } | Packet::Mark { opening, .. } => {
+                home.is_none_or(|mine| mine < opening.epoch)
+            }
             Packet::Holds { from, accepted, .. } => {
                 let mine = Epoch(u64::from(accepted));
                 from != to && (home == Some(mine) || home.is_some_and(|_| bounds.has(Flaw::CountUnaccepted)))

@@ -126,7 +126,7 @@ fn goes_on(bounds: &Bounds, from: &World, dead: u8) -> bool {
             }
             continue;
         }
-        let open = world.open_home().is_some();
+        let open = world.open_home().is_some_and(|at| at.may_sequence(bounds));
         if !open {
             // A move that can no longer end is undone, which a home does by itself when the new one is lost.
             world.perform(bounds, Action::WayBack(home));

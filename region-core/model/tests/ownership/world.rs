@@ -262,7 +262,7 @@ impl World {
             if bounds.has(Flaw::DedupOutlivesRewind) {
                 at.outlived.extend(tail.iter().copied());
             }
-            if !bounds.has(Flaw::TailDropped) {
+            if !bounds.has(Flaw::TailDropped) && !at.tails.contains(&tail) {
                 at.tails.push(tail);
             }
         }
