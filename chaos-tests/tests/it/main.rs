@@ -2,6 +2,7 @@
 
 mod closed_door;
 mod crash;
+mod dev;
 mod exits;
 mod five_regions;
 mod links;
