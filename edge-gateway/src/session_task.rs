@@ -419,6 +419,13 @@ impl<S: FrameStream> Runner<S> {
 /// Timers beyond this are set again when it is over.
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
+async fn overflowed(connection: Option<&Arc<Connection>>) {
+    match connection {
+        Some(connection) => connection.overflowed().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn next_events(queue: Option<&mut mpsc::Receiver<EdgeEvent>>, events: &mut Vec<EdgeEvent>) -> usize {
     match queue {
         Some(queue) => queue.recv_many(events, BATCH).await,

@@ -106,8 +106,8 @@ impl Connection {
     }
 
     fn overflow(&self) {
-        self.overflowed.store(true, Ordering::Relaxed);
-        self.overflow.notify_one();
+        self.overflowed.store(true, Ordering::Release);
+        self.overflow.notify_waiters();
     }
 
     /// Makes room again: events of so many bytes were taken, and written or dropped. Never more than were taken.
@@ -121,9 +121,13 @@ impl Connection {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Resolves once the queue overflowed.
+    /// Resolves once the queue overflowed, for everybody who waits.
     pub async fn overflowed(&self) {
-        self.overflow.notified().await;
+        // Made before the flag is read: an overflow in between reaches it.
+        let overflow = self.overflow.notified();
+        if !self.overflowed.load(Ordering::Acquire) {
+            overflow.await;
+        }
     }
 }
 

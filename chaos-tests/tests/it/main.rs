@@ -2,7 +2,9 @@
 
 mod closed_door;
 mod crash;
+mod dev;
 mod exits;
+mod faults;
 mod five_regions;
 mod links;
 mod membership;

@@ -130,10 +130,10 @@ async fn a_drain_tells_every_session_where_to_go_before_it_closes() {
     let data = mesh.data().to_string_lossy().into_owned();
     let region = mesh.regions[1].id.clone();
     let arguments = ["dev", "drain", &region, "--over", "1s", "--data", &data];
-    let (exit, ()) = tokio::join!(chaos_tests::mesh::run(&arguments), leaves_in_order(&bob));
+    let (exit, ()) = tokio::join!(chaos_tests::run(&arguments), leaves_in_order(&bob));
     assert_eq!(exit.code, 0, "{exit:?}");
     ann.say(&group, "another region goes on").await;
-    assert_eq!(chaos_tests::mesh::run(&arguments).await.code, 6, "it drains already");
+    assert_eq!(chaos_tests::run(&arguments).await.code, 6, "it drains already");
     mesh.start_region(1).await;
     let back = Peer::connect(&mesh, "bob", 1).await;
     back.say(&group, "the drained region takes sessions again").await;

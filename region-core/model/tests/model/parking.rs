@@ -134,7 +134,7 @@ fn a_send_is_answered_within_the_configured_time_by_a_home_that_is_silent_or_lac
         sim.settle(&[0, 1, 2], log);
         sim.isolate(0);
         let elsewhere = sim.send(1, log, &Message::new("ann", 1));
-        let at_home = sim.send(0, log, &Message::new("ben", 2).at(hearth_protocol::Level::Majority));
+        let at_home = sim.send(0, log, &Message::new("ben", 2).at(Level::Majority));
         sim.run_for(1_000);
         let queued = |ticket, why| matches!(sim.last(ticket), Some(Outcome::Queued(reason, _)) if *reason == why);
         assert_eq!(queued(elsewhere, QueuedReason::HomeUnreachable), told, "{answer_milliseconds} ms");
