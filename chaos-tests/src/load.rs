@@ -25,7 +25,6 @@ const WORDS: &str = "words of a load";
 #[derive(Debug)]
 pub struct Load {
     peers: Vec<Arc<Peer>>,
-    conversations: Vec<String>,
     stop: Arc<AtomicBool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -49,7 +48,7 @@ impl Load {
             conversations.rotate_left(turn);
             tokio::spawn(send(peer.clone(), conversations, bytes, stop.clone()))
         });
-        Self { tasks: tasks.collect(), peers, conversations: conversations.to_vec(), stop }
+        Self { tasks: tasks.collect(), peers, stop }
     }
 
     /// As [`Load::start`], with `users` connected at one region over WebSocket.
