@@ -13,6 +13,7 @@ mod home;
 mod log;
 mod parking;
 pub mod ports;
+pub mod region_map;
 mod replica;
 pub mod view;
 
