@@ -37,10 +37,10 @@ fn command(map: &MapState, kind: u8, who: usize, other: usize, off: u64) -> MapC
         10 => MapCommand::AddRegion { region, seen },
         11 => MapCommand::Activate { region, seen },
         12 => MapCommand::RemoveRegion { region, term, seen },
-        13 => MapCommand::SetDraining { region, draining: other % 2 == 0, seen },
+        13 => MapCommand::SetDraining { region, draining: other.is_multiple_of(2), seen },
         14 => MapCommand::AddMapVoter { region, seen },
         15 => MapCommand::RemoveMapVoter { region, seen },
-        _ => MapCommand::NameMapVoter { region, force: other % 2 == 0, seen },
+        _ => MapCommand::NameMapVoter { region, force: other.is_multiple_of(2), seen },
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use hearth_protocol::record::{OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, Placement};
-use region_model::ports::{AppendOutcome, LogAppend, StoreCounters, StoreError};
+use region_model::ports::{AppendOutcome, LogAppend, MapChange, MapSync, StoreCounters, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::batch::{DurableBatch, Sync};
@@ -44,13 +44,18 @@ pub(super) enum Write {
     Placements(Vec<Placement>),
     OutboxDone(Vec<OutboxRecord>),
     Unpark(Vec<u64>),
+    Map(Vec<MapChange>, MapSync),
 }
 
 impl Write {
     fn sync(&self) -> Sync {
         match self {
-            Self::Park(_) | Self::Remove(_) => Sync::Disk,
-            Self::Marks(_) | Self::Placements(_) | Self::OutboxDone(_) | Self::Unpark(_) => Sync::Kernel,
+            Self::Park(_) | Self::Remove(_) | Self::Map(_, MapSync::Disk) => Sync::Disk,
+            Self::Marks(_)
+            | Self::Placements(_)
+            | Self::OutboxDone(_)
+            | Self::Unpark(_)
+            | Self::Map(_, MapSync::Kernel) => Sync::Kernel,
         }
     }
 }
@@ -243,6 +248,14 @@ impl Committer {
             Write::Unpark(numbers) => {
                 for number in numbers {
                     self.batch.remove(&self.tables.parked, &number.to_be_bytes());
+                }
+            }
+            Write::Map(changes, _) => {
+                for change in changes {
+                    match change {
+                        MapChange::Put(key, value) => self.batch.put(&self.tables.map, &key, &value),
+                        MapChange::Remove(key) => self.batch.remove(&self.tables.map, &key),
+                    }
                 }
             }
         }
