@@ -111,7 +111,8 @@ impl LeaseKeeper {
                     return;
                 }
                 Err(error) => {
-                    if !told {
+                    // A mesh that starts has no map for a moment.
+                    if !told && !matches!(error, NotRenewed::Refused(MapRefusal::NotFounded)) {
                         told = true;
                         tracing::warn!(region = %self.region, %error, "the lease was not renewed");
                     }
