@@ -37,6 +37,7 @@ impl Model for Bounds {
             Property::always("losses are named", properties::losses_are_named),
             Property::always("no conflict within an accepted line", properties::no_conflict),
             Property::always("shown stays", properties::shown_stays),
+            Property::always("placed once", properties::placed_once),
             Property::always("a majority side goes on", properties::majority_goes_on),
             Property::sometimes("acked under a second epoch", properties::acked_under_second_epoch),
             Property::sometimes("a tail came back", properties::tail_came_back),
@@ -91,6 +92,63 @@ pub(crate) fn explore(name: &str, bounds: &Bounds) -> Found {
         .spawn_bfs()
         .join();
     report(name, &checker, began)
+}
+
+/// Numbers for random walks: xorshift, the same for a seed everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, count: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).expect("48 bits") % count
+    }
+}
+
+/// Steps of one walk.
+const WALK: usize = 150;
+
+/// Walks at random from the beginning again and again for a while. Fails when something is violated, or when one of
+/// these things never happened. stateright's own simulation cannot name a path in which actions were impossible.
+pub(crate) fn walk(name: &str, bounds: &Bounds, seed: u64, happened: &[&str]) {
+    let limit = Duration::from_secs(if all() { 600 } else { 8 });
+    let (began, mut dice) = (Instant::now(), Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1));
+    let properties = bounds.properties();
+    let (mut walks, mut steps) = (0u64, 0u64);
+    let mut seen = BTreeSet::new();
+    while began.elapsed() < limit {
+        walks += 1;
+        let (mut world, mut path, mut actions) = (World::begin(bounds), Vec::new(), Vec::new());
+        for _ in 0..WALK {
+            actions.clear();
+            world.list_actions(bounds, &mut actions);
+            let action = actions[dice.below(actions.len())];
+            let mut next = world.clone();
+            if !next.perform(bounds, action) || next == world {
+                continue;
+            }
+            world = next;
+            path.push(action);
+            steps += 1;
+            for property in &properties {
+                let holds = (property.condition)(bounds, &world);
+                match property.expectation {
+                    stateright::Expectation::Sometimes if holds => drop(seen.insert(property.name)),
+                    stateright::Expectation::Always if !holds => {
+                        let path: String = path.iter().map(|step| format!("  {step:?}\n")).collect();
+                        panic!("violated in walk {walks} of seed {seed}: {}\n{path}", property.name);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    println!("random walks, seed {seed}: {name} | {walks} walks | {steps} steps | {seconds:.0} s | seen: {seen:?}");
+    for wanted in happened {
+        assert!(seen.contains(wanted), "never seen: {wanted}");
+    }
 }
 
 /// Explores something wrong until the property that begins so is violated.
