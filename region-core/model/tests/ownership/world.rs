@@ -296,8 +296,8 @@ impl World {
             true => at.log.len(),
             false => usize::try_from(at.replica.standing().mark).expect("small").min(at.log.len()),
         };
-        for entry in at.log[..marked].to_vec() {
-            insert(&mut self.shown, entry);
+        for entry in &at.log[..marked] {
+            insert(&mut self.shown, *entry);
         }
     }
 
