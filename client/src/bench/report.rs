@@ -124,6 +124,39 @@ pub struct Report {
     pub held: bool,
 }
 
+impl RunReport {
+    /// Its lines of the table.
+    fn row(&self, text: &mut String) {
+        text.push_str(&format!(
+            "{:<5}{:>4}{:>6}{:>11.0}{:>11.0}  {:<23}{:<23}{:>6.1} ms{:>7.0}%{:>7.0}%{:>10.1}  {}\n",
+            self.scenario,
+            self.regions,
+            self.load,
+            self.messages_per_second,
+            self.deliveries_per_second,
+            triple(self.ack_ms),
+            triple(self.delivery_ms),
+            self.server_cpu_ms_per_thousand,
+            self.server_cpu_percent,
+            self.generator_cpu_percent,
+            self.acks_per_sync,
+            if self.held { "held" } else { "FAILED" },
+        ));
+        if let (Some(link), Some(over)) = (self.link_round_trip_ms, self.ack_minus_link_ms) {
+            text.push_str(&format!("      link round trip {link:.2} ms; ack minus link {} ms\n", triple(over)));
+        }
+        if self.faults != Faults::default() {
+            text.push_str(&format!(
+                "      missing {}, twice or unknown {}, out of order {}, holes {}\n",
+                self.faults.missing, self.faults.duplicated, self.faults.out_of_order, self.faults.holes
+            ));
+        }
+        for note in &self.notes {
+            text.push_str(&format!("      {note}\n"));
+        }
+    }
+}
+
 impl Report {
     /// The table for people.
     #[must_use]
@@ -147,35 +180,7 @@ impl Report {
             "acks/sync",
             "verdict",
         );
-        for run in &self.runs {
-            text.push_str(&format!(
-                "{:<5}{:>4}{:>6}{:>11.0}{:>11.0}  {:<23}{:<23}{:>6.1} ms{:>7.0}%{:>7.0}%{:>10.1}  {}\n",
-                run.scenario,
-                run.regions,
-                run.load,
-                run.messages_per_second,
-                run.deliveries_per_second,
-                triple(run.ack_ms),
-                triple(run.delivery_ms),
-                run.server_cpu_ms_per_thousand,
-                run.server_cpu_percent,
-                run.generator_cpu_percent,
-                run.acks_per_sync,
-                if run.held { "held" } else { "FAILED" },
-            ));
-            if let (Some(link), Some(over)) = (run.link_round_trip_ms, run.ack_minus_link_ms) {
-                text.push_str(&format!("      link round trip {link:.2} ms; ack minus link {} ms\n", triple(over)));
-            }
-            if run.faults != Faults::default() {
-                text.push_str(&format!(
-                    "      missing {}, twice or unknown {}, out of order {}, holes {}\n",
-                    run.faults.missing, run.faults.duplicated, run.faults.out_of_order, run.faults.holes
-                ));
-            }
-            for note in &run.notes {
-                text.push_str(&format!("      {note}\n"));
-            }
-        }
+        self.runs.iter().for_each(|run| run.row(&mut text));
         if let Some(pages) = &self.pages {
             text.push_str(&format!(
                 "d    last 1,000 of {} as five pages of {}: one page {} ms, all five {} ms  {}\n",

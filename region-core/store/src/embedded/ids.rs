@@ -23,6 +23,8 @@ struct Known {
     complete: bool,
     /// Which reading through may complete it.
     reading: u64,
+    /// Whether it has more records than are kept in mind: then nothing is, and it is not read through again.
+    outgrown: bool,
 }
 
 /// A bounded memory in two generations, as [`super::heads::Heads`].
@@ -46,10 +48,11 @@ impl Generations {
     }
 
     fn add(&mut self, log: LogId, hash: u64) {
-        let Some(known) = self.use_of(log) else { return };
+        let Some(known) = self.use_of(log).filter(|known| !known.outgrown) else { return };
         let fresh = known.hashes.insert(hash);
         if known.hashes.len() > IDS_OF_A_LOG {
-            self.forget(log);
+            *known = Known { outgrown: true, ..Known::default() };
+            self.ids = self.ids.saturating_sub(IDS_OF_A_LOG);
         } else if fresh {
             self.ids += 1;
         }
@@ -114,12 +117,12 @@ impl Ids {
         if ids.use_of(log).is_none_or(|known| known.reading != reading) {
             return;
         }
-        let Some(keys) = keys else { return };
-        for key in keys {
+        for key in keys.unwrap_or_default() {
             ids.add(log, xxh3_64(key));
         }
         if let Some(known) = ids.use_of(log) {
-            known.complete = true;
+            known.outgrown |= keys.is_none();
+            known.complete = !known.outgrown;
         }
     }
 }
@@ -181,6 +184,8 @@ mod tests {
         for number in 0..=IDS_OF_A_LOG {
             ids.add(log(1), &number.to_le_bytes());
         }
+        assert_eq!((ids.lacks(log(1), b"a"), ids.begin_reading(log(1))), (None, None));
+        ids.add(log(1), b"b");
         assert_eq!(ids.lacks(log(1), b"a"), None);
         let logs = 3 * IDS / IDS_OF_A_LOG;
         for number in 2..logs as u128 {
