@@ -22,6 +22,22 @@ pub enum EdgeEvent {
         /// The frame, made once for all who receive it.
         frame: Bytes,
     },
+    /// Messages that this region does not show live.
+    Skipped(Skipped),
+}
+
+/// Messages of a conversation that this region does not show live: its stream begins above them, and reads of them are
+/// answered meanwhile by a region that holds them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The epoch of the stream.
+    pub epoch: Epoch,
+    /// The first number that was not shown here.
+    pub from: u64,
+    /// The first number of the stream.
+    pub at: u64,
 }
 
 /// One authenticated connection of a device, as the core sees it. The queue to it is bounded: a connection that does

@@ -13,6 +13,7 @@ mod home;
 mod log;
 mod parking;
 pub mod ports;
+mod ranges;
 mod replica;
 pub mod view;
 
