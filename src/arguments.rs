@@ -40,6 +40,15 @@ pub(crate) enum Switch {
     Off,
 }
 
+/// Where the regions of a development mesh keep what is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stores {
+    /// In files of the data folder.
+    Embedded,
+    /// In one server of each kind. Not built yet.
+    Production,
+}
+
 /// `hearth dev`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -69,9 +78,19 @@ pub(crate) struct DevArguments {
     /// How often homes compare with replicas.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub(crate) anti_entropy: Duration,
+    /// What happens when a region is gone. This version knows `off` only: its homes are out of reach until it is back,
+    /// and sends to them are parked.
+    #[arg(long, value_enum, default_value = "off")]
+    pub(crate) failover: Switch,
+    /// How long a region is gone before others take its homes over. Not built yet: refused.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) failover_after: Option<Duration>,
     /// One process a region, under a supervisor that restarts none.
     #[arg(long)]
     pub(crate) processes: bool,
+    /// Where the regions keep what is durable.
+    #[arg(long, value_enum, default_value = "embedded")]
+    pub(crate) stores: Stores,
     /// One line of JSON on standard output, and nothing else.
     #[arg(long)]
     pub(crate) json: bool,
@@ -289,7 +308,7 @@ pub(crate) struct BenchArguments {
     #[arg(long, value_delimiter = ',')]
     pub(crate) scenario: Vec<String>,
     /// Seconds that a run is measured.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub(crate) seconds: u64,
     /// Seconds before that.
     #[arg(long, default_value_t = 2)]

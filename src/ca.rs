@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use hearth_config::{IssueOptions, init, issue};
+use hearth_config::{CaError, IssueOptions, init, issue};
 use serde_json::json;
 
 use crate::arguments::{CaArguments, CaVerb};
@@ -27,7 +27,7 @@ pub(crate) fn ca(arguments: CaArguments) -> ExitCode {
                 }
                 ExitCode::SUCCESS
             }
-            Err(error) => output::failure(70, &error.to_string(), "choose another folder with --dir", json),
+            Err(error) => failure(&error, json),
         },
         CaVerb::Issue { region, dir, out, days, dns, ip, json } => {
             let options = IssueOptions { valid_days: days, dns_names: dns, ips: ip };
@@ -46,8 +46,25 @@ pub(crate) fn ca(arguments: CaArguments) -> ExitCode {
                     }
                     ExitCode::SUCCESS
                 }
-                Err(error) => output::failure(70, &error.to_string(), "make an authority first: hearth ca init", json),
+                Err(error) => failure(&error, json),
             }
         }
     }
+}
+
+/// Says what is wrong, and what to type: these errors have it after a semicolon.
+fn failure(error: &CaError, json: bool) -> ExitCode {
+    let code = match error {
+        CaError::Name(_) | CaError::AlternativeName(_) | CaError::Days(_) => 2,
+        CaError::Exists(_)
+        | CaError::Missing(_)
+        | CaError::Broken { .. }
+        | CaError::BrokenKey(_)
+        | CaError::File(_)
+        | CaError::Crypto(_) => 70,
+    };
+    let text = error.to_string();
+    let (message, hint) =
+        text.split_once("; ").unwrap_or((&text, "make the folder readable and writable, or name another"));
+    output::failure(code, message, hint, json)
 }

@@ -12,8 +12,17 @@ use clap::Parser;
 
 use crate::arguments::{Arguments, Verb};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Exit code for arguments that cannot be used.
+const USAGE: u8 = 2;
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
     // Another provider may be compiled in by a dependency some day: ours is chosen, first thing.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         return output::failure(70, "another TLS provider was installed first", "this is a fault of the build", false);
@@ -28,6 +37,26 @@ fn main() -> ExitCode {
     // What still runs after everything was stopped is not waited for.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     code
+}
+
+/// Says what is wrong with the arguments, or what help was asked for.
+fn usage(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    if error.use_stderr() && json {
+        let text = error.to_string();
+        // What follows the first empty line says how it is typed.
+        let what: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        let message = what.join(" ");
+        return output::failure(
+            USAGE,
+            message.trim_start_matches("error: "),
+            "see `hearth --help`, and `--help` of each verb",
+            json,
+        );
+    }
+    // Nobody may be there to read it.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
 }
 
 async fn run(arguments: Arguments) -> ExitCode {

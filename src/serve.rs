@@ -17,8 +17,9 @@ pub(crate) async fn serve(arguments: ServeArguments) -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             output::note(&error.to_string());
-            let hint = format!("mend the file, then: hearth config check {}", arguments.config.display());
-            return output::failure(2, "the configuration cannot be used", &hint, json);
+            let file = arguments.config.display();
+            let hint = format!("mend the file, then: hearth config check {file}");
+            return output::failure(2, &format!("the configuration {file} cannot be used"), &hint, json);
         }
     };
     if let Err(error) = init_logging(config.log.format, &config.log.filter) {

@@ -1,16 +1,23 @@
-//! What the stories share: a mesh as a child process, thin raw clients that record what they see, and a checker.
+//! What the stories share: the binary as a child process (a mesh, or regions from written configurations), thin raw
+//! clients that record what they see, one load of them, and a checker.
 //!
 //! It knows the shipped binary and the client contract, and nothing of the server's code.
 
 pub mod checker;
+pub mod load;
 pub mod mesh;
 pub mod peer;
+pub mod process;
 pub mod raw;
+pub mod site;
 pub mod web;
 
 pub use checker::Checker;
-pub use mesh::{Exit, Mesh, Region};
+pub use load::Load;
+pub use mesh::{Mesh, Region, Setup};
 pub use peer::{Auth, Frame, Peer};
+pub use process::{Exit, run, shell};
+pub use site::{Served, Site};
 pub use web::Answer;
 
 use std::time::{Duration, Instant};

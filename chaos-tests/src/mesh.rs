@@ -1,85 +1,20 @@
 //! `hearth dev` as a child process: started, cut, killed and started again on the same data and ports.
 
-use std::collections::BTreeSet;
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::process::{Exit, Process, Secrets, check_log, hide, log_of, run};
 use crate::web::{self, Answer};
 
 /// Meshes that run at once: each is three regions on a small machine.
 static MESHES: Semaphore = Semaphore::const_new(2);
-/// Longest wait for a ready line. The contract's times are measured by hand: a busy machine must not fail a story.
-const READY: Duration = Duration::from_secs(30);
-/// Longest wait for a process to end.
-const END: Duration = Duration::from_secs(30);
 /// Tries to find free ports.
 const PORT_TRIES: usize = 20;
-
-/// The binary under test: `HEARTH`, or the one built beside this test.
-///
-/// # Panics
-/// When there is none.
-#[must_use]
-pub fn hearth() -> PathBuf {
-    if let Some(path) = std::env::var_os("HEARTH") {
-        return PathBuf::from(path);
-    }
-    let test = std::env::current_exe().expect("a test has a path");
-    let binary = test.parent().and_then(Path::parent).expect("target/release/deps").join("hearth");
-    assert!(binary.exists(), "{} is missing: run ./test, or cargo build --release", binary.display());
-    binary
-}
-
-/// How a process ended.
-#[derive(Debug)]
-pub struct Exit {
-    /// Its exit code; -1 after a signal.
-    pub code: i32,
-    /// Standard output.
-    pub out: String,
-    /// Standard error.
-    pub err: String,
-}
-
-impl Exit {
-    /// Standard output as JSON; null when it is none.
-    #[must_use]
-    pub fn json(&self) -> Value {
-        serde_json::from_str(self.out.trim()).unwrap_or(Value::Null)
-    }
-}
-
-/// Runs the binary to its end.
-///
-/// # Panics
-/// When it does not end within 30 s.
-pub async fn run(arguments: &[&str]) -> Exit {
-    let child = Command::new(hearth())
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("the binary starts");
-    let ended = tokio::time::timeout(END, child.wait_with_output()).await;
-    let output = ended.unwrap_or_else(|_| panic!("hearth {arguments:?} does not end")).expect("it runs");
-    Exit {
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}
 
 /// A region as the ready line names it.
 #[derive(Clone, Debug)]
@@ -98,15 +33,39 @@ pub struct Region {
     pub pid: Option<i32>,
 }
 
-/// Strings that no log may show: tokens and message texts.
-pub type Secrets = Arc<Mutex<BTreeSet<String>>>;
+impl Region {
+    fn of(row: &Value) -> Self {
+        let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
+        Self {
+            id: text("id"),
+            http: text("http"),
+            ws: text("ws"),
+            webtransport: text("webtransport"),
+            data: PathBuf::from(text("data")),
+            pid: row["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()),
+        }
+    }
+}
+
+/// How a mesh is started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Setup<'a> {
+    /// Flags of `hearth dev`.
+    pub arguments: &'a [&'a str],
+    /// Environment variables, such as fail points.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// Its data folder, used as it is; a new one if absent.
+    pub data: Option<&'a Path>,
+}
 
 /// A development mesh.
 #[derive(Debug)]
 pub struct Mesh {
-    child: Option<Child>,
+    process: Option<Process>,
     folder: tempfile::TempDir,
+    data: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     base: u16,
     /// As the last ready line had them.
     pub regions: Vec<Region>,
@@ -137,48 +96,45 @@ fn regions_of(arguments: &[&str]) -> usize {
     named.map_or(3, |at| arguments[at + 1].split(',').count())
 }
 
+/// Flags of a mesh without latency and rate limits.
+pub const QUICK: [&str; 4] = ["--latency", "none", "--limits", "off"];
+
+fn owned(environment: &[(&str, &str)]) -> Vec<(String, String)> {
+    environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
 impl Mesh {
     /// Starts a mesh without latency and rate limits, and with `arguments`.
     pub async fn quick(arguments: &[&str]) -> Self {
-        Self::start(&[&["--latency", "none", "--limits", "off"], arguments].concat()).await
+        Self::start(&[&QUICK, arguments].concat()).await
     }
 
     /// Starts a mesh on an empty folder once at most one other runs.
+    pub async fn start(arguments: &[&str]) -> Self {
+        Self::with(Setup { arguments, ..Setup::default() }).await
+    }
+
+    /// Starts a mesh once at most one other runs.
     ///
     /// # Panics
     /// When it does not become ready.
-    pub async fn start(arguments: &[&str]) -> Self {
-        Self::prepared(arguments, |_| {}).await
-    }
-
-    /// Starts a mesh on a data folder from an archive (`tar.gz`).
-    ///
-    /// # Panics
-    /// When the archive does not unpack, or the mesh does not become ready.
-    pub async fn on_archive(archive: &Path, arguments: &[&str]) -> Self {
-        Self::prepared(arguments, |data| {
-            std::fs::create_dir_all(data).expect("a folder");
-            let unpack = std::process::Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(data).status();
-            assert!(unpack.expect("tar runs").success(), "{} does not unpack", archive.display());
-        })
-        .await
-    }
-
-    async fn prepared(arguments: &[&str], prepare: impl FnOnce(&Path)) -> Self {
+    pub async fn with(setup: Setup<'_>) -> Self {
         let permit = MESHES.acquire().await.expect("never closed");
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let mut mesh = Self {
-            child: None,
-            folder: tempfile::tempdir().expect("a temporary folder"),
-            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            process: None,
+            data: setup.data.map_or_else(|| folder.path().join("data"), Path::to_owned),
+            folder,
+            arguments: setup.arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            environment: owned(setup.environment),
             base: 0,
             regions: Vec::new(),
             ready_after: Duration::ZERO,
             secrets: Secrets::default(),
             _permit: permit,
         };
-        prepare(&mesh.data());
         for _ in 0..PORT_TRIES {
-            mesh.base = free_base(regions_of(arguments));
+            mesh.base = free_base(regions_of(setup.arguments));
             match mesh.launch().await {
                 Ok(()) => return mesh,
                 Err(3) => {}
@@ -191,7 +147,7 @@ impl Mesh {
     /// Where the mesh keeps its data.
     #[must_use]
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.data.clone()
     }
 
     fn log_file(&self) -> PathBuf {
@@ -201,7 +157,12 @@ impl Mesh {
     /// All that was logged, over all starts.
     #[must_use]
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.log_file()).unwrap_or_default()).into_owned()
+        log_of(&self.log_file())
+    }
+
+    /// Environment variables of the starts from now on.
+    pub fn set_environment(&mut self, environment: &[(&str, &str)]) {
+        self.environment = owned(environment);
     }
 
     /// Starts again on the same data and ports.
@@ -209,66 +170,42 @@ impl Mesh {
     /// # Panics
     /// When it does not become ready, or still runs.
     pub async fn restart(&mut self) {
-        assert!(self.child.is_none(), "it still runs");
+        assert!(self.process.is_none(), "it still runs");
         self.launch().await.unwrap_or_else(|code| panic!("the restart ended with {code}\n{}", self.log()));
     }
 
     async fn launch(&mut self) -> Result<(), i32> {
         let began = Instant::now();
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file()).expect("a log file");
-        let mut child = Command::new(hearth())
-            .args(["dev", "--json", "--port", &self.base.to_string(), "--data"])
-            .arg(self.data())
-            .args(&self.arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the binary starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let line = tokio::time::timeout(READY, lines.next_line()).await.expect("a line within 30 s").expect("a pipe");
-        let line: Value = serde_json::from_str(&line.unwrap_or_default()).unwrap_or(Value::Null);
-        if line["ready"] != json!(true) {
-            let status = child.wait().await.expect("it ends");
-            return Err(status.code().unwrap_or(-1));
-        }
+        let (base, data) = (self.base.to_string(), self.data.to_string_lossy().into_owned());
+        let mut arguments = ["dev", "--json", "--port", &base, "--data", &data].map(str::to_owned).to_vec();
+        arguments.extend(self.arguments.iter().cloned());
+        let (process, line) = Process::start(&arguments, &self.environment, &self.log_file()).await?;
         self.ready_after = began.elapsed();
-        let text = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
-        self.regions = line["regions"]
-            .as_array()
-            .expect("regions")
-            .iter()
-            .map(|row| Region {
-                id: text(row, "id"),
-                http: text(row, "http"),
-                ws: text(row, "ws"),
-                webtransport: text(row, "webtransport"),
-                data: PathBuf::from(text(row, "data")),
-                pid: row["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()),
-            })
-            .collect();
-        self.child = Some(child);
+        self.regions = line["regions"].as_array().expect("regions").iter().map(Region::of).collect();
+        self.process = Some(process);
         Ok(())
     }
 
-    /// Sends a signal to the process.
+    /// Its process.
     ///
     /// # Panics
     /// When it does not run.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("it runs")
+    }
+
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
-        let id = self.child.as_ref().and_then(Child::id).expect("it runs");
-        kill(Pid::from_raw(i32::try_from(id).expect("a process id")), signal).expect("a signal");
+        self.process().signal(signal);
     }
 
     /// Waits for the process to end; its exit code, -1 after a signal.
     ///
     /// # Panics
-    /// When it does not end within 30 s.
+    /// When it does not run, or does not end.
     pub async fn wait(&mut self) -> i32 {
-        let mut child = self.child.take().expect("it runs");
-        let ended = tokio::time::timeout(END, child.wait()).await;
-        ended.unwrap_or_else(|_| panic!("the mesh does not end\n{}", self.log())).expect("it ends").code().unwrap_or(-1)
+        self.process.take().expect("it runs").wait().await
     }
 
     /// `kill -9`.
@@ -282,7 +219,7 @@ impl Mesh {
     /// # Panics
     /// When it does not end with 0, or a log shows a token or a text.
     pub async fn end(mut self) {
-        if self.child.is_some() {
+        if self.process.is_some() {
             self.signal(Signal::SIGINT);
             assert_eq!(self.wait().await, 0, "the exit code after SIGINT");
         }
@@ -292,11 +229,7 @@ impl Mesh {
     /// # Panics
     /// When a log shows a token or a text of a message.
     pub fn check_log(&self) {
-        let log = self.log();
-        for secret in self.secrets.lock().expect("no panic holds it").iter() {
-            assert!(!log.contains(secret.as_str()), "a log shows a token or a text of {} bytes", secret.len());
-        }
-        assert!(!log.contains("panicked at"), "something panicked:\n{log}");
+        check_log(&self.log(), &self.secrets);
     }
 
     /// `hearth dev VERB REGION`.
@@ -348,13 +281,20 @@ impl Mesh {
         let answer = self.plain(region, "POST", "/api/v1/dev/tokens", Some(body)).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         let token = answer.body["token"].as_str().expect("a token").to_owned();
-        self.secrets.lock().expect("no panic holds it").insert(token.clone());
+        hide(&self.secrets, &token);
         token
     }
 
     async fn set_link(&self, asked: usize, body: Value) {
         let answer = self.plain(asked, "POST", "/api/v1/dev/links", Some(body)).await;
         assert_eq!(answer.status, 200, "{answer:?}");
+    }
+
+    /// Sets faults of both directions: the fields of `POST /api/v1/dev/links` beside `from` and `to`.
+    pub async fn set_fault(&self, from: usize, to: usize, mut fault: Value) {
+        fault["from"] = json!(self.regions[from].id);
+        fault["to"] = json!(self.regions[to].id);
+        self.set_link(from, fault).await;
     }
 
     /// Cuts both directions.
@@ -398,26 +338,9 @@ impl Mesh {
     ///
     /// # Errors
     /// The answer that is no history.
-    ///
-    /// # Panics
-    /// When an answer lacks its rows.
     pub async fn try_history(&self, user: &str, region: usize, conversation: &str) -> Result<Vec<Value>, Answer> {
         let token = self.token(user, region).await;
-        let (mut rows, mut after) = (Vec::new(), 0);
-        loop {
-            let path = format!("/api/v1/conversations/{conversation}/messages?after={after}&limit=200");
-            let answer = web::call(&self.regions[region].http, "GET", &path, None, Some(&token), &[]).await;
-            if answer.status != 200 {
-                return Err(answer);
-            }
-            let page = answer.body["messages"].as_array().expect("messages").clone();
-            after = page.last().and_then(|row| row["sequenceNumber"].as_u64()).unwrap_or(after);
-            let done = page.is_empty() || answer.body["hasMore"] != json!(true);
-            rows.extend(page);
-            if done {
-                return Ok(rows);
-            }
-        }
+        web::history(None, &self.regions[region].http, &token, conversation).await
     }
 
     /// The histories of `regions`, once all hold `count` rows at least and agree. A region whose links still come up may

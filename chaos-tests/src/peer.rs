@@ -1,5 +1,6 @@
 //! A thin raw client over either transport: it sends what it is told and records every frame with a monotonic time.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,9 @@ use hearth_client::{Address, TransportKind};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use crate::mesh::{Mesh, Region, Secrets};
+use crate::mesh::{Mesh, Region};
 use crate::new_id;
+use crate::process::{Secrets, hide};
 
 /// How long an expected frame may take, unless a story says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,12 +52,43 @@ pub struct Auth {
     pub cursors: Option<Value>,
 }
 
+/// How sends of a session ended so far, counted as the frames come in.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Sends.
+    pub sent: usize,
+    /// Acks.
+    pub acked: usize,
+    /// Refusals, by their code.
+    pub refused: BTreeMap<String, usize>,
+}
+
+impl Tally {
+    fn take_in(&mut self, frame: &Value) {
+        match frame["type"].as_str() {
+            Some("message.ack") => self.acked += 1,
+            Some("error" | "message.refused") => {
+                let code = frame["payload"]["error"].as_str().unwrap_or_default();
+                *self.refused.entry(code.to_owned()).or_default() += 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends that have not ended.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.sent.saturating_sub(self.acked + self.refused.values().sum::<usize>())
+    }
+}
+
 #[derive(Debug, Default)]
 struct Record {
     frames: Vec<Frame>,
     /// Indexes of frames that no story has asked for yet.
     unread: Vec<usize>,
     sent: Vec<Sent>,
+    tally: Tally,
     /// When the connection ended, and its close code where the transport shows one.
     closed: Option<(Instant, Option<u16>)>,
 }
@@ -75,6 +108,8 @@ pub struct Peer {
     record: Arc<Mutex<Record>>,
     changed: watch::Receiver<u64>,
     orders: mpsc::Sender<Order>,
+    /// Held while a message is noted and sent, so that both are in one order.
+    sending: tokio::sync::Mutex<()>,
     task: tokio::task::JoinHandle<()>,
     secrets: Secrets,
 }
@@ -107,13 +142,25 @@ impl Peer {
 
     /// Connects with a resume token and cursors; what the answer was is for the story to look at.
     pub async fn resume(mesh: &Mesh, old: &Self, region: usize, resume: &str, cursors: Value) -> Self {
+        Self::resume_over(mesh, old, region, TransportKind::WebSocket, resume, cursors).await
+    }
+
+    /// As [`Peer::resume`], over `kind`.
+    pub async fn resume_over(
+        mesh: &Mesh,
+        old: &Self,
+        region: usize,
+        kind: TransportKind,
+        resume: &str,
+        cursors: Value,
+    ) -> Self {
         let auth = Auth {
             token: mesh.token(&old.user, region).await,
             device: Some(old.device.clone()),
             resume: Some(resume.to_owned()),
             cursors: Some(cursors),
         };
-        Self::open(mesh, &old.user, region, TransportKind::WebSocket, auth).await
+        Self::open(mesh, &old.user, region, kind, auth).await
     }
 
     /// Opens a connection and sends `auth` as its first frame.
@@ -151,7 +198,16 @@ impl Peer {
         let (tell, changed) = watch::channel(0);
         let (orders, inbox) = mpsc::channel(64);
         let task = tokio::spawn(pump(connection, inbox, record.clone(), tell));
-        let peer = Self { user: user.to_owned(), device, record, changed, orders, task, secrets };
+        let peer = Self {
+            user: user.to_owned(),
+            device,
+            record,
+            changed,
+            orders,
+            sending: tokio::sync::Mutex::default(),
+            task,
+            secrets,
+        };
         peer.frame(json!({ "type": "auth", "payload": payload })).await;
         peer
     }
@@ -185,13 +241,23 @@ impl Peer {
     /// # Panics
     /// When it has no `messageId`.
     pub async fn send_payload(&self, payload: Value) -> String {
+        if let Some(text) = payload["content"]["text"].as_str().filter(|text| text.len() >= TELLING) {
+            hide(&self.secrets, text);
+        }
+        self.post(payload).await
+    }
+
+    /// As [`Peer::send_payload`], when the text is one that is hidden already.
+    pub(crate) async fn post(&self, payload: Value) -> String {
         let message = payload["messageId"].as_str().expect("a message id").to_owned();
         let conversation = payload["conversationId"].as_str().unwrap_or_default().to_owned();
-        if let Some(text) = payload["content"]["text"].as_str().filter(|text| text.len() >= TELLING) {
-            self.secrets.lock().expect("no panic holds it").insert(text.to_owned());
-        }
+        let _one_at_a_time = self.sending.lock().await;
         let sent = Sent { at: Instant::now(), message: message.clone(), conversation };
-        self.record.lock().expect("no panic holds it").sent.push(sent);
+        {
+            let mut record = self.record.lock().expect("no panic holds it");
+            record.sent.push(sent);
+            record.tally.sent += 1;
+        }
         self.frame(json!({ "type": "message.send", "id": message, "payload": payload })).await;
         message
     }
@@ -277,6 +343,35 @@ impl Peer {
         self.record.lock().expect("no panic holds it").sent.clone()
     }
 
+    /// What no log may show.
+    pub(crate) fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
+    /// How its sends ended so far.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.record.lock().expect("no panic holds it").tally.clone()
+    }
+
+    /// Waits until the tally is as it should be; false when it is not within `within` or the connection ended first.
+    pub async fn tallied(&self, within: Duration, holds: impl Fn(&Tally) -> bool) -> bool {
+        let deadline = tokio::time::Instant::now() + within;
+        let mut changed = self.changed.clone();
+        loop {
+            changed.mark_unchanged();
+            if holds(&self.tally()) {
+                return true;
+            }
+            if self.closed().is_some() || tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                return holds(&self.tally());
+            }
+        }
+    }
+
     /// When the connection ended, and its close code where the transport shows one.
     ///
     /// # Panics
@@ -360,6 +455,7 @@ async fn pump(
                 Ok(Received::Text(text)) => {
                     let value = serde_json::from_str(&text).unwrap_or(Value::Null);
                     let mut record = record.lock().expect("no panic holds it");
+                    record.tally.take_in(&value);
                     let index = record.frames.len();
                     record.frames.push(Frame { at: Instant::now(), value });
                     record.unread.push(index);

@@ -3,9 +3,9 @@
 //! `tests/fixtures/data-1.tar.gz` was made by `HEARTH_MAKE_FIXTURE=1 cargo test --test fixture`.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use chaos_tests::{Mesh, Peer};
+use chaos_tests::mesh::QUICK;
+use chaos_tests::{Mesh, Peer, Setup, shell};
 
 fn archive() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data-1.tar.gz")
@@ -35,7 +35,7 @@ async fn make() {
         data.display(),
         archive.display()
     );
-    assert!(Command::new("bash").args(["-ec", &script]).status().expect("bash runs").success());
+    shell(&script);
     mesh.end().await;
 }
 
@@ -44,7 +44,9 @@ async fn a_data_folder_of_the_first_release_is_read_with_every_message() {
     if std::env::var_os("HEARTH_MAKE_FIXTURE").is_some() {
         make().await;
     }
-    let mesh = Mesh::on_archive(&archive(), &["--latency", "none", "--limits", "off"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    shell(&format!("tar -xzf {} -C {}", archive().display(), folder.path().display()));
+    let mesh = Mesh::with(Setup { arguments: &QUICK, data: Some(folder.path()), ..Setup::default() }).await;
     let feed = mesh.rest("ann", 2, "GET", "/api/v1/conversations", None).await;
     let group = feed.body["conversations"][0]["conversationId"].as_str().expect("the group").to_owned();
     for region in 0..3 {

@@ -3,17 +3,12 @@
 use std::process::Command;
 use std::time::Duration;
 
-use chaos_tests::{Mesh, Peer};
+use chaos_tests::{Mesh, Peer, shell};
 use serde_json::json;
 
 /// Set when this process is the one inside the namespace.
 const INSIDE: &str = "HEARTH_TEST_NAMESPACE";
 const WITHIN: Duration = Duration::from_secs(10);
-
-fn run(command: &str) {
-    let output = Command::new("bash").args(["-ec", command]).output().expect("bash runs");
-    assert!(output.status.success(), "{command}\n{}", String::from_utf8_lossy(&output.stderr));
-}
 
 /// A network namespace with nothing but its loopback; it ends with this.
 struct Namespace(String);
@@ -22,7 +17,7 @@ impl Namespace {
     fn make() -> Self {
         assert!(nix::unistd::geteuid().is_root(), "a network namespace needs root: run the tests as root");
         let name = format!("hearth-{}", std::process::id());
-        run(&format!("ip netns add {name} && ip -n {name} link set lo up"));
+        shell(&format!("ip netns add {name} && ip -n {name} link set lo up"));
         Self(name)
     }
 }
@@ -87,7 +82,8 @@ async fn inside_the_namespace() {
         "nft 'table inet chaos {{ chain c_in {{ type filter hook input priority 0; \
          udp sport {home} udp dport {edge} drop; udp sport {edge} udp dport {home} drop; }}; }}'"
     );
-    let kernel = seen(&mesh, async || run(&drop_between), async || run("nft delete table inet chaos"), "kernel").await;
+    let kernel =
+        seen(&mesh, async || shell(&drop_between), async || shell("nft delete table inet chaos"), "kernel").await;
     assert_eq!(kernel, injected, "a fault of the kernel and an injected one are told differently");
     println!("both: {kernel:?}");
     mesh.end().await;

@@ -33,22 +33,24 @@ pub struct Limits {
     pub channel_members: usize,
     /// Users in one request that adds members; default 1,000.
     pub members_per_request: usize,
-    /// Members above which a conversation fans out lazily and its receipts are summarised; default 100.
+    /// Members above which a conversation fans out lazily and its receipts are summarised; default 100. Without effect
+    /// in this release: every conversation is delivered directly, and receipts are not counted.
     pub fanout_threshold: usize,
     /// Messages of a user per minute at one region; default 100, 0 switches the rate limit off.
     pub messages_per_minute: u32,
     /// Refusals of a session within a minute after which it is closed with 4029; default 1,000, 0 never.
     pub refusals_per_minute: u32,
-    /// Users in one `presence.subscribe`; default 500.
+    /// Users in one `presence.subscribe`; default 500. Without effect in this release, which serves no presence.
     pub presence_per_frame: usize,
-    /// Presence subscriptions of a session; default 10,000.
+    /// Presence subscriptions of a session; default 10,000. Without effect in this release.
     pub presence_subscriptions: usize,
-    /// Client sessions of this node; default 50,000. Over it: `OVERLOADED`.
+    /// Client sessions of this node; default 50,000. Over it: `OVERLOADED`. An eighth and 1,000 more connections are
+    /// taken for REST; further ones are closed at once.
     pub sessions: usize,
-    /// Frames that wait for one slow session; default 8,192. Over it the session is switched to pull or
-    /// closed with 4010.
+    /// Frames that wait for one slow session; default 8,192. Over it the session is closed with 4010.
     pub session_queue_frames: usize,
-    /// Bytes of frames that wait for one slow session; default 1 MiB.
+    /// Bytes of frames that wait for one slow session; default 1 MiB. Over it the session is closed with 4010. As many
+    /// may wait behind the replays of a resume; over it the client is told to pull.
     #[serde(deserialize_with = "size::deserialize")]
     pub session_queue_bytes: usize,
     /// Missed messages of a conversation that a resume replays; default 100. More: `sync.required`.
@@ -86,10 +88,11 @@ pub struct Limits {
     /// Time for the first `auth` frame; default 5 s. After it: close 4001.
     #[serde(deserialize_with = "duration::deserialize")]
     pub auth_timeout: Duration,
-    /// Time within which a send is answered, at the latest by `message.queued`; default 5 s.
+    /// Time within which a send is answered, at the latest by `message.queued`; default 5 s. A home elsewhere has seven
+    /// tenths of it before the send is parked, copies have six tenths before `COPIES_MISSING`.
     #[serde(deserialize_with = "duration::deserialize")]
     pub answer_timeout: Duration,
-    /// How long a `typing.start` holds; default 5 s.
+    /// How long a `typing.start` holds; default 5 s. Without effect in this release, which serves no typing.
     #[serde(deserialize_with = "duration::deserialize")]
     pub typing_for: Duration,
 }
@@ -201,6 +204,18 @@ impl Limits {
             time("auth_timeout", self.auth_timeout, 1, 5 * MINUTE),
             time("answer_timeout", self.answer_timeout, 1, MINUTE),
             time("typing_for", self.typing_for, 1, MINUTE),
+        ]
+    }
+
+    /// Keys that nothing in this release reads, and whether each is away from its default. They are taken and checked,
+    /// so that files written now stay valid.
+    pub(crate) fn without_effect(&self) -> Vec<(&'static str, bool)> {
+        let default = Self::default();
+        vec![
+            ("fanout_threshold", self.fanout_threshold != default.fanout_threshold),
+            ("presence_per_frame", self.presence_per_frame != default.presence_per_frame),
+            ("presence_subscriptions", self.presence_subscriptions != default.presence_subscriptions),
+            ("typing_for", self.typing_for != default.typing_for),
         ]
     }
 

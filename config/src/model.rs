@@ -133,8 +133,8 @@ pub struct ListenSection {
     /// and are not asked.
     #[serde(default)]
     pub allowed_origins: Vec<String>,
-    /// Addresses or ranges of proxies whose `Forwarded` and `X-Forwarded-For` are believed. Default
-    /// none: the peer's own address counts.
+    /// Addresses or ranges of proxies whose `X-Forwarded-For` is believed. Default none: the peer's own
+    /// address counts. `Forwarded` is never believed: a proxy that does not set it passes on the client's.
     #[serde(default)]
     pub trusted_forwarders: Vec<Network>,
     /// The URL under which clients reach `http`, as `https://eu-west.chat.example.com`; default none:

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use hearth_protocol::client::{Endpoint, SendPayload};
 use hearth_protocol::rest::{ApiAnswer, SyncCursor};
 use hearth_protocol::{DeviceId, Refusal, UserId};
-use region_core::{ApiCall, Connection, Opened, Readiness, RegionHandle, Replay};
+use region_core::{ApiCall, Connection, Opened, QueueBounds, Readiness, RegionHandle, Replay};
 
 /// What an edge asks of its region. The contract of each call stands at [`RegionHandle`].
 #[async_trait]
@@ -23,7 +23,7 @@ pub trait Core: Send + Sync + std::fmt::Debug + 'static {
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE` or `DRAINING`.
-    async fn open(&self, user: UserId, device: DeviceId, capacity: usize) -> Result<Opened, Refusal>;
+    async fn open(&self, user: UserId, device: DeviceId, bounds: QueueBounds) -> Result<Opened, Refusal>;
     /// Forgets a session.
     fn close(&self, connection: &Connection);
     /// Takes a `message.send`; the answer comes as an event.
@@ -55,8 +55,8 @@ impl Core for RegionHandle {
         Self::readiness(self)
     }
 
-    async fn open(&self, user: UserId, device: DeviceId, capacity: usize) -> Result<Opened, Refusal> {
-        Self::open(self, user, device, capacity).await
+    async fn open(&self, user: UserId, device: DeviceId, bounds: QueueBounds) -> Result<Opened, Refusal> {
+        Self::open(self, user, device, bounds).await
     }
 
     fn close(&self, connection: &Connection) {

@@ -14,6 +14,11 @@ macro_rules! label {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub(crate) enum $name { $($(#[$variant_doc])* $variant,)+ }
 
+        impl $name {
+            /// Every value.
+            const ALL: &'static [Self] = &[$(Self::$variant,)+];
+        }
+
         impl EncodeLabelValue for $name {
             fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
                 match self { $(Self::$variant => $text,)+ }.encode(encoder)
@@ -125,13 +130,33 @@ impl GatewayMetrics {
     /// Counters that `registry` shows.
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register("gateway_sessions", "Live sessions", metrics.sessions.clone());
-        registry.register("gateway_frames", "Frames to and from clients", metrics.frames.clone());
+        registry.register("hearth_gateway_sessions", "Live sessions", metrics.sessions.clone());
+        registry.register("hearth_gateway_frames", "Frames to and from clients", metrics.frames.clone());
         let help = "Requests that were refused, in frames and REST";
-        registry.register("gateway_refusals", help, metrics.refusals.clone());
-        registry.register("gateway_closes", "Sessions closed by the server", metrics.closes.clone());
-        registry.register("gateway_outbound_dropped", "Events that did not go out", metrics.dropped.clone());
+        registry.register("hearth_gateway_refusals", help, metrics.refusals.clone());
+        registry.register("hearth_gateway_closes", "Sessions closed by the server", metrics.closes.clone());
+        registry.register("hearth_gateway_outbound_dropped", "Events that did not go out", metrics.dropped.clone());
+        metrics.begin_at_zero();
         metrics
+    }
+
+    /// Every label value is there from the start: what never happened reads 0 and is not absent.
+    fn begin_at_zero(&self) {
+        for transport in TransportLabel::ALL.iter().copied() {
+            drop(self.sessions.get_or_create(&ByTransport { transport }));
+            for direction in DirectionLabel::ALL.iter().copied() {
+                drop(self.frames.get_or_create(&ByDirection { direction, transport }));
+            }
+        }
+        for error in ErrorCode::ALL {
+            drop(self.refusals.get_or_create(&ByError { error: ErrorLabel(*error) }));
+        }
+        for code in CloseCode::ALL {
+            drop(self.closes.get_or_create(&ByCode { code: CloseLabel(*code) }));
+        }
+        for reason in DropLabel::ALL {
+            drop(self.dropped.get_or_create(&ByReason { reason: *reason }));
+        }
     }
 
     /// The counters of a session on `transport`.

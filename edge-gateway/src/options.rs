@@ -32,14 +32,19 @@ pub struct GatewayLimits {
     pub members_per_request: usize,
     /// Messages a minute of one user in this region; 0: no limit.
     pub messages_per_minute: u32,
-    /// Refusals within a minute after which a session is closed (4029).
+    /// Refusals within a minute after which a session is closed (4029); 0: never.
     pub refusals_per_minute: u32,
+    /// Client sessions of this region. A further one is refused `OVERLOADED`.
+    pub sessions: usize,
     /// Connections of this region, of every kind. A further one is closed at once.
     pub connections: usize,
     /// Connections from one address. A further one is closed at once, or refused `OVERLOADED` behind a proxy.
     pub connections_per_address: usize,
     /// Events that wait for one session before it is closed (4010).
     pub session_queue: usize,
+    /// Bytes of frames that wait for one session before it is closed (4010); also of those that wait behind replays,
+    /// before the client is told to pull.
+    pub session_queue_bytes: usize,
     /// API requests of one session that run at once. Further frames are not read until one is answered.
     pub session_requests: usize,
     /// Resumes of single conversations that one session runs at once; the others wait.
@@ -64,9 +69,11 @@ impl Default for GatewayLimits {
             members_per_request: limits::MEMBERS_PER_REQUEST,
             messages_per_minute: limits::MESSAGES_PER_MINUTE,
             refusals_per_minute: limits::REFUSALS_PER_MINUTE,
-            connections: 100_000,
+            sessions: 100_000,
+            connections: 110_000,
             connections_per_address: 10_000,
             session_queue: 1_024,
+            session_queue_bytes: 1024 * 1024,
             session_requests: 64,
             session_replays: 8,
             held_frames: 1_000,

@@ -9,14 +9,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use hearth_protocol::client::CloseCode;
+use hearth_protocol::client::{CloseCode, ClosePayload, ServerFrame, encode_server_frame};
 use hearth_protocol::rest::{ApiAnswer, SyncCursor};
 use hearth_protocol::{DeviceId, ErrorCode, Refusal, UserId};
-use region_core::{Connection, EdgeEvent, Replay};
+use region_core::{Connection, EdgeEvent, QueueBounds, Replay};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 use tracing::Instrument as _;
 
+use crate::clock::Moment;
 use crate::metrics::{DropLabel, SessionMetrics, TransportLabel};
 use crate::session::{Arrival, Effect, OpenedFacts, Session, Ticket};
 use crate::state::{GatewayState, Phase};
@@ -31,9 +32,13 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Running = Pin<Box<dyn Future<Output = Done> + Send>>;
 
+/// What a session waits for beside frames, events and time. Each is polled only when it was woken.
 enum Done {
     Answer(Ticket, ApiAnswer),
     Replayed(SyncCursor, Result<Replay, Refusal>),
+    /// The gateway is in another phase; `false` when it is gone.
+    Phase(watch::Receiver<Phase>, bool),
+    Overflow,
 }
 
 /// A session that the core knows; forgotten there when this is dropped.
@@ -76,6 +81,8 @@ impl Drop for Counted {
 pub(crate) struct Presented {
     pub(crate) token: Option<String>,
     pub(crate) device: Option<DeviceId>,
+    /// When it was accepted, if that was earlier than the session begins: the time for `auth` counts from there.
+    pub(crate) since: Option<Moment>,
 }
 
 /// Serves one connection to its end.
@@ -94,7 +101,9 @@ pub(crate) async fn run<S: FrameStream>(
         new_device: DeviceId(uuid::Uuid::new_v4()),
         connection_id,
     };
-    let runner = Runner::new(gateway, stream, arrival, transport, number);
+    let sessions = Arc::clone(&gateway.sessions);
+    let since = presented.since.unwrap_or_else(|| gateway.clock.now());
+    let runner = Runner::new(gateway, stream, Session::new(sessions, arrival, since), transport, number);
     runner.run().instrument(span).await;
 }
 
@@ -104,64 +113,77 @@ struct Runner<S> {
     stream: S,
     counted: Counted,
     registered: Option<Registered>,
-    phase: watch::Receiver<Phase>,
     running: FuturesUnordered<Running>,
     batch: Vec<Bytes>,
     batch_bytes: usize,
     events: Vec<EdgeEvent>,
+    /// Bytes of events taken from the core since it was last told that there is room again.
+    taken_bytes: usize,
     number: u64,
 }
 
 enum Wake {
-    Phase,
-    Overflow,
     Incoming(Incoming),
     Events(usize),
     Done(Done),
     Time,
 }
 
-/// The end of a session: with a code, or because the connection is gone.
-type End = Option<CloseCode>;
+/// The end of a session.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// The connection is gone.
+    Gone,
+    /// The session was told, and everything before is written.
+    Closed(CloseCode),
+    /// The client does not read: a write was given up.
+    Slow,
+}
 
 impl<S: FrameStream> Runner<S> {
-    fn new(gateway: Arc<GatewayState>, stream: S, arrival: Arrival, transport: TransportLabel, number: u64) -> Self {
-        let session = Session::new(Arc::clone(&gateway.sessions), arrival, gateway.clock.now());
+    fn new(gateway: Arc<GatewayState>, stream: S, session: Session, transport: TransportLabel, number: u64) -> Self {
         let counted = Counted::new(&gateway, transport);
-        let phase = gateway.phase.subscribe();
         Self {
             gateway,
             session,
             stream,
             counted,
             registered: None,
-            phase,
             running: FuturesUnordered::new(),
             batch: Vec::new(),
             batch_bytes: 0,
             events: Vec::new(),
+            taken_bytes: 0,
             number,
         }
     }
 
     async fn run(mut self) {
         let end = self.serve().await;
-        // The core stops queueing before the close is written, and nobody counts the session while it waits.
+        tracing::debug!(?end, "session ended");
+        // The core stops queueing before the close is written.
         self.registered = None;
-        let Self { stream, gateway, .. } = self;
-        tracing::debug!(code = end.map(CloseCode::number), "session ended");
+        // The session counts as live until then: a process that ends waits for it.
+        let Self { stream, gateway, counted: _counted, .. } = self;
         match end {
-            Some(code) => {
+            End::Closed(code) => {
                 gateway.metrics.closed(code);
                 stream.close(code).await;
             }
-            None => stream.end().await,
+            End::Slow => {
+                let code = CloseCode::SlowConsumer;
+                gateway.metrics.dropped(DropLabel::SlowConsumer);
+                gateway.metrics.closed(code);
+                let payload = ClosePayload { code: code.number(), reason: code.reason().to_owned() };
+                stream.give_up(encode_server_frame(&ServerFrame::Close(payload), None), code).await;
+            }
+            End::Gone => stream.end().await,
         }
     }
 
     async fn serve(&mut self) -> End {
         // A drain may have begun between the upgrade and this subscription.
-        self.apply_phase();
+        self.apply_phase(self.gateway.phase.subscribe());
         let sleep = tokio::time::sleep(Duration::MAX / 4);
         tokio::pin!(sleep);
         let mut gone = false;
@@ -170,13 +192,12 @@ impl<S: FrameStream> Runner<S> {
             if let ControlFlow::Break(end) = self.perform().await {
                 return end;
             }
+            self.release();
             if gone {
-                return None;
+                return End::Gone;
             }
             self.arm(sleep.as_mut());
             match self.wait(sleep.as_mut()).await {
-                Wake::Phase => self.apply_phase(),
-                Wake::Overflow => self.session.handle_overflow(),
                 Wake::Incoming(incoming) => {
                     gone = self.take_frames(incoming).is_break();
                     self.take_ready_events();
@@ -208,27 +229,22 @@ impl<S: FrameStream> Runner<S> {
 
     async fn wait(&mut self, sleep: Pin<&mut Sleep>) -> Wake {
         let reading = self.session.requests() < self.gateway.options.limits.session_requests;
-        let (connection, queue) = match &mut self.registered {
-            Some(registered) => (Some(&registered.connection), Some(&mut registered.events)),
-            None => (None, None),
-        };
+        let queue = self.registered.as_mut().map(|registered| &mut registered.events);
         tokio::select! {
-            changed = self.phase.changed() => {
-                if changed.is_err() {
-                    self.session.handle_shutdown();
-                }
-                Wake::Phase
-            }
-            () = overflowed(connection) => Wake::Overflow,
             incoming = self.stream.receive(), if reading => Wake::Incoming(incoming),
             count = next_events(queue, &mut self.events) => Wake::Events(count),
-            Some(done) = self.running.next(), if !self.running.is_empty() => Wake::Done(done),
+            Some(done) = self.running.next() => Wake::Done(done),
             () = sleep => Wake::Time,
         }
     }
 
-    fn apply_phase(&mut self) {
-        let phase = *self.phase.borrow_and_update();
+    /// Takes the phase as it is now, and waits for the next.
+    fn apply_phase(&mut self, mut phases: watch::Receiver<Phase>) {
+        let phase = *phases.borrow_and_update();
+        self.running.push(Box::pin(async move {
+            let lives = phases.changed().await.is_ok();
+            Done::Phase(phases, lives)
+        }));
         match phase {
             Phase::Serving => {}
             Phase::Draining(order) => {
@@ -275,6 +291,7 @@ impl<S: FrameStream> Runner<S> {
     fn take_events(&mut self) {
         let now = self.gateway.clock.now();
         for event in self.events.drain(..) {
+            self.taken_bytes += event.bytes();
             self.session.handle_event(event, now);
         }
     }
@@ -284,7 +301,19 @@ impl<S: FrameStream> Runner<S> {
         let now = self.gateway.clock.now();
         for _ in 0..BATCH {
             let Ok(event) = registered.events.try_recv() else { return };
+            self.taken_bytes += event.bytes();
             self.session.handle_event(event, now);
+        }
+    }
+
+    /// Everything taken was written, dropped, or waits behind a replay within a bound of its own: the core may queue
+    /// as much again.
+    fn release(&mut self) {
+        let bytes = std::mem::take(&mut self.taken_bytes);
+        if bytes > 0
+            && let Some(registered) = &self.registered
+        {
+            registered.connection.release(bytes);
         }
     }
 
@@ -293,6 +322,9 @@ impl<S: FrameStream> Runner<S> {
         match done {
             Done::Answer(ticket, answer) => self.session.handle_answer(&ticket, &answer, now),
             Done::Replayed(cursor, replayed) => self.session.handle_replayed(&cursor, replayed, now),
+            Done::Phase(phases, true) => self.apply_phase(phases),
+            Done::Phase(_, false) => self.session.handle_shutdown(),
+            Done::Overflow => self.session.handle_overflow(),
         }
     }
 
@@ -310,7 +342,7 @@ impl<S: FrameStream> Runner<S> {
                 }
                 Effect::Close(code) => {
                     self.write().await?;
-                    return ControlFlow::Break(Some(code));
+                    return ControlFlow::Break(End::Closed(code));
                 }
                 Effect::Open { user, device } => self.open(user, device).await,
                 Effect::Forward { request, send } => {
@@ -338,13 +370,19 @@ impl<S: FrameStream> Runner<S> {
 
     async fn open(&mut self, user: UserId, device: DeviceId) {
         tracing::debug!(%user, %device, "authenticated");
-        let capacity = self.gateway.options.limits.session_queue;
-        let opening = self.gateway.core.open(user, device, capacity);
+        let limits = &self.gateway.options.limits;
+        let bounds = QueueBounds { events: limits.session_queue, bytes: limits.session_queue_bytes };
+        let opening = self.gateway.core.open(user, device, bounds);
         let opened = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
             Ok(opened) => opened,
-            Err(_) => Err(Refusal::new(ErrorCode::Overloaded, "the region did not answer in time")),
+            Err(_) => Err(Refusal::new(ErrorCode::Overloaded, "the region did not answer in time").with_retry_after(1)),
         };
         let facts = opened.map(|opened| {
+            let connection = Arc::clone(&opened.connection);
+            self.running.push(Box::pin(async move {
+                connection.overflowed().await;
+                Done::Overflow
+            }));
             self.registered = Some(Registered {
                 gateway: Arc::clone(&self.gateway),
                 connection: opened.connection,
@@ -364,16 +402,16 @@ impl<S: FrameStream> Runner<S> {
             return ControlFlow::Continue(());
         }
         self.batch_bytes = 0;
-        let timeout = self.gateway.options.times.write_timeout;
-        match tokio::time::timeout(timeout, self.stream.send(&mut self.batch)).await {
-            Ok(Ok(())) => ControlFlow::Continue(()),
-            Ok(Err(_lost)) => ControlFlow::Break(None),
-            Err(_) => {
-                // Nothing more can be written: the client sees the connection end.
-                self.gateway.metrics.dropped(DropLabel::SlowConsumer);
-                self.gateway.metrics.closed(CloseCode::SlowConsumer);
-                ControlFlow::Break(None)
-            }
+        let connection = self.registered.as_ref().map(|registered| &registered.connection);
+        tokio::select! {
+            biased;
+            sent = self.stream.send(&mut self.batch) => match sent {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_lost) => ControlFlow::Break(End::Gone),
+            },
+            // Whichever comes first: so much waits behind this write, or it is blocked for so long.
+            () = overflowed(connection) => ControlFlow::Break(End::Slow),
+            () = tokio::time::sleep(self.gateway.options.times.write_timeout) => ControlFlow::Break(End::Slow),
         }
     }
 }

@@ -68,12 +68,19 @@ impl GatewayState {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Refuses new sessions once the gateway drains.
+    /// Refuses new sessions once the gateway drains, and while there are as many as allowed. Those that begin at the
+    /// same moment may pass together: the number of connections is the hard bound.
     pub(crate) fn check_serving(&self) -> Result<(), Refusal> {
-        if *self.phase.borrow() == Phase::Serving {
-            return Ok(());
+        if *self.phase.borrow() != Phase::Serving {
+            let refusal = Refusal::new(ErrorCode::Draining, "this node is leaving, connect to another");
+            return Err(refusal.with_retry_after(1));
         }
-        Err(Refusal::new(ErrorCode::Draining, "this node is leaving, connect to another").with_retry_after(1))
+        let most = self.options.limits.sessions;
+        if *self.live.borrow() >= most {
+            let refusal = Refusal::new(ErrorCode::Overloaded, "this node has as many sessions as it takes");
+            return Err(refusal.with_retry_after(10).with_limit(format!("{most} sessions")));
+        }
+        Ok(())
     }
 
     /// Resolves once the gateway ends.

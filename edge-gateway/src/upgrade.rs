@@ -77,7 +77,8 @@ fn presented(headers: &HeaderMap, uri: &Uri) -> Result<Presented, Refusal> {
         .map(str::to_owned);
     let header = headers.get(DEVICE_HEADER).map(|value| value.to_str().unwrap_or_default());
     let device = query.text("device_id").or(header).map(str::parse::<DeviceId>).transpose();
-    Ok(Presented { token, device: device.map_err(|_| Refusal::invalid("the device id is not a UUID"))? })
+    let device = device.map_err(|_| Refusal::invalid("the device id is not a UUID"))?;
+    Ok(Presented { token, device, since: None })
 }
 
 #[cfg(test)]

@@ -181,6 +181,7 @@ async fn connection(gateway: Arc<GatewayState>, incoming: quinn::Incoming, place
         Ok(connection) => connection,
         Err(error) => return tracing::debug!(%error, "WebTransport session was not accepted"),
     };
+    let since = Some(gateway.clock.now());
     let first = tokio::time::timeout(gateway.options.times.auth_timeout, connection.accept_bi()).await;
     let (sender, receiver) = match first {
         Ok(Ok(streams)) => streams,
@@ -192,7 +193,8 @@ async fn connection(gateway: Arc<GatewayState>, incoming: quinn::Incoming, place
         }
     };
     let frames = WebTransportFrames::new(connection, sender, receiver, gateway.options.limits.frame.frame_bytes);
-    session_task::run(gateway, frames, Presented::default(), TransportLabel::WebTransport).await;
+    let presented = Presented { since, ..Presented::default() };
+    session_task::run(gateway, frames, presented, TransportLabel::WebTransport).await;
     drop(place);
 }
 

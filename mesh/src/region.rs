@@ -30,6 +30,8 @@ use crate::links::{QuicLinks, pump};
 /// Longest wait for a store whose last user is about to let go of it: a region that was just stopped.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
 const STORE_LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Longest wait for a port whose last user is about to let go of it: QUIC drains a closed connection for a moment.
+const PORT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why a region does not start.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +128,7 @@ impl RunningRegion {
         metrics.register(&mut registry.lock());
         let link_socket = match parts.link {
             Some(socket) => socket,
-            None => bind_udp(config.mesh.listen)?,
+            None => bind_udp_patiently(config.mesh.listen).await?,
         };
         let stores = store.stores();
         let link_config = link_config(config, &stores.identity)?;
@@ -145,7 +147,7 @@ impl RunningRegion {
             None => bind_tcp(config.listen.http).await?,
         };
         let http_address = http.local_addr().map_err(|error| StartError::bind(config.listen.http, error))?;
-        let listeners = listeners(config, http, parts.webtransport)?;
+        let listeners = listeners(config, http, parts.webtransport).await?;
         let webtransport = listeners.webtransport.as_ref().and_then(|(socket, _)| socket.local_addr().ok());
         let tls = listeners.tls.clone();
         let verifier = keys::verifier(&config.auth)?;
@@ -298,6 +300,7 @@ fn region_options(config: &RegionConfig, region: &RegionId) -> Result<RegionOpti
             kept_milliseconds: edge_gateway_millis(limits.parked_for),
         },
         loaded_logs: limits.loaded_logs,
+        answer_timeout: limits.answer_timeout,
         anti_entropy: config.replication.anti_entropy,
         resident_for: limits.resident_for,
         dedup_window: limits.dedup_window,
@@ -327,8 +330,11 @@ fn gateway_options(
             members_per_request: limits.members_per_request,
             messages_per_minute: limits.messages_per_minute,
             refusals_per_minute: limits.refusals_per_minute,
-            connections: limits.sessions,
+            sessions: limits.sessions,
+            // Beside sessions there are REST calls.
+            connections: limits.sessions.saturating_add(limits.sessions / 8 + 1_000),
             session_queue: limits.session_queue_frames,
+            session_queue_bytes: limits.session_queue_bytes,
             replay_rows: limits.replay_messages as u64,
             gap_rows: limits.gap_messages as u64,
             ..GatewayLimits::default()
@@ -341,7 +347,8 @@ fn gateway_options(
             ..GatewayTimes::default()
         },
         access: Access {
-            allowed_origins: listen.allowed_origins.clone(),
+            // Behind a proxy the `Host` need not be the name that pages came from.
+            allowed_origins: listen.allowed_origins.iter().chain(&listen.public_http).cloned().collect(),
             refuse_foreign_origins,
             allowed_hosts,
             trusted_forwarders: listen
@@ -365,7 +372,20 @@ pub(crate) fn bind_udp(address: SocketAddr) -> Result<UdpSocket, StartError> {
     Ok(socket)
 }
 
-fn listeners(
+/// As [`bind_udp`], for a region that was just stopped and starts again.
+async fn bind_udp_patiently(address: SocketAddr) -> Result<UdpSocket, StartError> {
+    let deadline = tokio::time::Instant::now() + PORT_PATIENCE;
+    loop {
+        match bind_udp(address) {
+            Err(StartError::InUse { .. }) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(STORE_LOOK_AGAIN).await;
+            }
+            bound => return bound,
+        }
+    }
+}
+
+async fn listeners(
     config: &RegionConfig,
     http: TcpListener,
     webtransport: Option<UdpSocket>,
@@ -376,7 +396,7 @@ fn listeners(
     };
     let socket = match (webtransport, config.listen.webtransport) {
         (Some(socket), _) => Some(socket),
-        (None, Some(address)) => Some(bind_udp(address)?),
+        (None, Some(address)) => Some(bind_udp_patiently(address).await?),
         (None, None) => None,
     };
     let webtransport = match socket {
@@ -434,4 +454,69 @@ fn self_made() -> Result<WebTransportCertificate, StartError> {
             .map_err(|error| StartError::Config(error.to_string()))?,
         by_hash: true,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hearth_config::{
+        AuthSection, DrainSection, Limits, LogSection, MeshSection, RegionSection, ReplicationSection,
+    };
+
+    fn config() -> RegionConfig {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        RegionConfig {
+            region: RegionSection { id: "eu".to_owned(), node: "core-1".to_owned(), data: PathBuf::from("data") },
+            mesh: MeshSection {
+                id: "test".to_owned(),
+                listen: nowhere,
+                certificate: Pem::Inline(String::new()),
+                key: Pem::Inline(String::new()),
+                ca: Pem::Inline(String::new()),
+                regions: vec![hearth_config::MeshRegion::new("eu", "127.0.0.1:1")],
+            },
+            listen: ListenSection::new(nowhere),
+            auth: AuthSection::default(),
+            limits: Limits::default(),
+            replication: ReplicationSection::default(),
+            drain: DrainSection::default(),
+            log: LogSection::default(),
+        }
+    }
+
+    #[test]
+    fn pages_of_the_public_name_may_connect_beside_the_allowed_ones() {
+        let mut config = config();
+        assert!(gateway_options(&config, None, false).access.allowed_origins.is_empty());
+        config.listen.public_http = Some("https://eu.example.com".to_owned());
+        config.listen.allowed_origins = vec!["https://chat.example.com".to_owned()];
+        let origins = gateway_options(&config, None, false).access.allowed_origins;
+        assert_eq!(origins, ["https://chat.example.com", "https://eu.example.com"]);
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_about_to_be_free_is_waited_for() {
+        let held = bind_udp(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let address = held.local_addr().expect("bound");
+        let (bound, ()) = tokio::join!(bind_udp_patiently(address), async { drop(held) });
+        assert_eq!(bound.expect("it is free").local_addr().expect("bound"), address);
+    }
+
+    #[test]
+    fn the_limits_of_the_configuration_are_those_of_edge_and_core() {
+        let mut config = config();
+        config.limits.sessions = 80;
+        config.limits.session_queue_frames = 17;
+        config.limits.session_queue_bytes = 70_000;
+        config.limits.answer_timeout = Duration::from_secs(3);
+        config.limits.heartbeat_timeout = Duration::from_secs(31);
+        let edge = gateway_options(&config, None, false);
+        let limits = &edge.limits;
+        assert_eq!((limits.sessions, limits.session_queue, limits.session_queue_bytes), (80, 17, 70_000));
+        assert!(limits.connections > limits.sessions, "REST has room beside sessions");
+        assert_eq!(edge.times.heartbeat_timeout, Duration::from_secs(31));
+        let region = region_id("eu").expect("a name");
+        let core = region_options(&config, &region).expect("a region");
+        assert_eq!(core.answer_timeout, Duration::from_secs(3));
+    }
 }

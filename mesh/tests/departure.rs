@@ -12,11 +12,12 @@ use hearth_mesh::{RegionParts, RunningRegion};
 use hearth_protocol::client::{Content, SendPayload};
 use hearth_protocol::rest::{CreateGroup, HistoryQuery};
 use hearth_protocol::{ConversationId, DeviceId, MessageId, UserId};
-use region_core::{ApiCall, EdgeEvent, Opened};
+use region_core::{ApiCall, EdgeEvent, Opened, QueueBounds};
 use serde_json::Value;
 use uuid::Uuid;
 
 const REGIONS: [&str; 5] = ["ra", "rb", "rc", "rd", "re"];
+const QUEUE: QueueBounds = QueueBounds { events: 1_024, bytes: 1024 * 1024 };
 const TEXT: &str = "a text that only some regions may hold 5309271";
 
 fn config(index: usize, links: &[SocketAddr], authority: &CertificateAuthority, data: &Path) -> RegionConfig {
@@ -113,7 +114,7 @@ async fn send(opened: &mut Opened, region: &RunningRegion, id: ConversationId, t
 async fn wait_for(opened: &mut Opened, what: &str) {
     let wait = async {
         while let Some(event) = opened.events.recv().await {
-            let (EdgeEvent::Frame(frame) | EdgeEvent::Message { frame, .. }) = event;
+            let (EdgeEvent::Frame(frame) | EdgeEvent::Message { frame, .. }) = event else { continue };
             if String::from_utf8_lossy(&frame).contains(what) {
                 return;
             }
@@ -129,7 +130,7 @@ async fn a_region_holds_a_conversation_from_a_members_arrival_until_its_departur
     let regions = start(data.path()).await;
     let (home, far) = (&regions[0], &regions[4]);
     let device = || DeviceId(Uuid::new_v4());
-    let mut ann = home.handle.open(user("ann"), device(), 1_024).await.expect("ann connects");
+    let mut ann = home.handle.open(user("ann"), device(), QUEUE).await.expect("ann connects");
     let group = CreateGroup {
         name: "five".to_owned(),
         participant_ids: vec![user("bob")],
@@ -151,7 +152,7 @@ async fn a_region_holds_a_conversation_from_a_members_arrival_until_its_departur
     assert_eq!((status, body["messages"].as_array().map(Vec::len)), (200, Some(1)), "{body}");
     assert!(!holds_text(&folder(4)), "a proxied read left the text on disk");
 
-    let mut bob = far.handle.open(user("bob"), device(), 1_024).await.expect("bob connects");
+    let mut bob = far.handle.open(user("bob"), device(), QUEUE).await.expect("bob connects");
     until("the follower holds the text", || holds_text(&folder(4))).await;
     send(&mut ann, home, id, "live to the follower").await;
     wait_for(&mut bob, "live to the follower").await;
@@ -169,7 +170,7 @@ async fn a_region_holds_a_conversation_from_a_members_arrival_until_its_departur
     };
     tokio::time::timeout(Duration::from_secs(30), gone).await.expect("the copy is dropped after the departure");
     // And a return makes it follow again, with everything.
-    let _again = far.handle.open(user("bob"), device(), 1_024).await.expect("bob connects again");
+    let _again = far.handle.open(user("bob"), device(), QUEUE).await.expect("bob connects again");
     let back = async {
         while !far.handle.holds_copy(id).await {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,6 +1,6 @@
 //! The seam to the edges of this region: what a session is to the core, and what reaches it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use hearth_protocol::{ConversationId, DeviceId, Epoch, UserId};
@@ -40,8 +40,30 @@ pub struct Skipped {
     pub at: u64,
 }
 
-/// One authenticated connection of a device, as the core sees it. The queue to it is bounded: a connection that does
-/// not take its events is marked overflowed once, gets nothing more, and its session closes with 4010.
+impl EdgeEvent {
+    /// Bytes of its frame: what it counts for in a queue. What has no frame yet is bounded by the number of events.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Frame(frame) | Self::Message { frame, .. } => frame.len(),
+            Self::Skipped(_) => 0,
+        }
+    }
+}
+
+/// Bounds of the queue to one session. Whichever is met first ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueBounds {
+    /// Events that wait for the session to take them; at least 1.
+    pub events: usize,
+    /// Bytes of their frames, those included that the session took and has not written yet. A single frame may be
+    /// longer: it passes when nothing else waits.
+    pub bytes: usize,
+}
+
+/// One authenticated connection of a device, as the core sees it. The queue to it is bounded by [`QueueBounds`]: a
+/// connection that does not take its events is marked overflowed once, gets nothing more, and its session closes with
+/// 4010 (design.md G9).
 #[derive(Debug)]
 pub struct Connection {
     /// Unique in this process.
@@ -51,16 +73,28 @@ pub struct Connection {
     /// From which device.
     pub device: DeviceId,
     events: mpsc::Sender<EdgeEvent>,
+    /// Bytes pushed and not released yet.
+    waiting: AtomicUsize,
+    most_bytes: usize,
     overflowed: AtomicBool,
     overflow: Notify,
 }
 
 impl Connection {
-    /// A connection and the receiving end of its queue of `capacity` events.
+    /// A connection and the receiving end of its queue.
     #[must_use]
-    pub fn new(id: u64, user: UserId, device: DeviceId, capacity: usize) -> (Self, mpsc::Receiver<EdgeEvent>) {
-        let (events, receiver) = mpsc::channel(capacity);
-        let connection = Self { id, user, device, events, overflowed: AtomicBool::new(false), overflow: Notify::new() };
+    pub fn new(id: u64, user: UserId, device: DeviceId, bounds: QueueBounds) -> (Self, mpsc::Receiver<EdgeEvent>) {
+        let (events, receiver) = mpsc::channel(bounds.events);
+        let connection = Self {
+            id,
+            user,
+            device,
+            events,
+            waiting: AtomicUsize::new(0),
+            most_bytes: bounds.bytes,
+            overflowed: AtomicBool::new(false),
+            overflow: Notify::new(),
+        };
         (connection, receiver)
     }
 
@@ -69,19 +103,86 @@ impl Connection {
         if self.overflowed.load(Ordering::Relaxed) {
             return false;
         }
+        let bytes = event.bytes();
+        let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        if before > 0 && before.saturating_add(bytes) > self.most_bytes {
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+            self.overflow();
+            return false;
+        }
         match self.events.try_send(event) {
             Ok(()) => true,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                self.overflowed.store(true, Ordering::Relaxed);
-                self.overflow.notify_one();
+            Err(refused) => {
+                self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+                if matches!(refused, mpsc::error::TrySendError::Full(_)) {
+                    self.overflow();
+                }
                 false
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
         }
     }
 
-    /// Resolves once the queue overflowed.
+    fn overflow(&self) {
+        self.overflowed.store(true, Ordering::Release);
+        self.overflow.notify_waiters();
+    }
+
+    /// Makes room again: events of so many bytes were taken, and written or dropped. Never more than were taken.
+    pub fn release(&self, bytes: usize) {
+        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that wait.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Resolves once the queue overflowed, for everybody who waits.
     pub async fn overflowed(&self) {
-        self.overflow.notified().await;
+        // Made before the flag is read: an overflow in between reaches it.
+        let overflow = self.overflow.notified();
+        if !self.overflowed.load(Ordering::Acquire) {
+            overflow.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(events: usize, bytes: usize) -> (Connection, mpsc::Receiver<EdgeEvent>) {
+        let device = DeviceId(uuid::Uuid::from_u128(1));
+        Connection::new(1, UserId::new("ann").unwrap(), device, QueueBounds { events, bytes })
+    }
+
+    fn frame(bytes: usize) -> EdgeEvent {
+        EdgeEvent::Frame(Bytes::from(vec![b'x'; bytes]))
+    }
+
+    #[test]
+    fn a_queue_takes_frames_up_to_its_bytes_and_more_once_some_were_written() {
+        let (connection, mut events) = connection(100, 1_000);
+        assert!(connection.push(frame(600)) && connection.push(frame(400)));
+        let taken = events.try_recv().unwrap().bytes();
+        assert_eq!(connection.waiting_bytes(), 1_000, "what was taken and not written waits still");
+        connection.release(taken);
+        assert!(connection.push(frame(600)));
+        assert!(!connection.push(frame(1)));
+        connection.release(1_000);
+        assert!(!connection.push(frame(1)), "an overflow is for good");
+        assert_eq!(connection.waiting_bytes(), 0);
+    }
+
+    #[test]
+    fn a_frame_over_the_bytes_passes_alone_and_the_number_of_events_bounds_too() {
+        let (alone, _events) = connection(100, 1_000);
+        assert!(alone.push(frame(5_000)));
+        assert!(!alone.push(frame(1)));
+        let (many, _events) = connection(2, 1_000);
+        assert!(many.push(frame(1)) && many.push(frame(1)));
+        assert!(!many.push(frame(1)));
+        assert_eq!(many.waiting_bytes(), 2, "a refused frame does not count");
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::edge::{Connection, EdgeEvent};
+use crate::edge::{Connection, EdgeEvent, QueueBounds};
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::region::{Region, RegionOptions, STOPPED, salt};
@@ -178,6 +178,7 @@ impl RegionHandle {
             bounds: options.bounds,
             parking: options.parking,
             loaded_logs: options.loaded_logs,
+            answer_milliseconds: u64::try_from(options.answer_timeout.as_millis()).unwrap_or(u64::MAX / 16),
         });
         let parked = all_parked(&stores).await?;
         let region = Arc::new(Region::new(options, stores, links, Hub::new(notices), inputs, outbox));
@@ -255,16 +256,16 @@ impl RegionHandle {
         self.region.link_event(event).await;
     }
 
-    /// Registers a session. The queue holds `capacity` events. Waits at most about a second for the user's record.
+    /// Registers a session with a queue of these bounds. Waits at most about a second for the user's record.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE` or `DRAINING`.
-    pub async fn open(&self, user: UserId, device: DeviceId, capacity: usize) -> Result<Opened, Refusal> {
+    pub async fn open(&self, user: UserId, device: DeviceId, bounds: QueueBounds) -> Result<Opened, Refusal> {
         self.region.check_store()?;
         if *self.region.draining.borrow() {
             return Err(Refusal::new(ErrorCode::Draining, "this region is leaving; try another"));
         }
-        let (connection, events) = Connection::new(self.region.new_connection_id(), user.clone(), device, capacity);
+        let (connection, events) = Connection::new(self.region.new_connection_id(), user.clone(), device, bounds);
         let connection = Arc::new(connection);
         self.region.hub.add(connection.clone());
         self.region.tell_unreachable(&connection);

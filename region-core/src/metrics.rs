@@ -43,10 +43,11 @@ pub(crate) fn register(region: &Arc<Region>, registry: &mut Registry) {
     let measures = &region.measures;
     let label = ("region".into(), region.me().as_str().to_owned().into());
     let labelled = registry.sub_registry_with_label(label);
-    labelled.register("home_append_duration_seconds", "Time of a durable append", measures.append_seconds.clone());
-    labelled.register("home_append_batch", "Log appends in one call", measures.append_entries.clone());
+    let help = "Time of a durable append";
+    labelled.register("hearth_home_append_duration_seconds", help, measures.append_seconds.clone());
+    labelled.register("hearth_home_append_batch", "Log appends in one call", measures.append_entries.clone());
     labelled.register(
-        "home_delivery_duration_seconds",
+        "hearth_home_delivery_duration_seconds",
         "From the number of an entry to its hand-over to sessions here",
         measures.delivery_seconds.clone(),
     );
@@ -63,30 +64,33 @@ impl Collector for RegionCollector {
         let store = &region.stores.counters;
         let labels = [("region", region.me().as_str().to_owned())];
         let counters: [(&str, &str, u64); 9] = [
-            ("store_commits", "Durable commits", load(&store.commits)),
-            ("store_syncs", "Syncs asked of the kernel", load(&store.syncs)),
-            ("store_appends", "Log appends in commits", load(&store.appends)),
-            ("store_entries", "Entries in commits", load(&store.entries)),
-            ("store_commit_microseconds", "Time in commits, sync included", load(&store.commit_microseconds)),
-            ("home_deliveries", "Entries handed to sessions", load(&region.hub.delivered)),
-            ("home_deliveries_dropped", "Entries that a session did not take", load(&region.hub.dropped)),
-            ("mesh_frames_not_sent", "Frames that a link did not take", load(&region.counters.frames_not_sent)),
-            ("mesh_frames_unreadable", "Frames that do not read", load(&region.counters.frames_unreadable)),
+            ("hearth_store_commits", "Durable commits", load(&store.commits)),
+            ("hearth_store_syncs", "Syncs asked of the kernel", load(&store.syncs)),
+            ("hearth_store_appends", "Log appends in commits", load(&store.appends)),
+            ("hearth_store_entries", "Entries in commits", load(&store.entries)),
+            ("hearth_home_deliveries", "Entries handed to sessions", load(&region.hub.delivered)),
+            ("hearth_home_deliveries_dropped", "Entries that a session did not take", load(&region.hub.dropped)),
+            ("hearth_mesh_frames_not_sent", "Frames that a link did not take", load(&region.counters.frames_not_sent)),
+            ("hearth_mesh_frames_unreadable", "Frames that do not read", load(&region.counters.frames_unreadable)),
+            ("hearth_mesh_forks", "Times that the lines of a log forked", load(&region.counters.forks)),
         ];
         for (name, help, value) in counters {
             let metric = ConstCounter::new(value);
             let mut encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
             metric.encode(encoder.encode_family(&labels)?)?;
         }
+        let spent = ConstCounter::new(load(&store.commit_microseconds) as f64 / 1e6);
+        let help = "Time in commits, sync included";
+        let mut seconds = encoder.encode_descriptor("hearth_store_commit_seconds", help, None, spent.metric_type())?;
+        spent.encode(seconds.encode_family(&labels)?)?;
         let gauges = region.gauges.lock().clone();
         let ready = i64::from(region.failed.borrow().is_none() && !*region.draining.borrow());
-        let values: [(&str, &str, i64); 6] = [
-            ("region_ready", "1 while the region serves", ready),
-            ("store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),
-            ("home_loaded_logs", "Logs in memory", signed(gauges.loaded_logs as u64)),
-            ("home_forwards", "Commands on their way to other regions", signed(gauges.forwards as u64)),
-            ("home_parked", "Parked sends", signed(gauges.parked as u64)),
-            ("mesh_forks", "Logs whose lines fork", signed(load(&region.counters.forks))),
+        let values: [(&str, &str, i64); 5] = [
+            ("hearth_region_ready", "1 while the region serves", ready),
+            ("hearth_store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),
+            ("hearth_home_loaded_logs", "Logs in memory", signed(gauges.loaded_logs as u64)),
+            ("hearth_home_forwards", "Commands on their way to other regions", signed(gauges.forwards as u64)),
+            ("hearth_home_parked", "Parked sends", signed(gauges.parked as u64)),
         ];
         for (name, help, value) in values {
             let metric = ConstGauge::new(value);
@@ -94,7 +98,7 @@ impl Collector for RegionCollector {
             metric.encode(encoder.encode_family(&labels)?)?;
         }
         let mut lag = encoder.encode_descriptor(
-            "mesh_replica_lag_entries",
+            "hearth_mesh_replica_lag_entries",
             "Entries on disk here that a replica has not said it has",
             None,
             prometheus_client::metrics::MetricType::Gauge,

@@ -58,6 +58,8 @@ pub struct RegionOptions {
     pub parking: ParkingBounds,
     /// Logs in memory.
     pub loaded_logs: usize,
+    /// Within which a send is answered, at the latest by `message.queued`; 1 s to 1 min.
+    pub answer_timeout: Duration,
     /// How often homes compare with replicas.
     pub anti_entropy: Duration,
     /// After this long without a connect, a region is not resident for a user any more.

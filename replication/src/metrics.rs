@@ -8,6 +8,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::wire::Refusal;
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Direction {
     from: String,
@@ -85,6 +87,10 @@ impl LinkMetrics {
 
     /// The metrics of one pair, as `region` sees it.
     pub(crate) fn pair(&self, region: &str, peer: &str) -> PairMetrics {
+        for reason in Refusal::NAMES {
+            // What never happened reads 0 and is not absent.
+            drop(self.refused.get_or_create(&RefusedLabels { region: region.to_owned(), reason }));
+        }
         let outward = Direction { from: region.to_owned(), to: peer.to_owned() };
         let inward = Direction { from: peer.to_owned(), to: region.to_owned() };
         let reason = |family: &Family<ReasonLabels, Counter>, reason| {
@@ -161,6 +167,7 @@ mod tests {
             "hearth_link_queue_frames{from=\"eu-west\",to=\"us-east\",lane=\"bulk\"} 3",
             "hearth_link_dropped_frames_total{from=\"eu-west\",to=\"us-east\",reason=\"full\"} 0",
             "hearth_link_dropped_datagrams_total{from=\"eu-west\",to=\"us-east\",reason=\"cut\"} 0",
+            "hearth_link_refused_total{region=\"eu-west\",reason=\"certificate\"} 0",
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }

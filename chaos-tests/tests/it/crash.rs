@@ -2,26 +2,10 @@
 
 use std::time::Duration;
 
-use chaos_tests::{Checker, Mesh, Peer, until};
+use chaos_tests::{Checker, Load, Mesh, Peer, until};
 
 const ROUNDS: usize = 3;
 const ACKS_A_ROUND: usize = 300;
-
-async fn load(peers: &[Peer], groups: &[String], round: usize) {
-    let mut number = 0;
-    loop {
-        for (index, peer) in peers.iter().enumerate() {
-            let group = &groups[(index + number) % groups.len()];
-            peer.send(group, &format!("round {round} of {} number {number}", peer.user)).await;
-        }
-        number += 1;
-        let acked: usize = peers.iter().map(|peer| peer.payloads("message.ack").len()).sum();
-        if acked >= ACKS_A_ROUND {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acked_is_there_once_after_kills_under_load() {
@@ -38,11 +22,12 @@ async fn what_was_acked_is_there_once_after_kills_under_load() {
         for (index, user) in users.iter().enumerate() {
             peers.push(Peer::connect(&mesh, user, (index + round) % 3).await);
         }
-        load(&peers, &groups, round).await;
+        let load = Load::start(peers, &groups, 20);
+        load.until_acked(ACKS_A_ROUND).await;
         mesh.kill().await;
-        for peer in &peers {
+        for peer in load.end().await {
             peer.ended(Duration::from_secs(10)).await;
-            checker.observe(peer);
+            checker.observe(&peer);
         }
         mesh.restart().await;
         println!("round {round}: {} acked, ready again after {:?}", checker.acked(), mesh.ready_after);

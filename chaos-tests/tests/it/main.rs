@@ -2,10 +2,13 @@
 
 mod closed_door;
 mod crash;
+mod dev;
 mod exits;
+mod faults;
 mod five_regions;
 mod links;
 mod membership;
+mod metrics;
 mod scenario;
 mod serve;
 mod sessions;

@@ -240,24 +240,29 @@ pub(super) fn refill(link: &Link, run: &mut Run, now: u64) {
     }
 }
 
-/// Sends at an even rate over all senders, whatever comes back, until `stop` says so. Each message counts from the
-/// time when it was due, so that a stall of either side shows in the latencies.
-pub(super) async fn pace(links: Vec<Rc<Link>>, run: Rc<RefCell<Run>>, per_second: f64) {
+/// Sends at an even rate over all senders, whatever comes back, until `stop` says so: one sender after the other, each
+/// `burst` messages at a time. Each message counts from the time when it was due, so that a stall of either side shows
+/// in the latencies.
+pub(super) async fn pace(links: Vec<Rc<Link>>, run: Rc<RefCell<Run>>, per_second: f64, burst: u64) {
     let senders: Vec<_> = links.into_iter().filter(|link| link.sender.is_some()).collect();
     if senders.is_empty() || per_second <= 0.0 {
         return;
     }
     let start = run.borrow().now();
     let mut ticks = tokio::time::interval(Duration::from_millis(1));
+    let bursts_per_second = per_second / burst as f64;
     let mut emitted = 0u64;
     while !run.borrow().is_stopped() {
         ticks.tick().await;
         {
             let mut run = run.borrow_mut();
-            let due = ((run.now() - start) as f64 / 1e9 * per_second) as u64;
+            let due = ((run.now() - start) as f64 / 1e9 * bursts_per_second) as u64;
             while emitted < due {
-                let at = start + (emitted as f64 / per_second * 1e9) as u64;
-                senders[(emitted % senders.len() as u64) as usize].append(&mut run, at);
+                let at = start + (emitted as f64 / bursts_per_second * 1e9) as u64;
+                let sender = &senders[(emitted % senders.len() as u64) as usize];
+                for _ in 0..burst {
+                    sender.append(&mut run, at);
+                }
                 emitted += 1;
             }
         }

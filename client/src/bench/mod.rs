@@ -15,6 +15,7 @@ mod tally;
 mod tests;
 mod wire;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -207,7 +208,8 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// As fast as the window allows, then at half that rate.
+    /// As fast as the window allows; at half that rate, in bursts of the window; where the window has several messages,
+    /// also at half that rate in single messages, which takes the batching of every socket away.
     async fn full_and_half(
         &mut self,
         scenario: &str,
@@ -216,8 +218,8 @@ impl<'a> Bench<'a> {
         window: u64,
         link: Option<(&str, &str)>,
     ) -> Result<(), BenchError> {
-        let mut load = Load::Full(window);
-        for _ in 0..2 {
+        let mut loads = VecDeque::from([Load::Full(window)]);
+        while let Some(load) = loads.pop_front() {
             self.run += 1;
             let plans = match scenario {
                 "b" => scenario::group(server, rest, self.run, GROUP, HOME).await?,
@@ -241,7 +243,13 @@ impl<'a> Bench<'a> {
                 report.messages_per_second,
                 if report.held { "" } else { ", FAILED" }
             );
-            load = Load::Half(report.messages_per_second / 2.0);
+            if matches!(load, Load::Full(_)) {
+                let per_second = report.messages_per_second / 2.0;
+                loads.push_back(Load::Paced { per_second, burst: window, name: "half" });
+                if window > 1 {
+                    loads.push_back(Load::Paced { per_second, burst: 1, name: "even" });
+                }
+            }
             self.runs.push(report);
         }
         Ok(())

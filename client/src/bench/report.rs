@@ -36,13 +36,14 @@ pub struct RunReport {
     pub scenario: String,
     /// How many regions the mesh had; each conversation has a voter in each.
     pub regions: usize,
-    /// `full` (each sender keeps its window outstanding) or `half` (an even rate of half of what `full` reached).
+    /// `full` (each sender keeps its window outstanding), `half` (half of what `full` reached: the senders in turn, each
+    /// as many at once as its window has) or `even` (half of what `full` reached, in single messages).
     pub load: &'static str,
     /// Connections that send.
     pub senders: usize,
     /// Connections that each message is delivered to.
     pub receivers_per_message: u64,
-    /// Messages outstanding for each sender; at half load: the most that were, over all senders.
+    /// Messages outstanding for each sender; at a paced load: the most that were, over all senders.
     pub in_flight: u64,
     /// How long was measured.
     pub seconds: f64,
@@ -52,7 +53,7 @@ pub struct RunReport {
     pub messages_per_second: f64,
     /// Frames that receivers got in a second.
     pub deliveries_per_second: f64,
-    /// From send to ack, in milliseconds. At half load counted from the time when the message was due.
+    /// From send to ack, in milliseconds. At a paced load counted from the time when the message was due.
     pub ack_ms: Latency,
     /// From send to each receiver, likewise.
     pub delivery_ms: Latency,
@@ -191,7 +192,10 @@ impl Report {
         if let Some(run) = self.runs.first() {
             text.push_str(&format!("\nsyncs by {}. ", run.sync_source));
         }
-        text.push_str("At half load the rate is even and latencies count from when a message was due.\n");
+        text.push_str(
+            "full keeps each sender's window outstanding. half is half that rate, the senders in turn, a window at once; \
+             even is half\nthat rate in single messages. In both, latencies count from when a message was due.\n",
+        );
         text.push_str(
             "The link's round trip is the smoothed ping echo that the edge's /metrics gave during the run.\n",
         );

@@ -29,8 +29,16 @@ const SKEW: f64 = 1.02;
 pub(super) enum Load {
     /// Each sender keeps this many messages outstanding.
     Full(u64),
-    /// So many messages a second, over all senders.
-    Half(f64),
+    /// So many messages a second, over all senders, whatever comes back. A sender whose turn it is sends `burst`
+    /// messages: as many as it may have outstanding, or single ones.
+    Paced {
+        /// Messages a second, over all senders.
+        per_second: f64,
+        /// Messages of one turn, 1 or more.
+        burst: u64,
+        /// What the report calls it.
+        name: &'static str,
+    },
 }
 
 /// One run to be made.
@@ -156,9 +164,9 @@ impl Field {
                     let _ = link.flush();
                 }
             }
-            Load::Half(per_second) => {
+            Load::Paced { per_second, burst, .. } => {
                 self.run.borrow_mut().pace();
-                self.tasks.spawn_local(generator::pace(self.links.clone(), Rc::clone(&self.run), per_second));
+                self.tasks.spawn_local(generator::pace(self.links.clone(), Rc::clone(&self.run), per_second, burst));
             }
         }
     }
@@ -223,7 +231,7 @@ impl Task<'_> {
         let senders = field.links.iter().filter(|link| link.sender.is_some()).count();
         let (load, in_flight) = match self.load {
             Load::Full(window) => ("full", window * senders as u64),
-            Load::Half(_) => ("half", run.most_outstanding()),
+            Load::Paced { name, .. } => (name, run.most_outstanding()),
         };
         let mut notes = run.take_notes();
         let synced = run.acks == 0 || acks_per_sync <= in_flight as f64 * SKEW;

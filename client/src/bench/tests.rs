@@ -57,7 +57,7 @@ async fn pairs_and_groups_are_counted_whole_under_a_window() {
 
 #[tokio::test]
 async fn an_even_rate_is_kept() {
-    let report = local(run(Faults::default(), "a1", Load::Half(500.0))).await;
+    let report = local(run(Faults::default(), "a1", Load::Paced { per_second: 500.0, burst: 1, name: "half" })).await;
     assert!(is_whole(&report), "{report:?}");
     assert!(report.sent > 100 && report.sent < 250, "{report:?}");
 }

@@ -143,7 +143,7 @@ impl Connection {
                         url: address.http.clone(),
                         reason: "this region names no WebTransport URL",
                     })?;
-                    Inner::WebTransport(Box::new(webtransport::WebTransport::open(url, &hashes).await?))
+                    Inner::WebTransport(Box::new(webtransport::WebTransport::open(url, &hashes, tls.as_deref()).await?))
                 }
             })
         };

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BytesMut};
 use wtransport::config::IpBindConfig;
-use wtransport::tls::Sha256Digest;
+use wtransport::tls::{Sha256Digest, WEBTRANSPORT_ALPN};
 use wtransport::{ClientConfig, Endpoint, VarInt};
 
 use super::{MAX_RECEIVED_BYTES, Received, TransportError};
@@ -33,13 +33,24 @@ fn binding(url: &str) -> IpBindConfig {
 }
 
 impl WebTransport {
-    /// With `hashes` only a certificate with one of these SHA-256 values is trusted; without, the platform's trust holds.
-    pub(super) async fn open(url: &str, hashes: &[[u8; 32]]) -> Result<Self, TransportError> {
+    /// With `hashes` only a certificate with one of these SHA-256 values is trusted; without, `tls` decides, or the
+    /// platform's trust.
+    pub(super) async fn open(
+        url: &str,
+        hashes: &[[u8; 32]],
+        tls: Option<&rustls::ClientConfig>,
+    ) -> Result<Self, TransportError> {
         let builder = ClientConfig::builder().with_bind_config(binding(url));
-        let builder = if hashes.is_empty() {
-            builder.with_native_certs()
-        } else {
-            builder.with_server_certificate_hashes(hashes.iter().map(|hash| Sha256Digest::new(*hash)))
+        let builder = match tls {
+            Some(tls) if hashes.is_empty() => {
+                let mut tls = tls.clone();
+                tls.alpn_protocols = vec![WEBTRANSPORT_ALPN.to_vec()];
+                builder.with_custom_tls(tls)
+            }
+            None if hashes.is_empty() => builder.with_native_certs(),
+            Some(_) | None => {
+                builder.with_server_certificate_hashes(hashes.iter().map(|hash| Sha256Digest::new(*hash)))
+            }
         };
         let config = builder
             .max_idle_timeout(Some(std::time::Duration::from_secs(60)))

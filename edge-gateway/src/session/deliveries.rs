@@ -29,7 +29,10 @@ pub(crate) struct Live {
 /// Bounds of [`Deliveries`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DeliveryLimits {
+    /// Frames behind replays.
     pub(crate) held: usize,
+    /// Their bytes.
+    pub(crate) held_bytes: usize,
     pub(crate) tracked: usize,
     pub(crate) replay_rows: u64,
     pub(crate) gap_rows: u64,
@@ -41,6 +44,7 @@ pub(crate) struct Deliveries {
     limits: DeliveryLimits,
     tracks: HashMap<ConversationId, Track>,
     held: usize,
+    held_bytes: usize,
 }
 
 /// What is known of one conversation: numbers `first..=sent` were sent, but for those in `own`.
@@ -103,7 +107,7 @@ impl Track {
 
 impl Deliveries {
     pub(crate) fn new(limits: DeliveryLimits) -> Self {
-        Self { limits, tracks: HashMap::new(), held: 0 }
+        Self { limits, tracks: HashMap::new(), held: 0, held_bytes: 0 }
     }
 
     /// Takes a live message.
@@ -116,11 +120,13 @@ impl Deliveries {
         let track = self.tracks.get_mut(&live.conversation).expect("inserted above");
         track.begin(live.epoch, live.sequence);
         if let Some(held) = &mut track.held {
-            if self.held >= self.limits.held {
+            let bytes = self.held_bytes.saturating_add(live.frame.len());
+            if self.held >= self.limits.held || bytes > self.limits.held_bytes {
                 held.dropped = Some((live.epoch, live.sequence));
                 effects.push_back(Effect::Dropped(DropLabel::Held));
             } else {
                 self.held += 1;
+                self.held_bytes = bytes;
                 held.frames.push_back(live);
             }
             return;
@@ -233,6 +239,7 @@ impl Deliveries {
         } else {
             base
         };
+        let start = Self::tell_hole(cursor, start, &replay, effects);
         for (sequence, frame) in replay.frames {
             if sequence > start && !track.was_sent(sequence) {
                 effects.push_back(Effect::Send(frame));
@@ -244,6 +251,23 @@ impl Deliveries {
         }
         track.absorb_own();
         self.release(conversation, now, effects);
+    }
+
+    /// A replay may have fewer rows than were asked for: what lacks at its front is told. Returns after which number
+    /// the rows follow without a hole.
+    fn tell_hole(cursor: &SyncCursor, start: u64, replay: &Replay, effects: &mut VecDeque<Effect>) -> u64 {
+        let first = replay.frames.iter().map(|(sequence, _)| *sequence).find(|sequence| *sequence > start);
+        match first {
+            Some(first) if first > start + 1 => {
+                effects.push_back(sync_gap(cursor.conversation_id, start + 1, first - 1));
+                first - 1
+            }
+            None if replay.up_to > start => {
+                effects.push_back(sync_required(cursor.conversation_id, start + 1));
+                replay.up_to
+            }
+            Some(_) | None => start,
+        }
     }
 
     /// A replay failed: the client pulls, if `pull`. What waited goes out after it.
@@ -265,6 +289,7 @@ impl Deliveries {
         let Some(track) = self.tracks.get_mut(&conversation) else { return };
         let Some(held) = track.held.take() else { return };
         self.held -= held.frames.len();
+        self.held_bytes -= held.frames.iter().map(|live| live.frame.len()).sum::<usize>();
         for live in held.frames {
             Self::deliver(track, live, now, effects);
         }
@@ -338,7 +363,7 @@ mod tests {
 
     #[test]
     fn messages_that_the_region_does_not_show_are_told_once_and_not_where_the_client_cannot_miss_them() {
-        let limits = DeliveryLimits { held: 8, tracked: 4, replay_rows: 5, gap_rows: 20 };
+        let limits = DeliveryLimits { held: 8, held_bytes: 1_000, tracked: 4, replay_rows: 5, gap_rows: 20 };
         let live = |sequence| Live { conversation: conversation(), epoch: Epoch(1), sequence, frame: frame(sequence) };
         let skipped = |from, at| Skipped { conversation: conversation(), epoch: Epoch(1), from, at };
         let mut deliveries = Deliveries::new(limits);
@@ -361,16 +386,37 @@ mod tests {
         assert!(check(6, effects).is_ok());
     }
 
+    #[test]
+    fn a_replay_with_fewer_rows_than_were_missed_names_what_lacks() {
+        let limits = DeliveryLimits { held: 8, held_bytes: 1_000, tracked: 4, replay_rows: 500, gap_rows: 1_000 };
+        let listed = SyncCursor { conversation_id: conversation(), last_sequence: 10, epoch: Some(Epoch(1)) };
+        for (rows, told) in [(409..411, r#""sync.gap""#), (411..411, r#""sync.required""#)] {
+            let mut deliveries = Deliveries::new(limits);
+            let mut effects = VecDeque::new();
+            deliveries.begin_replay(&listed);
+            let count = rows.clone().count();
+            let frames = rows.map(|sequence| (sequence, frame(sequence))).collect();
+            let replay = Replay { frames, epoch: Epoch(1), up_to: 410, visible_from: 1 };
+            deliveries.replayed(&listed, replay, 0, &mut effects);
+            let Some(Effect::Send(first)) = effects.front() else { panic!("{effects:?}") };
+            assert!(String::from_utf8_lossy(first).contains(told), "{effects:?}");
+            assert_eq!(effects.len(), count + 1);
+            check(10, effects).unwrap();
+        }
+    }
+
     proptest! {
         #[test]
         fn whatever_is_dropped_doubled_or_late_no_message_comes_twice_or_after_an_untold_hole(
             cursor in 0u64..30,
             stored in 0u64..60,
+            lacking in 0u64..7,
             before in proptest::collection::vec(1u64..40, 0..40),
             after in proptest::collection::vec(1u64..80, 0..60),
             held in 0usize..8,
+            held_bytes in 0usize..600,
         ) {
-            let limits = DeliveryLimits { held, tracked: 4, replay_rows: 5, gap_rows: 20 };
+            let limits = DeliveryLimits { held, held_bytes, tracked: 4, replay_rows: 5, gap_rows: 20 };
             let mut deliveries = Deliveries::new(limits);
             let mut effects = VecDeque::new();
             let live = |sequence| Live { conversation: conversation(), epoch: Epoch(1), sequence, frame: frame(sequence) };
@@ -380,7 +426,7 @@ mod tests {
                 deliveries.live(live(sequence), 0, &mut effects);
             }
             prop_assert!(!effects.iter().any(|effect| matches!(effect, Effect::Send(_))), "live before its replay");
-            let rows = (cursor + 1).max(stored.saturating_sub(4))..=stored;
+            let rows = (cursor + 1).max((stored + lacking).saturating_sub(4))..=stored;
             let frames = rows.map(|sequence| (sequence, frame(sequence))).collect();
             let replay = Replay { frames, epoch: Epoch(1), up_to: stored, visible_from: 1 };
             deliveries.replayed(&listed, replay, 0, &mut effects);
@@ -388,7 +434,7 @@ mod tests {
                 deliveries.live(live(sequence), 0, &mut effects);
             }
             check(cursor, effects)?;
-            prop_assert_eq!(deliveries.held, 0);
+            prop_assert_eq!((deliveries.held, deliveries.held_bytes), (0, 0));
         }
     }
 }

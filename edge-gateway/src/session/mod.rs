@@ -141,6 +141,7 @@ impl Session {
     pub(crate) fn new(shared: Arc<SessionShared>, arrival: Arrival, now: Moment) -> Self {
         let limits = DeliveryLimits {
             held: shared.limits.held_frames,
+            held_bytes: shared.limits.session_queue_bytes,
             tracked: shared.limits.tracked_conversations,
             replay_rows: shared.limits.replay_rows,
             gap_rows: shared.limits.gap_rows,
@@ -382,7 +383,7 @@ impl Session {
         }
     }
 
-    /// The client does not read: its queue at the core overflowed, or a write was blocked for too long.
+    /// The client does not read: its queue at the core overflowed.
     pub(crate) fn handle_overflow(&mut self) {
         self.effects.push_back(Effect::Dropped(DropLabel::SlowConsumer));
         self.close(CloseCode::SlowConsumer, None);
@@ -460,8 +461,9 @@ impl Session {
         if now.ticks >= *since + 60_000 {
             (*since, *count) = (now.ticks, 0);
         }
-        *count += 1;
-        if *count >= self.shared.limits.refusals_per_minute {
+        *count = count.saturating_add(1);
+        let most = self.shared.limits.refusals_per_minute;
+        if most > 0 && *count >= most {
             self.close(CloseCode::RateLimited, None);
         }
     }

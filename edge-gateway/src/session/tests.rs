@@ -530,6 +530,10 @@ fn a_thousand_refusals_within_a_minute_close_the_session_and_fewer_do_not() {
     }
     assert_eq!(story.closed, None);
     assert_eq!(short(&story.frame(&nonsense)), ["error INVALID_MESSAGE", "close 4029"]);
+    let mut unlimited = Story::live_with(shared(|limits| limits.refusals_per_minute = 0));
+    for _ in 0..2_000 {
+        assert_eq!(short(&unlimited.frame(&nonsense)), ["error INVALID_MESSAGE"]);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use hearth_protocol::Refusal;
 use hearth_protocol::client::CloseCode;
 use tokio_tungstenite::tungstenite;
 
-use super::{FrameStream, Incoming, Lost};
+use super::{FrameStream, GIVE_UP_TIMEOUT, Incoming, Lost};
 use crate::options::GatewayLimits;
 
 /// An idle connection keeps a buffer of this size. Larger ones cost more per message, not less.
@@ -88,6 +88,24 @@ impl FrameStream for WebSocketFrames {
         };
         // A client that does not answer loses its connection: nothing more is owed to it.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+    }
+
+    async fn give_up(mut self, last: Bytes, code: CloseCode) {
+        // The codec holds what the write had begun, whole frames only, and goes on where the socket stopped.
+        let Ok(text) = Utf8Bytes::try_from(last) else { return };
+        let frame = CloseFrame { code: code.number(), reason: Utf8Bytes::from_static(code.reason()) };
+        let closing = async {
+            if self.socket.send(Message::Text(text)).await.is_ok() {
+                // Without the client's answer the connection ends all the same.
+                let _ = self.socket.send(Message::Close(Some(frame))).await;
+                while let Some(Ok(message)) = self.socket.next().await {
+                    if matches!(message, Message::Close(_)) {
+                        return;
+                    }
+                }
+            }
+        };
+        let _ = tokio::time::timeout(GIVE_UP_TIMEOUT, closing).await;
     }
 
     async fn end(self) {}

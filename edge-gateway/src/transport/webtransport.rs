@@ -7,7 +7,7 @@ use hearth_protocol::Refusal;
 use hearth_protocol::client::CloseCode;
 use wtransport::{Connection, RecvStream, SendStream, VarInt};
 
-use super::{FrameStream, Incoming, Lost};
+use super::{FrameStream, GIVE_UP_TIMEOUT, Incoming, Lost};
 
 /// Bytes of the length before each frame.
 const LENGTH: usize = 4;
@@ -21,6 +21,8 @@ pub(crate) struct WebTransportFrames {
     sender: SendStream,
     receiver: RecvStream,
     received: FrameBuffer,
+    /// Chunks of the write under way; what is written is taken off them.
+    writing: Vec<Bytes>,
     /// Whether the client ended its side of the stream: it leaves, and its connection is not lost.
     left: bool,
 }
@@ -28,8 +30,17 @@ pub(crate) struct WebTransportFrames {
 impl WebTransportFrames {
     pub(crate) fn new(connection: Connection, sender: SendStream, receiver: RecvStream, frame_bytes: usize) -> Self {
         let received = FrameBuffer { bytes: BytesMut::new(), frame_bytes };
-        Self { connection, sender, receiver, received, left: false }
+        Self { connection, sender, receiver, received, writing: Vec::new(), left: false }
     }
+}
+
+/// What is left of the frame that a write had begun, from chunks (length, frame, length, frame …) whose written bytes
+/// were taken off by the write.
+fn rest_of_begun(writing: &mut Vec<Bytes>) -> Vec<Bytes> {
+    let pairs = writing.chunks_exact(2).find(|pair| !pair[1].is_empty());
+    let begun = pairs.filter(|pair| pair[0].len() < LENGTH).map(<[Bytes]>::to_vec).unwrap_or_default();
+    writing.clear();
+    begun
 }
 
 /// Bytes of a stream, cut into frames.
@@ -84,12 +95,28 @@ impl FrameStream for WebTransportFrames {
             lengths.put_u32(u32::try_from(frame.len()).map_err(|_| Lost)?);
         }
         let mut lengths = lengths.freeze();
-        let mut chunks: Vec<Bytes> = batch.drain(..).flat_map(|frame| [lengths.split_to(LENGTH), frame]).collect();
-        self.sender.quic_stream_mut().write_all_chunks(&mut chunks).await.map_err(|_| Lost)
+        self.writing.clear();
+        self.writing.extend(batch.drain(..).flat_map(|frame| [lengths.split_to(LENGTH), frame]));
+        self.sender.quic_stream_mut().write_all_chunks(&mut self.writing).await.map_err(|_| Lost)
     }
 
     async fn close(mut self, code: CloseCode) {
         self.finish().await;
+        self.connection.close(VarInt::from_u32(code.number().into()), code.reason().as_bytes());
+    }
+
+    async fn give_up(mut self, last: Bytes, code: CloseCode) {
+        let begun = rest_of_begun(&mut self.writing);
+        let closing = async {
+            let length = Bytes::copy_from_slice(&u32::try_from(last.len()).unwrap_or_default().to_be_bytes());
+            let mut chunks = [begun, vec![length, last]].concat();
+            if self.sender.quic_stream_mut().write_all_chunks(&mut chunks).await.is_ok()
+                && self.sender.finish().await.is_ok()
+            {
+                self.connection.closed().await;
+            }
+        };
+        let _ = tokio::time::timeout(GIVE_UP_TIMEOUT, closing).await;
         self.connection.close(VarInt::from_u32(code.number().into()), code.reason().as_bytes());
     }
 
@@ -142,6 +169,19 @@ mod tests {
             let texts: Vec<_> = frames(bytes, chunk).into_iter().map(Result::unwrap).collect();
             assert_eq!(texts, ["abc", "d", "efghijkl"], "chunks of {chunk}");
         }
+    }
+
+    #[test]
+    fn of_a_write_that_was_given_up_the_begun_frame_alone_is_finished() {
+        let (length, frame) = (Bytes::from_static(b"\0\0\0\x03"), Bytes::from_static(b"abc"));
+        let rest = |mut writing: Vec<Bytes>| rest_of_begun(&mut writing).concat();
+        let empty = Bytes::new;
+        let untouched = vec![length.clone(), frame.clone()];
+        assert_eq!(rest(untouched.clone()), b"");
+        assert_eq!(rest([vec![empty(), empty()], untouched.clone()].concat()), b"");
+        assert_eq!(rest([vec![empty(), frame.slice(1..)], untouched.clone()].concat()), b"bc");
+        assert_eq!(rest([vec![length.slice(3..), frame], untouched].concat()), b"\x03abc");
+        assert_eq!(rest(Vec::new()), b"");
     }
 
     #[test]

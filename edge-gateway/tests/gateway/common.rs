@@ -16,7 +16,7 @@ use hearth_protocol::client::{Endpoint, SendPayload};
 use hearth_protocol::rest::{ApiAnswer, SyncCursor};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, NodeId, Refusal, RegionId, Timestamp, UserId};
 use parking_lot::Mutex;
-use region_core::{ApiCall, Connection, EdgeEvent, Opened, Readiness, Replay};
+use region_core::{ApiCall, Connection, EdgeEvent, Opened, QueueBounds, Readiness, Replay};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -62,6 +62,14 @@ impl FakeCore {
         self.connections.lock().len()
     }
 
+    /// Sends a frame to the sessions of a user until the first is refused; how many were taken.
+    pub(crate) fn push_to(&self, user: &str, frame: &Bytes, most: usize) -> usize {
+        let connections = self.connections.lock();
+        let mut theirs = connections.iter().filter(|connection| connection.user.as_str() == user);
+        let connection = theirs.next().expect("a session");
+        (0..most).take_while(|_| connection.push(EdgeEvent::Frame(frame.clone()))).count()
+    }
+
     /// Sends a frame to every session until one of them overflows.
     pub(crate) fn flood(&self, frame: &Bytes) {
         for connection in self.connections.lock().iter() {
@@ -88,9 +96,9 @@ impl Core for FakeCore {
         self.readiness.lock().clone()
     }
 
-    async fn open(&self, user: UserId, device: DeviceId, capacity: usize) -> Result<Opened, Refusal> {
+    async fn open(&self, user: UserId, device: DeviceId, bounds: QueueBounds) -> Result<Opened, Refusal> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (connection, events) = Connection::new(id, user, device, capacity);
+        let (connection, events) = Connection::new(id, user, device, bounds);
         let connection = Arc::new(connection);
         self.connections.lock().push(Arc::clone(&connection));
         Ok(Opened { connection, events, feed_complete: true })

@@ -171,9 +171,11 @@ async fn health_metrics_and_transports_are_shown() {
     session.next().await;
     let metrics = gateway.request("GET", "/metrics", &[], "").await.body;
     for line in [
-        "gateway_sessions{transport=\"websocket\"} 1",
-        "gateway_frames_total{direction=\"in\",transport=\"websocket\"} 2",
-        "gateway_refusals_total{error=\"INVALID_MESSAGE\"} 1",
+        "hearth_gateway_sessions{transport=\"websocket\"} 1",
+        "hearth_gateway_frames_total{direction=\"in\",transport=\"websocket\"} 2",
+        "hearth_gateway_refusals_total{error=\"INVALID_MESSAGE\"} 1",
+        "hearth_gateway_refusals_total{error=\"RATE_LIMITED\"} 0",
+        "hearth_gateway_closes_total{code=\"4010\"} 0",
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }

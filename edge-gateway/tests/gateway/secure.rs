@@ -7,6 +7,7 @@ use crate::common::*;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use edge_gateway::{GatewayOptions, WebTransportCertificate};
+use futures_util::FutureExt as _;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::{Value, json};
@@ -64,11 +65,15 @@ async fn tls_is_served_and_its_certificate_is_replaced_while_running() {
 }
 
 async fn webtransport_gateway() -> (TestGateway, WebTransportCertificate) {
+    webtransport_gateway_with(GatewayOptions::default()).await
+}
+
+async fn webtransport_gateway_with(options: GatewayOptions) -> (TestGateway, WebTransportCertificate) {
     let (leaf, key) = certificate();
     let certificate = WebTransportCertificate { chain: vec![leaf], key, by_hash: true };
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let both = Some((socket, certificate.clone()));
-    let gateway = start_with(GatewayOptions::default(), None, both, Arc::new(NameVerifier), None).await;
+    let gateway = start_with(options, None, both, Arc::new(NameVerifier), None).await;
     (gateway, certificate)
 }
 
@@ -146,6 +151,67 @@ async fn webtransport_carries_the_same_frames_as_websocket() {
     }
     bob.next().await;
     bob.heartbeat().await;
+}
+
+#[tokio::test]
+async fn a_session_that_does_not_read_is_closed_4010_over_webtransport_too() {
+    let mut options = GatewayOptions::default();
+    options.limits.session_queue = 1_000_000;
+    options.limits.session_queue_bytes = 256 * 1024;
+    options.times.write_timeout = Duration::from_secs(3_600);
+    let (gateway, _) = webtransport_gateway_with(options).await;
+    let mut other = Session::authenticated(&gateway, "bob").await;
+    let mut slow = Session::authenticated(&gateway, "slow").await;
+    let frame = bytes::Bytes::from(format!("{{\"type\":\"x\",\"payload\":\"{}\"}}", "a".repeat(10 * 1024)));
+    while gateway.core.push_to("slow", &frame, 1) == 1 {
+        tokio::task::yield_now().await;
+    }
+    let last = loop {
+        let frame = slow.next().await;
+        if frame["type"] != "x" {
+            break frame;
+        }
+    };
+    assert_eq!((&last["type"], &last["code"]), (&json!("close"), &json!(4010)), "whole frames, then the close");
+    drop(slow.sender);
+    slow.connection.close(0u32.into(), b"");
+    other.send(&json!({"type": "heartbeat"})).await;
+    assert_eq!(other.next().await["type"], "heartbeat.ack");
+}
+
+#[tokio::test]
+async fn a_client_that_allows_streams_and_datagrams_gets_everything_on_its_own_stream() {
+    let (gateway, _) = webtransport_gateway().await;
+    let mut session = Session::open(&gateway).await;
+    let auth = json!({"token": "ann", "datagrams": true, "streams": true});
+    session.send(&json!({"type": "auth", "payload": auth})).await;
+    assert_eq!(session.next().await["type"], "connected");
+    session.send(&json!({"type": "sync.request", "id": "s1", "payload": {"conversations": []}})).await;
+    let answer = session.next().await;
+    assert_eq!((&answer["type"], &answer["id"]), (&json!("sync.response"), &json!("s1")));
+    session.send(&json!({"type": "typing.start", "id": "t1", "payload": {"conversationId": conversation()}})).await;
+    assert_eq!(session.next().await["payload"]["error"], "INVALID_MESSAGE");
+    session.send(&json!({"type": "heartbeat"})).await;
+    assert_eq!(session.next().await["type"], "heartbeat.ack");
+    assert!(session.connection.accept_uni().now_or_never().is_none(), "no stream of the server");
+    assert!(session.connection.receive_datagram().now_or_never().is_none(), "no datagram");
+    let mut text = gateway.connect().await;
+    text.send(&json!({"type": "auth", "payload": {"token": "bob", "datagrams": true, "streams": true}})).await;
+    assert_eq!(text.next().await["type"], "connected");
+}
+
+#[tokio::test]
+async fn a_silent_session_is_closed_4008_and_one_without_auth_4001_in_the_time_of_one() {
+    let mut options = GatewayOptions::default();
+    options.times.heartbeat_timeout = Duration::from_millis(300);
+    options.times.auth_timeout = Duration::from_millis(300);
+    let (gateway, _) = webtransport_gateway_with(options).await;
+    let mut silent = Session::authenticated(&gateway, "ann").await;
+    assert_eq!(silent.next().await["code"], 4008);
+    let mut nobody = Session::open(&gateway).await;
+    // A stream is known to the other side once something is written.
+    nobody.sender.write_all(&[0]).await.unwrap();
+    assert_eq!(nobody.next().await["code"], 4001);
 }
 
 #[tokio::test]

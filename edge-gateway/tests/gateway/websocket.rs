@@ -137,6 +137,7 @@ async fn ten_thousand_frames_at_once_are_all_answered() {
     let mut options = GatewayOptions::default();
     options.limits.messages_per_minute = 0;
     options.limits.session_queue = 32_768;
+    options.limits.session_queue_bytes = 16 * 1024 * 1024;
     let gateway = start(options).await;
     let mut ann = gateway.session("ann").await;
     let mut other = gateway.session("bob").await;
@@ -180,12 +181,109 @@ async fn a_client_that_does_not_read_is_closed_and_others_go_on() {
     gateway.session("bob").await.heartbeat().await;
 }
 
+/// Frames of 10 KiB until the session of slow is refused one; the bytes that were taken.
+async fn fill_slow(gateway: &TestGateway) -> usize {
+    let frame = bytes::Bytes::from(format!("{{\"type\":\"x\",\"payload\":\"{}\"}}", "a".repeat(10 * 1024)));
+    let mut taken = 0;
+    // What the sockets still take is not waiting: the queue fills once they are full.
+    while gateway.core.push_to("slow", &frame, 1) == 1 {
+        taken += frame.len();
+        tokio::task::yield_now().await;
+    }
+    taken
+}
+
+#[tokio::test]
+async fn a_session_whose_queue_holds_the_configured_bytes_is_closed_4010_and_others_go_on() {
+    const QUEUE: usize = 256 * 1024;
+    let mut options = GatewayOptions::default();
+    options.limits.session_queue = 1_000_000;
+    options.limits.session_queue_bytes = QUEUE;
+    // The bytes end the session, not the time of a blocked write.
+    options.times.write_timeout = Duration::from_secs(3_600);
+    let gateway = start(options).await;
+    let mut other = gateway.session("bob").await;
+    let mut slow = gateway.session("slow").await;
+    let taken = fill_slow(&gateway).await;
+    assert!(taken >= QUEUE - 11 * 1024, "{taken} bytes and closed already");
+    assert_eq!(slow.closes().await, (4010, 4010));
+    other.heartbeat().await;
+    while gateway.handle.sessions() > 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Who reads gets many times the queue's bytes.
+    let mut reads = gateway.session("slow").await;
+    for _ in 0..100 {
+        assert_eq!(gateway.core.push_to("slow", &bytes::Bytes::from(vec![b'1'; 20 * 1024]), 1), 1);
+        reads.read().await;
+    }
+    reads.heartbeat().await;
+}
+
+#[tokio::test]
+async fn a_write_that_is_blocked_for_too_long_closes_4010() {
+    let mut options = GatewayOptions::default();
+    options.limits.session_queue = 1_000_000;
+    options.limits.session_queue_bytes = usize::MAX;
+    options.times.write_timeout = Duration::from_millis(200);
+    let gateway = start(options).await;
+    let mut slow = gateway.session("slow").await;
+    let frame = bytes::Bytes::from(format!("{{\"type\":\"x\",\"payload\":\"{}\"}}", "a".repeat(64 * 1024)));
+    // More than loopback sockets hold.
+    assert_eq!(gateway.core.push_to("slow", &frame, 1_024), 1_024);
+    while gateway.core.connections() > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(slow.closes().await, (4010, 4010));
+}
+
 #[tokio::test]
 async fn a_session_without_an_auth_frame_ends() {
     let mut options = GatewayOptions::default();
     options.times.auth_timeout = Duration::from_millis(50);
     let gateway = start(options).await;
     assert_eq!(gateway.connect().await.closes().await, (4001, 4001));
+}
+
+#[tokio::test]
+async fn a_session_that_sends_nothing_is_closed_4008_and_one_that_sends_anything_is_not() {
+    let mut options = GatewayOptions::default();
+    options.times.heartbeat_interval = Duration::from_millis(100);
+    options.times.heartbeat_timeout = Duration::from_millis(1_000);
+    let gateway = start(options).await;
+    let mut silent = gateway.session("ann").await;
+    let mut talks = gateway.session("bob").await;
+    let beats = async {
+        loop {
+            talks.heartbeat().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let code = tokio::select! {
+        code = silent.closes() => code,
+        () = beats => unreachable!("it has no end"),
+    };
+    assert_eq!(code, (4008, 4008));
+    talks.heartbeat().await;
+}
+
+#[tokio::test]
+async fn sessions_over_the_bound_are_refused_overloaded_with_the_limit_and_room_comes_back() {
+    let mut options = GatewayOptions::default();
+    options.limits.sessions = 2;
+    let gateway = start(options).await;
+    let first = gateway.session("ann").await;
+    let mut second = gateway.session("bob").await;
+    let upgrade = ["connection: upgrade", "upgrade: websocket", "sec-websocket-version: 13", "sec-websocket-key: a"];
+    let refused = gateway.request("GET", "/ws", &upgrade, "").await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("10")));
+    assert_eq!((&refused.json()["error"], &refused.json()["limit"]), (&json!("OVERLOADED"), &json!("2 sessions")));
+    assert_eq!(gateway.ann("GET", "/api/v1/users/bob", "").await.status, 200, "REST goes on");
+    drop(first);
+    while gateway.connect_with("/ws", &[]).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    second.heartbeat().await;
 }
 
 #[tokio::test]

@@ -73,6 +73,9 @@ fn failed(path: &Path, reason: impl std::fmt::Display) -> FolderError {
 impl Folder {
     /// Opens or makes the folder, and locks it. `fresh` empties it first, if it is a data folder and nobody uses it.
     pub(crate) fn open(path: &Path, fresh: bool) -> Result<Self, FolderError> {
+        if path.is_file() {
+            return Err(failed(path, "this is a file, and a folder is needed"));
+        }
         create_folder(path).map_err(|error| failed(path, error))?;
         let path = path.canonicalize().map_err(|error| failed(path, error))?;
         let version_file = path.join("version");

@@ -28,7 +28,7 @@ pub struct RegionRow {
     pub webtransport: String,
     /// Its folder.
     pub data: String,
-    /// Its links' UDP address.
+    /// Its links' UDP address: in `GET /api/v1/dev/regions` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
     /// Its process, with `--processes`.
@@ -44,9 +44,13 @@ impl RegionRow {
             ws: region.ws(),
             webtransport: region.webtransport(),
             data: region.data.display().to_string(),
-            link: Some(super::spec::loopback(region.link_port).to_string()),
+            link: None,
             pid: None,
         }
+    }
+
+    pub(crate) fn with_link(region: &RegionSpec) -> Self {
+        Self { link: Some(super::spec::loopback(region.link_port).to_string()), ..Self::of(region) }
     }
 }
 
@@ -69,8 +73,13 @@ pub struct DevMesh {
     regions: Mutex<BTreeMap<String, RunningRegion>>,
 }
 
-/// Longest wait for links after a start.
-const LINKS_PATIENCE: Duration = Duration::from_secs(4);
+/// How the reason of a region begins that lets its sessions leave.
+const DRAINING: &str = "DRAINING";
+/// Longest wait for links after a start, beside the time that their delays take. They are up within a second; a machine
+/// that stood still for a while must not fail a start.
+const LINKS_PATIENCE: Duration = Duration::from_secs(20);
+/// One-way delays that a handshake takes at most, its hello and a lost datagram included.
+const HANDSHAKE_DELAYS: u32 = 10;
 
 impl DevMesh {
     pub(crate) fn new(spec: DevSpec, secrets: Secrets) -> Arc<Self> {
@@ -98,7 +107,7 @@ impl DevMesh {
         let mut regions = self.regions.lock().await;
         if let Some(running) = regions.get(id) {
             let region_core::Readiness::NotReady(reason) = running.handle.readiness() else { return Ok(false) };
-            if reason.starts_with("DRAINING") {
+            if reason.starts_with(DRAINING) {
                 running.undrain();
                 return Ok(true);
             }
@@ -126,24 +135,41 @@ impl DevMesh {
         Ok(true)
     }
 
-    /// Waits until every running region reaches every other, as far as links are not cut.
-    pub(crate) async fn wait_for_links(&self) {
-        let deadline = tokio::time::Instant::now() + LINKS_PATIENCE;
-        while tokio::time::Instant::now() < deadline {
-            if self.all_linked().await {
-                return;
+    /// Waits until every running region reaches every other, and `others`, which run in processes of their own; links
+    /// that are cut and regions whose stores failed are left out.
+    ///
+    /// # Errors
+    /// What a person is told when a link does not come up.
+    pub(crate) async fn wait_for_links(&self, others: &[String]) -> Result<(), String> {
+        let slowest = self.spec.delays.iter().map(|(_, _, delay)| *delay).max().unwrap_or(0);
+        let deadline = tokio::time::Instant::now() + LINKS_PATIENCE + Duration::from_millis(slowest) * HANDSHAKE_DELAYS;
+        while let Some((one, other)) = self.link_that_is_down(others).await {
+            if tokio::time::Instant::now() >= deadline {
+                return Err(format!("{one} serves, but its link to {other} does not come up"));
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        tracing::warn!("not all links came up in time; the mesh serves, and they are still tried");
+        Ok(())
     }
 
-    async fn all_linked(&self) -> bool {
+    async fn link_that_is_down(&self, others: &[String]) -> Option<(String, String)> {
         let regions = self.regions.lock().await;
-        let linked = |one: &RunningRegion, other: &str| {
-            one.links.is_up(other) || self.faults.get(one.handle.region().as_str(), other).cut
-        };
-        regions.iter().all(|(id, one)| regions.keys().filter(|other| *other != id).all(|other| linked(one, other)))
+        let running: Vec<&String> = regions.iter().filter(|(_, region)| is_up(region)).map(|(id, _)| id).collect();
+        for id in &running {
+            let links = &regions[*id].links;
+            let down = |other: &&String| *other != *id && !links.is_up(other) && !self.severed(id, other);
+            if let Some(other) = running.iter().copied().chain(others).find(down) {
+                return Some(((*id).clone(), other.clone()));
+            }
+        }
+        None
+    }
+
+    /// Whether no link can stand between two regions: it needs both directions.
+    fn severed(&self, one: &str, other: &str) -> bool {
+        [self.faults.get(one, other), self.faults.get(other, one)]
+            .iter()
+            .any(|fault| fault.cut || fault.loss_percent >= 100.0)
     }
 
     /// Stops a region. Returns `false` when it does not run.
@@ -170,20 +196,26 @@ impl DevMesh {
         Some(true)
     }
 
-    /// Drains and stops every region.
+    /// Drains every region at once, then stops them: whoever still leaves one can still reach the others.
     pub(crate) async fn stop_all(&self, within: Duration) {
-        let mut regions = std::mem::take(&mut *self.regions.lock().await);
-        let drains = regions.values_mut().map(|region| region.drain(within));
-        futures_join(drains).await;
+        let regions = std::mem::take(&mut *self.regions.lock().await);
+        let mut drains = tokio::task::JoinSet::new();
         for (_, region) in regions {
+            drains.spawn(async move {
+                region.drain(within).await;
+                region
+            });
+        }
+        for region in drains.join_all().await {
             region.stop().await;
         }
     }
 }
 
-async fn futures_join<T>(futures: impl Iterator<Item = impl Future<Output = T>>) {
-    let mut pending: Vec<_> = futures.map(Box::pin).collect();
-    for future in &mut pending {
-        future.await;
+/// Whether a region has links: one whose store failed has closed them.
+fn is_up(region: &RunningRegion) -> bool {
+    match region.handle.readiness() {
+        region_core::Readiness::Ready => true,
+        region_core::Readiness::NotReady(reason) => reason.starts_with(DRAINING),
     }
 }

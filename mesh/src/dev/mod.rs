@@ -11,6 +11,6 @@ mod spec;
 pub use control::{ControlAnswer, ControlRequest, ask};
 pub use folder::{FolderError, MeshFile, read_mesh_file};
 pub use mesh::{DevMesh, RegionRow};
-pub use processes::{child, supervise};
+pub use processes::child;
 pub use run::{DevError, ready_line, run};
 pub use spec::{DevOptions, DevSpec, Latency, RegionSpec};

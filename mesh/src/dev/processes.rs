@@ -5,32 +5,46 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal as Kill, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpListener;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::signal::unix::{Signal, SignalKind};
 use tokio::sync::Mutex;
 
 use super::control::{self, ControlAnswer, ControlRequest};
 use super::folder::Folder;
 use super::mesh::{DevMesh, RegionRow};
-use super::run::{DevError, caught, handle};
+use super::routes;
+use super::run::{DRAIN, DevError, END, Signals, handle};
 use super::spec::DevSpec;
 
 /// Set in the environment of a child: each region is a process of its own.
 pub(crate) const CHILD: &str = "HEARTH_DEV_CHILD";
-/// Longest wait for a child to be ready, or to end after a signal.
+/// What a child says once it serves.
+const READY: &str = "ready";
+/// Longest wait for a child to serve.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Longest drain of a child that ends.
-const DRAIN: Duration = Duration::from_secs(5);
+/// Longest wait for a child to do what was asked, beside the time that it was given for it. It gives up on links before.
+const ANSWER: Duration = Duration::from_secs(60);
 
-/// Signals of the supervisor.
-#[derive(Debug)]
-pub struct Signals<'a> {
-    pub(super) interrupt: &'a mut Signal,
-    pub(super) terminate: &'a mut Signal,
+/// What a supervisor asks of a child, as one line of JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "do")]
+enum ChildRequest {
+    /// Serve again after a drain, or with a store that failed.
+    Start,
+    /// Let the sessions leave.
+    Drain {
+        /// Over this many milliseconds.
+        over_ms: u64,
+    },
+    /// Say when the links to these regions are up.
+    Links {
+        /// Regions whose processes live.
+        others: Vec<String>,
+    },
 }
 
 struct Running {
@@ -50,45 +64,41 @@ struct Supervisor {
 ///
 /// # Errors
 /// [`DevError`] when a child does not start.
-pub async fn supervise(
+pub(super) async fn supervise(
     spec: DevSpec,
     listener: TcpListener,
     secret: String,
-    signals: Signals<'_>,
+    signals: &mut Signals,
     ready: impl FnOnce(&[RegionRow]),
 ) -> Result<(), DevError> {
     let supervisor = Arc::new(Supervisor { spec, children: Mutex::new(BTreeMap::new()) });
-    let mut rows = Vec::new();
-    let mut started = Vec::new();
-    for region in &supervisor.spec.regions {
-        started.push((region, supervisor.spawn(&region.id)?));
-    }
-    for (region, mut running) in started {
-        running.wait_for_line("ready").await.map_err(|reason| DevError::Failed(format!("{}: {reason}", region.id)))?;
-        rows.push(RegionRow { pid: Some(running.pid), ..RegionRow::of(region) });
-        supervisor.children.lock().await.insert(region.id.clone(), running);
-    }
-    ready(&rows);
-    let served = control::serve(listener, secret, |request| supervisor.clone().handle(request));
-    tokio::select! {
-        () = served => {}
-        _ = signals.interrupt.recv() => {}
-        _ = signals.terminate.recv() => {}
+    let runs = tokio::select! {
+        rows = supervisor.start_all() => {
+            ready(&rows?);
+            true
+        }
+        () = signals.next() => false,
+    };
+    if runs {
+        let served = control::serve(listener, secret, |request| supervisor.clone().handle(request));
+        tokio::select! {
+            () = served => {}
+            () = signals.next() => {}
+        }
     }
     tokio::select! {
         () = supervisor.stop_all() => {}
-        _ = signals.interrupt.recv() => {}
-        _ = signals.terminate.recv() => {}
+        () = signals.next() => {}
     }
     Ok(())
 }
 
 impl Running {
-    /// Waits for a line of the child.
-    async fn wait_for_line(&mut self, wanted: &str) -> Result<(), String> {
+    /// Waits until the region of this child serves.
+    async fn ready(&mut self, region: &str) -> Result<(), DevError> {
         let read = async {
             while let Ok(Some(line)) = self.output.next_line().await {
-                if line == wanted {
+                if line == READY {
                     return true;
                 }
             }
@@ -96,23 +106,42 @@ impl Running {
         };
         match tokio::time::timeout(PATIENCE, read).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err("the process ended; its log on standard error says why".to_owned()),
-            Err(_) => Err(format!("nothing within {} s", PATIENCE.as_secs())),
+            Ok(false) => {
+                let ended = self.child.wait().await.ok();
+                let code = ended.and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
+                Err(DevError::Child { region: region.to_owned(), code })
+            }
+            Err(_) => Err(DevError::Failed(format!("region {region}: not ready within {} s", PATIENCE.as_secs()))),
         }
     }
 
     async fn stop(mut self) {
         // The process may have ended by itself: then there is nothing to signal.
         if let Ok(pid) = i32::try_from(self.pid) {
-            let _ = kill(Pid::from_raw(pid), Kill::SIGTERM);
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
-        if tokio::time::timeout(PATIENCE, self.child.wait()).await.is_err() {
+        if tokio::time::timeout(END, self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }
     }
 }
 
 impl Supervisor {
+    async fn start_all(&self) -> Result<Vec<RegionRow>, DevError> {
+        let mut children = self.children.lock().await;
+        for region in &self.spec.regions {
+            children.insert(region.id.clone(), self.spawn(&region.id)?);
+        }
+        let mut rows = Vec::new();
+        for region in &self.spec.regions {
+            let Some(running) = children.get_mut(&region.id) else { continue };
+            running.ready(&region.id).await?;
+            rows.push(RegionRow { pid: Some(running.pid), ..RegionRow::of(region) });
+        }
+        linked(&mut children).await.map_err(DevError::Failed)?;
+        Ok(rows)
+    }
+
     fn spawn(&self, region: &str) -> Result<Running, DevError> {
         let failed = |reason: String| DevError::Failed(format!("{region}: {reason}"));
         let exe = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
@@ -156,7 +185,7 @@ impl Supervisor {
                 None => ControlAnswer { code: 6, message: format!("{region} is down already") },
             },
             ControlRequest::Drain { region, over_ms } => match children.get_mut(&region) {
-                Some(running) => running.ask(&format!("drain {over_ms}"), &region).await,
+                Some(running) => running.ask(&ChildRequest::Drain { over_ms }, &region).await,
                 None => ControlAnswer { code: 70, message: format!("{region} is down: `hearth dev start {region}`") },
             },
         }
@@ -164,17 +193,20 @@ impl Supervisor {
 
     async fn start(&self, children: &mut BTreeMap<String, Running>, region: &str, alive: bool) -> ControlAnswer {
         if alive && let Some(running) = children.get_mut(region) {
-            return running.ask("start", region).await;
+            return running.ask(&ChildRequest::Start, region).await;
         }
-        match self.spawn(region) {
-            Ok(mut running) => match running.wait_for_line("ready").await {
-                Ok(()) => {
-                    children.insert(region.to_owned(), running);
-                    ControlAnswer { code: 0, message: format!("{region} is ready") }
-                }
-                Err(reason) => ControlAnswer { code: 70, message: format!("{region} does not start: {reason}") },
-            },
-            Err(error) => ControlAnswer { code: 70, message: error.to_string() },
+        let failed = |message: String| ControlAnswer { code: 70, message };
+        let mut running = match self.spawn(region) {
+            Ok(running) => running,
+            Err(error) => return failed(error.to_string()),
+        };
+        if let Err(error) = running.ready(region).await {
+            return failed(error.to_string());
+        }
+        children.insert(region.to_owned(), running);
+        match linked(children).await {
+            Ok(()) => ControlAnswer { code: 0, message: format!("{region} is ready") },
+            Err(message) => failed(message),
         }
     }
 
@@ -187,10 +219,24 @@ impl Supervisor {
     }
 }
 
+/// Waits until every living child has links to every other.
+async fn linked(children: &mut BTreeMap<String, Running>) -> Result<(), String> {
+    children.retain(|_, running| matches!(running.child.try_wait(), Ok(None)));
+    let others: Vec<String> = children.keys().cloned().collect();
+    for (region, running) in children {
+        let answer = running.ask(&ChildRequest::Links { others: others.clone() }, region).await;
+        if answer.code != 0 {
+            return Err(answer.message);
+        }
+    }
+    Ok(())
+}
+
 impl Running {
     /// Has a living child do something, and passes its answer on.
-    async fn ask(&mut self, line: &str, region: &str) -> ControlAnswer {
+    async fn ask(&mut self, request: &ChildRequest, region: &str) -> ControlAnswer {
         let failed = || ControlAnswer { code: 70, message: format!("{region} does not answer") };
+        let Ok(line) = serde_json::to_string(request) else { return failed() };
         if self.input.write_all(format!("{line}\n").as_bytes()).await.is_err() {
             return failed();
         }
@@ -202,39 +248,49 @@ impl Running {
             }
             None
         };
-        // A drain takes as long as it was given.
-        tokio::time::timeout(Duration::from_secs(600), read).await.ok().flatten().unwrap_or_else(failed)
+        let given = match request {
+            ChildRequest::Drain { over_ms } => Duration::from_millis(*over_ms),
+            ChildRequest::Start | ChildRequest::Links { .. } => Duration::ZERO,
+        };
+        tokio::time::timeout(given + ANSWER, read).await.ok().flatten().unwrap_or_else(failed)
     }
 }
 
-/// Runs one region in this process for a supervisor. Ends on a signal and when standard input closes.
+/// Runs one region in this process for a supervisor. Ends on a signal and when standard input closes: at once, whatever
+/// it does.
 ///
 /// # Errors
 /// [`DevError`] when the region does not start.
-pub async fn child(region: &str, say: impl Fn(&str)) -> Result<(), DevError> {
+pub async fn child(region: &str, say: fn(&str)) -> Result<(), DevError> {
     let failed = |reason: String| DevError::Failed(reason);
     let spec = std::env::var(CHILD).map_err(|_| failed("this is a part of `hearth dev --processes`".to_owned()))?;
     let spec: DevSpec = serde_json::from_str(&spec).map_err(|error| failed(error.to_string()))?;
-    let mut interrupt = caught(SignalKind::interrupt())?;
-    let mut terminate = caught(SignalKind::terminate())?;
+    let mut signals = Signals::caught()?;
     let secrets = Folder::secrets_of(&spec.data)?;
     let mesh = DevMesh::new(spec, secrets);
-    mesh.start_region(region, None).await.map_err(|error| DevError::Region { region: region.to_owned(), error })?;
-    mesh.wait_for_links().await;
-    say("ready");
     let mut input = BufReader::new(tokio::io::stdin()).lines();
+    let started = async {
+        routes::adopt_faults(&mesh, region).await;
+        mesh.start_region(region, None).await
+    };
+    tokio::select! {
+        started = started => {
+            started.map_err(|error| DevError::Region { region: region.to_owned(), error })?;
+        }
+        // The supervisor asks nothing before it is told: it is gone.
+        _ = input.next_line() => return Ok(()),
+    }
+    say(READY);
     loop {
         tokio::select! {
             line = input.next_line() => match line {
                 Ok(Some(line)) => {
-                    let answer = handle(mesh.clone(), parse(&line, region)).await;
-                    say(&serde_json::to_string(&answer).unwrap_or_default());
+                    tokio::spawn(answer(mesh.clone(), region.to_owned(), line, say));
                 }
                 Ok(None) | Err(_) => return Ok(()),
             },
             // A terminal sends its interrupt to children too: the supervisor decides.
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {
+            () = signals.terminated() => {
                 mesh.stop_all(DRAIN).await;
                 return Ok(());
             }
@@ -242,9 +298,15 @@ pub async fn child(region: &str, say: impl Fn(&str)) -> Result<(), DevError> {
     }
 }
 
-fn parse(line: &str, region: &str) -> ControlRequest {
-    match line.strip_prefix("drain ").and_then(|over| over.parse().ok()) {
-        Some(over_ms) => ControlRequest::Drain { region: region.to_owned(), over_ms },
-        None => ControlRequest::Start { region: region.to_owned() },
-    }
+async fn answer(mesh: Arc<DevMesh>, region: String, line: String, say: fn(&str)) {
+    let answer = match serde_json::from_str(&line) {
+        Ok(ChildRequest::Start) => handle(mesh, ControlRequest::Start { region }).await,
+        Ok(ChildRequest::Drain { over_ms }) => handle(mesh, ControlRequest::Drain { region, over_ms }).await,
+        Ok(ChildRequest::Links { others }) => match mesh.wait_for_links(&others).await {
+            Ok(()) => ControlAnswer { code: 0, message: String::new() },
+            Err(message) => ControlAnswer { code: 70, message },
+        },
+        Err(error) => ControlAnswer { code: 70, message: error.to_string() },
+    };
+    say(&serde_json::to_string(&answer).unwrap_or_default());
 }

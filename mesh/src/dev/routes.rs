@@ -16,6 +16,9 @@ use serde_json::json;
 use super::folder::ISSUER;
 use super::mesh::{DevMesh, RegionRow};
 
+/// Longest one-way delay of a link, in milliseconds, as for `--latency`.
+const MAXIMUM_DELAY_MS: u64 = 60_000;
+
 #[derive(Clone)]
 struct Dev {
     mesh: Arc<DevMesh>,
@@ -56,7 +59,7 @@ async fn page(kind: &'static str, text: &'static str) -> Response {
 }
 
 async fn regions(State(dev): State<Dev>) -> Response {
-    let rows: Vec<RegionRow> = dev.mesh.spec.regions.iter().map(RegionRow::of).collect();
+    let rows: Vec<RegionRow> = dev.mesh.spec.regions.iter().map(RegionRow::with_link).collect();
     Json(json!({ "regions": rows })).into_response()
 }
 
@@ -166,6 +169,9 @@ fn set(mesh: &DevMesh, bytes: &[u8]) -> Result<(LinkRequest, Vec<LinkRow>), Refu
     if request.from == request.to {
         return Err(Refusal::invalid("a link has two ends"));
     }
+    if request.delay_ms.is_some_and(|delay| delay > MAXIMUM_DELAY_MS) {
+        return Err(Refusal::invalid(format!("delayMs is 0 to {MAXIMUM_DELAY_MS}")));
+    }
     if request.loss_percent.is_some_and(|loss| !(0.0..=100.0).contains(&loss)) {
         return Err(Refusal::invalid("lossPercent is 0 to 100"));
     }
@@ -186,7 +192,7 @@ fn set(mesh: &DevMesh, bytes: &[u8]) -> Result<(LinkRequest, Vec<LinkRow>), Refu
             to,
             FaultState {
                 cut: cut.unwrap_or(known.cut),
-                delay: request.delay_ms.map_or(known.delay, |delay| Duration::from_millis(delay.min(60_000))),
+                delay: request.delay_ms.map_or(known.delay, Duration::from_millis),
                 loss_percent: request.loss_percent.unwrap_or(known.loss_percent),
             },
         );
@@ -203,7 +209,30 @@ async fn pass_on(dev: &Dev, request: &LinkRequest) {
     let Ok(client) = reqwest::Client::builder().timeout(Duration::from_secs(2)).no_proxy().build() else { return };
     for region in dev.mesh.spec.regions.iter().filter(|region| region.id != dev.region) {
         let url = format!("{}/api/v1/dev/links?passed=true", region.http());
-        // A region that is down has nothing to send; it learns nothing, as after a restart.
+        // A region that is down has nothing to send; it asks the others when it starts.
         let _ = client.post(url).json(request).send().await;
+    }
+}
+
+/// Takes over the faults that the other regions' processes apply: those set while this one was down.
+pub(super) async fn adopt_faults(mesh: &DevMesh, region: &str) {
+    #[derive(Deserialize)]
+    struct Links {
+        links: Vec<LinkRow>,
+    }
+    let Ok(client) = reqwest::Client::builder().timeout(Duration::from_millis(500)).no_proxy().build() else { return };
+    for other in mesh.spec.regions.iter().filter(|other| other.id != region) {
+        // When the whole mesh starts nobody answers, and there is nothing to take over.
+        let Ok(answer) = client.get(format!("{}/api/v1/dev/links", other.http())).send().await else { continue };
+        let Ok(Links { links }) = answer.json().await else { continue };
+        for row in links {
+            let state = FaultState {
+                cut: row.state == "cut",
+                delay: Duration::from_millis(row.delay_ms),
+                loss_percent: row.loss_percent,
+            };
+            mesh.faults.set(&row.from, &row.to, state);
+        }
+        return;
     }
 }

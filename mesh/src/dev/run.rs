@@ -14,8 +14,12 @@ use super::processes;
 use super::spec::{DevOptions, DevSpec, RegionSpec, loopback};
 use crate::region::{StartError, bind_tcp, bind_udp};
 
-/// Longest drain of the whole mesh.
-const DRAIN: Duration = Duration::from_secs(5);
+/// Longest drain of the sessions of a mesh or a region that ends.
+pub(super) const DRAIN: Duration = Duration::from_secs(5);
+/// Longest end after a signal, the drain included.
+pub(super) const END: Duration = Duration::from_secs(9);
+/// Longest wait for ports of processes that are about to end.
+const PORT_PATIENCE: Duration = Duration::from_secs(3);
 /// Tries to find a port that is free for TCP and UDP alike.
 const PORT_TRIES: u32 = 64;
 
@@ -39,6 +43,14 @@ pub enum DevError {
         /// Why.
         error: StartError,
     },
+    /// The process of a region ended before it served; it has said why on standard error.
+    #[error("region {region}: its process ended before it served")]
+    Child {
+        /// Which.
+        region: String,
+        /// Its exit code, if no signal ended it.
+        code: Option<u8>,
+    },
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -53,8 +65,10 @@ impl DevError {
             Self::PortInUse(_) => 3,
             Self::Folder(FolderError::InUse(_)) => 4,
             Self::Folder(FolderError::Version { .. }) => 5,
+            Self::Region { error: StartError::InUse { .. }, .. } => 3,
             Self::Region { error: StartError::Store(region_store::embedded::OpenError::Version { .. }), .. } => 5,
-            Self::Folder(_) | Self::Region { .. } | Self::Failed(_) => 70,
+            Self::Child { code: Some(code @ 3..=5), .. } => *code,
+            Self::Folder(_) | Self::Region { .. } | Self::Child { .. } | Self::Failed(_) => 70,
         }
     }
 
@@ -78,9 +92,42 @@ impl DevError {
             Self::Folder(FolderError::Foreign(_)) => {
                 "name an empty or a new folder: `hearth dev --data DIR`".to_owned()
             }
-            Self::Folder(FolderError::Failed { .. }) | Self::Region { .. } | Self::Failed(_) => {
-                "the log on standard error says more; `hearth dev --fresh` starts with empty stores".to_owned()
+            Self::Folder(FolderError::Failed { .. }) => {
+                "make it readable and writable, or use another folder: `hearth dev --data DIR`".to_owned()
             }
+            Self::Region { error: StartError::Store(_) | StartError::Read(_), .. } => {
+                "keep the folder for a look and use another: `hearth dev --data DIR`; or drop what is in it: `hearth dev --fresh`, with its --data".to_owned()
+            }
+            Self::Child { .. } => "its error and what to type are on standard error".to_owned(),
+            Self::Region { .. } | Self::Failed(_) => {
+                "the log on standard error says more; HEARTH_LOG=debug says most".to_owned()
+            }
+        }
+    }
+}
+
+/// The signals that end a mesh.
+#[derive(Debug)]
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub(super) fn caught() -> Result<Self, DevError> {
+        Ok(Self { interrupt: caught(SignalKind::interrupt())?, terminate: caught(SignalKind::terminate())? })
+    }
+
+    /// Resolves with the next SIGTERM.
+    pub(super) async fn terminated(&mut self) {
+        self.terminate.recv().await;
+    }
+
+    /// Resolves with the next of them.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
 }
@@ -97,10 +144,11 @@ pub fn ready_line(regions: &[RegionRow]) -> String {
 /// [`DevError`] when it does not start.
 pub async fn run(options: DevOptions, ready: impl FnOnce(&[RegionRow])) -> Result<(), DevError> {
     check_regions(&options.regions)?;
-    let mut interrupt = caught(SignalKind::interrupt())?;
-    let mut terminate = caught(SignalKind::terminate())?;
+    let mut signals = Signals::caught()?;
     let folder = Folder::open(&options.data, options.fresh)?;
-    let (spec, bound) = settle(&options, folder.path.clone()).await?;
+    // Left behind by a mesh that was killed: its regions' processes may hold their ports for another moment.
+    let patience = if mesh_file(&folder.path).exists() { PORT_PATIENCE } else { Duration::ZERO };
+    let (spec, bound) = settle(&options, folder.path.clone(), patience).await?;
     folder.certify(&spec)?;
     let listener = bind_tcp(loopback(0)).await.map_err(|error| DevError::Failed(error.to_string()))?;
     let control = listener.local_addr().map_err(|error| DevError::Failed(error.to_string()))?.port();
@@ -108,11 +156,10 @@ pub async fn run(options: DevOptions, ready: impl FnOnce(&[RegionRow])) -> Resul
     write_mesh_file(&folder.path, &file)?;
     let ended = if options.processes {
         drop(bound);
-        let signals = processes::Signals { interrupt: &mut interrupt, terminate: &mut terminate };
-        processes::supervise(spec, listener, file.secret, signals, ready).await
+        processes::supervise(spec, listener, file.secret, &mut signals, ready).await
     } else {
         let mesh = DevMesh::new(spec, folder.secrets.clone());
-        in_one_process(&mesh, bound, listener, file.secret, &mut interrupt, &mut terminate, ready).await
+        in_one_process(&mesh, bound, listener, file.secret, &mut signals, ready).await
     };
     // The mesh is gone: nobody finds it by this file any more.
     let _ = std::fs::remove_file(mesh_file(&folder.path));
@@ -134,12 +181,17 @@ fn check_regions(regions: &[String]) -> Result<(), DevError> {
     Ok(())
 }
 
-pub(super) fn caught(kind: SignalKind) -> Result<Signal, DevError> {
+fn caught(kind: SignalKind) -> Result<Signal, DevError> {
     signal(kind).map_err(|error| DevError::Failed(format!("signals cannot be caught: {error}")))
 }
 
 /// Binds every socket of the mesh, so that all addresses are known before the first region starts.
-async fn settle(options: &DevOptions, data: PathBuf) -> Result<(DevSpec, Vec<BoundRegion>), DevError> {
+async fn settle(
+    options: &DevOptions,
+    data: PathBuf,
+    patience: Duration,
+) -> Result<(DevSpec, Vec<BoundRegion>), DevError> {
+    let deadline = tokio::time::Instant::now() + patience;
     let mut regions = Vec::new();
     let mut bound = Vec::new();
     for (index, id) in options.regions.iter().enumerate() {
@@ -149,7 +201,14 @@ async fn settle(options: &DevOptions, data: PathBuf) -> Result<(DevSpec, Vec<Bou
                 DevError::Usage(format!("port {port} leaves no room for {} regions", options.regions.len()))
             })?,
         };
-        let sockets = bind_region(wanted).await?;
+        let sockets = loop {
+            match bind_region(wanted).await {
+                Err(DevError::PortInUse(_)) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                bound => break bound?,
+            }
+        };
         let port = sockets.http.local_addr().map_err(|error| DevError::Failed(error.to_string()))?.port();
         let link_port = sockets.link.local_addr().map_err(|error| DevError::Failed(error.to_string()))?.port();
         regions.push(RegionSpec { id: id.clone(), port, link_port, data: data.join("regions").join(id) });
@@ -189,27 +248,32 @@ async fn in_one_process(
     bound: Vec<BoundRegion>,
     listener: TcpListener,
     secret: String,
-    interrupt: &mut Signal,
-    terminate: &mut Signal,
+    signals: &mut Signals,
     ready: impl FnOnce(&[RegionRow]),
 ) -> Result<(), DevError> {
-    let ids: Vec<String> = mesh.spec.regions.iter().map(|region| region.id.clone()).collect();
-    for (id, sockets) in ids.iter().zip(bound) {
-        mesh.start_region(id, Some(sockets)).await.map_err(|error| DevError::Region { region: id.clone(), error })?;
+    let started = async {
+        for (region, sockets) in mesh.spec.regions.iter().zip(bound) {
+            let started = mesh.start_region(&region.id, Some(sockets)).await;
+            started.map_err(|error| DevError::Region { region: region.id.clone(), error })?;
+        }
+        mesh.wait_for_links(&[]).await.map_err(DevError::Failed)
+    };
+    let runs = tokio::select! {
+        started = started => started.map(|()| true)?,
+        () = signals.next() => false,
+    };
+    if runs {
+        let rows: Vec<RegionRow> = mesh.spec.regions.iter().map(RegionRow::of).collect();
+        ready(&rows);
+        let served = control::serve(listener, secret, |request| handle(mesh.clone(), request));
+        tokio::select! {
+            () = served => {}
+            () = signals.next() => {}
+        }
     }
-    mesh.wait_for_links().await;
-    let rows: Vec<RegionRow> = mesh.spec.regions.iter().map(RegionRow::of).collect();
-    ready(&rows);
-    let served = control::serve(listener, secret, |request| handle(mesh.clone(), request));
     tokio::select! {
-        () = served => {}
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    tokio::select! {
-        () = mesh.stop_all(DRAIN) => {}
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        _ = tokio::time::timeout(END, mesh.stop_all(DRAIN)) => {}
+        () = signals.next() => {}
     }
     Ok(())
 }
@@ -225,10 +289,10 @@ pub(super) async fn handle(mesh: Arc<DevMesh>, request: ControlRequest) -> Contr
     }
     match request {
         ControlRequest::Start { region } => match mesh.start_region(&region, None).await {
-            Ok(true) => {
-                mesh.wait_for_links().await;
-                ControlAnswer { code: 0, message: format!("{region} is ready") }
-            }
+            Ok(true) => match mesh.wait_for_links(&[]).await {
+                Ok(()) => ControlAnswer { code: 0, message: format!("{region} is ready") },
+                Err(message) => ControlAnswer { code: 70, message },
+            },
             Ok(false) => ControlAnswer { code: 6, message: format!("{region} runs already") },
             Err(error) => ControlAnswer { code: 70, message: format!("{region} does not start: {error}") },
         },

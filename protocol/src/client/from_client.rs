@@ -26,10 +26,11 @@ pub struct AuthPayload {
     /// What the client has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursors: Option<Vec<SyncCursor>>,
-    /// Whether datagrams may come.
+    /// Whether typing and presence may come as datagrams. They may; this version has neither, and sends none.
     #[serde(default)]
     pub datagrams: bool,
-    /// Whether server-opened streams may come.
+    /// Whether bulk sync answers may come on streams of their own. They may; this version sends every answer on the
+    /// client's stream.
     #[serde(default)]
     pub streams: bool,
 }

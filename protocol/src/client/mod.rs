@@ -40,6 +40,18 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    /// Every code.
+    pub const ALL: &'static [Self] = &[
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::HeartbeatLost,
+        Self::Draining,
+        Self::SlowConsumer,
+        Self::TokenExpired,
+        Self::RateLimited,
+        Self::Malformed,
+    ];
+
     /// The number on the wire.
     #[must_use]
     pub fn number(self) -> u16 {

@@ -12,8 +12,6 @@ use crate::effect::{Effect, Lane};
 use crate::home::answer;
 use crate::log::{Beginning, Log, Pending, Replica, outbox_records};
 
-/// After this long without its copies, whoever waits for an ack is told that the message is queued.
-const COPIES_PATIENCE_MILLISECONDS: u64 = 3_000;
 /// Entries of one page for a replica that is behind.
 const CATCH_UP_ENTRIES: u64 = 2_048;
 /// A page of at most so many entries, with at most as many behind it, goes on the log's own lane: what follows may be
@@ -470,7 +468,7 @@ impl<R: Clone> Log<R> {
     pub(crate) fn tell_queued(&mut self, context: &mut Context<'_, R>) {
         let now = context.now.monotonic;
         for pending in &mut self.pending {
-            if now < pending.decided_at + COPIES_PATIENCE_MILLISECONDS {
+            if now < pending.decided_at + context.copies_patience {
                 // Those behind it were decided later.
                 break;
             }

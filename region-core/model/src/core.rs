@@ -26,12 +26,8 @@ use crate::ports::{DedupKey, LoadedLog};
 use crate::view::Bounds;
 use pulls::pull_page;
 
-/// A forward that is not answered within this is parked: the client hears something within 5 s.
-const FORWARD_PATIENCE_MILLISECONDS: u64 = 3_500;
 /// A forward that the home holds and does not answer within this is offered again: the answer may be lost.
 const HELD_PATIENCE_MILLISECONDS: u64 = 30_000;
-/// A question to a steward that is not answered within this is given up.
-const LOOKUP_PATIENCE_MILLISECONDS: u64 = 3_000;
 /// How often parked sends are looked through for those that waited too long.
 const OVERDUE_EVERY_MILLISECONDS: u64 = 1_000;
 /// Parked sends of one conversation on their way at a time.
@@ -66,6 +62,27 @@ pub struct CoreOptions {
     pub parking: ParkingBounds,
     /// Logs that may be in memory; above it idle ones leave.
     pub loaded_logs: usize,
+    /// Within how many milliseconds a send is answered, at the latest by `message.queued` or a refusal, while the
+    /// store here works. Default of the product: 5,000.
+    pub answer_milliseconds: u64,
+}
+
+impl CoreOptions {
+    /// A forward that is not answered within this is parked. The rest of the time is for the disk and the client.
+    fn forward_patience(&self) -> u64 {
+        self.answer_milliseconds * 7 / 10
+    }
+
+    /// A question to a steward that is not answered within this is given up.
+    fn lookup_patience(&self) -> u64 {
+        self.answer_milliseconds * 6 / 10
+    }
+
+    /// A send whose copies are not known within this is answered by `COPIES_MISSING`: before the edge gives the home
+    /// up.
+    fn copies_patience(&self) -> u64 {
+        self.answer_milliseconds * 6 / 10
+    }
 }
 
 /// What happens to a region.
@@ -178,6 +195,8 @@ pub(crate) struct Context<'a, R> {
     pub(crate) regions: &'a [RegionId],
     pub(crate) now: Now,
     pub(crate) bounds: &'a Bounds,
+    /// Milliseconds after which who waits for copies is told so.
+    pub(crate) copies_patience: u64,
     pub(crate) links_up: &'a LinksUp,
     pub(crate) effects: &'a mut Vec<Effect<R>>,
     pub(crate) retries: &'a mut Vec<RetryCheck<R>>,
@@ -401,6 +420,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             regions: &self.options.map.regions,
             now,
             bounds: &self.options.bounds,
+            copies_patience: self.options.copies_patience(),
             links_up: &self.links_up,
             effects,
             retries: &mut retries,

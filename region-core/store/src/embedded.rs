@@ -1,17 +1,22 @@
-//! The embedded store: every port over one fjall database, with one committer thread.
+//! The embedded store: every port over a journal and one fjall database, with a committer and an applier thread.
 //!
 //! ```text
-//!   append, park, …  ──bounded queue──►  committer: check, one batch, one sync, answer all
-//!   load, read, …    ──on the caller's thread, from a snapshot
+//!   append, park, …  ──bounded queue──►  committer: check, one record, one sync of the journal, answer all
+//!                                           └─bounded queue─►  applier: into the tables
+//!   load, read, …    ──once the tables have all that was answered: on the caller's thread, from a snapshot
 //! ```
 //! A call takes its place in the queue at its first poll. When the queue is full it waits there, and later calls wait
 //! behind it. A write or sync that fails breaks the store for ever: from then on every call answers
 //! [`StoreError::Unavailable`] at once, and [`Embedded::broken`] tells it.
 
+mod applier;
 mod batch;
 mod broken;
 mod committer;
+mod dedup;
 mod heads;
+mod ids;
+mod journal;
 mod keys;
 mod open;
 mod ports;
@@ -28,8 +33,11 @@ use hearth_protocol::record::StoreIdentity;
 use region_model::ports::{AppendOutcome, LogAppend, StoreCounters, StoreError, Stores};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use applier::{Applier, Behind, COMMITS_BEHIND};
 use broken::Broken;
 use committer::{Answer, Committer, Job, QUEUE_BOUND, Write};
+use dedup::Dedup;
+use ids::Ids;
 use keys::ReadError;
 use tables::Tables;
 
@@ -116,18 +124,45 @@ impl Embedded {
         let opened = open::open(folder, region, options)?;
         let (broken, counters) = (Broken::new(), Arc::new(StoreCounters::default()));
         let (queue, jobs) = mpsc::channel(QUEUE_BOUND);
+        let (behind, ids) = (Behind::new(), Arc::new(Ids::default()));
+        let (work, works) = std::sync::mpsc::sync_channel(COMMITS_BEHIND);
+        let applier = Applier {
+            tables: opened.tables.clone(),
+            broken: Arc::clone(&broken),
+            behind: Arc::clone(&behind),
+            needed: opened.journal.needed(),
+        };
         let committer = Committer::new(
-            opened.tables.clone(),
+            (opened.tables.clone(), opened.journal),
+            (work, Arc::clone(&behind), Arc::clone(&ids)),
             Arc::clone(&broken),
             Arc::clone(&counters),
             opened.change_floor,
             options.skips_sync(),
         );
-        let thread = std::thread::Builder::new().name(format!("commit-{region}")).spawn(move || committer.run(jobs))?;
-        let queue = tokio::sync::Mutex::new(Some(queue));
-        let identity = opened.identity;
-        let thread = parking_lot::Mutex::new(Some(thread));
-        Ok(Self { shared: Arc::new(Shared { queue, thread, broken, counters, identity, tables: opened.tables }) })
+        let thread = |name: &str| std::thread::Builder::new().name(format!("{name}-{region}"));
+        // Each ends when the one before it has ended and nothing is left.
+        let threads = vec![
+            thread("commit").spawn(move || committer.run(jobs))?,
+            thread("apply").spawn(move || applier.run(&works))?,
+        ];
+        let dedup = Arc::new(Dedup {
+            tables: opened.tables.clone(),
+            behind: Arc::clone(&behind),
+            ids,
+            broken: Arc::clone(&broken),
+        });
+        let shared = Shared {
+            queue: tokio::sync::Mutex::new(Some(queue)),
+            threads: parking_lot::Mutex::new(threads),
+            broken,
+            counters,
+            behind,
+            dedup,
+            identity: opened.identity,
+            tables: opened.tables,
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The ports.
@@ -160,9 +195,11 @@ impl Embedded {
 struct Shared {
     /// `None` once closed. The lock is fair and held while waiting for room: that keeps the order of first polls.
     queue: tokio::sync::Mutex<Option<mpsc::Sender<Job>>>,
-    thread: parking_lot::Mutex<Option<JoinHandle<()>>>,
+    threads: parking_lot::Mutex<Vec<JoinHandle<()>>>,
     broken: Arc<Broken>,
     counters: Arc<StoreCounters>,
+    behind: Arc<Behind>,
+    dedup: Arc<Dedup>,
     identity: StoreIdentity,
     tables: Tables,
 }
@@ -186,17 +223,17 @@ impl Drop for Shared {
 impl Shared {
     fn close(&self) {
         // A caller that waits for room holds the lock until the committer has made some.
-        while self.thread.lock().is_some() {
+        while !self.threads.lock().is_empty() {
             if let Ok(mut queue) = self.queue.try_lock() {
                 queue.take();
                 break;
             }
             std::thread::yield_now();
         }
-        if let Some(thread) = self.thread.lock().take()
-            && thread.join().is_err()
-        {
-            self.broken.set("the committer panicked");
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                self.broken.set("a thread of the store panicked");
+            }
         }
     }
 
@@ -204,10 +241,15 @@ impl Shared {
         self.broken.reason().map_or(Ok(()), |reason| Err(StoreError::Unavailable(reason)))
     }
 
-    /// Answers a read; one that fails breaks the store.
-    fn read<T>(&self, read: impl FnOnce(&Tables) -> Result<T, ReadError>) -> Result<T, StoreError> {
+    /// Answers a read once the tables have what was answered before it; one that fails breaks the store.
+    async fn read<T>(&self, read: impl FnOnce(&Tables) -> Result<T, ReadError>) -> Result<T, StoreError> {
         self.check()?;
-        read(&self.tables).map_err(|error| StoreError::Unavailable(self.broken.set(&error.to_string())))
+        self.behind.caught_up().await;
+        read(&self.tables).map_err(|error| self.unreadable(&error))
+    }
+
+    fn unreadable(&self, error: &ReadError) -> StoreError {
+        StoreError::Unavailable(self.broken.set(&error.to_string()))
     }
 
     /// Takes a place in the queue and waits for the answer.

@@ -133,7 +133,7 @@ fn a_store_of_another_version_or_region_is_refused() {
     assert!(matches!(other, Err(OpenError::Region { found, .. }) if found == region("eu")));
     let file = folder.path().join("hearth-store");
     std::fs::write(&file, "7\n").expect("writes");
-    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 7, known: 1 })));
+    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 7, known: 2 })));
     std::fs::write(&file, "seven").expect("writes");
     assert!(matches!(try_open(folder.path()), Err(OpenError::Failed(_))));
     std::fs::remove_file(&file).expect("removes");
@@ -142,7 +142,7 @@ fn a_store_of_another_version_or_region_is_refused() {
         let meta = database.keyspace("meta", fjall::KeyspaceCreateOptions::default).expect("is there");
         meta.insert("version", 9_u64.to_be_bytes()).expect("writes");
     }
-    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 9, known: 1 })));
+    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 9, known: 2 })));
 }
 
 #[tokio::test]
@@ -150,41 +150,49 @@ async fn a_text_can_be_found_by_searching_the_files() {
     let folder = tempfile::tempdir().expect("makes a folder");
     let stores = open(folder.path()).stores();
     apply(&stores, append(conversation(1), 0, 3)).await;
-    drop(stores);
     let text = format!("number 2 of {}", conversation(1));
-    let found = journals(folder.path()).into_iter().any(|journal| {
-        let bytes = std::fs::read(journal).expect("reads");
-        bytes.windows(text.len()).any(|window| window == text.as_bytes())
-    });
-    assert!(found);
+    let bytes = std::fs::read(journal(folder.path())).expect("reads");
+    assert!(bytes.windows(text.len()).any(|window| window == text.as_bytes()));
 }
 
-fn journals(folder: &Path) -> Vec<PathBuf> {
-    let files = std::fs::read_dir(folder.join("database")).expect("reads the folder");
-    let paths = files.map(|file| file.expect("reads the folder").path());
-    paths.filter(|path| path.extension().is_some_and(|extension| extension == "jnl")).collect()
+/// The slot of a new store's first segment.
+fn journal(folder: &Path) -> PathBuf {
+    folder.join("journal/slot-1")
 }
 
-/// The journal of a store with ten commits of one entry each, and where what was written ends.
-async fn written(folder: &Path) -> (std::fs::File, u64) {
-    let stores = open(folder).stores();
+/// A store with ten commits of one entry each as a kill would leave it: its journal, and where what was written ends.
+async fn killed(folder: &Path) -> (std::fs::File, u64) {
+    let alive = tempfile::tempdir().expect("makes a folder");
+    let stores = open(alive.path()).stores();
     for sequence in 0..10 {
         apply(&stores, append(conversation(1), sequence, 1)).await;
     }
-    drop(stores);
-    let [journal] = &journals(folder)[..] else { panic!("expected one journal") };
-    let bytes = std::fs::read(journal).expect("reads");
+    copy(alive.path(), folder);
+    let bytes = std::fs::read(journal(folder)).expect("reads");
     let end = bytes.iter().rposition(|byte| *byte != 0).expect("something was written") + 1;
-    let file = std::fs::File::options().write(true).open(journal).expect("opens");
+    let file = std::fs::File::options().write(true).open(journal(folder)).expect("opens");
     (file, u64::try_from(end).expect("fits"))
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("makes a folder");
+    for file in std::fs::read_dir(from).expect("reads the folder") {
+        let from = file.expect("reads the folder").path();
+        let to = to.join(from.file_name().expect("has a name"));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            std::fs::copy(&from, &to).expect("copies");
+        }
+    }
 }
 
 #[tokio::test]
 async fn garbage_after_the_journal_loses_nothing() {
     let folder = tempfile::tempdir().expect("makes a folder");
-    let (journal, end) = written(folder.path()).await;
+    let (journal, end) = killed(folder.path()).await;
     let garbage: Vec<u8> = (0..777_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    journal.write_all_at(&garbage, end).expect("writes");
+    journal.write_all_at(&garbage, end + 8).expect("writes");
     let stores = open(folder.path()).stores();
     assert_eq!(length(&stores, 1).await, 10);
     apply(&stores, append(conversation(1), 10, 1)).await;
@@ -195,7 +203,7 @@ async fn garbage_after_the_journal_loses_nothing() {
 #[tokio::test]
 async fn a_journal_cut_within_its_last_commit_opens_with_all_commits_before() {
     let folder = tempfile::tempdir().expect("makes a folder");
-    let (journal, end) = written(folder.path()).await;
+    let (journal, end) = killed(folder.path()).await;
     journal.set_len(end - 30).expect("cuts");
     let stores = open(folder.path()).stores();
     assert_eq!(length(&stores, 1).await, 9);
@@ -204,6 +212,19 @@ async fn a_journal_cut_within_its_last_commit_opens_with_all_commits_before() {
     apply(&stores, append(conversation(1), 9, 1)).await;
     drop(stores);
     assert_eq!(length(&open(folder.path()).stores(), 1).await, 10);
+}
+
+#[tokio::test]
+async fn a_store_of_the_first_format_opens_and_becomes_one_that_its_build_refuses() {
+    let folder = tempfile::tempdir().expect("makes a folder");
+    let stores = open(folder.path()).stores();
+    apply(&stores, append(conversation(1), 0, 3)).await;
+    drop(stores);
+    std::fs::remove_dir_all(folder.path().join("journal")).expect("removes");
+    let file = folder.path().join("hearth-store");
+    std::fs::write(&file, "1\n").expect("writes");
+    assert_eq!(length(&open(folder.path()).stores(), 1).await, 3);
+    assert_eq!(std::fs::read_to_string(&file).expect("reads"), "2\n");
 }
 
 fn child_folder() -> Option<PathBuf> {

@@ -2,7 +2,7 @@
 
 use hearth_protocol::{LogId, RegionId, Slot};
 
-use super::{Following, LOOKUP_PATIENCE_MILLISECONDS, Now, OVERDUE_EVERY_MILLISECONDS, RegionCore, Slotted, Waiting};
+use super::{Following, Now, OVERDUE_EVERY_MILLISECONDS, RegionCore, Slotted, Waiting};
 use crate::effect::Effect;
 
 /// A log stays in memory for so long after its last use: marks and placements, which the store does not answer, are
@@ -79,10 +79,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         if !late.is_empty() {
             self.withdraw_late(late, now, effects);
         }
+        let patience = self.options.lookup_patience();
         let silent: Vec<LogId> = self
             .lookups
             .iter()
-            .filter(|(_, lookup)| now.monotonic >= lookup.asked_at + LOOKUP_PATIENCE_MILLISECONDS)
+            .filter(|(_, lookup)| now.monotonic >= lookup.asked_at + patience)
             .map(|(id, _)| *id)
             .collect();
         self.give_up_lookups(silent, effects);

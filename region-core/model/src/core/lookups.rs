@@ -81,8 +81,14 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             log.placement = Some(placement);
         }
         if let Some(lookup) = self.lookups.remove(&id) {
+            let first = self.next_id;
             for waiting in lookup.waiting {
                 self.on_log(id, waiting, now, effects);
+            }
+            // Who waited for the steward does not wait as long again for the home.
+            let ends = lookup.asked_at + self.options.forward_patience();
+            for forwarded in self.forwards.range_mut(first..).map(|(_, forwarded)| forwarded) {
+                forwarded.patience_ends = forwarded.patience_ends.min(ends);
             }
         }
     }

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 
 use hearth_protocol::{DeviceId, EntryKind, ErrorCode, LogId, Refusal, RegionId, mesh};
 
-use super::{
-    FORWARD_PATIENCE_MILLISECONDS, FORWARDS, Forwarded, HELD_PATIENCE_MILLISECONDS, Now, RegionCore, Slotted, Waiting,
-};
+use super::{FORWARDS, Forwarded, HELD_PATIENCE_MILLISECONDS, Now, RegionCore, Slotted, Waiting};
 use crate::command::{Command, Outcome};
 use crate::effect::{Effect, Lane};
 use crate::home::answer;
@@ -92,7 +90,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         if let Some(number) = parked {
             self.lot.on_its_way(number, Some(forward_id));
         }
-        let patience_ends = now.monotonic + FORWARD_PATIENCE_MILLISECONDS;
+        let patience_ends = now.monotonic + self.options.forward_patience();
         self.forwards.insert(forward_id, Forwarded { command, home, reply, device, patience_ends, parked });
     }
 

@@ -124,3 +124,20 @@ fn an_overdue_send_is_refused_as_expired_which_its_device_is_told_when_it_connec
     assert!(sim.regions[1].disk.parked.is_empty());
     assert!(sim.message_ids(0, log).is_empty());
 }
+
+#[test]
+fn a_send_is_answered_within_the_configured_time_by_a_home_that_is_silent_or_lacks_copies() {
+    // No side of a link notices a cut before 1.5 s: what answers earlier is the configured time.
+    for (answer_milliseconds, told) in [(1_000, true), (10_000, false)] {
+        let mut sim = Sim::with(1, Setup { answer_milliseconds, ..Setup::default() });
+        let log = sim.group_at(0, 1);
+        sim.settle(&[0, 1, 2], log);
+        sim.isolate(0);
+        let elsewhere = sim.send(1, log, &Message::new("ann", 1));
+        let at_home = sim.send(0, log, &Message::new("ben", 2).at(Level::Majority));
+        sim.run_for(1_000);
+        let queued = |ticket, why| matches!(sim.last(ticket), Some(Outcome::Queued(reason, _)) if *reason == why);
+        assert_eq!(queued(elsewhere, QueuedReason::HomeUnreachable), told, "{answer_milliseconds} ms");
+        assert_eq!(queued(at_home, QueuedReason::CopiesMissing), told, "{answer_milliseconds} ms");
+    }
+}

@@ -1,7 +1,9 @@
-//! The one place that commits. fjall's `commit()` answers before any sync unless the batch asks for one, so no other
-//! code may make a batch: `tests/tidy.rs` looks for it.
+//! The one place that writes the tables. No other code may make a batch of fjall: `tests/tidy.rs` looks for it.
 
 use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode};
+
+use super::journal::{Op, RECORD_HEAD, write_op};
+use super::tables::Tables;
 
 /// What a commit asks of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,41 +14,78 @@ pub(super) enum Sync {
     Kernel,
 }
 
-/// A batch that is committed as a whole. Of several changes of one key the last one counts.
-pub(super) struct DurableBatch {
-    inner: OwnedWriteBatch,
+/// Changes that are committed as a whole, for the journal and for the tables. Of several changes of one key the last
+/// one counts.
+pub(super) struct Batch {
+    staged: Staged,
+    record: Vec<u8>,
 }
 
-impl DurableBatch {
+/// Changes for the tables.
+pub(super) struct Staged(OwnedWriteBatch);
+
+impl Batch {
     /// An empty batch with room for that many items.
     pub(super) fn new(database: &Database, items: usize) -> Self {
-        Self { inner: OwnedWriteBatch::with_capacity(database.clone(), items) }
+        Self { staged: Staged::new(database, items), record: vec![0; RECORD_HEAD] }
     }
 
     /// Items so far.
     pub(super) fn len(&self) -> usize {
-        self.inner.len()
+        self.staged.0.len()
     }
 
     /// Puts a value.
     pub(super) fn put(&mut self, keyspace: &Keyspace, key: &[u8], value: &[u8]) {
-        self.inner.insert(keyspace, key, value);
+        write_op(&mut self.record, keyspace.name(), key, Some(value));
+        self.staged.0.insert(keyspace, key, value);
     }
 
     /// Takes a key away.
     pub(super) fn remove(&mut self, keyspace: &Keyspace, key: &[u8]) {
-        self.inner.remove(keyspace, key);
+        write_op(&mut self.record, keyspace.name(), key, None);
+        self.staged.0.remove(keyspace, key);
     }
 
-    /// Commits, and answers once the disk or the kernel has it.
+    /// The journal's record, its head still empty, and what the tables take once the journal has it.
+    pub(super) fn into_parts(self) -> (Vec<u8>, Staged) {
+        (self.record, self.staged)
+    }
+}
+
+impl Staged {
+    fn new(database: &Database, items: usize) -> Self {
+        Self(OwnedWriteBatch::with_capacity(database.clone(), items))
+    }
+
+    /// The changes of a journal's record. `None` when it names a keyspace that this build does not know.
+    pub(super) fn of_ops(tables: &Tables, ops: &[Op<'_>]) -> Option<Self> {
+        let mut staged = Self::new(&tables.database, ops.len());
+        for op in ops {
+            let keyspace = tables.by_name(op.keyspace)?;
+            match op.value {
+                Some(value) => staged.0.insert(keyspace, op.key, value),
+                None => staged.0.remove(keyspace, op.key),
+            }
+        }
+        Some(staged)
+    }
+
+    /// Brings the changes into the tables. They are on disk after [`Tables::sync`] only.
     ///
     /// # Errors
-    /// The write or the sync failed. Whether it happened is unknown; it must not be tried again.
-    pub(super) fn commit(self, sync: Sync) -> Result<(), fjall::Error> {
-        let mode = match sync {
-            Sync::Disk => PersistMode::SyncData,
-            Sync::Kernel => PersistMode::Buffer,
-        };
-        self.inner.durability(Some(mode)).commit()
+    /// The write failed. Whether it happened is unknown; it must not be tried again.
+    pub(super) fn apply(self) -> Result<(), fjall::Error> {
+        self.0.commit()
+    }
+}
+
+impl Tables {
+    /// Puts on disk what was applied.
+    ///
+    /// # Errors
+    /// The sync failed. It must not be tried again.
+    pub(super) fn sync(&self) -> Result<(), fjall::Error> {
+        self.database.persist(PersistMode::SyncAll)
     }
 }

@@ -1,8 +1,10 @@
-//! The committer: one thread per store that puts whatever waits into one batch, syncs it once and answers all.
+//! The committer: one thread per store that puts whatever waits into one record of the journal, syncs it once, answers
+//! all and hands the changes to the applier.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -11,9 +13,12 @@ use hearth_protocol::{Epoch, LogId, Placement};
 use region_model::ports::{AppendOutcome, LogAppend, StoreCounters, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
-use super::batch::{DurableBatch, Sync};
+use super::applier::{Behind, Work};
+use super::batch::{Batch, Sync};
 use super::broken::Broken;
 use super::heads::{Head, Heads};
+use super::ids::Ids;
+use super::journal::Journal;
 use super::keys::{self, ReadError};
 use super::tables::Tables;
 
@@ -67,13 +72,21 @@ enum Pending {
 
 pub(super) struct Committer {
     tables: Tables,
+    journal: Journal,
+    applier: SyncSender<Work>,
+    behind: Arc<Behind>,
+    ids: Arc<Ids>,
+    /// Commits so far.
+    ticket: u64,
+    /// Keys of the dedup records in the batch.
+    dedup: Vec<Vec<u8>>,
     broken: Arc<Broken>,
     counters: Arc<StoreCounters>,
     skip_sync: bool,
     heads: Heads,
     change: u64,
     floor: u64,
-    batch: DurableBatch,
+    batch: Batch,
     sync: Sync,
     pending: Vec<Pending>,
     staged_placements: HashMap<LogId, Epoch>,
@@ -86,15 +99,22 @@ pub(super) struct Committer {
 impl Committer {
     /// A committer whose next change is `floor + 1`.
     pub(super) fn new(
-        tables: Tables,
+        (tables, journal): (Tables, Journal),
+        (applier, behind, ids): (SyncSender<Work>, Arc<Behind>, Arc<Ids>),
         broken: Arc<Broken>,
         counters: Arc<StoreCounters>,
         floor: u64,
         skip_sync: bool,
     ) -> Self {
         Self {
-            batch: DurableBatch::new(&tables.database, 0),
+            batch: Batch::new(&tables.database, 0),
             tables,
+            journal,
+            applier,
+            behind,
+            ids,
+            ticket: 0,
+            dedup: Vec::new(),
             broken,
             counters,
             skip_sync,
@@ -161,6 +181,7 @@ impl Committer {
         if let Some(head) = self.heads.get(&log) {
             return Ok(head);
         }
+        self.behind.wait_for(self.ticket);
         let head = self.tables.head(log)?;
         self.heads.put(log, head);
         Ok(head)
@@ -199,6 +220,9 @@ impl Committer {
             keys::write_snapshot(&mut self.value, *length, snapshot);
             self.batch.put(&self.tables.snapshots, &key, &self.value);
         }
+        if !head.held {
+            self.ids.begin_empty(append.log);
+        }
         self.stage_others(&append);
         head.held = true;
         self.heads.put(append.log, head);
@@ -207,7 +231,9 @@ impl Committer {
         Ok(AppendOutcome::Applied { change: head.change })
     }
 
-    /// Drops what a new beginning drops, and puts entries of an open range: their mark is that they may be shown.
+    /// Drops what a new beginning drops, and puts entries of an open range: their mark is that they may be shown. Dedup
+    /// records of what is dropped stay, and so does what [`Ids`] knows: to forget it between an `add` and its commit would
+    /// let a reading miss the record.
     fn stage_ranges(&mut self, append: &LogAppend, head: &Head) {
         for sequence in append.begin.iter().flat_map(|begin| begin.dropped.clone()) {
             self.batch.remove(&self.tables.entries, &keys::entry(append.log, sequence));
@@ -224,6 +250,10 @@ impl Committer {
             keys::write_dedup(&mut self.key, dedup);
             keys::write_record(&mut self.value, record);
             self.batch.put(&self.tables.dedup, &self.key, &self.value);
+            // Nobody asks for it before the commit is answered.
+            self.ids.add(dedup.log, &self.key);
+            self.behind.remember(self.key.clone(), self.ticket + 1, self.value.clone());
+            self.dedup.push(self.key.clone());
         }
         for item in &append.outbox {
             keys::write_record(&mut self.value, item);
@@ -287,7 +317,10 @@ impl Committer {
     fn place(&mut self, placement: &Placement) -> Result<(), ReadError> {
         let known = match self.staged_placements.get(&placement.log) {
             Some(epoch) => Some(*epoch),
-            None => self.tables.placement(placement.log)?.map(|placement| placement.epoch),
+            None => {
+                self.behind.wait_for(self.ticket);
+                self.tables.placement(placement.log)?.map(|placement| placement.epoch)
+            }
         };
         if known.is_none_or(|known| placement.epoch >= known) {
             keys::write_record(&mut self.value, placement);
@@ -299,6 +332,7 @@ impl Committer {
 
     /// Takes everything about a log away but its placement, in one batch: memory grows with the log's rows.
     fn remove(&mut self, log: LogId) -> Result<(), ReadError> {
+        self.behind.wait_for(self.ticket);
         let prefix = log.to_bytes();
         let tables = &self.tables;
         let spread = keys::spread(log);
@@ -311,6 +345,7 @@ impl Committer {
             self.batch.remove(keyspace, &prefix);
         }
         self.heads.forget(&log);
+        self.ids.forget(log);
         Ok(())
     }
 
@@ -320,14 +355,24 @@ impl Committer {
             return;
         }
         let size = self.batch.len().min(BATCH_ITEMS);
-        let batch = std::mem::replace(&mut self.batch, DurableBatch::new(&self.tables.database, size));
+        let batch = std::mem::replace(&mut self.batch, Batch::new(&self.tables.database, size));
         let sync = if self.skip_sync { Sync::Kernel } else { self.sync };
         let began = Instant::now();
+        let mut applied = None;
         if batch.len() > 0 {
-            if let Err(error) = batch.commit(sync) {
+            let (mut record, staged) = batch.into_parts();
+            if let Err(error) = self.journal.append(&mut record, sync == Sync::Disk) {
                 return self.fail(&format!("a commit failed: {error}"));
             }
+            self.ticket += 1;
+            self.behind.committed(self.ticket);
             self.count(sync, began);
+            applied = Some(Work {
+                staged,
+                ticket: self.ticket,
+                segment: self.journal.segment(),
+                dedup: std::mem::take(&mut self.dedup),
+            });
         }
         self.sync = Sync::Kernel;
         self.staged_placements.clear();
@@ -338,6 +383,10 @@ impl Committer {
                 Pending::Append(outcomes, answer) => answer.send(Ok(outcomes)).is_err(),
                 Pending::Write(answer) => answer.send(Ok(())).is_err(),
             };
+        }
+        // Behind the answers: nobody waits for the tables, unless they are too far behind.
+        if applied.is_some_and(|work| self.applier.send(work).is_err()) {
+            self.fail("the applier ended");
         }
     }
 
@@ -356,7 +405,8 @@ impl Committer {
     /// The store is broken from now on; everybody whose call is in the batch hears it.
     fn fail(&mut self, reason: &str) {
         let reason = self.broken.set(reason);
-        self.batch = DurableBatch::new(&self.tables.database, 0);
+        self.batch = Batch::new(&self.tables.database, 0);
+        self.dedup.clear();
         for pending in self.pending.drain(..) {
             let error = StoreError::Unavailable(Arc::clone(&reason));
             let _gone = match pending {

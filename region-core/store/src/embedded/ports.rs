@@ -21,7 +21,7 @@ impl MessageLog for Shared {
     }
 
     async fn load(&self, log: LogId) -> Result<LoadedLog, StoreError> {
-        self.read(|tables| tables.load(log))
+        self.read(|tables| tables.load(log)).await
     }
 
     async fn read(
@@ -32,11 +32,12 @@ impl MessageLog for Shared {
         rows: usize,
         bytes: usize,
     ) -> Result<Vec<Arc<SealedEntry>>, StoreError> {
-        self.read(|tables| tables.read(log, from, to, rows, bytes))
+        self.read(|tables| tables.read(log, from, to, rows, bytes)).await
     }
 
     async fn dedup(&self, keys: Vec<DedupKey>) -> Result<Vec<Option<DedupRecord>>, StoreError> {
-        self.read(|tables| tables.dedup(&keys))
+        self.check()?;
+        self.dedup.find(&keys).await
     }
 
     async fn expire_dedup(
@@ -45,7 +46,7 @@ impl MessageLog for Shared {
         after: Option<Bytes>,
         rows: usize,
     ) -> Result<Option<Bytes>, StoreError> {
-        let (old, next) = self.read(|tables| tables.old_dedup(before, after.as_deref(), rows))?;
+        let (old, next) = self.read(|tables| tables.old_dedup(before, after.as_deref(), rows)).await?;
         if !old.is_empty() {
             self.write(Write::ForgetDedup(old)).await?;
         }
@@ -53,7 +54,7 @@ impl MessageLog for Shared {
     }
 
     async fn logs(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Result<Vec<LogSummary>, StoreError> {
-        self.read(|tables| tables.logs(kind, after, limit))
+        self.read(|tables| tables.logs(kind, after, limit)).await
     }
 
     async fn put_marks(&self, marks: Vec<(LogId, u64)>) -> Result<(), StoreError> {
@@ -68,7 +69,7 @@ impl MessageLog for Shared {
 #[async_trait]
 impl Placements for Shared {
     async fn placement(&self, log: LogId) -> Result<Option<Placement>, StoreError> {
-        self.read(|tables| tables.placement(log))
+        self.read(|tables| tables.placement(log)).await
     }
 
     async fn put_placements(&self, placements: Vec<Placement>) -> Result<(), StoreError> {
@@ -79,7 +80,7 @@ impl Placements for Shared {
 #[async_trait]
 impl OutboxLog for Shared {
     async fn outbox(&self, after: Option<OutboxRecord>, limit: usize) -> Result<Vec<OutboxRecord>, StoreError> {
-        self.read(|tables| tables.outbox(after.as_ref(), limit))
+        self.read(|tables| tables.outbox(after.as_ref(), limit)).await
     }
 
     async fn outbox_done(&self, items: Vec<OutboxRecord>) -> Result<(), StoreError> {
@@ -94,7 +95,7 @@ impl ParkingLot for Shared {
     }
 
     async fn parked(&self, after: Option<u64>, limit: usize) -> Result<Vec<ParkedSend>, StoreError> {
-        self.read(|tables| tables.parked(after, limit))
+        self.read(|tables| tables.parked(after, limit)).await
     }
 
     async fn unpark(&self, numbers: Vec<u64>) -> Result<(), StoreError> {

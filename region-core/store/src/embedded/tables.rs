@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, Readable, Snapshot};
 use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend, Record};
 use hearth_protocol::{LogId, LogKind, Placement, SealedEntry, Timestamp};
-use region_model::ports::{DedupKey, LoadedLog, LogSummary, length_of};
+use region_model::ports::{LoadedLog, LogSummary, length_of};
 
 use super::heads::Head;
 use super::keys::{self, ReadError};
@@ -46,6 +46,22 @@ fn record<R: Record>(view: &Snapshot, keyspace: &Keyspace, key: &[u8]) -> Result
 }
 
 impl Tables {
+    /// The keyspace of that name.
+    pub(super) fn by_name(&self, name: &str) -> Option<&Keyspace> {
+        let all = [
+            &self.entries,
+            &self.dedup,
+            &self.logs,
+            &self.snapshots,
+            &self.marks,
+            &self.placements,
+            &self.outbox,
+            &self.parked,
+            &self.meta,
+        ];
+        all.into_iter().find(|keyspace| &**keyspace.name() == name)
+    }
+
     fn tail(&self, view: &Snapshot, log: LogId, with_last: bool) -> Result<Tail, ReadError> {
         let key = log.to_bytes();
         let mut tail = Tail::default();
@@ -143,15 +159,21 @@ impl Tables {
         self.entries(&self.database.snapshot(), log, from, to, rows, bytes)
     }
 
-    pub(super) fn dedup(&self, wanted: &[DedupKey]) -> Result<Vec<Option<DedupRecord>>, ReadError> {
-        let view = self.database.snapshot();
-        let mut key = Vec::with_capacity(LogId::LENGTH + 16 + 64);
-        let mut found = Vec::with_capacity(wanted.len());
-        for dedup in wanted {
-            keys::write_dedup(&mut key, dedup);
-            found.push(record(&view, &self.dedup, &key)?);
+    /// A dedup record, by its key.
+    pub(super) fn dedup(&self, key: &[u8]) -> Result<Option<DedupRecord>, ReadError> {
+        Ok(self.dedup.get(key)?.map(|value| DedupRecord::decode(&value)).transpose()?)
+    }
+
+    /// The keys of a log's dedup records. `None` when there are more than `limit`.
+    pub(super) fn dedup_keys(&self, log: LogId, limit: usize) -> Result<Option<Vec<Box<[u8]>>>, ReadError> {
+        let mut keys = Vec::new();
+        for row in self.dedup.prefix(keys::spread(log)) {
+            if keys.len() == limit {
+                return Ok(None);
+            }
+            keys.push(row.key()?[..].into());
         }
-        Ok(found)
+        Ok(Some(keys))
     }
 
     /// Looks at dedup records behind the key `after`: the keys of those that are older than `before`, and the last key

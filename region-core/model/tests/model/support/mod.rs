@@ -31,6 +31,8 @@ pub(crate) struct Setup {
     pub(crate) parking: ParkingBounds,
     pub(crate) bounds: Bounds,
     pub(crate) loaded_logs: usize,
+    /// Within which a send is answered.
+    pub(crate) answer_milliseconds: u64,
     /// Milliseconds of one store operation, at least and at most.
     pub(crate) store: (u64, u64),
     /// Milliseconds of a frame's way, at least and at most.
@@ -46,6 +48,7 @@ impl Default for Setup {
             parking: ParkingBounds::default(),
             bounds: Bounds::default(),
             loaded_logs: 100_000,
+            answer_milliseconds: 5_000,
             store: (0, 3),
             link: (5, 25),
             page: 512,
@@ -231,6 +234,7 @@ impl Sim {
             bounds: self.setup.bounds,
             parking: self.setup.parking,
             loaded_logs: self.setup.loaded_logs,
+            answer_milliseconds: self.setup.answer_milliseconds,
         };
         let region = &mut self.regions[index];
         assert!(region.core.is_none(), "it runs");

@@ -1,0 +1,9 @@
+//! Models of the ownership protocol over the decision types that ship (docs/ownership.md).
+
+mod actions;
+mod entry;
+mod explore;
+mod holds;
+mod mutants;
+mod properties;
+mod world;
