@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chaos_tests::load::users;
-use chaos_tests::{Checker, Load, Mesh, Peer, until};
+use chaos_tests::{Answer, Checker, Load, Mesh, Peer, until};
 use serde_json::{Value, json};
 
 /// Bytes of a text, so that what is below a stream is pulled in several pages (1 MiB each).
@@ -118,7 +118,7 @@ fn shown(peer: &Peer, conversation: &str, have: Option<u64>) -> Shown {
 }
 
 /// The history of a conversation at a region that has nobody to ask.
-async fn history_alone(mesh: &Mesh, user: &str, region: usize, conversation: &str) -> Vec<Value> {
+async fn try_history_alone(mesh: &Mesh, user: &str, region: usize, conversation: &str) -> Result<Vec<Value>, Answer> {
     let others = || (0..mesh.regions.len()).filter(|other| *other != region);
     for other in others() {
         mesh.cut(region, other).await;
@@ -127,7 +127,7 @@ async fn history_alone(mesh: &Mesh, user: &str, region: usize, conversation: &st
     for other in others() {
         mesh.heal(region, other).await;
     }
-    rows.unwrap_or_else(|answer| panic!("region {region} does not have it by itself: {answer:?}"))
+    rows
 }
 
 /// The history of a conversation at a region that may be pulling it: complete as far as it goes, whoever answers.
@@ -228,7 +228,7 @@ async fn who_arrives_in_a_long_conversation_sees_it_live_at_once_misses_nothing_
 
     mesh.stop_region(arrival).await;
     mesh.start_region(arrival).await;
-    let alone = history_alone(&mesh, "dora", arrival, &group).await;
+    let alone = try_history_alone(&mesh, "dora", arrival, &group).await.expect("it has all of it by itself");
     checker.check(&group, &[rows, alone]);
     let cursors = json!([{ "conversationId": group, "epoch": 1, "lastSequence": sent + 1 }]);
     let again = Peer::resume(&mesh, &dora, arrival, &dora.resume_token(), cursors).await;
@@ -237,5 +237,49 @@ async fn who_arrives_in_a_long_conversation_sees_it_live_at_once_misses_nothing_
     again.expect_within("message.new", LONG, |_| true).await;
     assert_eq!(shown(&again, &group, Some(sent as u64 + 1)).jumps, 0);
     drop((senders, at_home, dora, eve, again));
+    mesh.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_killed_while_it_pulls_a_long_conversation_has_all_of_it_after_its_start() {
+    let long = Long::new().await;
+    for other in (0..5).filter(|other| *other != long.arrival) {
+        long.mesh.set_fault(other, long.arrival, json!({ "delayMs": 250 })).await;
+    }
+    let (dora, have) = long.arrive().await;
+    let new = |frame: &Value| frame["payload"]["sequenceNumber"].as_u64() > Some(BEFORE as u64);
+    dora.expect_within("message.new", LONG, new).await;
+    let Long { mut mesh, group, load, dora: at_home, arrival } = long;
+    mesh.kill().await;
+    println!("killed with everything pulled: {}", holds(&mesh.regions[arrival].data, FIRST));
+    let mut checker = Checker::default();
+    for peer in load.end().await {
+        peer.ended(LONG).await;
+        checker.observe(&peer);
+    }
+    dora.ended(LONG).await;
+    mesh.restart().await;
+    let seen = shown(&dora, &group, Some(have)).last.expect("dora saw it live");
+    let cursors = json!([{ "conversationId": group, "epoch": 1, "lastSequence": seen }]);
+    let again = Peer::resume(&mesh, &dora, arrival, &dora.resume_token(), cursors).await;
+    again.expect_within("sync.complete", LONG, |_| true).await;
+    let sender = Peer::connect(&mesh, "s0", 0).await;
+    let last = sender.say(&group, "one more after the kill").await;
+    again.expect_within("message.new", LONG, |frame| frame["payload"]["messageId"] == last["messageId"]).await;
+    shown(&again, &group, Some(seen));
+    let rows = mesh.agreed("s0", &[0, 1, 2, 3, 4], &group, checker.acked() + 1).await;
+    until("the region has all of it by itself", LONG, || async {
+        let alone = try_history_alone(&mesh, "dora", arrival, &group).await;
+        let whole = alone.is_ok_and(|alone| alone == rows);
+        if !whole {
+            // Every try breaks the links: what it waits for needs them for a while.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        whole
+    })
+    .await;
+    [&at_home, &dora, &again, &sender].into_iter().for_each(|peer| checker.observe(peer));
+    checker.check(&group, &[rows]);
+    drop((at_home, dora, again, sender));
     mesh.end().await;
 }
