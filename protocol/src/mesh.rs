@@ -7,7 +7,7 @@ use prost::Message;
 #[derive(Clone, PartialEq, Message)]
 pub struct MeshFrame {
     /// What it says. A frame of a later version's kind reads as `None` and is ignored.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 11, 12")]
     pub body: Option<Body>,
 }
 
@@ -39,10 +39,10 @@ pub enum Body {
     #[prost(message, tag = "8")]
     Response(Response),
     /// A follower asks for entries of an open range.
-    #[prost(message, tag = "9")]
+    #[prost(message, tag = "11")]
     Pull(Pull),
     /// The last entries of an open range.
-    #[prost(message, tag = "10")]
+    #[prost(message, tag = "12")]
     Pulled(Pulled),
 }
 
