@@ -25,7 +25,6 @@ const WORDS: &str = "words of a load";
 #[derive(Debug)]
 pub struct Load {
     peers: Vec<Arc<Peer>>,
-    conversations: Vec<String>,
     stop: Arc<AtomicBool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -49,7 +48,7 @@ impl Load {
             conversations.rotate_left(turn);
             tokio::spawn(send(peer.clone(), conversations, bytes, stop.clone()))
         });
-        Self { tasks: tasks.collect(), peers, conversations: conversations.to_vec(), stop }
+        Self { tasks: tasks.collect(), peers, stop }
     }
 
     /// As [`Load::start`], with `users` connected at one region over WebSocket.
@@ -75,14 +74,12 @@ impl Load {
         until("enough acks", Duration::from_secs(60), || async { self.acked() >= count }).await;
     }
 
-    /// Waits until a send is refused with `code`. What is on its way when a store fails gets no answer, and may fill
-    /// every window: so the first session sends on meanwhile, whatever is outstanding.
+    /// Waits until a send is refused with `code`: one that was on its way, when every window is full.
     ///
     /// # Panics
     /// When none is within a minute.
     pub async fn until_refused(&self, code: &str) {
         until(code, Duration::from_secs(60), || async {
-            self.peers[0].post(payload(&self.conversations[0], &format!("{WORDS} on top"))).await;
             self.peers.iter().any(|peer| peer.tally().refused.contains_key(code))
         })
         .await;

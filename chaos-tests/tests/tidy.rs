@@ -13,7 +13,7 @@ const LONG_FUNCTIONS: [(&str, &str, usize); 1] = [("client/src/bench/report.rs",
 const LONG_FILES: [(&str, usize); 0] = [];
 
 /// Which of our packages each package may name, development dependencies included (ARCHITECTURE.md).
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("hearth", &["hearth-mesh", "hearth-client", "hearth-config", "hearth-protocol", "chaos-tests"]),
     ("chaos-tests", &["hearth-mesh", "hearth-client", "hearth-config", "hearth-protocol", "region-model"]),
     (
@@ -23,6 +23,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
             "region-core",
             "region-store",
             "region-model",
+            "region-map",
             "replication",
             "hearth-config",
             "hearth-protocol",
@@ -32,6 +33,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("edge-gateway", &["region-core", "hearth-protocol", "hearth-config"]),
     ("region-core", &["region-model", "region-store", "replication", "hearth-protocol", "hearth-config"]),
     ("region-store", &["region-model", "hearth-protocol"]),
+    ("region-map", &["region-model", "region-store", "hearth-protocol"]),
     ("region-model", &["hearth-protocol"]),
     ("replication", &["hearth-protocol", "hearth-config"]),
     ("hearth-config", &["hearth-protocol"]),
@@ -130,11 +132,12 @@ fn pure_packages_bring_no_socket_clock_entropy_or_runtime() {
 /// Each rule: a word in code, and where it may stand. Tests may name anything.
 #[test]
 fn only_one_place_names_each_foreign_thing() {
-    let rules: [(&str, &[&str]); 4] = [
+    let rules: [(&str, &[&str]); 5] = [
         ("quinn::", &["replication/src/", "edge-gateway/src/webtransport_server.rs", "edge-gateway/src/transport/"]),
         ("wtransport::", &["edge-gateway/src/webtransport_server.rs", "edge-gateway/src/transport/", "client/src/"]),
         ("tungstenite::", &["edge-gateway/src/transport/", "client/src/", "chaos-tests/src/"]),
         ("fjall::", &["region-core/store/src/"]),
+        ("openraft::", &["region-core/map/src/"]),
     ];
     for (path, text) in files(&["rs"]).into_iter().filter(|(path, _)| !is_test(path)) {
         for (word, places) in &rules {

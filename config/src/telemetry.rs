@@ -12,6 +12,9 @@ const FILTER_VARIABLES: [&str; 2] = ["HEARTH_LOG", "RUST_LOG"];
 /// Crates that write what they carry at their finer levels: message texts and tokens never reach a log.
 const CAPPED: [&str; 6] = ["tungstenite", "tokio_tungstenite", "h2", "hyper", "hyper_util", "wtransport"];
 
+/// The consensus library tells each message at `info` and each cut link at `error`; what matters of it we tell ourselves.
+const SILENT: &str = "openraft";
+
 /// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
@@ -44,6 +47,7 @@ pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), LoggingError>
     let filter = CAPPED.iter().fold(filter, |filter, target| {
         filter.add_directive(format!("{target}=info").parse().expect("a crate and a level are a directive"))
     });
+    let filter = filter.add_directive(format!("{SILENT}=off").parse().expect("a crate and a level are a directive"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),

@@ -5,6 +5,7 @@
 pub mod dev;
 mod keys;
 mod links;
+mod map;
 mod region;
 mod reload;
 pub mod serve;

@@ -1,13 +1,17 @@
 //! The QUIC links behind the core's port.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hearth_protocol::{LogId, RegionId};
 use region_core::{LinkEvent, Links, NotSent, RegionHandle};
+use region_map::MapNode;
 use region_model::Lane;
 use replication::{LinksHandle, MESSAGE_LANES};
 use tokio::sync::mpsc;
+
+use crate::map::MapLinks;
 
 /// The links of one region, as its core sees them.
 #[derive(Debug)]
@@ -39,8 +43,13 @@ impl Links for QuicLinks {
     }
 }
 
-/// Hands the links' events to the core until either ends.
-pub(crate) async fn pump(mut events: mpsc::Receiver<replication::LinkEvent>, region: RegionHandle) {
+/// Hands the links' events to the core until either ends, and the map's frames to the map.
+pub(crate) async fn pump(
+    mut events: mpsc::Receiver<replication::LinkEvent>,
+    region: RegionHandle,
+    map: Arc<MapLinks>,
+    node: MapNode,
+) {
     while let Some(event) = events.recv().await {
         let event = match event {
             replication::LinkEvent::Up { peer, hello } => {
@@ -51,9 +60,12 @@ pub(crate) async fn pump(mut events: mpsc::Receiver<replication::LinkEvent>, reg
                 tracing::info!(region = %region.region(), peer, ?reason, "link down");
                 RegionId::new(&peer).map(LinkEvent::Down)
             }
-            replication::LinkEvent::Frames { peer, frames, .. } => {
-                RegionId::new(&peer).map(|peer| LinkEvent::Frames(peer, frames))
-            }
+            replication::LinkEvent::Frames { peer, lane, mut frames } => RegionId::new(&peer).map(|peer| {
+                if lane == replication::Lane::Control {
+                    frames.retain(|frame| !map.take(&node, &peer, frame));
+                }
+                LinkEvent::Frames(peer, frames)
+            }),
             replication::LinkEvent::Refused { .. } => continue,
         };
         // Names of peers come from the configuration, which checked them.

@@ -17,6 +17,7 @@ use hearth_protocol::{NodeId, RegionId, RegionMap};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use region_core::{RegionHandle, RegionOptions};
+use region_map::{LeaseView, MapNode};
 use region_model::view::Bounds;
 use region_model::{ParkingBounds, ports::StoreError};
 use region_store::embedded::{Embedded, EmbeddedOptions, OpenError};
@@ -26,6 +27,7 @@ use tracing::Instrument;
 
 use crate::keys;
 use crate::links::{QuicLinks, pump};
+use crate::map::MapLinks;
 
 /// Longest wait for a store whose last user is about to let go of it: a region that was just stopped.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
@@ -54,6 +56,9 @@ pub enum StartError {
         /// Which.
         address: SocketAddr,
     },
+    /// The region's part in the region map.
+    #[error(transparent)]
+    Map(#[from] region_map::StartError),
     /// A socket cannot be made.
     #[error("{address}: {error}")]
     Socket {
@@ -106,6 +111,10 @@ pub struct RunningRegion {
     pub gateway: Arc<GatewayHandle>,
     /// The other regions' side.
     pub links: LinksHandle,
+    /// The region map.
+    pub map: MapNode,
+    /// This region's right to sequence, by the map.
+    pub lease: LeaseView,
     store: Embedded,
     tasks: tokio_util::task::TaskTracker,
     stop: tokio_util::sync::CancellationToken,
@@ -135,12 +144,18 @@ impl RunningRegion {
         let (links, events) =
             replication::Links::start(link_config, link_socket, parts.faults.clone(), metrics).await?;
         let options = region_options(config, &region)?;
+        let map_links = MapLinks::new(links.clone());
+        let (map, lease) = start_map(&options, &stores, Arc::clone(&map_links)).await?;
+        crate::map::register(&region, &map, &lease, &mut registry.lock());
         let handle = RegionHandle::start(options, stores, Arc::new(QuicLinks(links.clone()))).await?;
         handle.register_metrics(&mut registry.lock());
         let tasks = tokio_util::task::TaskTracker::new();
         let stop = tokio_util::sync::CancellationToken::new();
         let span = tracing::debug_span!("link", region = %region);
-        tasks.spawn(stop.clone().run_until_cancelled_owned(pump(events, handle.clone()).instrument(span)));
+        tasks.spawn(
+            stop.clone()
+                .run_until_cancelled_owned(pump(events, handle.clone(), map_links, map.clone()).instrument(span)),
+        );
         tasks.spawn(stop.clone().run_until_cancelled_owned(watch_store(store.broken(), handle.clone(), links.clone())));
         let http = match parts.http {
             Some(listener) => listener,
@@ -164,7 +179,7 @@ impl RunningRegion {
         let renewal = crate::reload::run(config.listen.clone(), gateway.clone(), tls, verifier);
         tasks.spawn(stop.clone().run_until_cancelled_owned(renewal));
         tasks.close();
-        Ok(Self { handle, gateway, links, store, tasks, stop, http: http_address, webtransport })
+        Ok(Self { handle, gateway, links, map, lease, store, tasks, stop, http: http_address, webtransport })
     }
 
     /// Resolves with the reason once the store failed; the links are closed by then.
@@ -188,6 +203,7 @@ impl RunningRegion {
     pub async fn stop(self) {
         self.gateway.shutdown().await;
         self.links.shutdown().await;
+        self.map.stop().await;
         self.handle.stop();
         self.stop.cancel();
         self.tasks.wait().await;
@@ -195,6 +211,23 @@ impl RunningRegion {
         // Joins the committer: blocks for about one commit.
         let _ = tokio::task::spawn_blocking(move || store.close()).await;
     }
+}
+
+/// The region map on the region's own store; its first version is the configured one.
+async fn start_map(
+    options: &RegionOptions,
+    stores: &region_model::ports::Stores,
+    links: Arc<MapLinks>,
+) -> Result<(MapNode, LeaseView), region_map::StartError> {
+    let options = region_map::MapOptions {
+        region: options.region.clone(),
+        store: stores.identity.store,
+        regions: options.map.regions.clone(),
+        times: region_map::MapTimes::default(),
+    };
+    let node = MapNode::start(options, Arc::clone(&stores.map), links, region_map::boot_clock()).await?;
+    let lease = region_map::LeaseKeeper::start(&node).await?;
+    Ok((node, lease))
 }
 
 async fn watch_store(

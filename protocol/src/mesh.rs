@@ -7,7 +7,7 @@ use prost::Message;
 #[derive(Clone, PartialEq, Message)]
 pub struct MeshFrame {
     /// What it says. A frame of a later version's kind reads as `None` and is ignored.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 11, 12")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub body: Option<Body>,
 }
 
@@ -38,12 +38,29 @@ pub enum Body {
     /// Its answer.
     #[prost(message, tag = "8")]
     Response(Response),
+    /// A question about the region map.
+    #[prost(message, tag = "9")]
+    MapAsk(MapAsk),
+    /// Its answer.
+    #[prost(message, tag = "10")]
+    MapTell(MapTell),
     /// A follower asks for entries of an open range.
     #[prost(message, tag = "11")]
     Pull(Pull),
     /// The last entries of an open range.
     #[prost(message, tag = "12")]
     Pulled(Pulled),
+}
+
+impl MeshFrame {
+    /// Whether a frame may be one of the region map, by its first byte: the key of a field is its tag, and 2 for a
+    /// length before it. Such frames go another way than the core's, and the others are not read twice.
+    #[must_use]
+    pub fn may_be_of_the_map(frame: &[u8]) -> bool {
+        const ASK: u8 = 9 << 3 | 2;
+        const TELL: u8 = 10 << 3 | 2;
+        matches!(frame.first(), Some(&ASK | &TELL))
+    }
 }
 
 /// A command as it travels to the home.
@@ -353,5 +370,27 @@ pub struct Response {
     pub status: u32,
     /// JSON of an API call, or a stored placement.
     #[prost(bytes = "bytes", tag = "3")]
+    pub body: Bytes,
+}
+
+/// A question about the region map: consensus between the regions, and proposals on their way to its leader.
+#[derive(Clone, PartialEq, Message)]
+pub struct MapAsk {
+    /// Names it between the two regions, while the sender's process lives.
+    #[prost(uint64, tag = "1")]
+    pub request_id: u64,
+    /// A version byte and what `region-map` wrote.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub body: Bytes,
+}
+
+/// The answer to a question about the region map.
+#[derive(Clone, PartialEq, Message)]
+pub struct MapTell {
+    /// As in the question.
+    #[prost(uint64, tag = "1")]
+    pub request_id: u64,
+    /// A version byte and what `region-map` wrote.
+    #[prost(bytes = "bytes", tag = "2")]
     pub body: Bytes,
 }

@@ -319,12 +319,16 @@ impl Runtime {
     }
 
     /// After a failure nothing is sequenced any more: whoever still asks is told.
-    fn refuse_rest(&mut self) {
+    fn refuse_rest(mut self) {
         self.inputs.close();
-        while let Ok(input) = self.inputs.try_recv() {
-            if let Input::Command { reply, .. } | Input::Query { reply, .. } = input {
-                reply.outcome(region_model::Outcome::Refused(self.region.unavailable()));
-            }
+        let mut replies = self.core.abandon();
+        let queued = std::iter::from_fn(|| self.inputs.try_recv().ok());
+        replies.extend(self.again.into_iter().chain(queued).filter_map(|input| match input {
+            Input::Command { reply, .. } | Input::Query { reply, .. } => Some(reply),
+            _ => None,
+        }));
+        for reply in replies {
+            reply.outcome(region_model::Outcome::Refused(self.region.unavailable()));
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use hearth_protocol::mesh::{
-    Ack, Answer, ApiCall, Append, Appended, Begin, Body, Follow, Forward, Length, Lengths, MeshFrame, Pull, Pulled,
-    Question, Refusals, Refused, Request, Response,
+    Ack, Answer, ApiCall, Append, Appended, Begin, Body, Follow, Forward, Length, Lengths, MapAsk, MapTell, MeshFrame,
+    Pull, Pulled, Question, Refusals, Refused, Request, Response,
 };
 use prost::Message as _;
 
@@ -82,6 +82,8 @@ fn questions() -> Vec<(&'static str, Body)> {
         ("request-api", asked(Question::Api(call))),
         ("request-refusals", asked(Question::Refusals(refusals))),
         ("response", Body::Response(Response { request_id: 9, status: 200, body: Bytes::from_static(b"{}") })),
+        ("map-ask", Body::MapAsk(MapAsk { request_id: 300, body: Bytes::from_static(b"\x01ask") })),
+        ("map-tell", Body::MapTell(MapTell { request_id: 300, body: Bytes::from_static(b"\x01tell") })),
     ]
 }
 
@@ -127,4 +129,14 @@ fn unknown_fields_and_unknown_kinds_of_frames_are_skipped() {
     }
     let only_later = MeshFrame::decode([0xc2, 0x0c, 3, 1, 2, 3].as_slice()).expect("it reads");
     assert_eq!(only_later.body, None);
+}
+
+#[test]
+fn frames_of_the_map_are_known_by_their_first_byte() {
+    for (name, body) in frames() {
+        let of_the_map = matches!(body, Body::MapAsk(_) | Body::MapTell(_));
+        let bytes = MeshFrame { body: Some(body) }.encode_to_vec();
+        assert_eq!(MeshFrame::may_be_of_the_map(&bytes), of_the_map, "{name}");
+    }
+    assert!(!MeshFrame::may_be_of_the_map(&[]));
 }

@@ -7,10 +7,16 @@
 //! ```
 //! makes one `#[tokio::test]` of each sentence. Every sentence gets a subject of its own, with empty stores.
 
+mod map_store;
 pub mod samples;
 
 use std::future::Future;
 use std::pin::Pin;
+
+pub use map_store::{
+    keys_of_the_map_are_put_ranged_and_taken_away_in_order,
+    writes_of_the_map_keep_their_order_and_are_there_after_a_reopen,
+};
 
 use bytes::Bytes;
 use hearth_protocol::record::{LogRecord, OutboxRecord};
@@ -57,6 +63,8 @@ macro_rules! store_conformance {
             a_placement_of_an_older_epoch_is_ignored,
             the_outbox_is_ordered_and_forgets_what_is_done,
             parked_sends_are_ordered_replaced_and_forgotten,
+            keys_of_the_map_are_put_ranged_and_taken_away_in_order,
+            writes_of_the_map_keep_their_order_and_are_there_after_a_reopen,
             what_was_answered_is_there_after_a_reopen,
         );
     };

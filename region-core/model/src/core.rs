@@ -2,6 +2,7 @@
 //!
 //! One value, one thread, no wait: every input is handled to its end, and what follows from it is in the effects.
 
+mod abandon;
 mod frames;
 mod links;
 mod lookups;

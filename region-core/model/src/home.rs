@@ -127,6 +127,11 @@ impl<R> HomeState<R> {
         }
     }
 
+    /// Who waits behind a dedup lookup.
+    pub(crate) fn into_waiters(self) -> impl Iterator<Item = Waiter<R>> {
+        self.submits.into_iter().map(|submit| submit.waiter)
+    }
+
     /// Forgets who asked from the region `peer`. What it parked it offers again.
     pub(crate) fn forget_waiters_of(&mut self, peer: &RegionId) {
         self.paced.retain(|paced| !paced.waiter.is_from(peer));

@@ -15,6 +15,7 @@ pub mod ownership;
 mod parking;
 pub mod ports;
 mod ranges;
+pub mod region_map;
 mod replica;
 pub mod view;
 

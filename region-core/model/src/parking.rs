@@ -75,6 +75,11 @@ impl<R> ParkingLot<R> {
         }
     }
 
+    /// Who is still to be told that a send is queued.
+    pub(crate) fn into_replies(self) -> impl Iterator<Item = R> {
+        self.sends.into_values().flat_map(|parked| parked.replies)
+    }
+
     /// How many sends wait.
     pub(crate) fn len(&self) -> usize {
         self.sends.len()

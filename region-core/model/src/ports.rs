@@ -237,6 +237,45 @@ pub trait ParkingLot: Send + Sync + std::fmt::Debug {
     async fn unpark(&self, numbers: Vec<u64>) -> Result<(), StoreError>;
 }
 
+/// One change of [`MapStore::write`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MapChange {
+    /// Puts a value under a key, over the one before.
+    Put(Bytes, Bytes),
+    /// Takes a key away; one that is not there is no error.
+    Remove(Bytes),
+}
+
+/// When [`MapStore::write`] answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapSync {
+    /// Once it is on disk.
+    Disk,
+    /// Once it would outlive this process; a power cut may take it, but nothing before what it keeps.
+    Kernel,
+}
+
+/// The region map's own keys: log, vote and snapshot of its consensus. Keys are 1 to 64 bytes, values at most
+/// [`MAP_VALUE_BYTES`].
+#[async_trait]
+pub trait MapStore: Send + Sync + std::fmt::Debug {
+    /// The value under a key.
+    async fn get(&self, key: Bytes) -> Result<Option<Bytes>, StoreError>;
+
+    /// Keys with `from <= key < to` and their values, ascending, at most `rows`.
+    async fn range(&self, from: Bytes, to: Bytes, rows: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError>;
+
+    /// The last key with `from <= key < to` and its value.
+    async fn last(&self, from: Bytes, to: Bytes) -> Result<Option<(Bytes, Bytes)>, StoreError>;
+
+    /// Makes all changes, in their order, in one commit, or none. Calls are applied in the order in which they were
+    /// made (the future's first poll).
+    async fn write(&self, changes: Vec<MapChange>, sync: MapSync) -> Result<(), StoreError>;
+}
+
+/// Longest value of a [`MapStore`].
+pub const MAP_VALUE_BYTES: usize = 1 << 20;
+
 /// The stores of one region.
 #[derive(Clone, Debug)]
 pub struct Stores {
@@ -248,6 +287,8 @@ pub struct Stores {
     pub outbox: Arc<dyn OutboxLog>,
     /// Parked sends.
     pub parking: Arc<dyn ParkingLot>,
+    /// The region map's keys.
+    pub map: Arc<dyn MapStore>,
     /// Who the store is.
     pub identity: StoreIdentity,
     /// Counters of what the store did, for metrics.

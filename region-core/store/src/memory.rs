@@ -37,6 +37,10 @@ pub enum Call {
     Park,
     Parked,
     Unpark,
+    MapGet,
+    MapRange,
+    MapLast,
+    MapWrite,
 }
 
 /// What a call does other than it should.
@@ -133,7 +137,8 @@ impl Memory {
             log: Arc::clone(&handle) as _,
             placements: Arc::clone(&handle) as _,
             outbox: Arc::clone(&handle) as _,
-            parking: handle,
+            parking: Arc::clone(&handle) as _,
+            map: handle,
             identity: StoreIdentity { store: self.shared.store, region: self.shared.region.clone(), incarnation },
             counters: Arc::clone(&self.shared.counters),
         }

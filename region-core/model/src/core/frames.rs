@@ -80,6 +80,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 }
             }
             mesh::Body::Response(response) => self.placement_response(response, now, effects),
+            // They go to the region map before they come here.
+            mesh::Body::MapAsk(_) | mesh::Body::MapTell(_) => {}
         }
     }
 

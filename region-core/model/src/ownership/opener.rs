@@ -27,16 +27,24 @@ struct Promise<C> {
     last_epoch: Epoch,
 }
 
-/// What an opened epoch may lack: everything of `epoch` from `from` on that was acked with fewer than
-/// `covered_copies` copies, end unknown until the old store is read.
+/// What an opened epoch may lack: every position from (`epoch`, `from`) on, in the order of positions, that was acked with
+/// fewer than `covered_copies` copies; the end is unknown until the old store is read. Entries of later epochs are in
+/// it whatever their sequence: their line may have forked below `from`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LossStatement {
-    /// The newest epoch that a sealed voter had accepted.
+    /// The epoch that the winner had accepted.
     pub epoch: Epoch,
-    /// The first sequence that may be missing.
+    /// The first sequence of that epoch that may be missing.
     pub from: u64,
     /// Acks with at least so many copies are all in the line.
     pub covered_copies: usize,
+}
+
+impl LossStatement {
+    /// Whether an entry that was acked with so many copies may be missing.
+    pub fn names(&self, epoch: Epoch, sequence: u64, copies: usize) -> bool {
+        copies < self.covered_copies && (epoch, sequence) >= (self.epoch, self.from)
+    }
 }
 
 /// What an answer to a seal led to.

@@ -108,6 +108,7 @@ impl<E: LineEntry> Replica<E> {
             self.standing.sealed = epoch;
             Write::of(self.standing.clone())
         });
+        self.end_older_subscription();
         let counts = self.standing.trust == Trust::Full || rules.has(Flaw::NewStoreTrusted);
         let accepted = self.standing.accepted;
         Ok(Step { write, then: vec![Said::Sealed { epoch, accepted, length, last, counts }] })
@@ -147,8 +148,16 @@ impl<E: LineEntry> Replica<E> {
         if let Some(write) = &write {
             self.standing = write.standing.clone();
         }
+        self.end_older_subscription();
         let rewound = rewound.map(|from| Said::Rewound { from });
         Step { write, then: rewound.into_iter().chain([answer]).collect() }
+    }
+
+    /// What was held of a subscription goes once a newer epoch is known: it may be of a line that ended.
+    fn end_older_subscription(&mut self) {
+        if self.arrival.as_ref().is_some_and(|arrival| arrival.epoch < self.standing.sealed) {
+            self.arrival = None;
+        }
     }
 
     /// The home of `epoch` answered this follower's subscription: its stream begins at `start`, behind `previous`.
@@ -197,7 +206,7 @@ impl<E: LineEntry> Replica<E> {
         append.entries.iter().all(|entry| entry.sequence() >= arrival.start)
     }
 
-    /// Takes a pulled range below the stream, from whichever replica. Where it meets the stream it must be the
+    /// Takes a pulled range below the stream of a follower, from whichever replica. Where it meets the stream it must be the
     /// predecessor that the stream names, else it is of another line and the stream's own home is asked.
     ///
     /// # Errors
@@ -216,10 +225,10 @@ impl<E: LineEntry> Replica<E> {
         } else {
             plan.begin(&below, rules)?;
             for entry in entries.iter().filter(|entry| entry.sequence() < arrival.start) {
-                plan.take(&below, entry, rules)?;
+                plan.take_pulled(&below, entry, rules)?;
             }
         }
-        if plan.standing.accepted == arrival.epoch {
+        if plan.holds(arrival.start, arrival.previous, rules)? {
             // The range is complete up to the stream's predecessor, by hash: what was held follows.
             for entry in arrival.above.clone() {
                 plan.take(&below, &entry, rules)?;

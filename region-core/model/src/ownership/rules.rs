@@ -55,6 +55,10 @@ pub enum Flaw {
     MoveCopyAccepts,
     /// A home that sealed itself for a move cannot come back.
     NoWayBack,
+    /// A placement entry counts before its log's mark covers it.
+    PlacementBeforeMark,
+    /// A placement entry is appended whatever epoch it replaces.
+    PlacementUnconditional,
     /// A move takes the length for its opening before the old home sealed itself.
     MoveWithoutSeal,
 }

@@ -2,12 +2,12 @@
 
 use hearth_protocol::Epoch;
 use region_model::ownership::{
-    Append, Flaw, Goal, Held, LineEntry, Migration, Opener, Placing, Progress, Race, Replica, Rules, Said, Stage,
-    Standing, StoreAge, Trust, after_lost_race, judge_store, missing_from, way_back,
+    Append, Flaw, Goal, Held, LineEntry, LossStatement, Migration, Opener, Placing, Progress, Race, Replica, Rules,
+    Said, Stage, Standing, StoreAge, Trust, after_lost_race, judge_store, missing_from, way_back,
 };
 
 use crate::entry::{Packet, insert};
-use crate::world::{Bounds, Region, World, short};
+use crate::world::{Acked, Bounds, Region, World, short};
 
 /// One event. Regions are numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -167,7 +167,8 @@ impl World {
         if !self.knows(bounds, home, message) {
             let at = &self.regions[usize::from(home)];
             // Without dedup a log grows for ever: one repetition shows enough.
-            return at.log.len() <= bounds.messages.len() && self.number(bounds, home, message);
+            let room = at.log.len() <= bounds.messages.len() && self.may_place(bounds, home, message);
+            return room && self.number(bounds, home, message);
         }
         let at = &self.regions[usize::from(home)];
         let Some((epoch, _)) = &at.home else { return false };
@@ -280,15 +281,20 @@ impl World {
         let Some(placing) = opener.place(&winner, generation) else { return false };
         let loss = opener.loss(&winner);
         let line = &self.regions[usize::from(winner)].log;
-        let unnamed = self.acks.iter().any(|acked| {
-            let kept = line.iter().any(|entry| entry.message == acked.message);
-            let covered = acked.level.copies(placing.voters.len());
-            let named =
-                loss.is_some_and(|loss| covered < loss.covered_copies && u64::from(acked.sequence) >= loss.from);
-            let before =
-                self.regions.iter().any(|region| region.tails.iter().flatten().any(|e| e.message == acked.message));
-            !kept && !named && !before
-        });
+        let old = &self.regions[usize::from(opener.replaces().home)];
+        let had = |acked: &Acked| {
+            let entry = old.log.get(usize::from(acked.sequence));
+            entry.is_some_and(|entry| entry.epoch == acked.epoch && entry.message == acked.message)
+        };
+        // Before it loses its store, the home that is replaced has all that was acked under its epoch.
+        let unnamed = old.replica.standing().accepted == opener.replaces().epoch()
+            && self.acks.iter().filter(|acked| had(acked)).any(|acked| {
+                let kept = line.iter().any(|entry| entry.message == acked.message);
+                let copies = acked.level.copies(placing.voters.len());
+                let at = (Epoch(u64::from(acked.epoch)), u64::from(acked.sequence));
+                let named = |loss: LossStatement| loss.names(at.0, at.1, copies);
+                !kept && !loss.is_some_and(named)
+            });
         self.alarms.unnamed_loss |= unnamed;
         assert!(placing.may_replace(opener.replaces().epoch(), &self.placing));
         self.placing = placing;

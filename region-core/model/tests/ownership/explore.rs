@@ -1,7 +1,7 @@
 //! Explores a world breadth first, or by random walks, and says what was found.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
@@ -37,6 +37,7 @@ impl Model for Bounds {
             Property::always("losses are named", properties::losses_are_named),
             Property::always("no conflict within an accepted line", properties::no_conflict),
             Property::always("shown stays", properties::shown_stays),
+            Property::always("placed once", properties::placed_once),
             Property::always("a majority side goes on", properties::majority_goes_on),
             Property::sometimes("acked under a second epoch", properties::acked_under_second_epoch),
             Property::sometimes("a tail came back", properties::tail_came_back),
@@ -81,7 +82,7 @@ pub(crate) fn all() -> bool {
 /// Explores everything within the bounds, until something is violated.
 pub(crate) fn explore(name: &str, bounds: &Bounds) -> Found {
     let limit = Duration::from_secs(if all() { 3_600 } else { 300 });
-    let (began, threads) = (Instant::now(), if all() { 2 } else { 1 });
+    let threads = if all() { 2 } else { 1 };
     let checker = bounds
         .clone()
         .checker()
@@ -90,7 +91,66 @@ pub(crate) fn explore(name: &str, bounds: &Bounds) -> Found {
         .timeout(limit)
         .spawn_bfs()
         .join();
-    report(name, &checker, began)
+    report(name, &checker)
+}
+
+/// Numbers for random walks: xorshift, the same for a seed everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, count: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).expect("48 bits") % count
+    }
+}
+
+/// Steps of one walk.
+const WALK: usize = 150;
+
+/// Walks of one exploration: some 8 seconds, or 10 minutes by command, on one core.
+fn walks() -> u64 {
+    if all() { 1_500_000 } else { 20_000 }
+}
+
+/// Walks at random from the beginning again and again, the same for a seed. Fails when something is violated, or when one of
+/// these things never happened. stateright's own simulation cannot name a path in which actions were impossible.
+pub(crate) fn walk(name: &str, bounds: &Bounds, seed: u64, happened: &[&str]) {
+    let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let properties = bounds.properties();
+    let mut steps = 0u64;
+    let mut seen = BTreeSet::new();
+    for number in 1..=walks() {
+        let (mut world, mut path, mut actions) = (World::begin(bounds), Vec::new(), Vec::new());
+        for _ in 0..WALK {
+            actions.clear();
+            world.list_actions(bounds, &mut actions);
+            let action = actions[dice.below(actions.len())];
+            let mut next = world.clone();
+            if !next.perform(bounds, action) || next == world {
+                continue;
+            }
+            world = next;
+            path.push(action);
+            steps += 1;
+            for property in &properties {
+                let holds = (property.condition)(bounds, &world);
+                match property.expectation {
+                    stateright::Expectation::Sometimes if holds => drop(seen.insert(property.name)),
+                    stateright::Expectation::Always if !holds => {
+                        let path: String = path.iter().map(|step| format!("  {step:?}\n")).collect();
+                        panic!("violated in walk {number} of seed {seed}: {}\n{path}", property.name);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    println!("random walks, seed {seed}: {name} | {} walks | {steps} steps | seen: {seen:?}", walks());
+    for wanted in happened {
+        assert!(seen.contains(wanted), "never seen: {wanted}");
+    }
 }
 
 /// Explores something wrong until the property that begins so is violated.
@@ -102,7 +162,7 @@ pub(crate) fn breaks(name: &str, bounds: Bounds, property: &'static str) {
     assert!(found.violated.is_some(), "no counterexample (exhausted: {})", found.exhausted);
 }
 
-fn report(name: &str, checker: &impl Checker<Bounds>, began: Instant) -> Found {
+fn report(name: &str, checker: &impl Checker<Bounds>) -> Found {
     let mut violated: Option<(&'static str, Vec<Action>)> = None;
     let mut seen = BTreeSet::new();
     for (property, path) in checker.discoveries() {
@@ -131,11 +191,10 @@ fn report(name: &str, checker: &impl Checker<Bounds>, began: Instant) -> Found {
         }
     }
     println!(
-        "{name} | {} states | {} distinct | depth {} | {:.1} s | {found}",
+        "{name} | {} states | {} distinct | depth {} | {found}",
         checker.state_count(),
         checker.unique_state_count(),
-        checker.max_depth(),
-        began.elapsed().as_secs_f64()
+        checker.max_depth()
     );
     let exhausted = checker.is_done() && violated.is_none();
     Found { violated, seen, exhausted }

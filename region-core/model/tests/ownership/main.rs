@@ -3,6 +3,7 @@
 mod actions;
 mod entry;
 mod explore;
+mod followers;
 mod holds;
 mod mutants;
 mod properties;

@@ -181,3 +181,19 @@ fn a_home_that_sealed_itself_has_a_way_back() {
 fn the_loser_of_a_placement_race_stops() {
     breaks("loser of a placement race goes on", moving(1).flawed(&[Flaw::LoserGoesOn]), "G5");
 }
+
+/// A placement log whose steward fails over; messages are placements.
+fn placements() -> Bounds {
+    let messages = [Majority, Majority, Majority];
+    Bounds { placements: true, marks: true, lapse_with_fence: true, ..Bounds::new(3, &messages, 1) }
+}
+
+#[test]
+fn a_placement_counts_only_below_the_mark() {
+    breaks("placement before the mark", placements().flawed(&[Flaw::PlacementBeforeMark]), "placed once");
+}
+
+#[test]
+fn a_placement_names_the_epoch_that_it_replaces() {
+    breaks("placement unconditional", placements().flawed(&[Flaw::PlacementUnconditional]), "placed once");
+}

@@ -5,7 +5,7 @@ use region_model::ownership::{Held, LineEntry};
 
 use crate::actions::Action;
 use crate::entry::{Entry, Packet};
-use crate::world::{Bounds, World};
+use crate::world::{Bounds, World, placed_epoch};
 
 /// What the placement's open home has, if there is one.
 fn line(world: &World) -> Option<&[Entry]> {
@@ -89,6 +89,14 @@ pub(crate) fn shown_stays(bounds: &Bounds, world: &World) -> bool {
     let Some(line) = line(world) else { return true };
     let mut firm = world.shown.iter().filter(|entry| entry.level.max(bounds.conversation) > Level::Region);
     firm.all(|entry| stands(line, entry.epoch, entry.sequence, entry.message))
+}
+
+/// Of a placement log: a conversation's epoch is placed once, as anybody sees it.
+pub(crate) fn placed_once(bounds: &Bounds, world: &World) -> bool {
+    let same = |one: &Entry, other: &Entry| {
+        one.message == other.message || placed_epoch(one.message) != placed_epoch(other.message)
+    };
+    !bounds.placements || world.shown.iter().all(|one| world.shown.iter().all(|other| same(one, other)))
 }
 
 /// A majority side can go on: with any one voter dead for good, the others open an epoch and ack a new message.

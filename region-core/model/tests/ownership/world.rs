@@ -36,6 +36,8 @@ pub(crate) struct Bounds {
     pub(crate) seal_forgotten: bool,
     /// The mark moves and is told.
     pub(crate) marks: bool,
+    /// Messages are placements, appended only onto the one that they replace: 1 and 2 want the same epoch, 3 the next.
+    pub(crate) placements: bool,
     /// Tails are offered.
     pub(crate) readmission: bool,
     /// From every state it is tried whether a majority side can go on.
@@ -80,6 +82,7 @@ impl Bounds {
             lapse_with_fence: false,
             seal_forgotten: false,
             marks: false,
+            placements: false,
             readmission: false,
             progress: false,
             flaws: Vec::new(),
@@ -96,7 +99,7 @@ impl Bounds {
     /// The messages that a client may send: those of one level are alike, so a second is sent only after the first.
     pub(crate) fn sendable(&self, net: &[Packet]) -> u8 {
         let all = short(self.messages.len() as u64);
-        if self.messages.windows(2).any(|two| two[0] != two[1]) {
+        if self.placements || self.messages.windows(2).any(|two| two[0] != two[1]) {
             return all;
         }
         let sent = net.iter().map(|packet| match packet {
@@ -214,6 +217,11 @@ pub(crate) struct World {
     pub(crate) alarms: Alarms,
 }
 
+/// The conversation's epoch that a message of a placement log stands for.
+pub(crate) fn placed_epoch(message: u8) -> u8 {
+    if message <= 2 { 1 } else { message - 1 }
+}
+
 pub(crate) fn short(number: u64) -> u8 {
     u8::try_from(number).expect("models are small")
 }
@@ -284,9 +292,12 @@ impl World {
             return;
         }
         let at = &self.regions[usize::from(region)];
-        let marked = usize::try_from(at.replica.standing().mark).expect("small").min(at.log.len());
-        for entry in at.log[..marked].to_vec() {
-            insert(&mut self.shown, entry);
+        let marked = match bounds.has(Flaw::PlacementBeforeMark) {
+            true => at.log.len(),
+            false => usize::try_from(at.replica.standing().mark).expect("small").min(at.log.len()),
+        };
+        for entry in &at.log[..marked] {
+            insert(&mut self.shown, *entry);
         }
     }
 
@@ -409,6 +420,12 @@ impl World {
         insert(&mut self.net, Packet::Append { opening, entry });
         self.settle(bounds, region);
         true
+    }
+
+    /// Whether a placement may follow what the log of its steward has, marked or not.
+    pub(crate) fn may_place(&self, bounds: &Bounds, region: u8, message: u8) -> bool {
+        let last = self.regions[usize::from(region)].log.last().map_or(0, |entry| placed_epoch(entry.message));
+        !bounds.placements || bounds.has(Flaw::PlacementUnconditional) || placed_epoch(message) == last + 1
     }
 
     /// Whether a message is known to the home's dedup.

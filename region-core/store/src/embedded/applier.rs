@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::batch::Staged;
 use super::broken::Broken;
-use super::journal::Needed;
+use super::journal::{Needed, SLOTS};
 use super::tables::Tables;
 
 /// Commits that the tables may be behind; above it, or when the journal's slots are full, the committer waits.
@@ -132,13 +132,12 @@ impl Applier {
     pub(super) fn run(self, queue: &Receiver<Work>) {
         let _guard = self.broken.guard();
         let _ended = Ended(Arc::clone(&self.behind));
-        let mut segment = 0;
-        for Work { staged, ticket, segment: next, dedup } in queue {
-            if self.broken.reason().is_none() {
-                if let Err(error) = self.apply(staged, segment, next) {
-                    self.broken.set(&format!("the tables cannot be written: {error}"));
-                }
-                segment = next;
+        let mut lowest = None;
+        for Work { staged, ticket, segment, dedup } in queue {
+            if self.broken.reason().is_none()
+                && let Err(error) = self.apply(staged, segment, lowest.get_or_insert(segment))
+            {
+                self.broken.set(&format!("the tables cannot be written: {error}"));
             }
             self.behind.applied(ticket);
             self.behind.forget(&dedup, ticket);
@@ -150,12 +149,12 @@ impl Applier {
         }
     }
 
-    /// When the journal went on to another segment, what came before goes to disk first: then the journal's slots are
-    /// free again.
-    fn apply(&self, staged: Staged, segment: u64, next: u64) -> Result<(), fjall::Error> {
-        if next > segment && segment > 0 {
+    /// When half of the journal's slots wait, what came before goes to disk first: then they are free again.
+    fn apply(&self, staged: Staged, segment: u64, lowest: &mut u64) -> Result<(), fjall::Error> {
+        if segment >= *lowest + SLOTS as u64 / 2 {
             self.tables.sync()?;
-            self.needed.only_from(next);
+            self.needed.only_from(segment);
+            *lowest = segment;
         }
         staged.apply()
     }

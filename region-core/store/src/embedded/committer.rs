@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use hearth_protocol::record::{OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, Placement};
-use region_model::ports::{AppendOutcome, LogAppend, StoreCounters, StoreError};
+use region_model::ports::{AppendOutcome, LogAppend, MapChange, MapSync, StoreCounters, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::applier::{Behind, Work};
@@ -52,15 +52,19 @@ pub(super) enum Write {
     Unpark(Vec<u64>),
     /// Keys of dedup records.
     ForgetDedup(Vec<Bytes>),
+    Map(Vec<MapChange>, MapSync),
 }
 
 impl Write {
     fn sync(&self) -> Sync {
         match self {
-            Self::Park(_) | Self::Remove(_) => Sync::Disk,
-            Self::Marks(_) | Self::Placements(_) | Self::OutboxDone(_) | Self::Unpark(_) | Self::ForgetDedup(_) => {
-                Sync::Kernel
-            }
+            Self::Park(_) | Self::Remove(_) | Self::Map(_, MapSync::Disk) => Sync::Disk,
+            Self::Marks(_)
+            | Self::Placements(_)
+            | Self::OutboxDone(_)
+            | Self::Unpark(_)
+            | Self::ForgetDedup(_)
+            | Self::Map(_, MapSync::Kernel) => Sync::Kernel,
         }
     }
 }
@@ -297,6 +301,14 @@ impl Committer {
             Write::ForgetDedup(keys) => {
                 for key in keys {
                     self.batch.remove(&self.tables.dedup, &key);
+                }
+            }
+            Write::Map(changes, _) => {
+                for change in changes {
+                    match change {
+                        MapChange::Put(key, value) => self.batch.put(&self.tables.map, &key, &value),
+                        MapChange::Remove(key) => self.batch.remove(&self.tables.map, &key),
+                    }
                 }
             }
         }

@@ -25,7 +25,7 @@ use parking_lot::{Condvar, Mutex};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Slots, and with them segments that wait for the tables. When all do, a commit waits until one is done.
-const SLOTS: usize = 16;
+pub(super) const SLOTS: usize = 16;
 /// Size from which the next record goes to the next segment. A record may be larger.
 const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 const MAGIC: &[u8; 8] = b"HRTHJNL1";

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{LogId, LogKind, Placement, SealedEntry, Timestamp};
 use region_model::ports::{
-    AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MessageLog, OutboxLog, ParkingLot, Placements,
-    StoreError,
+    AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MapChange, MapStore, MapSync, MessageLog, OutboxLog,
+    ParkingLot, Placements, StoreError,
 };
 
 use super::Shared;
@@ -100,5 +100,24 @@ impl ParkingLot for Shared {
 
     async fn unpark(&self, numbers: Vec<u64>) -> Result<(), StoreError> {
         self.write(Write::Unpark(numbers)).await
+    }
+}
+
+#[async_trait]
+impl MapStore for Shared {
+    async fn get(&self, key: Bytes) -> Result<Option<Bytes>, StoreError> {
+        self.read(|tables| tables.map_value(&key)).await
+    }
+
+    async fn range(&self, from: Bytes, to: Bytes, rows: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.read(|tables| tables.map_rows(&from, &to, rows)).await
+    }
+
+    async fn last(&self, from: Bytes, to: Bytes) -> Result<Option<(Bytes, Bytes)>, StoreError> {
+        self.read(|tables| tables.last_map_row(&from, &to)).await
+    }
+
+    async fn write(&self, changes: Vec<MapChange>, sync: MapSync) -> Result<(), StoreError> {
+        Self::write(self, Write::Map(changes, sync)).await
     }
 }

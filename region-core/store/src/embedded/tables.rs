@@ -23,6 +23,7 @@ pub(super) struct Tables {
     pub(super) placements: Keyspace,
     pub(super) outbox: Keyspace,
     pub(super) parked: Keyspace,
+    pub(super) map: Keyspace,
     pub(super) meta: Keyspace,
     // Last: the database closes after its keyspaces.
     pub(super) database: Database,
@@ -45,6 +46,11 @@ fn record<R: Record>(view: &Snapshot, keyspace: &Keyspace, key: &[u8]) -> Result
     Ok(view.get(keyspace, key)?.map(|value| R::decode(&value)).transpose()?)
 }
 
+fn map_row(row: fjall::Guard) -> Result<(Bytes, Bytes), ReadError> {
+    let (key, value) = row.into_inner()?;
+    Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
+}
+
 impl Tables {
     /// The keyspace of that name.
     pub(super) fn by_name(&self, name: &str) -> Option<&Keyspace> {
@@ -57,6 +63,7 @@ impl Tables {
             &self.placements,
             &self.outbox,
             &self.parked,
+            &self.map,
             &self.meta,
         ];
         all.into_iter().find(|keyspace| &**keyspace.name() == name)
@@ -237,6 +244,24 @@ impl Tables {
 
     pub(super) fn parked(&self, after: Option<u64>, limit: usize) -> Result<Vec<ParkedSend>, ReadError> {
         self.page(&self.parked, after.map(|number| number.to_be_bytes().to_vec()), limit)
+    }
+
+    pub(super) fn map_value(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        Ok(self.database.snapshot().get(&self.map, key)?.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    pub(super) fn map_rows(&self, from: &[u8], to: &[u8], rows: usize) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        self.database.snapshot().range::<&[u8], _>(&self.map, from..to).take(rows).map(map_row).collect()
+    }
+
+    pub(super) fn last_map_row(&self, from: &[u8], to: &[u8]) -> Result<Option<(Bytes, Bytes)>, ReadError> {
+        if from >= to {
+            return Ok(None);
+        }
+        self.database.snapshot().range::<&[u8], _>(&self.map, from..to).next_back().map(map_row).transpose()
     }
 
     fn page<R: Record>(&self, keyspace: &Keyspace, after: Option<Vec<u8>>, limit: usize) -> Result<Vec<R>, ReadError> {

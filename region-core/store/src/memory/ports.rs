@@ -8,8 +8,8 @@ use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{LogId, LogKind, Placement, SealedEntry, Timestamp};
 use region_model::ports::{
-    AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MessageLog, OutboxLog, ParkingLot, Placements,
-    StoreError,
+    AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MapChange, MapStore, MapSync, MessageLog, OutboxLog,
+    ParkingLot, Placements, StoreError,
 };
 
 use super::{Call, Handle};
@@ -103,5 +103,24 @@ impl ParkingLot for Handle {
 
     async fn unpark(&self, numbers: Vec<u64>) -> Result<(), StoreError> {
         self.call(Call::Unpark, move |tables| tables.unpark(numbers)).await
+    }
+}
+
+#[async_trait]
+impl MapStore for Handle {
+    async fn get(&self, key: Bytes) -> Result<Option<Bytes>, StoreError> {
+        self.call(Call::MapGet, move |tables| tables.map_value(&key)).await
+    }
+
+    async fn range(&self, from: Bytes, to: Bytes, rows: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.call(Call::MapRange, move |tables| tables.map_rows(from, to, rows)).await
+    }
+
+    async fn last(&self, from: Bytes, to: Bytes) -> Result<Option<(Bytes, Bytes)>, StoreError> {
+        self.call(Call::MapLast, move |tables| tables.last_map_row(from, to)).await
+    }
+
+    async fn write(&self, changes: Vec<MapChange>, sync: MapSync) -> Result<(), StoreError> {
+        self.call(Call::MapWrite, move |tables| tables.write_map(changes, sync)).await
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, LogKind, Placement, SealedEntry, Timestamp, UserId};
-use region_model::ports::{AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, length_of};
+use region_model::ports::{AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MapChange, MapSync, length_of};
 use uuid::Uuid;
 
 type Undo = Box<dyn FnOnce(&mut Tables) + Send>;
@@ -19,6 +19,7 @@ pub(super) struct Tables {
     placements: BTreeMap<LogId, Placement>,
     outbox: BTreeMap<OutboxKey, OutboxRecord>,
     parked: BTreeMap<u64, ParkedSend>,
+    map: BTreeMap<Bytes, Bytes>,
     change: u64,
     /// Takes back what no sync has covered yet, newest last.
     unsynced: Vec<Undo>,
@@ -256,6 +257,40 @@ impl Tables {
             if let Some(before) = self.parked.remove(&number) {
                 self.unsynced.push(Box::new(move |tables| drop(tables.parked.insert(number, before))));
             }
+        }
+    }
+
+    pub(super) fn map_value(&self, key: &Bytes) -> Option<Bytes> {
+        self.map.get(key).cloned()
+    }
+
+    pub(super) fn map_rows(&self, from: Bytes, to: Bytes, rows: usize) -> Vec<(Bytes, Bytes)> {
+        if from >= to {
+            return Vec::new();
+        }
+        self.map.range(from..to).take(rows).map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    pub(super) fn last_map_row(&self, from: Bytes, to: Bytes) -> Option<(Bytes, Bytes)> {
+        if from >= to {
+            return None;
+        }
+        self.map.range(from..to).next_back().map(|(key, value)| (key.clone(), value.clone()))
+    }
+
+    pub(super) fn write_map(&mut self, changes: Vec<MapChange>, sync: MapSync) {
+        for change in changes {
+            let (key, before) = match change {
+                MapChange::Put(key, value) => (key.clone(), self.map.insert(key, value)),
+                MapChange::Remove(key) => (key.clone(), self.map.remove(&key)),
+            };
+            self.unsynced.push(Box::new(move |tables| match before {
+                Some(before) => drop(tables.map.insert(key, before)),
+                None => drop(tables.map.remove(&key)),
+            }));
+        }
+        if sync == MapSync::Disk {
+            self.sync();
         }
     }
 }

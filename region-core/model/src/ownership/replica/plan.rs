@@ -173,6 +173,43 @@ impl<'h, E: LineEntry, H: Held<E> + ?Sized> Plan<'h, E, H> {
         Ok(())
     }
 
+    /// An entry from any replica, below where a stream begins. It may be of another line: all of them stay staged until
+    /// the range meets the predecessor that the stream names, also when the epoch is accepted already.
+    pub(super) fn take_pulled(&mut self, below: &Append<E>, entry: &E, rules: &impl Rules) -> Result<(), Unread> {
+        let at = entry.sequence();
+        if self.adopted.is_some() {
+            return Ok(());
+        }
+        if let Some(staged) = self.standing.staged.clone().filter(|staged| at > staged.first) {
+            if at == staged.end && entry.previous() == staged.last {
+                self.stage(staged, entry);
+                return self.try_accept(below, rules);
+            }
+            if at >= staged.end {
+                self.ask(staged.first);
+            }
+            return Ok(());
+        }
+        if at > self.length() {
+            self.ask(self.length());
+        } else if at < self.length() && self.hash_before(at + 1)? == Some(entry.chain()) {
+            // Known.
+        } else if self.hash_before(at)? == Some(entry.previous()) {
+            let openings = self.standing.openings.iter().filter(|opening| opening.first < at).copied().collect();
+            self.stage(Staged { epoch: below.epoch, first: at, end: at, last: entry.previous(), openings }, entry);
+            return self.try_accept(below, rules);
+        } else {
+            self.ask(self.lower(at));
+        }
+        Ok(())
+    }
+
+    /// Whether the log as planned has a hash before a sequence.
+    pub(super) fn holds(&self, sequence: u64, previous: E::Chain, rules: &impl Rules) -> Result<bool, Unread> {
+        let reached = rules.has(Flaw::PullUnchecked) && self.length() >= sequence;
+        Ok(reached || self.hash_before(sequence)? == Some(previous))
+    }
+
     fn stage(&mut self, mut staged: Staged<E::Chain>, entry: &E) {
         note_opening(&mut staged.openings, entry);
         let starts = staged.end == staged.first;
@@ -189,7 +226,8 @@ impl<'h, E: LineEntry, H: Held<E> + ?Sized> Plan<'h, E, H> {
     /// Stores the epoch as accepted if the log, or the staged line, now holds all that it opened with.
     fn try_accept(&mut self, append: &Append<E>, rules: &impl Rules) -> Result<(), Unread> {
         let opening = append.opening;
-        if self.standing.accepted >= append.epoch || rules.has(Flaw::AcceptAtFirstAppend) {
+        let again = self.standing.accepted == append.epoch && self.standing.staged.is_some();
+        if (self.standing.accepted >= append.epoch && !again) || rules.has(Flaw::AcceptAtFirstAppend) {
             return Ok(());
         }
         let complete = |staged: &Staged<E::Chain>| staged.end == opening.first && staged.last == opening.previous;
@@ -197,6 +235,8 @@ impl<'h, E: LineEntry, H: Held<E> + ?Sized> Plan<'h, E, H> {
             self.cut(staged.first);
             self.standing.openings.clone_from(&staged.openings);
             self.adopted = Some(staged);
+        } else if again {
+            return Ok(());
         } else if self.hash_before(opening.first)? == Some(opening.previous) {
             if !rules.has(Flaw::AcceptWithTail) {
                 self.cut(opening.first);

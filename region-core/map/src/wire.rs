@@ -1,0 +1,85 @@
+//! What regions say to each other about the map: a version byte, then postcard. Variants are only ever added at the
+//! end; entries, votes and snapshots inside are openraft's, whose version is pinned.
+
+use hearth_protocol::record::Record;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
+    VoteResponse,
+};
+use region_model::region_map::{MapAnswer, MapCommand};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::raft::TypeConfig;
+
+/// A question.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Entries, or a leader's pulse.
+    Append {
+        /// The member that is meant.
+        to: u64,
+        /// openraft's part.
+        request: AppendEntriesRequest<TypeConfig>,
+    },
+    /// Asks for a vote.
+    Vote {
+        /// The member that is meant.
+        to: u64,
+        /// openraft's part.
+        request: VoteRequest<u64>,
+    },
+    /// A piece of a snapshot.
+    Snapshot {
+        /// The member that is meant.
+        to: u64,
+        /// openraft's part.
+        request: InstallSnapshotRequest<TypeConfig>,
+    },
+    /// A command for the leader.
+    Propose {
+        /// The command.
+        command: MapCommand,
+        /// Whether a region that does not lead hands it on to the leader; never twice.
+        relay: bool,
+    },
+    /// How the receiver takes part.
+    Status,
+}
+
+/// How a region takes part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// Its store.
+    pub(crate) store: Uuid,
+    /// Whether it has neither log nor vote.
+    pub(crate) pristine: bool,
+    /// The generation of its map.
+    pub(crate) generation: u64,
+    /// The version of its map.
+    pub(crate) version: u64,
+    /// Whether it leads, or heard a leader just now.
+    pub(crate) hears_leader: bool,
+}
+
+/// An answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Response {
+    /// To `Append`.
+    Append(AppendEntriesResponse<u64>),
+    /// To `Vote`.
+    Vote(VoteResponse<u64>),
+    /// To `Snapshot`; `None` when the pieces do not fit together and are to be sent from the start.
+    Snapshot(Option<InstallSnapshotResponse<u64>>),
+    /// To `Propose`.
+    Answer(MapAnswer),
+    /// To `Propose`: not here, and nothing was proposed.
+    NotLeader,
+    /// To `Status`.
+    Status(Status),
+    /// The member that is meant is not here, or it has stopped.
+    Elsewhere,
+}
+
+impl Record for Request {}
+impl Record for Response {}
