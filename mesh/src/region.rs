@@ -321,7 +321,11 @@ fn region_options(config: &RegionConfig, region: &RegionId) -> Result<RegionOpti
         region: region.clone(),
         node: NodeId(Arc::from(config.region.node.as_str())),
         map: RegionMap { version: 1, regions },
-        bounds: Bounds { group_members: limits.group_members, channel_members: limits.channel_members },
+        bounds: Bounds {
+            group_members: limits.group_members,
+            channel_members: limits.channel_members,
+            ..Bounds::default()
+        },
         parking: ParkingBounds {
             messages: limits.parked_messages,
             bytes: usize::try_from(limits.parked_bytes).unwrap_or(usize::MAX),

@@ -114,7 +114,7 @@ async fn send(opened: &mut Opened, region: &RunningRegion, id: ConversationId, t
 async fn wait_for(opened: &mut Opened, what: &str) {
     let wait = async {
         while let Some(event) = opened.events.recv().await {
-            let (EdgeEvent::Frame(frame) | EdgeEvent::Message { frame, .. }) = event;
+            let (EdgeEvent::Frame(frame) | EdgeEvent::Message { frame, .. }) = event else { continue };
             if String::from_utf8_lossy(&frame).contains(what) {
                 return;
             }

@@ -42,6 +42,8 @@ pub const PARKED_MESSAGES: usize = 10_000;
 pub const PARKED_BYTES: usize = 64 * 1024 * 1024;
 /// Parked messages of one conversation in a region.
 pub const PARKED_PER_CONVERSATION: usize = 1_000;
+/// Entries that a new follower of a conversation lacks at most, to be sent all of them in order.
+pub const FOLLOW_IN_ORDER: u64 = 256;
 /// Bytes of one inter-region frame.
 pub const MESH_FRAME_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of `metadata` in a message's content, as JSON.

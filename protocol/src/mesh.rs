@@ -7,7 +7,7 @@ use prost::Message;
 #[derive(Clone, PartialEq, Message)]
 pub struct MeshFrame {
     /// What it says. A frame of a later version's kind reads as `None` and is ignored.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub body: Option<Body>,
 }
 
@@ -44,6 +44,12 @@ pub enum Body {
     /// Its answer.
     #[prost(message, tag = "10")]
     MapTell(MapTell),
+    /// A follower asks for entries of an open range.
+    #[prost(message, tag = "11")]
+    Pull(Pull),
+    /// The last entries of an open range.
+    #[prost(message, tag = "12")]
+    Pulled(Pulled),
 }
 
 impl MeshFrame {
@@ -186,6 +192,24 @@ pub struct Append {
     /// found at once. Empty where the first entry names it, and from regions that do not know the field.
     #[prost(bytes = "bytes", tag = "9")]
     pub previous: Bytes,
+    /// Set in the frame that begins a follower's stream at `first`, with `previous`: what is missing below is pulled.
+    #[prost(message, optional, tag = "10")]
+    pub begin: Option<Begin>,
+}
+
+/// What a follower needs to go on at a sequence without the entries before it.
+#[derive(Clone, PartialEq, Message)]
+pub struct Begin {
+    /// The folded state before that sequence, as `region-model` stores it. Empty when it is too large for a frame: the
+    /// follower then takes the log from its start.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub view: Bytes,
+    /// Epoch of the entry before that sequence.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Time of that entry, in milliseconds since the epoch.
+    #[prost(uint64, tag = "3")]
+    pub time: u64,
 }
 
 /// What a replica holds.
@@ -206,6 +230,9 @@ pub struct Appended {
     /// Set when its last entry is not the one that the home named: the lines fork.
     #[prost(bool, tag = "5")]
     pub fork: bool,
+    /// Set while a range is open at `length`: entries are on disk above it, up to this exclusive end.
+    #[prost(uint64, tag = "6")]
+    pub above: u64,
 }
 
 /// Lengths of logs that the receiver should hold.
@@ -248,6 +275,38 @@ pub struct Follow {
     /// Set to end it.
     #[prost(bool, tag = "3")]
     pub unfollow: bool,
+    /// Set when the follower cannot go on from `length` by entries alone: what it holds above an open range is of an
+    /// earlier subscription, and it drops that once it is told where to begin.
+    #[prost(bool, tag = "4")]
+    pub fresh: bool,
+}
+
+/// A follower asks for the last entries of a range that it lacks.
+#[derive(Clone, PartialEq, Message)]
+pub struct Pull {
+    /// [`crate::LogId::to_bytes`].
+    #[prost(bytes = "bytes", tag = "1")]
+    pub log: Bytes,
+    /// The lowest sequence wanted.
+    #[prost(uint64, tag = "2")]
+    pub from: u64,
+    /// Exclusive end. The answer reaches it, and begins where it fits into a frame.
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
+}
+
+/// The answer to a [`Pull`].
+#[derive(Clone, PartialEq, Message)]
+pub struct Pulled {
+    /// [`crate::LogId::to_bytes`].
+    #[prost(bytes = "bytes", tag = "1")]
+    pub log: Bytes,
+    /// Exclusive end of the entries.
+    #[prost(uint64, tag = "2")]
+    pub to: u64,
+    /// Stored forms, ascending.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub entries: Vec<Bytes>,
 }
 
 /// A question to another region.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::feed::FeedCursor;
 use crate::handle::ApiCall;
+use crate::reads::has_rows_of;
 use crate::region::Region;
 
 /// Conversations of one page of the feed.
@@ -97,7 +98,7 @@ impl Region {
         pass_on: bool,
     ) -> Result<ApiAnswer, Refusal> {
         let view = self.view(LogId::conversation(id), true).await?;
-        if !self.holds(&view) {
+        if !self.holds(&view) || !has_rows_of(&view, user, call) {
             return self.pass_on(&view, user, call, pass_on).await;
         }
         match call {
@@ -454,10 +455,11 @@ impl Region {
         pass_on: bool,
     ) -> Result<ConversationRow, Refusal> {
         let view = self.view(LogId::conversation(id), true).await?;
-        if self.holds(&view) {
+        let call = ApiCall::Conversation { id };
+        if self.holds(&view) && has_rows_of(&view, user, &call) {
             return self.conversation_row(id, &view, user, false).await;
         }
-        let answer = self.pass_on(&view, user, &ApiCall::Conversation { id }, pass_on).await?;
+        let answer = self.pass_on(&view, user, &call, pass_on).await?;
         if answer.status != 200 {
             let refusal = serde_json::from_slice::<Refusal>(&answer.body);
             return Err(refusal.unwrap_or_else(|_| unreadable()));

@@ -22,14 +22,31 @@ pub enum EdgeEvent {
         /// The frame, made once for all who receive it.
         frame: Bytes,
     },
+    /// Messages that this region does not show live.
+    Skipped(Skipped),
+}
+
+/// Messages of a conversation that this region does not show live: its stream begins above them, and reads of them are
+/// answered meanwhile by a region that holds them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The epoch of the stream.
+    pub epoch: Epoch,
+    /// The first number that was not shown here.
+    pub from: u64,
+    /// The first number of the stream.
+    pub at: u64,
 }
 
 impl EdgeEvent {
-    /// Bytes of its frame: what it counts for in a queue.
+    /// Bytes of its frame: what it counts for in a queue. What has no frame yet is bounded by the number of events.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
             Self::Frame(frame) | Self::Message { frame, .. } => frame.len(),
+            Self::Skipped(_) => 0,
         }
     }
 }

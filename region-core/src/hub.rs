@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use region_model::view::Members;
 use tokio::sync::mpsc;
 
-use crate::edge::{Connection, EdgeEvent};
+use crate::edge::{Connection, EdgeEvent, Skipped};
 use crate::rows;
 
 /// A conversation changed in a way that its members' lists show.
@@ -71,6 +71,30 @@ impl Hub {
             self.deliver_row(conversation, sealed, audience, &gone, skip);
         }
         self.notice(conversation, sealed, audience, gone);
+    }
+
+    /// Tells the sessions of members that messages are not shown here. Members from before hear it too: whoever was
+    /// removed among them finds out by asking. `held` says that this region showed the conversation before; where it did
+    /// not, a session that named the conversation in no cursor has nothing to miss and is not told.
+    pub(crate) fn skipped(&self, skipped: &Skipped, held: bool, before: &Members, audience: &Members) {
+        let users = self.users.read();
+        let is_member = |user: &UserId| before.contains_key(user) || audience.contains_key(user);
+        for (_, connections) in users.iter().filter(|(user, _)| is_member(user)) {
+            for connection in connections {
+                let skipped = Skipped { from: if held { skipped.from } else { skipped.at }, ..*skipped };
+                connection.push(EdgeEvent::Skipped(skipped));
+            }
+        }
+        let online: Vec<UserId> = users.keys().filter(|user| audience.contains_key(*user)).cloned().collect();
+        drop(users);
+        if held && !online.is_empty() {
+            let joined = audience.keys().filter(|user| !before.contains_key(*user)).cloned().collect();
+            let notice = Notice { conversation: skipped.conversation, joined, users: online };
+            // A notice that finds the queue full is left out: the change feed has it.
+            if self.notices.try_send(notice).is_err() {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     fn deliver_row(

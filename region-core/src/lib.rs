@@ -24,7 +24,7 @@ mod rows;
 mod runtime;
 mod users;
 
-pub use edge::{Connection, EdgeEvent, QueueBounds};
+pub use edge::{Connection, EdgeEvent, QueueBounds, Skipped};
 pub use handle::{ApiCall, Opened, Readiness, RegionHandle, Replay};
 pub use links::{LinkEvent, Links, NotSent};
 pub use region::RegionOptions;

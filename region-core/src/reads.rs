@@ -11,6 +11,7 @@ use region_model::LogView;
 use region_model::ports::StoreError;
 use region_model::view::{ConversationState, Member, View};
 
+use crate::handle::ApiCall;
 use crate::region::Region;
 use crate::rows;
 
@@ -37,6 +38,42 @@ pub(crate) fn seen<'a>(view: &'a LogView, user: &UserId) -> Result<Seen<'a>, Ref
     let member = state.members.get(user).ok_or_else(Refusal::no_conversation)?;
     let from = state.visible_from(member).max(view.floor);
     Ok(Seen { state, member, from, to: view.marked.max(1) })
+}
+
+/// The rows of a page of history, `from <= sequence < to`.
+pub(crate) fn history_rows(seen: &Seen<'_>, query: &HistoryQuery) -> (u64, u64) {
+    let limit = query.limit.unwrap_or(limits::HISTORY_ROWS_DEFAULT as u64);
+    match (query.before, query.after) {
+        (None, Some(after)) => {
+            let from = after.saturating_add(1).max(seen.from);
+            (from, seen.to.min(from.saturating_add(limit)))
+        }
+        (before, _) => {
+            let to = before.unwrap_or(u64::MAX).min(seen.to);
+            (to.saturating_sub(limit).max(seen.from), to)
+        }
+    }
+}
+
+/// The rows that the row of a conversation may show the last of.
+fn last_rows(seen: &Seen<'_>) -> (u64, u64) {
+    (seen.from.max(seen.to.saturating_sub(LAST_MESSAGE_WITHIN)), seen.to)
+}
+
+/// Whether what a call reads of a conversation is here. What it refuses, it refuses here.
+pub(crate) fn has_rows_of(view: &LogView, user: &UserId, call: &ApiCall) -> bool {
+    let Ok(seen) = seen(view, user) else { return true };
+    let (from, to) = match call {
+        ApiCall::History { query, .. } => history_rows(&seen, query),
+        ApiCall::Conversation { .. } => last_rows(&seen),
+        _ => return true,
+    };
+    has_rows(view, from, to)
+}
+
+/// Whether rows `from <= sequence < to` are here: none of them is in an open range.
+pub(crate) fn has_rows(view: &LogView, from: u64, to: u64) -> bool {
+    view.open.is_none_or(|(low, high)| from >= to || to <= low || from >= high)
 }
 
 impl Region {
@@ -67,6 +104,10 @@ impl Region {
                 .await
                 .map_err(|error| self.store_refusal(&error))?;
             let Some(last) = entries.last() else { break };
+            // What was here when the read began may be dropped meanwhile: a follower began anew.
+            if entries.iter().zip(next..).any(|(entry, sequence)| entry.sequence().0 != sequence) {
+                return Err(Refusal::new(ErrorCode::HomeUnreachable, "these rows are being pulled").with_retry_after(1));
+            }
             next = last.sequence().0 + 1;
             rows.extend(entries.iter().filter_map(|entry| rows::row(conversation, entry)));
         }
@@ -82,17 +123,7 @@ impl Region {
         query: &HistoryQuery,
     ) -> Result<HistoryResponse, Refusal> {
         let seen = seen(view, user)?;
-        let limit = query.limit.unwrap_or(limits::HISTORY_ROWS_DEFAULT as u64);
-        let (from, to) = match (query.before, query.after) {
-            (None, Some(after)) => {
-                let from = after.saturating_add(1).max(seen.from);
-                (from, seen.to.min(from.saturating_add(limit)))
-            }
-            (before, _) => {
-                let to = before.unwrap_or(u64::MAX).min(seen.to);
-                (to.saturating_sub(limit).max(seen.from), to)
-            }
-        };
+        let (from, to) = history_rows(&seen, query);
         let messages =
             if from < to { self.read_rows(conversation, from, to, limits::HISTORY_ROWS).await? } else { Vec::new() };
         let forward = query.after.is_some();
@@ -171,8 +202,7 @@ impl Region {
 
     /// The newest row of kind `message` near the end.
     async fn last_message(&self, conversation: ConversationId, seen: &Seen<'_>) -> Result<Option<Row>, Refusal> {
-        let lowest = seen.from.max(seen.to.saturating_sub(LAST_MESSAGE_WITHIN));
-        let mut to = seen.to;
+        let (lowest, mut to) = last_rows(seen);
         let mut step = 1;
         while to > lowest {
             let from = to.saturating_sub(step).max(lowest);
@@ -259,11 +289,12 @@ impl Region {
         pass_on: bool,
     ) -> Result<SyncedConversation, Refusal> {
         let view = self.view(LogId::conversation(cursor.conversation_id), pass_on).await?;
-        if self.holds(&view) {
+        let missing = |seen: Seen<'_>| !has_rows(&view, cursor.last_sequence.saturating_add(1).max(seen.from), seen.to);
+        if self.holds(&view) && !seen(&view, user).is_ok_and(missing) {
             return self.sync_conversation(cursor, &view, user, limit).await;
         }
         let request = SyncRequest { conversations: vec![cursor.clone()], limit: Some(limit as u64) };
-        let call = crate::handle::ApiCall::Sync { request };
+        let call = ApiCall::Sync { request };
         let answer = self.pass_on(&view, user, &call, pass_on).await?;
         let mut response: SyncResponse = serde_json::from_slice(&answer.body)
             .map_err(|_| Refusal::new(ErrorCode::Internal, "a region's answer does not read"))?;

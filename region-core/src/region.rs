@@ -304,8 +304,8 @@ impl Region {
         let Some(body) = body else { return };
         let mut entries = Vec::new();
         match &body {
-            Body::Append(append) => {
-                for encoded in &append.entries {
+            Body::Append(mesh::Append { entries: stored, .. }) | Body::Pulled(mesh::Pulled { entries: stored, .. }) => {
+                for encoded in stored {
                     match SealedEntry::decode(encoded.clone()) {
                         Ok(entry) => entries.push(entry),
                         Err(error) => {

@@ -7,7 +7,7 @@ use hearth_protocol::rest::{HistoryQuery, HistoryResponse, Row, SyncCursor};
 use hearth_protocol::{Epoch, ErrorCode, LogId, Refusal, UserId, limits};
 
 use crate::handle::{ApiCall, Replay};
-use crate::reads::seen;
+use crate::reads::{has_rows, seen};
 use crate::region::Region;
 
 impl Region {
@@ -27,6 +27,9 @@ impl Region {
         let first = cursor.last_sequence.saturating_add(1).max(seen.from);
         let count = u64::try_from(rows).unwrap_or(u64::MAX);
         let from = if newest { first.max(seen.to.saturating_sub(count)) } else { first };
+        if !has_rows(&view, from, seen.to) {
+            return self.replay_elsewhere(user, cursor, rows, newest, &view).await;
+        }
         let read = if from < seen.to { self.read_rows(id, from, seen.to, rows).await? } else { Vec::new() };
         let epoch = view.placement.as_ref().map_or(Epoch(1), |placement| placement.epoch);
         Ok(replay_of(read, epoch, seen.to - 1, seen.from))

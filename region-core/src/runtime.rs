@@ -19,6 +19,7 @@ use region_model::{DeviceOutcome, Effect, Input, Lane, Now, RegionCore};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::edge::Skipped;
 use crate::fail_point::fail_point;
 use crate::region::Region;
 use crate::reply::{ReplyTo, device_frame};
@@ -176,6 +177,12 @@ impl Runtime {
                     self.region.hub.deliver(conversation, &entry, &audience, skip);
                 }
             }
+            Effect::Began { log, epoch, from, at, before, audience } => {
+                if let Some(conversation) = log.as_conversation() {
+                    let skipped = Skipped { conversation, epoch, from: from.max(1), at };
+                    self.region.hub.skipped(&skipped, from > 0, &before, &audience);
+                }
+            }
             Effect::UserChanged { log, entry } => self.region.user_changed(log, &entry),
             Effect::Outbox(item) => {
                 fail_point("before-outbox");
@@ -189,7 +196,10 @@ impl Runtime {
                 }
             }
             Effect::Fork { log, peer } => self.region.forked(log, &peer),
-            Effect::Load(_) | Effect::ReadForReplica { .. } | Effect::ReadForRetry { .. } => self.read(effect).await,
+            Effect::Load(_)
+            | Effect::ReadForReplica { .. }
+            | Effect::ReadForPull { .. }
+            | Effect::ReadForRetry { .. } => self.read(effect).await,
         }
     }
 
@@ -204,6 +214,11 @@ impl Runtime {
                 let rows = usize::try_from(to - from).unwrap_or(usize::MAX);
                 let entries = store.read(log, from, to, rows, PAGE_BYTES).await?;
                 Ok(vec![Input::ReplicaPage { log, peer, from, entries }])
+            }),
+            Effect::ReadForPull { log, peer, from, to } => Box::pin(async move {
+                let rows = usize::try_from(to - from).unwrap_or(usize::MAX);
+                let entries = store.read(log, from, to, rows, PAGE_BYTES).await?;
+                Ok(vec![Input::PullPage { log, peer, from, to, entries }])
             }),
             Effect::ReadForRetry { log, sequence, ticket } => Box::pin(async move {
                 let entry = store.read(log, sequence, sequence + 1, 1, usize::MAX).await?.into_iter().next();
@@ -265,8 +280,8 @@ impl Runtime {
     }
 
     async fn append(&mut self, appends: Vec<LogAppend>) {
-        let lengths: Vec<(LogId, u64)> =
-            appends.iter().map(|append| (append.log, append.expect + append.entries.len() as u64)).collect();
+        let lengths: Vec<(LogId, u64, usize)> =
+            appends.iter().map(|append| (append.log, append.end(), usize::from(append.changes_ranges()))).collect();
         let region = self.region.clone();
         region.measures.append_entries.observe(lengths.len() as f64);
         let commit = async move {
@@ -275,11 +290,12 @@ impl Runtime {
             region.measures.append_seconds.observe(began.elapsed().as_secs_f64());
             fail_point("after-append");
             // Of each log its last length counts: what went into one commit goes to replicas in one frame.
-            let mut durable: BTreeMap<LogId, (u64, u64)> = BTreeMap::new();
-            for ((log, length), outcome) in lengths.into_iter().zip(outcomes) {
+            let mut durable: BTreeMap<LogId, (u64, u64, usize)> = BTreeMap::new();
+            for ((log, length, changed), outcome) in lengths.into_iter().zip(outcomes) {
                 match outcome {
                     AppendOutcome::Applied { change } => {
-                        durable.insert(log, (length, change));
+                        let ranges = durable.get(&log).map_or(0, |(.., ranges)| *ranges) + changed;
+                        durable.insert(log, (length, change, ranges));
                     }
                     AppendOutcome::Conflict { length: found, .. } => {
                         // One writer a store: a conflict means that the store is not what this region wrote.
@@ -288,7 +304,7 @@ impl Runtime {
                     }
                 }
             }
-            let appended = |(log, (length, change))| Input::Appended { log, length, change };
+            let appended = |(log, (length, change, ranges))| Input::Appended { log, length, change, ranges };
             Ok(durable.into_iter().map(appended).collect())
         };
         self.start(Box::pin(commit)).await;

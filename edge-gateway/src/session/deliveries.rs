@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hearth_protocol::client::{ServerFrame, SyncGapPayload, SyncRequiredPayload, encode_server_frame};
 use hearth_protocol::rest::SyncCursor;
 use hearth_protocol::{ConversationId, Epoch};
-use region_core::Replay;
+use region_core::{Replay, Skipped};
 
 use super::Effect;
 use crate::metrics::DropLabel;
@@ -132,6 +132,32 @@ impl Deliveries {
             return;
         }
         Self::deliver(track, live, now, effects);
+    }
+
+    /// The region's stream of a conversation goes on above messages that it does not show: the client is told to pull
+    /// them, unless they are all its own.
+    pub(crate) fn skipped(&mut self, skipped: &Skipped, now: u64, effects: &mut VecDeque<Effect>) {
+        let Skipped { conversation, epoch, from, at } = *skipped;
+        let Some(track) = self.tracks.get_mut(&conversation) else {
+            // The client was sent nothing of it: it may have read up to where this region showed it to others.
+            if from < at {
+                effects.push_back(sync_required(conversation, from));
+            }
+            return;
+        };
+        if let Some(held) = &mut track.held {
+            held.dropped = held.dropped.max(Some((epoch, at - 1)));
+            return;
+        }
+        track.begin(epoch, from);
+        if track.sent + 1 >= at {
+            return;
+        }
+        if !track.follows(at, now) {
+            effects.push_back(sync_required(conversation, track.sent + 1));
+        }
+        (track.epoch, track.sent) = (epoch.max(track.epoch), at - 1);
+        track.absorb_own();
     }
 
     fn deliver(track: &mut Track, live: Live, now: u64, effects: &mut VecDeque<Effect>) {
@@ -333,6 +359,31 @@ mod tests {
             }
         }
         Ok(last)
+    }
+
+    #[test]
+    fn messages_that_the_region_does_not_show_are_told_once_and_not_where_the_client_cannot_miss_them() {
+        let limits = DeliveryLimits { held: 8, held_bytes: 1_000, tracked: 4, replay_rows: 5, gap_rows: 20 };
+        let live = |sequence| Live { conversation: conversation(), epoch: Epoch(1), sequence, frame: frame(sequence) };
+        let skipped = |from, at| Skipped { conversation: conversation(), epoch: Epoch(1), from, at };
+        let mut deliveries = Deliveries::new(limits);
+        let mut effects = VecDeque::new();
+        deliveries.skipped(&skipped(7, 7), 0, &mut effects);
+        assert!(effects.is_empty(), "nothing of it was shown to anybody");
+        deliveries.live(live(7), 0, &mut effects);
+        deliveries.skipped(&skipped(8, 8), 0, &mut effects);
+        assert_eq!(effects.len(), 1, "nothing is missing");
+        deliveries.skipped(&skipped(8, 12), 0, &mut effects);
+        deliveries.skipped(&skipped(8, 12), 0, &mut effects);
+        deliveries.live(live(12), 0, &mut effects);
+        assert_eq!(effects.len(), 3, "one pull is told, and the stream goes on");
+        let listed = SyncCursor { conversation_id: conversation(), last_sequence: 12, epoch: Some(Epoch(1)) };
+        deliveries.begin_replay(&listed);
+        deliveries.skipped(&skipped(13, 20), 0, &mut effects);
+        deliveries.live(live(20), 0, &mut effects);
+        let replay = Replay { frames: Vec::new(), epoch: Epoch(1), up_to: 12, visible_from: 1 };
+        deliveries.replayed(&listed, replay, 0, &mut effects);
+        assert!(check(6, effects).is_ok());
     }
 
     #[test]

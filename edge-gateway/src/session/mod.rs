@@ -372,6 +372,7 @@ impl Session {
                 let live = Live { conversation, epoch, sequence, frame };
                 self.deliveries.live(live, now.ticks, &mut self.effects);
             }
+            EdgeEvent::Skipped(skipped) => self.deliveries.skipped(&skipped, now.ticks, &mut self.effects),
             EdgeEvent::Frame(frame) => {
                 let refusal = self.look_at(&frame);
                 self.effects.push_back(Effect::Send(frame));

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use hearth_protocol::mesh::{
-    Ack, Answer, ApiCall, Append, Appended, Body, Follow, Forward, Length, Lengths, MapAsk, MapTell, MeshFrame,
-    Question, Refusals, Refused, Request, Response,
+    Ack, Answer, ApiCall, Append, Appended, Begin, Body, Follow, Forward, Length, Lengths, MapAsk, MapTell, MeshFrame,
+    Pull, Pulled, Question, Refusals, Refused, Request, Response,
 };
 use prost::Message as _;
 
@@ -52,12 +52,20 @@ fn logs() -> Vec<(&'static str, Body)> {
     let mark =
         Append { entries: Vec::new(), voters: Vec::new(), previous: Bytes::from_static(&[7; 32]), ..append.clone() };
     let length = Length { log: log_bytes(), epoch: 2, length: 301, hash: Bytes::from_static(&[8; 32]), mark: 299 };
+    let appended = Appended { log: log_bytes(), accepted: 2, length: 301, resend: true, fork: true, above: 0 };
+    let follow = Follow { log: log_bytes(), length: 301, unfollow: true, fresh: false };
+    let begin = Begin { view: Bytes::from_static(b"view"), epoch: 2, time: 1_790_000_000_123 };
     vec![
         ("append", Body::Append(append)),
-        ("append-without-entries", Body::Append(mark)),
-        ("appended", Body::Appended(Appended { log: log_bytes(), accepted: 2, length: 301, resend: true, fork: true })),
+        ("append-without-entries", Body::Append(mark.clone())),
+        ("appended", Body::Appended(appended.clone())),
+        ("appended-above", Body::Appended(Appended { above: 400, ..appended })),
         ("lengths", Body::Lengths(Lengths { logs: vec![length] })),
-        ("follow", Body::Follow(Follow { log: log_bytes(), length: 301, unfollow: true })),
+        ("follow", Body::Follow(follow.clone())),
+        ("follow-fresh", Body::Follow(Follow { unfollow: false, fresh: true, ..follow })),
+        ("append-begin", Body::Append(Append { begin: Some(begin), ..mark })),
+        ("pull", Body::Pull(Pull { log: log_bytes(), from: 100, to: 300 })),
+        ("pulled", Body::Pulled(Pulled { log: log_bytes(), to: 300, entries: vec![Bytes::from_static(b"one")] })),
     ]
 }
 

@@ -19,13 +19,13 @@ pub use map_store::{
 };
 
 use bytes::Bytes;
-use hearth_protocol::record::OutboxRecord;
+use hearth_protocol::record::{LogRecord, OutboxRecord};
 use hearth_protocol::{Epoch, LogKind, Timestamp};
 use samples::{
     append, conversation, dedup_key, dedup_of, entries, entry, outbox, parked, placement, record, region, user,
 };
 
-use crate::ports::{AppendOutcome, LogAppend, StoreError, Stores};
+use crate::ports::{AppendOutcome, Begin, LogAppend, StoreError, Stores};
 
 /// An adapter under test.
 pub trait Subject: Send {
@@ -54,6 +54,7 @@ macro_rules! store_conformance {
             an_unknown_log_loads_as_nothing,
             a_log_with_a_record_and_no_entries_has_length_zero,
             a_load_brings_the_entries_from_the_lower_of_snapshot_and_mark_on,
+            a_log_goes_on_above_an_open_range_that_is_filled_from_above_and_dropped_by_a_new_beginning,
             a_read_stops_at_its_bounds,
             dedup_finds_what_was_appended_and_nothing_else,
             dedup_records_before_a_time_are_forgotten_page_by_page_and_no_others,
@@ -320,6 +321,44 @@ pub async fn a_load_brings_the_entries_from_the_lower_of_snapshot_and_mark_on(su
     apply(&stores, vec![LogAppend { snapshot: Some((9, newer.clone())), mark: 9, ..append(log, 9, 0) }]).await;
     let loaded = stores.log.load(log).await.expect("loads");
     assert_eq!((loaded.snapshot, loaded.entries, loaded.last), (Some((9, newer)), vec![], Some(entry(log, 8))));
+}
+
+/// See the name.
+pub async fn a_log_goes_on_above_an_open_range_that_is_filled_from_above_and_dropped_by_a_new_beginning(
+    subject: &mut dyn Subject,
+) {
+    let log = conversation(1);
+    let open = |ranges: &[(u64, u64)]| Some(LogRecord { open_ranges: ranges.to_vec(), ..record(1) });
+    let begin = |expect, dropped, at: u64, from| LogAppend {
+        begin: Some(Begin { dropped, at }),
+        record: open(&[(from, at)]),
+        mark: at,
+        snapshot: Some((at, Bytes::from_static(b"view"))),
+        ..append(log, expect, 0)
+    };
+    let stores = subject.stores();
+    apply(&stores, vec![append(log, 0, 2), begin(2, 2..2, 8, 2), append(log, 8, 1)]).await;
+    apply(&stores, vec![append(log, 9, 1)]).await;
+    assert_eq!(conflict(&stores, append(log, 2, 1)).await, (10, Epoch(1)));
+    let fill = LogAppend { filled: entries(log, 5..8), record: open(&[(2, 5)]), ..append(log, 10, 0) };
+    apply(&stores, vec![fill]).await;
+    let read = stores.log.read(log, 0, 99, 99, usize::MAX).await.expect("reads");
+    assert_eq!(read, [entries(log, 0..2), entries(log, 5..10)].concat());
+    drop(stores);
+    subject.reopen();
+    let stores = subject.stores();
+    let loaded = stores.log.load(log).await.expect("loads");
+    assert_eq!((loaded.length, loaded.mark, loaded.below_open), (10, 8, Some(entry(log, 1))));
+    assert_eq!(loaded.record, open(&[(2, 5)]));
+    assert_eq!(loaded.entries, entries(log, 8..10));
+    apply(&stores, vec![begin(10, 5..10, 12, 2)]).await;
+    let loaded = stores.log.load(log).await.expect("loads");
+    assert_eq!((loaded.length, loaded.mark, loaded.last), (12, 12, Some(entry(log, 1))));
+    assert_eq!(stores.log.logs(LogKind::Conversation, None, 9).await.expect("lists")[0].length, 12);
+    let last = LogAppend { filled: entries(log, 2..12), record: open(&[]), ..append(log, 12, 1) };
+    apply(&stores, vec![last]).await;
+    assert_eq!(stores.log.read(log, 0, 99, 99, usize::MAX).await.expect("reads"), entries(log, 0..13));
+    assert_eq!(stores.log.load(log).await.expect("loads").length, 13);
 }
 
 /// See the name: sequences, rows and bytes, but at least one entry.

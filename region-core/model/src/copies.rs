@@ -10,7 +10,7 @@ use crate::command::{Ack, Outcome};
 use crate::core::Context;
 use crate::effect::{Effect, Lane};
 use crate::home::answer;
-use crate::log::{Log, Pending, Replica, outbox_records};
+use crate::log::{Beginning, Log, Pending, Replica, outbox_records};
 
 /// Entries of one page for a replica that is behind.
 const CATCH_UP_ENTRIES: u64 = 2_048;
@@ -108,6 +108,7 @@ impl<R: Clone> Log<R> {
             mark: self.marked,
             voters,
             previous: previous.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash)),
+            begin: None,
         })
     }
 
@@ -161,11 +162,13 @@ impl<R: Clone> Log<R> {
             self.home.replicas.insert(peer.clone(), Replica { sent: said.length, ..Replica::default() });
         }
         let durable = self.durable;
+        // Above an open range its stream goes on at another place than its head.
+        let place = said.length.max(said.above);
         let Some(replica) = self.home.replicas.get_mut(peer) else { return };
-        if replica.forked {
+        if replica.forked || replica.lapsed || replica.begin.is_some() {
             return;
         }
-        if said.fork || said.length > durable {
+        if said.fork || place > durable {
             *replica = Replica { forked: true, reading: replica.reading, ..Replica::default() };
             context.effects.push(Effect::Fork { log: self.id, peer: peer.clone() });
             return;
@@ -174,14 +177,14 @@ impl<R: Clone> Log<R> {
             replica.acked = if said.resend { said.length } else { replica.acked.max(said.length) };
         }
         match replica.flying {
-            Some((_, to)) if said.length >= to => replica.flying = None,
+            Some((_, to)) if place >= to => replica.flying = None,
             // Asked before the page came; a page that is lost is noticed by anti-entropy.
-            Some((from, _)) if said.length == from => {}
+            Some((from, _)) if place == from => {}
             Some(_) if said.resend => {
                 replica.flying = None;
-                replica.sent = said.length;
+                replica.sent = place;
             }
-            None if said.resend => replica.sent = said.length,
+            None if said.resend => replica.sent = place,
             Some(_) | None => {}
         }
         self.advance(context);
@@ -253,6 +256,7 @@ impl<R: Clone> Log<R> {
         self.move_mark(covered, context);
         self.home.forget_settled();
         if self.marked > marked_before {
+            self.send_beginnings(context);
             self.tell_mark(context);
             self.take_paced(context);
         }
@@ -326,6 +330,9 @@ impl<R: Clone> Log<R> {
         self.ensure_replicas(context);
         let durable = self.durable;
         let Some(replica) = self.home.replicas.get_mut(peer) else { return };
+        if replica.lapsed || replica.begin.is_some() {
+            return;
+        }
         replica.flying = None;
         replica.sent = durable;
         if durable > 0 {
@@ -335,11 +342,19 @@ impl<R: Clone> Log<R> {
 
     /// A link went down: what was on its way is not believed to have arrived.
     pub(crate) fn replica_link_down(&mut self, peer: &RegionId) {
+        let follows = !self.sends_all_to(peer);
         if let Some(replica) = self.home.replicas.get_mut(peer) {
             replica.flying = None;
             replica.sent = replica.acked;
             replica.mark_sent = 0;
+            replica.begin = None;
+            replica.lapsed = follows;
         }
+    }
+
+    /// Whether a region is a replica without following: it votes, or the log is a placement log.
+    fn sends_all_to(&self, peer: &RegionId) -> bool {
+        self.id.kind == LogKind::Placement || self.record.as_ref().is_none_or(|record| record.voters.contains(peer))
     }
 
     /// Forgets who waits for acks in another region: its link broke.
@@ -355,13 +370,21 @@ impl<R: Clone> Log<R> {
         }
     }
 
-    /// Another region wants to hold the log, from what it has on. One that is sent it already is asked what it has.
-    pub(crate) fn follow(&mut self, peer: &RegionId, length: u64, context: &mut Context<'_, R>) {
+    /// Another region wants to hold the log, from what it has on. One that is sent it already is asked what it has; one
+    /// that lacks much is sent what comes from now on, and pulls the rest.
+    pub(crate) fn follow(&mut self, peer: &RegionId, follow: &mesh::Follow, context: &mut Context<'_, R>) {
         self.ensure_replicas(context);
-        if !self.home.replicas.contains_key(peer) {
-            let length = length.min(self.durable);
-            let replica = Replica { acked: length, sent: length, ..Replica::default() };
+        let length = follow.length.min(self.durable);
+        let known = self.home.replicas.get(peer).is_some_and(|replica| !replica.lapsed);
+        if !known || follow.fresh {
+            let reading = self.home.replicas.get(peer).is_some_and(|replica| replica.reading);
+            let far = self.marked.saturating_sub(length) > context.bounds.follow_in_order;
+            let begins = !self.sends_all_to(peer) && self.id.kind == LogKind::Conversation && (far || follow.fresh);
+            let waits = self.home.replicas.get_mut(peer).and_then(|replica| replica.begin.take());
+            let begin = if begins { waits.or_else(|| self.beginning(follow.fresh)) } else { None };
+            let replica = Replica { acked: length, sent: length, reading, begin, ..Replica::default() };
             self.home.replicas.insert(peer.clone(), replica);
+            self.send_beginnings(context);
         }
         let durable = self.durable;
         let Some(replica) = self.home.replicas.get(peer) else { return };
@@ -369,6 +392,49 @@ impl<R: Clone> Log<R> {
             self.catch_up(peer, context);
         } else if durable > 0 && replica.streams() && context.links_up.contains(peer) {
             self.send_entries(peer, durable, &[], Lane::Log(self.id), context);
+        }
+    }
+
+    /// A beginning behind all that is decided; without the state where that does not fit into a frame.
+    fn beginning(&self, fresh: bool) -> Option<Box<Beginning>> {
+        let (tip, view) = (self.tip?, self.view.snapshot());
+        let fits = view.len() <= FRAME_ENTRY_BYTES;
+        let view = if fits { view } else { Bytes::new() };
+        (fits || fresh).then(|| Box::new(Beginning { at: self.length, tip, view }))
+    }
+
+    /// Sends beginnings that the mark has reached: nothing below them waits for copies, so a follower may show all of
+    /// what it pulls.
+    fn send_beginnings(&mut self, context: &mut Context<'_, R>) {
+        let marked = self.marked;
+        let due = |(peer, replica): &(&RegionId, &Replica)| {
+            replica.begin.as_ref().is_some_and(|begin| begin.at <= marked) && context.links_up.contains(*peer)
+        };
+        let due: Vec<RegionId> = self.home.replicas.iter().filter(due).map(|(peer, _)| peer.clone()).collect();
+        for peer in due {
+            let Some(replica) = self.home.replicas.get_mut(&peer) else { continue };
+            let Some(begin) = replica.begin.take() else { continue };
+            (replica.sent, replica.mark_sent) = (begin.at, marked);
+            let mesh::Body::Append(append) = self.append_frame(begin.at, &[]) else { continue };
+            let (epoch, time) = (begin.tip.epoch.0, begin.tip.time.0);
+            let voters = self.record.iter().flat_map(|record| &record.voters);
+            let append = mesh::Append {
+                voters: voters.map(|voter| voter.as_str().to_owned()).collect(),
+                previous: Bytes::copy_from_slice(&begin.tip.hash),
+                begin: Some(mesh::Begin { view: begin.view, epoch, time }),
+                ..append
+            };
+            let body = mesh::Body::Append(append);
+            context.effects.push(Effect::Send { peer: peer.clone(), lane: Lane::Log(self.id), body });
+            self.catch_up(&peer, context);
+        }
+    }
+
+    /// A follower lacks the end of a range below its stream.
+    pub(crate) fn pull_asked(&self, peer: &RegionId, pull: &mesh::Pull, context: &mut Context<'_, R>) {
+        if pull.from < pull.to && pull.to <= self.durable && pull.to - pull.from <= CATCH_UP_ENTRIES {
+            let (from, to) = (pull.from, pull.to);
+            context.effects.push(Effect::ReadForPull { log: self.id, peer: peer.clone(), from, to });
         }
     }
 
@@ -385,7 +451,8 @@ impl<R: Clone> Log<R> {
         let durable = self.durable;
         let mut stalled = Vec::new();
         for (peer, replica) in &mut self.home.replicas {
-            if replica.acked < durable && replica.acked_before == Some(replica.acked) && !replica.forked {
+            let asked = replica.acked < durable && !replica.forked && !replica.lapsed && replica.begin.is_none();
+            if asked && replica.acked_before == Some(replica.acked) {
                 stalled.push(peer.clone());
             }
             replica.acked_before = Some(replica.acked);

@@ -7,6 +7,7 @@ mod frames;
 mod links;
 mod lookups;
 mod parked;
+mod pulls;
 mod routing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,6 +25,7 @@ use crate::log::{Log, Waiter};
 use crate::parking::{ParkingBounds, ParkingLot};
 use crate::ports::{DedupKey, LoadedLog};
 use crate::view::Bounds;
+use pulls::pull_page;
 
 /// A forward that the home holds and does not answer within this is offered again: the answer may be lost.
 const HELD_PATIENCE_MILLISECONDS: u64 = 30_000;
@@ -119,6 +121,8 @@ pub enum Input<R> {
         length: u64,
         /// The region-wide number of this change.
         change: u64,
+        /// Appends among it that change which ranges are open.
+        ranges: usize,
     },
     /// The answer to `Effect::ReadForReplica`.
     ReplicaPage {
@@ -128,6 +132,19 @@ pub enum Input<R> {
         peer: RegionId,
         /// First sequence read.
         from: u64,
+        /// What was read.
+        entries: Vec<Arc<SealedEntry>>,
+    },
+    /// The answer to `Effect::ReadForPull`.
+    PullPage {
+        /// The log.
+        log: LogId,
+        /// The follower.
+        peer: RegionId,
+        /// First sequence read.
+        from: u64,
+        /// Exclusive end that was asked for.
+        to: u64,
         /// What was read.
         entries: Vec<Arc<SealedEntry>>,
     },
@@ -151,7 +168,7 @@ pub enum Input<R> {
         peer: RegionId,
         /// What it says.
         body: Box<mesh::Body>,
-        /// The entries of an `Append`, decoded.
+        /// The entries of an `Append` or a `Pulled`, decoded.
         entries: Vec<Arc<SealedEntry>>,
         /// Fresh entropy for the salt of a `Forward`.
         salt: [u8; 16],
@@ -294,6 +311,8 @@ pub struct RegionCore<R> {
     retries: BTreeMap<u64, RetryCheck<R>>,
     waiting_for_copies: BTreeSet<LogId>,
     follows: BTreeMap<LogId, Following>,
+    /// Logs in memory with an open range.
+    open: BTreeSet<LogId>,
     overdue_checked: u64,
 }
 
@@ -326,6 +345,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             retries: BTreeMap::new(),
             waiting_for_copies: BTreeSet::new(),
             follows: BTreeMap::new(),
+            open: BTreeSet::new(),
             overdue_checked: 0,
         }
     }
@@ -356,10 +376,13 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Input::Dedup(key, record) => {
                 self.with_log(key.log, now, effects, |log, context| log.dedup_answer(&key, record, context));
             }
-            Input::Appended { log, length, change } => self.appended(log, length, change, now, effects),
+            Input::Appended { log, length, change, ranges } => {
+                self.appended(log, length, change, ranges, now, effects);
+            }
             Input::ReplicaPage { log, peer, from, entries } => {
                 self.with_log(log, now, effects, |log, context| log.replica_page(&peer, from, &entries, context));
             }
+            Input::PullPage { log, peer, from, to, entries } => pull_page(log, peer, from, to, &entries, effects),
             Input::RetryRead(ticket, entry) => self.retry_read(ticket, entry, effects),
             Input::Parked(number) => self.parked(number, now, effects),
             Input::ParkedAtStart(sends) => self.parked_at_start(sends),
@@ -372,6 +395,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Input::Forget(log) => {
                 if self.follows.get(&log) == Some(&Following::Left) {
                     self.logs.remove(&log);
+                    self.open.remove(&log);
                 }
             }
             Input::CompareHomes(peer, lengths) => self.compare_homes(&peer, lengths, effects),
@@ -409,6 +433,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.waiting_for_copies.insert(id);
         } else if !self.waiting_for_copies.is_empty() {
             self.waiting_for_copies.remove(&id);
+        }
+        if log.ranges.open.is_some() {
+            self.open.insert(id);
+        } else if !self.open.is_empty() {
+            self.open.remove(&id);
         }
         for check in retries {
             let ticket = self.new_id();

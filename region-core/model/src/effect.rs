@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hearth_protocol::record::{OutboxRecord, ParkedSend};
-use hearth_protocol::{LogId, Placement, Refusal, RegionId, SealedEntry, UserId, mesh};
+use hearth_protocol::{Epoch, LogId, Placement, Refusal, RegionId, SealedEntry, UserId, mesh};
 use uuid::Uuid;
 
 use crate::command::{Ack, Outcome};
@@ -39,6 +39,17 @@ pub enum Effect<R> {
         /// The log.
         log: LogId,
         /// The replica.
+        peer: RegionId,
+        /// First sequence wanted.
+        from: u64,
+        /// Exclusive end.
+        to: u64,
+    },
+    /// Read the end of a range that a follower lacks; answer with `Input::PullPage`.
+    ReadForPull {
+        /// The log.
+        log: LogId,
+        /// The follower.
         peer: RegionId,
         /// First sequence wanted.
         from: u64,
@@ -86,6 +97,22 @@ pub enum Effect<R> {
         audience: Arc<Members>,
         /// The connection that gets the ack instead.
         skip: Option<R>,
+    },
+    /// The stream of a conversation begins above entries that are not here: sessions of members that may have missed
+    /// some are told.
+    Began {
+        /// The conversation.
+        log: LogId,
+        /// The epoch of the stream.
+        epoch: Epoch,
+        /// The first sequence that was not shown here; 0 when none was.
+        from: u64,
+        /// The first sequence of the stream.
+        at: u64,
+        /// Members as last known here.
+        before: Arc<Members>,
+        /// Members where the stream begins.
+        audience: Arc<Members>,
     },
     /// A user record that this region holds changed, up to the mark.
     UserChanged {
@@ -140,6 +167,8 @@ pub struct LogView {
     pub marked: u64,
     /// Whether the home marked entries that are not here yet.
     pub behind: bool,
+    /// A range `[from, to)` below `length` that is not on disk here.
+    pub open: Option<(u64, u64)>,
     /// The region-wide number of its last change.
     pub change: u64,
     /// The lowest sequence that retention left.

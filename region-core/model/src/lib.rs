@@ -14,6 +14,7 @@ mod log;
 pub mod ownership;
 mod parking;
 pub mod ports;
+mod ranges;
 pub mod region_map;
 mod replica;
 pub mod view;

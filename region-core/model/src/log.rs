@@ -101,7 +101,7 @@ pub(crate) struct Log<R> {
     pub(crate) marked: u64,
     pub(crate) tip: Option<Tip>,
     pub(crate) view: View,
-    snapshot_length: u64,
+    pub(crate) snapshot_length: u64,
     /// Entries from `marked` to `length`.
     pub(crate) pending: VecDeque<Pending<R>>,
     /// What only the home has.
@@ -110,6 +110,8 @@ pub(crate) struct Log<R> {
     pub(crate) told_mark: u64,
     /// What a replica last asked to be sent again: from which length, and when in milliseconds.
     pub(crate) resend_asked: Option<(u64, u64)>,
+    /// What a follower still pulls.
+    pub(crate) ranges: Ranges,
     /// The region-wide number of its last change.
     pub(crate) change: u64,
     /// When it was last used, in milliseconds of the shell's monotonic clock.
@@ -119,28 +121,29 @@ pub(crate) struct Log<R> {
 impl<R: Clone> Log<R> {
     /// Takes up a log as the store has it.
     pub(crate) fn from_loaded(id: LogId, loaded: LoadedLog, now: u64) -> Self {
+        let ranges = Ranges::from_loaded(&loaded);
         let (mut view, snapshot_length) = loaded
             .snapshot
             .and_then(|(length, bytes)| Some((View::from_snapshot(&bytes)?, length)))
             .unwrap_or((View::Empty, 0));
+        let open_end = ranges.open.map_or(0, |(_, to)| to);
+        // Above an open range the last row is another one than the last entry.
+        let last = loaded.last.filter(|last| last.sequence().0 + 1 == loaded.length);
         let mut log = Self {
             id,
             placement: loaded.placement,
             record: loaded.record,
             length: loaded.length,
             durable: loaded.length,
-            marked: loaded.mark.min(loaded.length),
-            tip: loaded.last.as_ref().map(|last| Tip {
-                epoch: last.epoch(),
-                hash: last.hash,
-                time: last.entry.fixed.time,
-            }),
+            marked: loaded.mark.min(loaded.length).max(open_end),
+            tip: last.as_ref().map(|last| Tip { epoch: last.epoch(), hash: last.hash, time: last.entry.fixed.time }),
             view: View::Empty,
             snapshot_length,
             pending: VecDeque::new(),
             home: HomeState::default(),
             told_mark: loaded.mark,
             resend_asked: None,
+            ranges,
             change: loaded.change,
             used_at: now,
         };
@@ -174,6 +177,7 @@ impl<R: Clone> Log<R> {
     pub(crate) fn is_idle(&self) -> bool {
         let named = |peer: &RegionId| self.record.as_ref().is_some_and(|record| record.voters.contains(peer));
         self.length == self.durable
+            && self.ranges.is_idle()
             && self.pending.is_empty()
             && self.home.is_idle()
             && (self.id.kind == LogKind::Placement || self.home.replicas.keys().all(named))
@@ -200,6 +204,7 @@ impl<R: Clone> Log<R> {
             length: self.durable,
             marked: self.marked.min(self.durable),
             behind: self.told_mark > self.marked,
+            open: self.ranges.open,
             change: self.change,
             floor: self.record.as_ref().map_or(1, |record| record.floor.max(1)),
             view: self.view.clone(),
@@ -229,6 +234,8 @@ impl<R: Clone> Log<R> {
             mark: self.marked,
             record: if self.length == 0 { self.record.clone() } else { None },
             snapshot: None,
+            begin: None,
+            filled: Vec::new(),
             dedup: Vec::new(),
             outbox: Vec::new(),
         }
@@ -255,6 +262,36 @@ impl<R: Clone> Log<R> {
             decided_at: pushed.now,
             queued: false,
         });
+    }
+}
+
+/// The open range of a follower. It is filled from above: each page is checked by the hash that the entry above it
+/// names, and is final.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ranges {
+    /// What is not on disk.
+    pub(crate) open: Option<(u64, u64)>,
+    /// Hash of the entry before it; `None` where it begins at 0.
+    pub(crate) below: Option<Hash>,
+    /// The hash that its last entry must have.
+    pub(crate) above: Option<Hash>,
+    /// Whether what stands above it is of an earlier subscription: nothing is applied until a new one begins.
+    pub(crate) stale: bool,
+    /// When its next page was asked for, in milliseconds.
+    pub(crate) asked: Option<u64>,
+    /// Commits on their way that change it.
+    pub(crate) writes: usize,
+}
+
+impl Ranges {
+    fn from_loaded(loaded: &LoadedLog) -> Self {
+        let open = loaded.record.as_ref().and_then(|record| record.open_ranges.first().copied());
+        let below = loaded.below_open.as_ref().map(|entry| entry.hash);
+        Self { open, below, stale: open.is_some(), ..Self::default() }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.writes == 0 && (self.open.is_none() || self.stale)
     }
 }
 
@@ -341,12 +378,24 @@ pub(crate) struct Replica {
     pub(crate) acked_before: Option<u64>,
     /// Its last entry is not ours: it gets nothing until that is settled.
     pub(crate) forked: bool,
+    /// Where its stream begins, once the mark is there.
+    pub(crate) begin: Option<Box<Beginning>>,
+    /// A follower whose link broke: it gets nothing until it subscribes again.
+    pub(crate) lapsed: bool,
+}
+
+/// Where the stream of a follower begins, and what it needs for that.
+#[derive(Clone, Debug)]
+pub(crate) struct Beginning {
+    pub(crate) at: u64,
+    pub(crate) tip: Tip,
+    pub(crate) view: Bytes,
 }
 
 impl Replica {
     /// Whether entries may be sent to it behind what was sent.
     pub(crate) fn streams(&self) -> bool {
-        !self.reading && self.flying.is_none() && !self.forked
+        !self.reading && self.flying.is_none() && !self.forked && !self.lapsed && self.begin.is_none()
     }
 }
 

@@ -7,6 +7,7 @@
 //! ```
 //! Lengths and marks are exclusive ends: a log of length 3 holds its header and the entries 1 and 2.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -44,10 +45,51 @@ pub struct LogAppend {
     pub record: Option<LogRecord>,
     /// A snapshot of the folded state, valid for the given length.
     pub snapshot: Option<(u64, Bytes)>,
+    /// Set when the log goes on above a range that is still to be pulled; `record` names the range then.
+    pub begin: Option<Begin>,
+    /// Entries of an open range, ascending, below `expect`; `record` names what is open without them.
+    pub filled: Vec<Arc<SealedEntry>>,
     /// Dedup records of the entries.
     pub dedup: Vec<(DedupKey, DedupRecord)>,
     /// Memberships to be told.
     pub outbox: Vec<OutboxRecord>,
+}
+
+/// Where a log goes on above an open range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begin {
+    /// Entries that are dropped first: they stood above an open range of an earlier subscription.
+    pub dropped: Range<u64>,
+    /// The length of the log from then on, before `entries`.
+    pub at: u64,
+}
+
+impl LogAppend {
+    /// The sequence of the first of `entries`, at least.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        self.begin.as_ref().map_or(self.expect, |begin| begin.at)
+    }
+
+    /// The length after it.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.first() + self.entries.len() as u64
+    }
+
+    /// Whether it changes which ranges are open.
+    #[must_use]
+    pub fn changes_ranges(&self) -> bool {
+        self.begin.is_some() || !self.filled.is_empty()
+    }
+}
+
+/// The length of a log by its last entry and its record: one past the last entry, or the end of the open range where
+/// nothing stands above it yet.
+#[must_use]
+pub fn length_of(last: Option<u64>, record: Option<&LogRecord>) -> u64 {
+    let open_end = record.and_then(|record| record.open_ranges.last()).map_or(0, |(_, to)| *to);
+    last.map_or(0, |last| last + 1).max(open_end)
 }
 
 /// What names a sent message: dedup is per log, sender and id.
@@ -85,10 +127,12 @@ pub struct LoadedLog {
     pub placement: Option<Placement>,
     /// The record; `None` when this region does not hold the log.
     pub record: Option<LogRecord>,
-    /// Entries held.
+    /// Entries held, open ranges counted: see [`length_of`].
     pub length: u64,
     /// The mark as last stored.
     pub mark: u64,
+    /// The entry before the first open range.
+    pub below_open: Option<Arc<SealedEntry>>,
     /// The newest snapshot.
     pub snapshot: Option<(u64, Bytes)>,
     /// The last entry.

@@ -27,11 +27,20 @@ impl<R: Clone> Log<R> {
             // Of an older epoch, or of a region that is not the home under this one.
             Some(record) if epoch < record.sealed || (epoch == record.accepted && *peer != record.home) => return,
             Some(_) => {}
+            None if append.begin.is_some() => self.record = Some(record_from(peer, append)),
             None if append.first > 0 || entries.is_empty() => {
                 self.ask_again(peer, context);
                 return;
             }
             None => self.record = Some(record_from(peer, append)),
+        }
+        if let Some(begin) = &append.begin {
+            self.begin(peer, append, begin, context);
+            return;
+        }
+        if self.ranges.stale {
+            self.ask_fresh(peer, context);
+            return;
         }
         if append.first > self.length {
             self.told_mark = self.told_mark.max(append.mark);
@@ -83,8 +92,24 @@ impl<R: Clone> Log<R> {
         in_order
     }
 
+    /// Asks for a new beginning, once for a while.
+    pub(crate) fn ask_fresh(&mut self, home: &RegionId, context: &mut Context<'_, R>) {
+        let now = context.now.monotonic;
+        if self.resend_asked.is_some_and(|(_, at)| now < at + RESEND_PATIENCE_MILLISECONDS) {
+            return;
+        }
+        self.resend_asked = Some((self.durable, now));
+        let log = Bytes::copy_from_slice(&self.id.to_bytes());
+        let follow = mesh::Follow { log, length: self.head(), unfollow: false, fresh: true };
+        context.effects.push(Effect::Send {
+            peer: home.clone(),
+            lane: Lane::Log(self.id),
+            body: mesh::Body::Follow(follow),
+        });
+    }
+
     /// Asks the home to send again from what is on disk here: once, not for every frame that comes meanwhile.
-    fn ask_again(&mut self, home: &RegionId, context: &mut Context<'_, R>) {
+    pub(crate) fn ask_again(&mut self, home: &RegionId, context: &mut Context<'_, R>) {
         let now = context.now.monotonic;
         let asked = self
             .resend_asked
@@ -106,7 +131,10 @@ impl<R: Clone> Log<R> {
 
     /// The commit is on disk up to `durable`: count for the home, show what it marked.
     pub(crate) fn applied(&mut self, durable: u64, context: &mut Context<'_, R>) {
-        self.durable = self.durable.max(durable);
+        if self.ranges.writes == 0 {
+            // Else a commit of before a new beginning may be told, and the one of the beginning covers it.
+            self.durable = self.durable.max(durable);
+        }
         if let Some(home) = self.record.as_ref().map(|record| record.home.clone()) {
             self.say(&home, false, false, context);
         }
@@ -129,12 +157,14 @@ impl<R: Clone> Log<R> {
 
     /// Tells the home what is on disk here.
     pub(crate) fn say(&self, home: &RegionId, resend: bool, fork: bool, context: &mut Context<'_, R>) {
+        let above = if self.ranges.open.is_some() && !self.ranges.stale { self.durable } else { 0 };
         let said = mesh::Appended {
             log: Bytes::copy_from_slice(&self.id.to_bytes()),
             accepted: self.record.as_ref().map_or(0, |record| record.accepted.0),
-            length: self.durable,
+            length: self.head(),
             resend,
             fork,
+            above,
         };
         context.effects.push(Effect::Send {
             peer: home.clone(),

@@ -117,6 +117,8 @@ pub fn append(log: LogId, expect: u64, count: u64) -> LogAppend {
         mark: 0,
         record: (expect == 0).then(|| record(1)),
         snapshot: None,
+        begin: None,
+        filled: vec![],
         dedup: sequences.map(|sequence| (dedup_key(log, sequence), dedup_of(sequence).1)).collect(),
         outbox: vec![],
     }

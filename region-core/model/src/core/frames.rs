@@ -13,12 +13,24 @@ use crate::home::{answer, other_content, same_content};
 use crate::log::Waiter;
 
 impl<R: Clone + std::fmt::Debug> RegionCore<R> {
-    pub(super) fn appended(&mut self, id: LogId, length: u64, change: u64, now: Now, effects: &mut Vec<Effect<R>>) {
+    pub(super) fn appended(
+        &mut self,
+        id: LogId,
+        length: u64,
+        change: u64,
+        ranges: usize,
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
         let home_here = self.home_here(id);
         self.with_log(id, now, effects, |log, context| {
             log.change = log.change.max(change);
+            log.ranges_written(ranges, context);
             if home_here { log.appended(length, context) } else { log.applied(length, context) }
         });
+        if ranges > 0 {
+            self.pull_next(now, effects);
+        }
     }
 
     pub(super) fn frame(
@@ -50,6 +62,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             mesh::Body::Append(append) => self.frame_for(append.log.clone(), peer, body, entries, now, effects),
             mesh::Body::Appended(said) => self.frame_for(said.log.clone(), peer, body, entries, now, effects),
             mesh::Body::Follow(follow) => self.frame_for(follow.log.clone(), peer, body, entries, now, effects),
+            mesh::Body::Pull(pull) => self.frame_for(pull.log.clone(), peer, body, entries, now, effects),
+            mesh::Body::Pulled(pulled) => self.frame_for(pulled.log.clone(), peer, body, entries, now, effects),
             mesh::Body::Lengths(lengths) => {
                 for length in lengths.logs.clone() {
                     if let Some(id) = LogId::from_bytes(&length.log) {
@@ -95,7 +109,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         effects: &mut Vec<Effect<R>>,
     ) {
         if matches!(body, mesh::Body::Append(_)) && !self.keeps_copy(id) {
-            self.send_follow(peer.clone(), id, 0, true, effects);
+            self.send_follow(peer.clone(), id, 0, true, false, effects);
+            return;
+        }
+        if matches!(body, mesh::Body::Pulled(_)) && !self.keeps_copy(id) {
             return;
         }
         let home_here = self.home_here(id);
@@ -103,7 +120,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             mesh::Body::Append(append) if !home_here => log.apply(peer, append, entries, context),
             mesh::Body::Appended(said) if home_here => log.replica_appended(peer, said, context),
             mesh::Body::Follow(follow) if home_here && follow.unfollow => log.unfollow(peer),
-            mesh::Body::Follow(follow) if home_here => log.follow(peer, follow.length, context),
+            mesh::Body::Follow(follow) if home_here => log.follow(peer, follow, context),
+            mesh::Body::Pull(pull) if home_here => log.pull_asked(peer, pull, context),
+            mesh::Body::Pulled(pulled) if !home_here => log.pulled(peer, pulled.to, entries, context),
             _ => {}
         });
     }
@@ -129,7 +148,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.follows.insert(id, Following::Left);
             return;
         };
-        let (home, length) = (placement.home.clone(), log.durable);
+        let (home, length, fresh) = (placement.home.clone(), log.head(), log.ranges.stale);
         if home == self.options.me || placement.voters.contains(&self.options.me) {
             self.follows.remove(&id);
             return;
@@ -143,13 +162,21 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         };
         self.follows.insert(id, following);
         if up {
-            self.send_follow(home, id, length, !hold, effects);
+            self.send_follow(home, id, length, !hold, hold && fresh, effects);
         }
     }
 
-    fn send_follow(&self, home: RegionId, id: LogId, length: u64, unfollow: bool, effects: &mut Vec<Effect<R>>) {
+    fn send_follow(
+        &self,
+        home: RegionId,
+        id: LogId,
+        length: u64,
+        unfollow: bool,
+        fresh: bool,
+        effects: &mut Vec<Effect<R>>,
+    ) {
         let log = Bytes::copy_from_slice(&id.to_bytes());
-        let body = mesh::Body::Follow(mesh::Follow { log, length, unfollow });
+        let body = mesh::Body::Follow(mesh::Follow { log, length, unfollow, fresh });
         effects.push(Effect::Send { peer: home, lane: Lane::Log(id), body });
     }
 

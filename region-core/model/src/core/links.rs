@@ -57,6 +57,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             match slotted {
                 Slotted::Ready(log) => {
                     log.replica_link_down(peer);
+                    log.subscription_ended(peer);
                     log.forget_waiters_of(peer);
                 }
                 Slotted::Loading(queue) => queue.retain(|waiting| !waiting.is_from(peer)),
@@ -89,6 +90,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let waiting: Vec<LogId> = self.waiting_for_copies.iter().copied().collect();
         for id in waiting {
             self.with_log(id, now, effects, |log, context| log.tell_queued(context));
+        }
+        if !self.open.is_empty() {
+            self.pull_next(now, effects);
         }
         if now.monotonic >= self.overdue_checked + OVERDUE_EVERY_MILLISECONDS {
             self.overdue_checked = now.monotonic;
@@ -128,6 +132,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         idle.sort_unstable();
         for (_, id) in idle.into_iter().take(over) {
             self.logs.remove(&id);
+            self.open.remove(&id);
         }
     }
 }

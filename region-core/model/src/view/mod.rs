@@ -24,6 +24,9 @@ pub struct Bounds {
     pub group_members: usize,
     /// Members of a channel.
     pub channel_members: usize,
+    /// Entries that a new follower lacks at most, to be sent all of them in order: with more the stream begins at once
+    /// and what is missing below it is pulled.
+    pub follow_in_order: u64,
 }
 
 impl Default for Bounds {
@@ -31,6 +34,7 @@ impl Default for Bounds {
         Self {
             group_members: hearth_protocol::limits::GROUP_MEMBERS,
             channel_members: hearth_protocol::limits::CHANNEL_MEMBERS,
+            follow_in_order: hearth_protocol::limits::FOLLOW_IN_ORDER,
         }
     }
 }

@@ -67,7 +67,7 @@ fn a_fork_is_named_and_nothing_is_overwritten() {
     // The store of the home is set back by one entry, which no rule allows, and another takes its place.
     sim.crash(0);
     let stored = sim.regions[0].disk.logs.get_mut(&log).expect("it is there");
-    stored.entries.truncate(1);
+    stored.entries.retain(|sequence, _| *sequence < 1);
     stored.mark = 1;
     stored.snapshot = None;
     sim.regions[0].disk.dedup.clear();
@@ -91,10 +91,10 @@ fn a_quiet_replica_that_was_set_back_to_another_entry_of_the_same_number_is_foun
     sim.settle(&[0, 3], log);
     sim.crash(3);
     let stored = sim.regions[3].disk.logs.get_mut(&log).expect("it is there");
-    let last = stored.entries.pop().expect("it holds the message");
+    let (sequence, last) = stored.entries.pop_last().expect("it holds the message");
     let mut other = last.entry.clone();
     other.fixed.sender = crate::support::user("ben");
-    stored.entries.push(SealedEntry::seal(other));
+    stored.entries.insert(sequence, SealedEntry::seal(other));
     sim.start(3);
     sim.run_until("the fork is named", |sim| !sim.forks.is_empty());
     assert!(

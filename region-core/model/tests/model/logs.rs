@@ -82,6 +82,87 @@ fn a_region_that_does_not_vote_holds_nothing_until_it_follows_then_catches_up_an
     assert!(!sim.view(3, log).held);
 }
 
+fn follower_of(messages: u64, follow_in_order: u64) -> (Sim, LogId) {
+    let bounds = Bounds { follow_in_order, ..Bounds::default() };
+    let mut sim = Sim::with(1, Setup { regions: 4, bounds, ..Setup::default() });
+    let log = sim.group_at(0, 1);
+    for id in 0..messages {
+        let ticket = sim.send(0, log, &Message::new("ann", id));
+        if id % 100 == 0 {
+            sim.acked(ticket);
+        }
+    }
+    sim.settle(&[0, 1, 2], log);
+    (sim, log)
+}
+
+#[test]
+fn a_follower_shows_the_stream_at_once_pulls_what_is_missing_below_and_tells_the_gap() {
+    let (mut sim, log) = follower_of(3_000, 256);
+    let added = sim.members(0, log, "ann", MemberAction::Add(Role::Member), &["dan"]);
+    sim.acked(added);
+    sim.settle(&[0, 1, 2], log);
+    sim.input(3, Input::Follow { log, hold: true });
+    sim.run_until("it holds the end", |sim| sim.regions[3].disk.logs.contains_key(&log));
+    let open = sim.view(3, log).open;
+    assert!(open.is_some_and(|(from, to)| from == 0 && to > 1_000), "{open:?} is open");
+    assert!(state(&sim.view(3, log).view).members.contains_key(&user("dan")), "the members are those of the end");
+    let sent = sim.send(0, log, &Message::new("ann", 3_000));
+    let shown = sim.acked(sent).position.sequence.0;
+    sim.run_until("it is shown", |sim| sim.shown(3, log) == [shown]);
+    sim.settle(&[0, 3], log);
+    assert_eq!((sim.view(3, log).open, sim.gaps), (None, 1));
+    let unread = |view: &View| state(view).unread(&user("ben"), &state(view).members[&user("ben")]);
+    assert_eq!(unread(&sim.view(3, log).view), 3_001);
+}
+
+#[test]
+fn what_a_follower_holds_above_an_open_range_is_dropped_at_a_new_subscription_and_what_is_below_stays() {
+    let (mut sim, log) = follower_of(20, 256);
+    sim.input(3, Input::Follow { log, hold: true });
+    sim.settle(&[0, 3], log);
+    sim.cut(0, 3);
+    sim.run_until("both sides notice", |sim| !sim.is_linked(0, 3));
+    for id in 20..5_000 {
+        sim.send(0, log, &Message::new("ann", id));
+    }
+    sim.settle(&[0, 1, 2], log);
+    sim.heal_all();
+    sim.run_until("a range is open", |sim| {
+        let record = sim.regions[3].disk.logs[&log].record.as_ref();
+        record.is_some_and(|record| record.open_ranges.first().is_some_and(|(from, to)| *from == 21 && *to < 5_000))
+    });
+    sim.crash(3);
+    for id in 5_000..5_010 {
+        sim.send(0, log, &Message::new("ann", id));
+    }
+    sim.start(3);
+    sim.settle(&[0, 3], log);
+    assert!(sim.gaps >= 2);
+    assert_eq!(sim.message_ids(3, log).len(), 5_010);
+    let ticket = sim.send(3, log, &Message::new("ann", 5_010));
+    sim.acked(ticket);
+    sim.settle(&[0, 3], log);
+}
+
+#[test]
+fn a_page_that_does_not_reach_the_hash_above_it_is_not_taken_and_is_pulled_again() {
+    let (mut sim, log) = follower_of(600, 10);
+    sim.spoil_pulls = 3;
+    sim.input(3, Input::Follow { log, hold: true });
+    sim.settle(&[0, 3], log);
+    assert_eq!(sim.spoil_pulls, 0, "three pages were other than asked for");
+    assert!(sim.forks.is_empty());
+}
+
+#[test]
+fn a_follower_takes_what_it_lacks_little_of_in_order() {
+    let (mut sim, log) = follower_of(200, 256);
+    sim.input(3, Input::Follow { log, hold: true });
+    sim.settle(&[0, 3], log);
+    assert_eq!((sim.gaps, sim.shown(3, log).len()), (0, 201));
+}
+
 #[test]
 fn a_user_record_applies_only_greater_positions() {
     let mut sim = Sim::new(1);

@@ -203,6 +203,8 @@ impl Committer {
         }
         head.change = self.change;
         head.mark = head.mark.max(append.mark);
+        self.stage_ranges(&append, &head);
+        head.length = append.first();
         for entry in &append.entries {
             let sequence = entry.sequence().0;
             keys::write_row(&mut self.value, head.mark, head.change, &entry.encoded);
@@ -231,6 +233,20 @@ impl Committer {
         self.appends += 1;
         self.entries += append.entries.len() as u64;
         Ok(AppendOutcome::Applied { change: head.change })
+    }
+
+    /// Drops what a new beginning drops, and puts entries of an open range: their mark is that they may be shown. Dedup
+    /// records of what is dropped stay, and so does what [`Ids`] knows: to forget it between an `add` and its commit would
+    /// let a reading miss the record.
+    fn stage_ranges(&mut self, append: &LogAppend, head: &Head) {
+        for sequence in append.begin.iter().flat_map(|begin| begin.dropped.clone()) {
+            self.batch.remove(&self.tables.entries, &keys::entry(append.log, sequence));
+        }
+        for entry in &append.filled {
+            let sequence = entry.sequence().0;
+            keys::write_row(&mut self.value, head.mark.min(sequence + 1), head.change, &entry.encoded);
+            self.batch.put(&self.tables.entries, &keys::entry(append.log, sequence), &self.value);
+        }
     }
 
     fn stage_others(&mut self, append: &LogAppend) {
@@ -415,7 +431,7 @@ impl Committer {
 
 /// Whether the entries go on from `expect` without a step back. Anything else would overwrite rows.
 fn numbered(append: &LogAppend) -> bool {
-    let mut least = append.expect;
+    let mut least = append.first();
     append.entries.iter().all(|entry| {
         let sequence = entry.sequence().0;
         let fits = sequence >= least && sequence < u64::MAX;

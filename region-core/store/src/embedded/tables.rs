@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, Readable, Snapshot};
 use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend, Record};
 use hearth_protocol::{LogId, LogKind, Placement, SealedEntry, Timestamp};
-use region_model::ports::{LoadedLog, LogSummary};
+use region_model::ports::{LoadedLog, LogSummary, length_of};
 
 use super::heads::Head;
 use super::keys::{self, ReadError};
@@ -35,7 +35,8 @@ pub(super) type OldDedup = (Vec<Bytes>, Option<Bytes>);
 /// The last row of a log, and what its mark's row adds.
 #[derive(Default)]
 struct Tail {
-    length: u64,
+    /// Sequence of the last row.
+    sequence: Option<u64>,
     mark: u64,
     change: u64,
     last: Option<Arc<SealedEntry>>,
@@ -74,7 +75,7 @@ impl Tables {
         if let Some(row) = view.prefix(&self.entries, keys::spread(log)).next_back() {
             let (key, row) = row.into_inner()?;
             (tail.mark, tail.change) = keys::row_head(&row)?;
-            tail.length = keys::sequence(&key)? + 1;
+            tail.sequence = Some(keys::sequence(&key)?);
             tail.last = if with_last { Some(keys::row_entry(&row)?) } else { None };
         }
         if let Some(pair) = view.get(&self.marks, key)? {
@@ -90,11 +91,11 @@ impl Tables {
         let tail = self.tail(&view, log, false)?;
         let record: Option<LogRecord> = record(&view, &self.logs, &log.to_bytes())?;
         Ok(Head {
-            length: tail.length,
+            length: length_of(tail.sequence, record.as_ref()),
             sealed: record.as_ref().map(|record| record.sealed).unwrap_or_default(),
             mark: tail.mark,
             change: tail.change,
-            held: record.is_some() || tail.length > 0,
+            held: record.is_some() || tail.sequence.is_some(),
         })
     }
 
@@ -106,17 +107,22 @@ impl Tables {
             Some(value) => Some(keys::read_snapshot(&value)?),
             None => None,
         };
+        let stored: Option<LogRecord> = record(&view, &self.logs, &key)?;
+        let length = length_of(tail.sequence, stored.as_ref());
         let from = snapshot.as_ref().map_or(0, |(length, _)| *length).min(tail.mark);
-        let entries = if from < tail.length {
-            self.entries(&view, log, from, tail.length, usize::MAX, usize::MAX)?
-        } else {
-            Vec::new()
+        let entries =
+            if from < length { self.entries(&view, log, from, length, usize::MAX, usize::MAX)? } else { Vec::new() };
+        let below = stored.as_ref().and_then(|record| record.open_ranges.first()).map_or(0, |(from, _)| *from);
+        let below_open = match below.checked_sub(1) {
+            Some(last) => self.entries(&view, log, last, below, 1, usize::MAX)?.pop(),
+            None => None,
         };
         Ok(LoadedLog {
             placement: record(&view, &self.placements, &key)?,
-            record: record(&view, &self.logs, &key)?,
-            length: tail.length,
+            record: stored,
+            length,
             mark: tail.mark,
+            below_open,
             snapshot,
             last: tail.last,
             entries,
@@ -218,8 +224,8 @@ impl Tables {
             let record = LogRecord::decode(&value)?;
             summaries.push(LogSummary {
                 log,
+                length: length_of(tail.sequence, Some(&record)),
                 record,
-                length: tail.length,
                 mark: tail.mark,
                 last: tail.last,
                 change: tail.change,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, LogKind, Placement, SealedEntry, Timestamp, UserId};
-use region_model::ports::{AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MapChange, MapSync};
+use region_model::ports::{AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MapChange, MapSync, length_of};
 use uuid::Uuid;
 
 type Undo = Box<dyn FnOnce(&mut Tables) + Send>;
@@ -37,7 +37,7 @@ struct Log {
 
 impl Log {
     fn length(&self) -> u64 {
-        self.rows.last_key_value().map_or(0, |(sequence, _)| sequence + 1)
+        length_of(self.rows.last_key_value().map(|(sequence, _)| *sequence), self.record.as_ref())
     }
 
     fn last(&self) -> Option<Arc<SealedEntry>> {
@@ -74,7 +74,7 @@ impl Tables {
 
     fn append_one(&mut self, append: LogAppend) -> AppendOutcome {
         let (length, sealed) = self.logs.get(&append.log).map_or((0, Epoch(0)), |log| (log.length(), log.sealed()));
-        let mut least = append.expect;
+        let mut least = append.first();
         let numbered = append.entries.iter().all(|entry| {
             let sequence = entry.sequence().0;
             let fits = sequence >= least && sequence < u64::MAX;
@@ -88,6 +88,10 @@ impl Tables {
         let log = self.logs.entry(append.log).or_default();
         log.change = self.change;
         log.mark = log.mark.max(append.mark);
+        if let Some(begin) = append.begin {
+            log.rows.retain(|sequence, _| !begin.dropped.contains(sequence));
+        }
+        log.rows.extend(append.filled.into_iter().map(|entry| (entry.sequence().0, entry)));
         log.rows.extend(append.entries.into_iter().map(|entry| (entry.sequence().0, entry)));
         if append.record.is_some() {
             log.record = append.record;
@@ -108,12 +112,15 @@ impl Tables {
         let Some(log) = self.logs.get(&id) else {
             return LoadedLog { placement, ..LoadedLog::default() };
         };
+        let below = log.record.as_ref().and_then(|record| record.open_ranges.first()).map_or(0, |(from, _)| *from);
+        let below_open = below.checked_sub(1).and_then(|last| log.rows.get(&last).cloned());
         let from = log.snapshot.as_ref().map_or(0, |(length, _)| *length).min(log.mark);
         LoadedLog {
             placement,
             record: log.record.clone(),
             length: log.length(),
             mark: log.mark,
+            below_open,
             snapshot: log.snapshot.clone(),
             last: log.last(),
             entries: log.rows.range(from..).map(|(_, entry)| Arc::clone(entry)).collect(),

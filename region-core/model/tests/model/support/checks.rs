@@ -67,7 +67,12 @@ impl Sim {
 
     /// The entries of a log on a region's disk.
     pub(crate) fn entries(&self, region: usize, log: LogId) -> Vec<std::sync::Arc<SealedEntry>> {
-        self.regions[region].disk.logs.get(&log).map(|stored| stored.entries.clone()).unwrap_or_default()
+        self.regions[region]
+            .disk
+            .logs
+            .get(&log)
+            .map(|stored| stored.entries.values().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// The ids of the messages of a log on a region's disk, in order.

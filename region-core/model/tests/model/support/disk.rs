@@ -6,16 +6,45 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, LogRecord, ParkedSend};
 use hearth_protocol::{LogId, Placement, RegionId, SealedEntry, mesh};
-use region_model::ports::{DedupKey, LoadedLog, LogAppend};
+use region_model::ports::{DedupKey, LoadedLog, LogAppend, length_of};
 
 /// One log on disk.
 #[derive(Debug, Default)]
 pub(crate) struct StoredLog {
     pub(crate) record: Option<LogRecord>,
-    pub(crate) entries: Vec<Arc<SealedEntry>>,
+    /// By sequence; none in an open range.
+    pub(crate) entries: BTreeMap<u64, Arc<SealedEntry>>,
     pub(crate) mark: u64,
     pub(crate) snapshot: Option<(u64, Bytes)>,
     pub(crate) change: u64,
+}
+
+impl StoredLog {
+    fn open(&self) -> Option<(u64, u64)> {
+        self.record.as_ref()?.open_ranges.first().copied()
+    }
+
+    fn length(&self) -> u64 {
+        length_of(self.entries.keys().next_back().copied(), self.record.as_ref())
+    }
+
+    fn last(&self) -> Option<&Arc<SealedEntry>> {
+        self.entries.values().next_back()
+    }
+
+    /// Entries are missing in the open range and nowhere else, and each names the one before it.
+    fn check(&self, log: LogId) {
+        let (from, to) = self.open().unwrap_or((0, 0));
+        let held = (0..from).chain(to..self.length());
+        assert!(self.entries.keys().copied().eq(held), "{log} holds all but {from}..{to}");
+        for (sequence, entry) in &self.entries {
+            let before = sequence.checked_sub(1).and_then(|before| self.entries.get(&before));
+            if before.is_some() || *sequence == 0 {
+                let previous = before.map_or([0; 32], |before| before.hash);
+                assert_eq!(entry.entry.fixed.previous, previous, "{log} {sequence} names the entry before it");
+            }
+        }
+    }
 }
 
 /// The stores of one region.
@@ -32,13 +61,26 @@ impl Disk {
     /// Applies an append; returns the number of the change. A conflict is a bug of the model: there is one writer.
     pub(crate) fn append(&mut self, append: LogAppend) -> u64 {
         self.change += 1;
+        let ranges = append.changes_ranges();
         let stored = self.logs.entry(append.log).or_default();
-        assert_eq!(stored.entries.len() as u64, append.expect, "{} is not as long as its writer thinks", append.log);
-        for entry in &append.entries {
-            assert_eq!(entry.sequence().0, stored.entries.len() as u64, "entries are numbered without a hole");
-            let previous = stored.entries.last().map_or([0; 32], |last| last.hash);
-            assert_eq!(entry.entry.fixed.previous, previous, "entries name the one before them");
-            stored.entries.push(entry.clone());
+        assert_eq!(stored.length(), append.expect, "{} is not as long as its writer thinks", append.log);
+        if let Some(begin) = &append.begin {
+            assert!(append.record.is_some(), "a beginning brings the record");
+            stored.entries.retain(|sequence, _| !begin.dropped.contains(sequence));
+        }
+        for entry in &append.filled {
+            let sequence = entry.sequence().0;
+            let is_open =
+                |record: &LogRecord| record.open_ranges.iter().any(|(from, to)| (*from..*to).contains(&sequence));
+            assert!(stored.record.as_ref().is_some_and(is_open), "what is filled was open");
+            stored.entries.insert(sequence, entry.clone());
+        }
+        for (length, entry) in (append.first()..).zip(&append.entries) {
+            assert_eq!(entry.sequence().0, length, "entries are numbered without a hole");
+            if let Some(before) = length.checked_sub(1).and_then(|before| stored.entries.get(&before)) {
+                assert_eq!(entry.entry.fixed.previous, before.hash, "entries name the one before them");
+            }
+            stored.entries.insert(length, entry.clone());
         }
         if append.record.is_some() {
             stored.record = append.record;
@@ -48,7 +90,10 @@ impl Disk {
             stored.snapshot = append.snapshot;
         }
         stored.mark = stored.mark.max(append.mark);
-        assert!(stored.mark <= stored.entries.len() as u64, "a mark is of entries that are there");
+        assert!(stored.mark <= stored.length(), "a mark is of entries that are there");
+        if ranges {
+            stored.check(append.log);
+        }
         stored.change = self.change;
         self.dedup.extend(append.dedup);
         self.change
@@ -56,7 +101,7 @@ impl Disk {
 
     pub(crate) fn put_mark(&mut self, log: LogId, mark: u64) {
         if let Some(stored) = self.logs.get_mut(&log) {
-            assert!(mark <= stored.entries.len() as u64, "a mark is of entries that are there");
+            assert!(mark <= stored.length(), "a mark is of entries that are there");
             stored.mark = stored.mark.max(mark);
         }
     }
@@ -73,18 +118,20 @@ impl Disk {
         if let Some(stored) = self.logs.get(&log) {
             let from = stored.snapshot.as_ref().map_or(0, |(length, _)| *length).min(stored.mark);
             loaded.record.clone_from(&stored.record);
-            loaded.length = stored.entries.len() as u64;
+            loaded.length = stored.length();
             loaded.mark = stored.mark;
             loaded.snapshot.clone_from(&stored.snapshot);
-            loaded.last = stored.entries.last().cloned();
-            loaded.entries = stored.entries[usize::try_from(from).expect("small")..].to_vec();
+            let below = stored.open().map_or(0, |(from, _)| from);
+            loaded.below_open = below.checked_sub(1).and_then(|last| stored.entries.get(&last).cloned());
+            loaded.last = stored.entries.values().next_back().cloned();
+            loaded.entries = stored.entries.range(from..).map(|(_, entry)| entry.clone()).collect();
             loaded.change = stored.change;
         }
         loaded
     }
 
     pub(crate) fn entry(&self, log: LogId, sequence: u64) -> Option<&Arc<SealedEntry>> {
-        self.logs.get(&log)?.entries.get(usize::try_from(sequence).ok()?)
+        self.logs.get(&log)?.entries.get(&sequence)
     }
 
     pub(crate) fn read(&self, log: LogId, from: u64, to: u64) -> Vec<Arc<SealedEntry>> {
@@ -101,8 +148,8 @@ impl Disk {
                 lengths.push(mesh::Length {
                     log: Bytes::copy_from_slice(&log.to_bytes()),
                     epoch: record.accepted.0,
-                    length: stored.entries.len() as u64,
-                    hash: stored.entries.last().map_or_else(Bytes::new, |last| Bytes::copy_from_slice(&last.hash)),
+                    length: stored.length(),
+                    hash: stored.last().map_or_else(Bytes::new, |last| Bytes::copy_from_slice(&last.hash)),
                     mark: stored.mark,
                 });
             } else if record.home == *peer && !placement_log && !record.voters.contains(me) {

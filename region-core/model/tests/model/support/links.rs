@@ -186,8 +186,17 @@ impl Sim {
         if !link.told_up[direction(to, from)] {
             return;
         }
+        let mut body = body;
+        if let mesh::Body::Pulled(pulled) = &mut *body
+            && self.spoil_pulls > 0
+            && pulled.entries.len() > 1
+        {
+            self.spoil_pulls -= 1;
+            pulled.entries.reverse();
+        }
         let entries = match &*body {
             mesh::Body::Append(append) => append.entries.iter().cloned().map(decode).collect(),
+            mesh::Body::Pulled(pulled) => pulled.entries.iter().cloned().map(decode).collect(),
             _ => Vec::new(),
         };
         let peer = self.regions[from].id.clone();

@@ -37,6 +37,8 @@ pub(crate) struct Setup {
     pub(crate) store: (u64, u64),
     /// Milliseconds of a frame's way, at least and at most.
     pub(crate) link: (u64, u64),
+    /// Entries of one read for a pull.
+    pub(crate) page: usize,
 }
 
 impl Default for Setup {
@@ -49,6 +51,7 @@ impl Default for Setup {
             answer_milliseconds: 5_000,
             store: (0, 3),
             link: (5, 25),
+            page: 512,
         }
     }
 }
@@ -75,6 +78,8 @@ pub(crate) struct Region {
     writes: Vec<(u64, Write)>,
     /// Since the last start.
     pub(crate) delivered: BTreeMap<LogId, Vec<Delivered>>,
+    /// What is shown next after a gap that was told.
+    next_shown: BTreeMap<LogId, u64>,
 }
 
 /// A write of the store. They are applied in the order in which they were made.
@@ -149,6 +154,10 @@ pub(crate) struct Sim {
     pub(crate) forks: Vec<(usize, LogId, RegionId)>,
     /// Forwards that a home refused for want of room.
     pub(crate) overloaded: usize,
+    /// So many pages for pulls come with their entries turned around.
+    pub(crate) spoil_pulls: usize,
+    /// Gaps that regions told of.
+    pub(crate) gaps: usize,
     pub(crate) outbox: Vec<OutboxRecord>,
     pub(crate) user_changes: Vec<(usize, LogId, u64)>,
     /// Whether refusals are told to devices when they come.
@@ -177,6 +186,7 @@ impl Sim {
             written: 0,
             writes: Vec::new(),
             delivered: BTreeMap::new(),
+            next_shown: BTreeMap::new(),
         };
         let regions: Vec<Region> = names.iter().take(setup.regions).map(region).collect();
         let mut sim = Self {
@@ -193,6 +203,8 @@ impl Sim {
             device: Vec::new(),
             forks: Vec::new(),
             overloaded: 0,
+            spoil_pulls: 0,
+            gaps: 0,
             outbox: Vec::new(),
             user_changes: Vec::new(),
             devices_connected: true,
@@ -236,6 +248,7 @@ impl Sim {
     pub(crate) fn crash(&mut self, index: usize) {
         self.regions[index].core = None;
         self.regions[index].delivered.clear();
+        self.regions[index].next_shown.clear();
         let writes = std::mem::take(&mut self.regions[index].writes);
         let done = self.random.between(0, writes.len() as u64);
         for (_, write) in writes.into_iter().take(usize::try_from(done).expect("small")) {
@@ -342,9 +355,9 @@ impl Sim {
         match write {
             Write::Append(append) => {
                 let log = append.log;
-                let length = append.expect + append.entries.len() as u64;
+                let (length, ranges) = (append.end(), usize::from(append.changes_ranges()));
                 let change = disk.append(*append);
-                return Some(Input::Appended { log, length, change });
+                return Some(Input::Appended { log, length, change, ranges });
             }
             Write::Mark(log, mark) => disk.put_mark(log, mark),
             Write::Placement(placement) => disk.put_placement(placement),
@@ -366,6 +379,12 @@ impl Sim {
             Effect::Load(log) => Input::Loaded(log, Box::new(disk.load(log))),
             Effect::ReadForReplica { log, peer, from, to } => {
                 Input::ReplicaPage { log, peer, from, entries: disk.read(log, from, to) }
+            }
+            Effect::ReadForPull { log, peer, from, to } => {
+                // A read may end early by its bytes.
+                let mut entries = disk.read(log, from, to);
+                entries.truncate(self.setup.page);
+                Input::PullPage { log, peer, from, to, entries }
             }
             Effect::ReadForRetry { log, sequence, ticket } => {
                 Input::RetryRead(ticket, disk.entry(log, sequence).cloned())
@@ -404,7 +423,10 @@ impl Sim {
             Effect::Park(send) => self.store_write(region, Write::Park(send)),
             Effect::Unpark(number) => self.store_write(region, Write::Unpark(number)),
             Effect::Dedup(key) => self.after(self.setup.store, Event::DedupReads { region, start, key }),
-            Effect::Load(_) | Effect::ReadForReplica { .. } | Effect::ReadForRetry { .. } => {
+            Effect::Load(_)
+            | Effect::ReadForReplica { .. }
+            | Effect::ReadForPull { .. }
+            | Effect::ReadForRetry { .. } => {
                 self.after(self.setup.store, Event::Reads { region, start, effect: Box::new(effect) });
             }
             Effect::Send { peer, lane, body } => {
@@ -429,6 +451,7 @@ impl Sim {
             Effect::Deliver { log, entry, audience, skip } => {
                 self.deliver(region, log, &entry, audience.keys().cloned().collect(), skip);
             }
+            Effect::Began { log, from, at, .. } => self.began(region, log, from, at),
             Effect::UserChanged { log, entry } => self.user_changes.push((region, log, entry.sequence().0)),
             Effect::Outbox(item) => self.outbox.push(item),
             Effect::Device { send, ended } => self.tell_device(region, *send, ended),
@@ -436,11 +459,24 @@ impl Sim {
         }
     }
 
+    /// A gap is told where it stands: behind what was shown, and before what is shown next.
+    fn began(&mut self, region: usize, log: LogId, from: u64, at: u64) {
+        let told = self.regions[region].next_shown.get(&log).copied();
+        let shown = self.regions[region].delivered.entry(log).or_default();
+        if let Some(next) = told.or(shown.last().map(|last| last.sequence + 1)) {
+            assert_eq!(next, from, "the gap begins behind what region {region} showed of {log}");
+        }
+        assert!(from < at, "a gap has a number in it");
+        self.regions[region].next_shown.insert(log, at);
+        self.gaps += 1;
+    }
+
     fn deliver(&mut self, region: usize, log: LogId, entry: &SealedEntry, audience: Vec<UserId>, skip: Option<u64>) {
         let sequence = entry.sequence().0;
+        let told = self.regions[region].next_shown.remove(&log);
         let shown = self.regions[region].delivered.entry(log).or_default();
-        if let Some(last) = shown.last() {
-            assert_eq!(sequence, last.sequence + 1, "region {region} shows {log} in order, without a gap");
+        if let Some(next) = told.or(shown.last().map(|last| last.sequence + 1)) {
+            assert_eq!(sequence, next, "region {region} shows {log} in order, without a gap that is not told");
         }
         shown.push(Delivered { sequence, audience, skip });
         self.check_shown(region, log, sequence);
