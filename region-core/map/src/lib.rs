@@ -8,7 +8,7 @@
 //!                       region as a relay)      └── entries, votes and snapshots of the other regions
 //! ```
 //! openraft stays behind [`RegionMapLog`]: nothing of it is in the interface. Bytes that leave the process are in
-//! [`wire`](mod@wire), each with a version byte.
+//! `wire.rs`, each with a version byte.
 
 mod clock;
 mod elections;
