@@ -87,7 +87,7 @@ impl Refusal {
     pub(crate) const NAMES: [&'static str; 7] =
         ["certificate", "mesh", "version", "map_digest", "region", "unknown_region", "wrong_dialler"];
 
-    /// Short name for metrics, one of [`Refusal::NAMES`].
+    /// Short name for metrics, one of `Refusal::NAMES`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

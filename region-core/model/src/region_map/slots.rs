@@ -75,7 +75,7 @@ impl SlotTable {
         self.groups.iter().any(|group| group.steward == *region || group.voters.contains(region))
     }
 
-    /// Whether the table has a form that [`SlotTable::deal`] makes; for bytes that come from elsewhere.
+    /// Whether the table has a form that `SlotTable::deal` makes; for bytes that come from elsewhere.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         let count = self.slots.len();
