@@ -110,11 +110,12 @@ impl Behind {
 }
 
 /// Nobody waits for an applier that ended.
-struct Ended(Arc<Behind>);
+struct Ended(Arc<Behind>, Arc<Needed>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
         self.0.applied(u64::MAX);
+        self.1.end();
     }
 }
 
@@ -131,13 +132,16 @@ impl Applier {
     /// nothing more: the journal has it.
     pub(super) fn run(self, queue: &Receiver<Work>) {
         let _guard = self.broken.guard();
-        let _ended = Ended(Arc::clone(&self.behind));
+        let _ended = Ended(Arc::clone(&self.behind), Arc::clone(&self.needed));
         let mut lowest = None;
         for Work { staged, ticket, segment, dedup } in queue {
             if self.broken.reason().is_none()
                 && let Err(error) = self.apply(staged, segment, lowest.get_or_insert(segment))
             {
                 self.broken.set(&format!("the tables cannot be written: {error}"));
+            }
+            if self.broken.reason().is_some() {
+                self.needed.end();
             }
             self.behind.applied(ticket);
             self.behind.forget(&dedup, ticket);

@@ -19,6 +19,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
@@ -53,12 +54,20 @@ pub(super) enum JournalError {
 pub(super) struct Needed {
     lowest: Mutex<u64>,
     moved: Condvar,
+    ended: AtomicBool,
 }
 
 impl Needed {
     /// Everything below `number` is in the tables, on disk.
     pub(super) fn only_from(&self, number: u64) {
         *self.lowest.lock() = number;
+        self.moved.notify_all();
+    }
+
+    /// Nothing more gets into the tables: whoever waits for a slot waits in vain, and is told.
+    pub(super) fn end(&self) {
+        let _waiting = self.lowest.lock();
+        self.ended.store(true, Ordering::Relaxed);
         self.moved.notify_all();
     }
 }
@@ -151,6 +160,9 @@ impl Journal {
         let lowest = {
             let mut lowest = self.needed.lowest.lock();
             while number >= *lowest + SLOTS as u64 {
+                if self.needed.ended.load(Ordering::Relaxed) {
+                    return Err(io::Error::other("the journal is full, and the tables take nothing more"));
+                }
                 self.needed.moved.wait(&mut lowest);
             }
             *lowest

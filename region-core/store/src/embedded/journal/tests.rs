@@ -132,6 +132,15 @@ fn a_commit_waits_for_the_tables_when_every_slot_is_needed() {
 }
 
 #[test]
+fn a_commit_that_waits_for_tables_that_take_nothing_more_fails() {
+    let folder = tempfile::tempdir().expect("makes a folder");
+    let mut journal = fresh(folder.path());
+    journal.needed().end();
+    let failed = (0..3 * SLOTS).any(|_| journal.append(&mut big("x"), false).is_err());
+    assert!(failed);
+}
+
+#[test]
 fn damage_before_the_end_and_a_lost_segment_are_told() {
     let folder = tempfile::tempdir().expect("makes a folder");
     let mut journal = fresh(folder.path());
