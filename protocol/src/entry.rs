@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::ids::{ConversationId, Epoch, Position, RegionId, Sequence, Timestamp, UserId};
-use crate::placement::{Level, Placement};
+use crate::placement::{Level, Placement, PlacementV1};
 
 /// A SHA-256.
 pub type Hash = [u8; 32];
@@ -407,6 +407,10 @@ pub enum Header {
 
 /// Version byte before every change and header.
 const CHANGE_VERSION: u8 = 1;
+/// Version byte before a placement: version 1 knew no generation and no opening.
+const PLACE_VERSION: u8 = 2;
+/// The number of [`Change::Place`] in the stored form.
+const PLACE_VARIANT: u8 = 8;
 
 fn encode_versioned<T: Serialize>(value: &T) -> Bytes {
     Bytes::from(postcard::to_extend(value, vec![CHANGE_VERSION]).expect("changes and headers always encode"))
@@ -421,13 +425,25 @@ impl Change {
     /// The stored form.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        encode_versioned(self)
+        match self {
+            Self::Place { .. } => {
+                Bytes::from(postcard::to_extend(self, vec![PLACE_VERSION]).expect("changes and headers always encode"))
+            }
+            _ => encode_versioned(self),
+        }
     }
 
     /// Reads [`Change::encode`]; `None` for another version or bytes that do not decode.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        decode_versioned(bytes)
+        match bytes {
+            [PLACE_VERSION, rest @ ..] => postcard::from_bytes(rest).ok(),
+            [CHANGE_VERSION, PLACE_VARIANT, rest @ ..] => {
+                let (replaces, placement): (Option<Epoch>, PlacementV1) = postcard::from_bytes(rest).ok()?;
+                Some(Self::Place { replaces, placement: placement.into() })
+            }
+            _ => decode_versioned(bytes),
+        }
     }
 }
 

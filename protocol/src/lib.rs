@@ -21,4 +21,4 @@ pub use ids::{
     ConversationId, DeviceId, Epoch, LogId, LogKind, MessageId, NodeId, Position, RegionId, Sequence, Slot, Timestamp,
     UserId,
 };
-pub use placement::{Level, Placement, RegionMap};
+pub use placement::{Level, LossStatement, Placement, RegionMap};

@@ -7,7 +7,7 @@ use prost::Message;
 #[derive(Clone, PartialEq, Message)]
 pub struct MeshFrame {
     /// What it says. A frame of a later version's kind reads as `None` and is ignored.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub body: Option<Body>,
 }
 
@@ -50,6 +50,12 @@ pub enum Body {
     /// The last entries of an open range.
     #[prost(message, tag = "12")]
     Pulled(Pulled),
+    /// A steward asks a voter to take nothing below an epoch any more.
+    #[prost(message, tag = "13")]
+    Seal(Seal),
+    /// The voter's durable promise.
+    #[prost(message, tag = "14")]
+    Sealed(Sealed),
 }
 
 impl MeshFrame {
@@ -99,6 +105,9 @@ pub struct Forward {
     /// Set for a message that was parked: the home makes it wait where it refuses others for want of room.
     #[prost(bool, tag = "11")]
     pub parked: bool,
+    /// Set for an entry of a tail that comes back: when it was sequenced first, in milliseconds since the epoch.
+    #[prost(uint64, tag = "12")]
+    pub original_time: u64,
 }
 
 /// How a command ended, or that it waits.
@@ -233,6 +242,9 @@ pub struct Appended {
     /// Set while a range is open at `length`: entries are on disk above it, up to this exclusive end.
     #[prost(uint64, tag = "6")]
     pub above: u64,
+    /// Set when an epoch above the home's was promised here: nothing of the home's is taken any more.
+    #[prost(uint64, tag = "7")]
+    pub newer: u64,
 }
 
 /// Lengths of logs that the receiver should hold.
@@ -279,6 +291,9 @@ pub struct Follow {
     /// earlier subscription, and it drops that once it is told where to begin.
     #[prost(bool, tag = "4")]
     pub fresh: bool,
+    /// The epoch that the follower has accepted; 0 when it holds nothing.
+    #[prost(uint64, tag = "5")]
+    pub accepted: u64,
 }
 
 /// A follower asks for the last entries of a range that it lacks.
@@ -393,4 +408,41 @@ pub struct MapTell {
     /// A version byte and what `region-map` wrote.
     #[prost(bytes = "bytes", tag = "2")]
     pub body: Bytes,
+}
+
+/// A steward opens an epoch and asks for a promise (design.md 4.3).
+#[derive(Clone, PartialEq, Message)]
+pub struct Seal {
+    /// [`crate::LogId::to_bytes`].
+    #[prost(bytes = "bytes", tag = "1")]
+    pub log: Bytes,
+    /// The epoch below which nothing is to be taken any more.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+}
+
+/// A voter's answer to a [`Seal`]; the promise is on its disk.
+#[derive(Clone, PartialEq, Message)]
+pub struct Sealed {
+    /// [`crate::LogId::to_bytes`].
+    #[prost(bytes = "bytes", tag = "1")]
+    pub log: Bytes,
+    /// The promised epoch; with `newer` set, the one that was asked for.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// The newest epoch whose opening this voter holds.
+    #[prost(uint64, tag = "3")]
+    pub accepted: u64,
+    /// Entries with nothing missing below.
+    #[prost(uint64, tag = "4")]
+    pub length: u64,
+    /// The hash of the last of them; empty for none.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub last: Bytes,
+    /// Whether the voter's store counts.
+    #[prost(bool, tag = "6")]
+    pub counts: bool,
+    /// An epoch above the asked one that was promised before: there is no promise then.
+    #[prost(uint64, tag = "7")]
+    pub newer: u64,
 }

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Epoch, LogId, RegionId, Slot};
+use crate::entry::Hash;
+use crate::ids::{Epoch, LogId, RegionId, Slot, Timestamp};
+use crate::record::{Record, RecordError};
 
 /// How many copies an ack asks for (design.md 4.5). Ordered: a later variant asks for at least as many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -94,6 +96,75 @@ pub struct Placement {
     pub partition_mode: PartitionMode,
     /// Regions that may hold it; `None` allows all.
     pub allowed_regions: Option<Vec<RegionId>>,
+    /// The home's generation when it was placed: the version of the region map that fenced it last, 0 for never. A
+    /// fence ends the right to every placement of an older generation (docs/ownership.md).
+    pub generation: u64,
+    /// The first sequence of the epoch: the number of entries that it opens with.
+    pub first: u64,
+    /// The hash of the last of them; zeros for an empty log.
+    pub previous: Hash,
+    /// What the epoch may lack of an older one.
+    pub loss: Option<LossStatement>,
+}
+
+/// What an epoch that was opened after a failover may lack: every position from (`epoch`, `from`) on, in the order of
+/// positions, that was acked with fewer than `covered_copies` copies (design.md 4.6).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossStatement {
+    /// The epoch that the winner had accepted.
+    pub epoch: Epoch,
+    /// The first sequence of that epoch that may be missing.
+    pub from: u64,
+    /// Acks with at least so many copies are all in the line.
+    pub covered_copies: u32,
+    /// The home that was replaced: what is missing is on its disk.
+    pub lost_home: RegionId,
+    /// When the statement was made.
+    pub made_at: Timestamp,
+}
+
+/// A placement as version 1 stored it, when every log had one epoch.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PlacementV1 {
+    log: LogId,
+    home: RegionId,
+    epoch: Epoch,
+    voters: Vec<RegionId>,
+    durability: Level,
+    partition_mode: PartitionMode,
+    allowed_regions: Option<Vec<RegionId>>,
+}
+
+impl From<PlacementV1> for Placement {
+    fn from(old: PlacementV1) -> Self {
+        let PlacementV1 { log, home, epoch, voters, durability, partition_mode, allowed_regions } = old;
+        let (generation, first, previous, loss) = (0, 0, [0; 32], None);
+        Self {
+            log,
+            home,
+            epoch,
+            voters,
+            durability,
+            partition_mode,
+            allowed_regions,
+            generation,
+            first,
+            previous,
+            loss,
+        }
+    }
+}
+
+impl Record for Placement {
+    const VERSION: u8 = 2;
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        match bytes.split_first() {
+            Some((1, rest)) => Ok(postcard::from_bytes::<PlacementV1>(rest).map_err(|_| RecordError::Form)?.into()),
+            Some((2, rest)) => postcard::from_bytes(rest).map_err(|_| RecordError::Form),
+            other => Err(RecordError::Version(other.map(|(version, _)| *version))),
+        }
+    }
 }
 
 /// The regions of the mesh in their configured order. Slots are dealt round robin over it: fixed by configuration
@@ -136,6 +207,10 @@ impl RegionMap {
             durability: Level::Majority,
             partition_mode: PartitionMode::Park,
             allowed_regions: None,
+            generation: 0,
+            first: 0,
+            previous: [0; 32],
+            loss: None,
         }
     }
 
@@ -150,6 +225,10 @@ impl RegionMap {
             durability,
             partition_mode: PartitionMode::Park,
             allowed_regions: None,
+            generation: 0,
+            first: 0,
+            previous: [0; 32],
+            loss: None,
         }
     }
 }

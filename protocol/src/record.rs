@@ -19,12 +19,22 @@ pub enum RecordError {
     Form,
 }
 
-/// A stored record: version byte 1, then postcard.
+/// A stored record: a version byte, then postcard.
 pub trait Record: Serialize + for<'a> Deserialize<'a> {
+    /// The version that this build writes. Above 1, `decode` reads the older ones, too.
+    const VERSION: u8 = 1;
+
     /// The stored form.
     #[must_use]
     fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![1]).expect("records hold nothing that postcard refuses")
+        self.encode_into(Vec::new())
+    }
+
+    /// Adds the stored form to `bytes`.
+    #[must_use]
+    fn encode_into(&self, mut bytes: Vec<u8>) -> Vec<u8> {
+        bytes.push(Self::VERSION);
+        postcard::to_extend(self, bytes).expect("records hold nothing that postcard refuses")
     }
 
     /// Reads [`Record::encode`].
@@ -147,4 +157,3 @@ impl Record for DedupRecord {}
 impl Record for ParkedSend {}
 impl Record for OutboxRecord {}
 impl Record for StoreIdentity {}
-impl Record for crate::placement::Placement {}

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use hearth_protocol::mesh::{
     Ack, Answer, ApiCall, Append, Appended, Begin, Body, Follow, Forward, Length, Lengths, MapAsk, MapTell, MeshFrame,
-    Pull, Pulled, Question, Refusals, Refused, Request, Response,
+    Pull, Pulled, Question, Refusals, Refused, Request, Response, Seal, Sealed,
 };
 use prost::Message as _;
 
@@ -52,20 +52,41 @@ fn logs() -> Vec<(&'static str, Body)> {
     let mark =
         Append { entries: Vec::new(), voters: Vec::new(), previous: Bytes::from_static(&[7; 32]), ..append.clone() };
     let length = Length { log: log_bytes(), epoch: 2, length: 301, hash: Bytes::from_static(&[8; 32]), mark: 299 };
-    let appended = Appended { log: log_bytes(), accepted: 2, length: 301, resend: true, fork: true, above: 0 };
-    let follow = Follow { log: log_bytes(), length: 301, unfollow: true, fresh: false };
+    let appended =
+        Appended { log: log_bytes(), accepted: 2, length: 301, resend: true, fork: true, above: 0, newer: 0 };
+    let follow = Follow { log: log_bytes(), length: 301, unfollow: true, fresh: false, accepted: 0 };
     let begin = Begin { view: Bytes::from_static(b"view"), epoch: 2, time: 1_790_000_000_123 };
     vec![
         ("append", Body::Append(append)),
         ("append-without-entries", Body::Append(mark.clone())),
         ("appended", Body::Appended(appended.clone())),
-        ("appended-above", Body::Appended(Appended { above: 400, ..appended })),
+        ("appended-above", Body::Appended(Appended { above: 400, ..appended.clone() })),
+        ("appended-newer", Body::Appended(Appended { resend: false, fork: false, newer: 3, ..appended })),
         ("lengths", Body::Lengths(Lengths { logs: vec![length] })),
         ("follow", Body::Follow(follow.clone())),
-        ("follow-fresh", Body::Follow(Follow { unfollow: false, fresh: true, ..follow })),
+        ("follow-fresh", Body::Follow(Follow { unfollow: false, fresh: true, ..follow.clone() })),
+        ("follow-accepted", Body::Follow(Follow { unfollow: false, accepted: 2, ..follow })),
         ("append-begin", Body::Append(Append { begin: Some(begin), ..mark })),
         ("pull", Body::Pull(Pull { log: log_bytes(), from: 100, to: 300 })),
         ("pulled", Body::Pulled(Pulled { log: log_bytes(), to: 300, entries: vec![Bytes::from_static(b"one")] })),
+    ]
+}
+
+fn seals() -> Vec<(&'static str, Body)> {
+    let sealed = Sealed {
+        log: log_bytes(),
+        epoch: 3,
+        accepted: 2,
+        length: 301,
+        last: Bytes::from_static(&[8; 32]),
+        counts: true,
+        newer: 0,
+    };
+    let newer = Sealed { log: log_bytes(), epoch: 3, newer: 4, ..Sealed::default() };
+    vec![
+        ("seal", Body::Seal(Seal { log: log_bytes(), epoch: 3 })),
+        ("sealed", Body::Sealed(sealed)),
+        ("sealed-newer", Body::Sealed(newer)),
     ]
 }
 
@@ -100,10 +121,16 @@ fn frames() -> Vec<(&'static str, Body)> {
         level: 2,
         origin: "us-east".to_owned(),
         parked: false,
+        original_time: 0,
     };
     let parked = Forward { parked: true, ..forward.clone() };
-    let forwards = [("forward", Body::Forward(forward)), ("forward-parked", Body::Forward(parked))];
-    forwards.into_iter().chain(answers()).chain(logs()).chain(questions()).collect()
+    let tail = Forward { original_time: 1_790_000_000_100, ..parked.clone() };
+    let forwards = [
+        ("forward", Body::Forward(forward)),
+        ("forward-parked", Body::Forward(parked)),
+        ("forward-tail", Body::Forward(tail)),
+    ];
+    forwards.into_iter().chain(seals()).chain(answers()).chain(logs()).chain(questions()).collect()
 }
 
 #[test]

@@ -26,6 +26,17 @@ pub(crate) fn check(file: &str, values: &[(&str, String)]) {
     assert_eq!(golden.len(), values.len(), "{file}: one line per value, and no other");
 }
 
+/// A golden line that this build reads and does not write any more: its bytes, and its value for [`check`].
+pub(crate) fn of_before(file: &str, name: &str) -> (Vec<u8>, String) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
+    let text = std::fs::read_to_string(&path).expect("the golden file is there");
+    let line = text.lines().filter_map(|line| line.split_once(' ')).find(|(line, _)| *line == name);
+    let value = line.expect("the line is there").1.to_owned();
+    let digits: Vec<char> = value.chars().collect();
+    let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16).expect("hexadecimal");
+    (digits.chunks(2).map(byte).collect(), value)
+}
+
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").expect("a string takes it");

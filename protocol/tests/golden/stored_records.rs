@@ -8,9 +8,9 @@ use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::record::{
     DedupRecord, LogRecord, Opening, OutboxRecord, ParkedSend, Record, RecordError, StoreIdentity,
 };
-use hearth_protocol::{Change, EntryKind, Epoch, Header, Level, Placement, SealedEntry};
+use hearth_protocol::{Change, EntryKind, Epoch, Header, Level, LossStatement, Placement, SealedEntry};
 
-use crate::sample::{check, conversation, device, hex, log, message, position, region, time, user, uuid};
+use crate::sample::{check, conversation, device, hex, log, message, of_before, position, region, time, user, uuid};
 
 const SALT: [u8; 16] = [5; 16];
 
@@ -35,6 +35,7 @@ fn entry(kind: EntryKind, content: Option<&[u8]>) -> Entry {
     Entry { fixed, content }
 }
 
+/// As version 1 stored it.
 fn placement() -> Placement {
     Placement {
         log: log(),
@@ -44,7 +45,17 @@ fn placement() -> Placement {
         durability: Level::Majority,
         partition_mode: PartitionMode::Park,
         allowed_regions: Some(vec![region("eu-west")]),
+        generation: 0,
+        first: 0,
+        previous: [0; 32],
+        loss: None,
     }
+}
+
+fn opened_placement() -> Placement {
+    let loss =
+        LossStatement { epoch: Epoch(1), from: 90, covered_copies: 2, lost_home: region("us-east"), made_at: time() };
+    Placement { generation: 17, first: 100, previous: [9; 32], loss: Some(loss), ..placement() }
 }
 
 fn changes() -> Vec<(&'static str, Change)> {
@@ -63,8 +74,8 @@ fn changes() -> Vec<(&'static str, Change)> {
         ("left", Change::Left { region: region("eu-west"), last_connect: time() }),
         ("profile", Change::Profile { display_name: Some(Some("Ann".to_owned())), avatar_url: Some(None) }),
         ("profile-nothing", Change::Profile { display_name: None, avatar_url: None }),
-        ("place", Change::Place { replaces: Some(Epoch(1)), placement: placement() }),
-        ("place-first", Change::Place { replaces: None, placement: placement() }),
+        ("place-2", Change::Place { replaces: Some(Epoch(1)), placement: opened_placement() }),
+        ("place-2-first", Change::Place { replaces: None, placement: placement() }),
     ]
 }
 
@@ -121,8 +132,14 @@ fn every_change_and_header_has_its_golden_bytes_and_reads_back() {
     let mut values = Vec::new();
     for (name, change) in changes() {
         let bytes = change.encode();
-        assert_eq!((bytes[0], Change::decode(&bytes)), (1, Some(change)), "{name}");
+        let version = if matches!(change, Change::Place { .. }) { 2 } else { 1 };
+        assert_eq!((bytes[0], Change::decode(&bytes)), (version, Some(change)), "{name}");
         values.push((name, hex(&bytes)));
+    }
+    for (name, replaces) in [("place", Some(Epoch(1))), ("place-first", None)] {
+        let (bytes, value) = of_before("changes.txt", name);
+        assert_eq!(Change::decode(&bytes), Some(Change::Place { replaces, placement: placement() }), "{name}");
+        values.push((name, value));
     }
     check("changes.txt", &values);
     let mut values = Vec::new();
@@ -137,11 +154,11 @@ fn every_change_and_header_has_its_golden_bytes_and_reads_back() {
 /// The golden value of a record; it reads back, and not under another version byte or none.
 fn golden<T: Record + PartialEq + std::fmt::Debug>(record: &T) -> String {
     let mut bytes = record.encode();
-    assert_eq!(bytes[0], 1);
+    assert_eq!(bytes[0], T::VERSION);
     assert_eq!(&T::decode(&bytes).expect("it reads back"), record);
     let value = hex(&bytes);
-    bytes[0] = 2;
-    assert_eq!(T::decode(&bytes).expect_err("of another version"), RecordError::Version(Some(2)));
+    bytes[0] = T::VERSION + 1;
+    assert_eq!(T::decode(&bytes).expect_err("of another version"), RecordError::Version(Some(T::VERSION + 1)));
     assert_eq!(T::decode(&[]).expect_err("no version"), RecordError::Version(None));
     value
 }
@@ -190,6 +207,8 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
     let refused = ParkedSend { refused: Some(("EXPIRED".to_owned(), "too old".to_owned())), ..parked_send() };
     let outbox = OutboxRecord { log: log(), position: position(), user: user("bob"), joined: true };
     let identity = StoreIdentity { store: uuid(8), region: region("eu-west"), incarnation: 4 };
+    let (before, placement_before) = of_before("records.txt", "placement");
+    assert_eq!(Placement::decode(&before).expect("version 1 reads"), placement());
     let values = [
         ("log", golden(&log_record())),
         ("dedup", golden(&dedup)),
@@ -197,7 +216,8 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
         ("parked-refused", golden(&refused)),
         ("outbox", golden(&outbox)),
         ("store-identity", golden(&identity)),
-        ("placement", golden(&placement())),
+        ("placement", placement_before),
+        ("placement-2", golden(&opened_placement())),
     ];
     check("records.txt", &values);
 }
@@ -209,8 +229,8 @@ fn entries_changes_and_headers_of_another_version_are_refused() {
     bytes[0] = 2;
     assert_eq!(SealedEntry::decode(bytes.into()).expect_err("another version"), EntryError::Version(2));
     let mut change = Change::Name("Tea".to_owned()).encode().to_vec();
-    change[0] = 2;
-    assert_eq!((Change::decode(&change), Header::decode(&[2, 2])), (None, None));
+    change[0] = 3;
+    assert_eq!((Change::decode(&change), Header::decode(&[3, 2])), (None, None));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend, StoreIdentity};
-use hearth_protocol::{Epoch, LogId, LogKind, Placement, SealedEntry, Timestamp, UserId};
+use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use uuid::Uuid;
 
 /// Why a store did not do what it was asked.
@@ -45,6 +45,9 @@ pub struct LogAppend {
     pub record: Option<LogRecord>,
     /// A snapshot of the folded state, valid for the given length.
     pub snapshot: Option<(u64, Bytes)>,
+    /// Entries from this sequence on leave the log first, with their dedup records and what they told of memberships, and
+    /// stay as a tail ([`MessageLog::read_tail`]). The mark goes back to it, and a snapshot beyond it goes.
+    pub apart: Option<u64>,
     /// Set when the log goes on above a range that is still to be pulled; `record` names the range then.
     pub begin: Option<Begin>,
     /// Entries of an open range, ascending, below `expect`; `record` names what is open without them.
@@ -68,7 +71,8 @@ impl LogAppend {
     /// The sequence of the first of `entries`, at least.
     #[must_use]
     pub fn first(&self) -> u64 {
-        self.begin.as_ref().map_or(self.expect, |begin| begin.at)
+        let end = self.apart.map_or(self.expect, |apart| apart.min(self.expect));
+        self.begin.as_ref().map_or(end, |begin| begin.at)
     }
 
     /// The length after it.
@@ -200,7 +204,18 @@ pub trait MessageLog: Send + Sync + std::fmt::Debug {
     /// Stores marks that no append carried. Not synced by itself: a lost one is learned again from the home.
     async fn put_marks(&self, marks: Vec<(LogId, u64)>) -> Result<(), StoreError>;
 
-    /// Drops a log with everything about it but its placement.
+    /// Logs of which a tail is kept, by id, after `after`.
+    async fn tails(&self, after: Option<LogId>, limit: usize) -> Result<Vec<LogId>, StoreError>;
+
+    /// The tail of a log: entries that left it by [`LogAppend::apart`], by epoch and sequence, after `after`.
+    async fn read_tail(
+        &self,
+        log: LogId,
+        after: Option<Position>,
+        rows: usize,
+    ) -> Result<Vec<Arc<SealedEntry>>, StoreError>;
+
+    /// Drops a log with everything about it but its placement and its tail.
     async fn remove(&self, log: LogId) -> Result<(), StoreError>;
 }
 

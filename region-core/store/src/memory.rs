@@ -28,6 +28,7 @@ pub enum Call {
     Dedup,
     ExpireDedup,
     Logs,
+    Tails,
     PutMarks,
     Remove,
     Placement,

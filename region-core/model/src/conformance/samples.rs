@@ -117,6 +117,7 @@ pub fn append(log: LogId, expect: u64, count: u64) -> LogAppend {
         mark: 0,
         record: (expect == 0).then(|| record(1)),
         snapshot: None,
+        apart: None,
         begin: None,
         filled: vec![],
         dedup: sequences.map(|sequence| (dedup_key(log, sequence), dedup_of(sequence).1)).collect(),
@@ -135,6 +136,10 @@ pub fn placement(log: LogId, epoch: u64) -> Placement {
         durability: Level::Majority,
         partition_mode: PartitionMode::Park,
         allowed_regions: None,
+        generation: 0,
+        first: 0,
+        previous: [0; 32],
+        loss: None,
     }
 }
 

@@ -143,8 +143,9 @@ impl Applier {
             if self.broken.reason().is_some() {
                 self.needed.end();
             }
-            self.behind.applied(ticket);
+            // Before whoever waits for this commit goes on: it may take the records away again.
             self.behind.forget(&dedup, ticket);
+            self.behind.applied(ticket);
         }
         if self.broken.reason().is_none()
             && let Err(error) = self.tables.sync()

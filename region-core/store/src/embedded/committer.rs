@@ -8,9 +8,10 @@ use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use bytes::Bytes;
+use fjall::Readable as _;
 use hearth_protocol::record::{OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, Placement};
-use region_model::ports::{AppendOutcome, LogAppend, MapChange, MapSync, StoreCounters, StoreError};
+use region_model::ports::{AppendOutcome, DedupKey, LogAppend, MapChange, MapSync, StoreCounters, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::applier::{Behind, Work};
@@ -158,7 +159,15 @@ impl Committer {
         match job {
             Job::Append(appends, answer) => {
                 // The answer is kept before anything can fail, so that a failure reaches it.
+                if appends.iter().any(|append| append.apart.is_some()) {
+                    // What is put apart is looked for in the tables: what waits must be there first.
+                    self.finish();
+                }
                 self.pending.push(Pending::Append(Vec::with_capacity(appends.len()), answer));
+                if let Some(reason) = self.broken.reason() {
+                    self.fail(&reason);
+                    return Ok(());
+                }
                 self.sync = Sync::Disk;
                 for append in appends {
                     let outcome = self.append(append)?;
@@ -202,7 +211,11 @@ impl Committer {
             self.batch.put(&self.tables.meta, CHANGE_FLOOR, &self.floor.to_be_bytes());
         }
         head.change = self.change;
-        head.mark = head.mark.max(append.mark);
+        if let Some(apart) = append.apart.filter(|apart| *apart < head.length) {
+            self.put_apart(append.log, apart)?;
+            head.mark = head.mark.min(apart);
+        }
+        head.mark = head.mark.max(append.mark.min(append.end()));
         self.stage_ranges(&append, &head);
         head.length = append.first();
         for entry in &append.entries {
@@ -212,7 +225,7 @@ impl Committer {
             head.length = sequence + 1;
         }
         let key = append.log.to_bytes();
-        if append.entries.is_empty() {
+        if append.entries.is_empty() || append.apart.is_some() {
             self.batch.put(&self.tables.marks, &key, &keys::pair(head.mark, head.change));
         }
         if let Some(record) = &append.record {
@@ -233,6 +246,37 @@ impl Committer {
         self.appends += 1;
         self.entries += append.entries.len() as u64;
         Ok(AppendOutcome::Applied { change: head.change })
+    }
+
+    /// Takes the end of a log out of it: its entries stay as a tail, what they told does not. Memory grows with the
+    /// tail's rows. [`Ids`] keeps what it knows: an id too many costs a look-up.
+    fn put_apart(&mut self, log: LogId, from: u64) -> Result<(), ReadError> {
+        self.behind.wait_for(self.ticket);
+        let view = self.tables.database.snapshot();
+        for row in view.range(&self.tables.entries, keys::entry(log, from)..=keys::entry(log, u64::MAX)) {
+            let (key, row) = row.into_inner()?;
+            let entry = keys::row_entry(&row)?;
+            self.batch.remove(&self.tables.entries, &key);
+            self.batch.put(&self.tables.tails, &keys::tail(log, entry.entry.fixed.position), &row);
+            let fixed = &entry.entry.fixed;
+            let dedup = DedupKey { log, sender: fixed.sender.clone(), id: fixed.id };
+            keys::write_dedup(&mut self.key, &dedup);
+            if let Some(record) = self.tables.dedup(&self.key)?
+                && record.position == fixed.position
+            {
+                self.batch.remove(&self.tables.dedup, &self.key);
+            }
+        }
+        for row in view.range(&self.tables.outbox, keys::outbox_from(log, from)..=keys::outbox_from(log, u64::MAX)) {
+            self.batch.remove(&self.tables.outbox, &row.key()?);
+        }
+        let key = log.to_bytes();
+        if let Some(snapshot) = view.get(&self.tables.snapshots, key)?
+            && keys::read_snapshot(&snapshot)?.0 > from
+        {
+            self.batch.remove(&self.tables.snapshots, &key);
+        }
+        Ok(())
     }
 
     /// Drops what a new beginning drops, and puts entries of an open range: their mark is that they may be shown. Dedup

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes};
 use hearth_protocol::record::{OutboxRecord, Record, RecordError};
-use hearth_protocol::{LogId, SealedEntry, entry::EntryError};
+use hearth_protocol::{LogId, Position, SealedEntry, entry::EntryError};
 use region_model::ports::DedupKey;
 use std::sync::Arc;
 
@@ -12,6 +12,8 @@ const ROW_VERSION: u8 = 1;
 const ROW_HEAD: usize = 17;
 /// Length of an entry's key: log and sequence.
 pub(super) const ENTRY_KEY: usize = LogId::LENGTH + 8;
+/// Length of the key of an entry of a tail: log, epoch and sequence.
+pub(super) const TAIL_KEY: usize = LogId::LENGTH + 16;
 
 /// Why stored bytes cannot be used. The store counts as broken from then on.
 #[derive(Debug, thiserror::Error)]
@@ -87,8 +89,7 @@ pub(super) fn write_dedup(key: &mut Vec<u8>, dedup: &DedupKey) {
 /// Writes a record's stored form into `value`, which is cleared first: `Record::encode` without its allocations.
 pub(super) fn write_record<R: Record>(value: &mut Vec<u8>, record: &R) {
     value.clear();
-    value.push(1);
-    *value = postcard::to_extend(record, std::mem::take(value)).expect("records hold nothing that postcard refuses");
+    *value = record.encode_into(std::mem::take(value));
 }
 
 /// Key of an outbox item: its order is (log, sequence, user).
@@ -96,6 +97,20 @@ pub(super) fn outbox(item: &OutboxRecord) -> Vec<u8> {
     let mut key = Vec::with_capacity(ENTRY_KEY + 64);
     key.extend_from_slice(&numbered(item.log.to_bytes(), item.position.sequence.0));
     key.extend_from_slice(item.user.as_str().as_bytes());
+    key
+}
+
+/// Where the outbox items of a log's entries from a sequence on begin.
+pub(super) fn outbox_from(log: LogId, sequence: u64) -> [u8; ENTRY_KEY] {
+    numbered(log.to_bytes(), sequence)
+}
+
+/// Key of an entry of a tail: log, epoch, sequence. Under one epoch a sequence was given once.
+pub(super) fn tail(log: LogId, position: Position) -> [u8; TAIL_KEY] {
+    let mut key = [0; TAIL_KEY];
+    key[..LogId::LENGTH].copy_from_slice(&log.to_bytes());
+    key[LogId::LENGTH..LogId::LENGTH + 8].copy_from_slice(&position.epoch.0.to_be_bytes());
+    key[LogId::LENGTH + 8..].copy_from_slice(&position.sequence.0.to_be_bytes());
     key
 }
 

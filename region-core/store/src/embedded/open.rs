@@ -17,8 +17,9 @@ use super::journal::{Journal, JournalError, read_ops};
 use super::tables::Tables;
 use super::{EmbeddedOptions, OpenError};
 
-/// The format that this build writes. It reads [`FIRST_FORMAT`] too, which lacks the journal, and makes it this one.
-pub(super) const FORMAT: u32 = 2;
+/// The format that this build writes. It reads older ones, too, and makes them this one: format 1 lacks the journal,
+/// format 2 tails and the second form of placements.
+pub(super) const FORMAT: u32 = 3;
 const FIRST_FORMAT: u32 = 1;
 /// Names the format before anything else of the folder is touched.
 pub(super) const VERSION_FILE: &str = "hearth-store";
@@ -57,7 +58,7 @@ pub(super) fn open(folder: &Path, region: &RegionId, options: &EmbeddedOptions) 
     batch.into_parts().1.apply()?;
     tables.sync()?;
     if found != FORMAT {
-        // A build that knows no journal must not open a store that has one.
+        // An older build must not open a store that holds what it does not know.
         write_version_file(folder)?;
     }
     journal.begin()?;
@@ -84,7 +85,7 @@ fn check_version_file(folder: &Path) -> Result<u32, OpenError> {
     let path = folder.join(VERSION_FILE);
     match fs::read_to_string(&path) {
         Ok(text) => match text.trim().parse::<u32>() {
-            Ok(found @ (FIRST_FORMAT | FORMAT)) => Ok(found),
+            Ok(found @ FIRST_FORMAT..=FORMAT) => Ok(found),
             Ok(found) => Err(OpenError::Version { found, known: FORMAT }),
             Err(_) => Err(OpenError::Failed(format!("{} does not hold a version", path.display()))),
         },
@@ -160,6 +161,7 @@ fn open_keyspaces(database: Database, options: &EmbeddedOptions) -> Result<Table
         logs: make("logs", 8, true)?,
         snapshots: make("snapshots", 8, true)?,
         marks: make("marks", 8, true)?,
+        tails: make("tails", 4, false)?,
         placements: make("placements", 8, true)?,
         outbox: make("outbox", 8, false)?,
         parked: make("parked", 8, false)?,
@@ -197,7 +199,7 @@ fn number(tables: &Tables, key: &[u8]) -> Result<Option<u64>, OpenError> {
 
 fn check_version_key(tables: &Tables) -> Result<(), OpenError> {
     match number(tables, VERSION)? {
-        Some(found) if ![FIRST_FORMAT, FORMAT].map(u64::from).contains(&found) => {
+        Some(found) if !(u64::from(FIRST_FORMAT)..=u64::from(FORMAT)).contains(&found) => {
             Err(OpenError::Version { found: u32::try_from(found).unwrap_or(u32::MAX), known: FORMAT })
         }
         _ => Ok(()),

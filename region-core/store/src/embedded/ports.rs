@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, OutboxRecord, ParkedSend};
-use hearth_protocol::{LogId, LogKind, Placement, SealedEntry, Timestamp};
+use hearth_protocol::{LogId, LogKind, Placement, Position, SealedEntry, Timestamp};
 use region_model::ports::{
     AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MapChange, MapStore, MapSync, MessageLog, OutboxLog,
     ParkingLot, Placements, StoreError,
@@ -59,6 +59,19 @@ impl MessageLog for Shared {
 
     async fn put_marks(&self, marks: Vec<(LogId, u64)>) -> Result<(), StoreError> {
         self.write(Write::Marks(marks)).await
+    }
+
+    async fn tails(&self, after: Option<LogId>, limit: usize) -> Result<Vec<LogId>, StoreError> {
+        self.read(|tables| tables.tails(after, limit)).await
+    }
+
+    async fn read_tail(
+        &self,
+        log: LogId,
+        after: Option<Position>,
+        rows: usize,
+    ) -> Result<Vec<Arc<SealedEntry>>, StoreError> {
+        self.read(|tables| tables.read_tail(log, after, rows)).await
     }
 
     async fn remove(&self, log: LogId) -> Result<(), StoreError> {

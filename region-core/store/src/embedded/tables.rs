@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fjall::{Database, Keyspace, Readable, Snapshot};
 use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend, Record};
-use hearth_protocol::{LogId, LogKind, Placement, SealedEntry, Timestamp};
+use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Sequence, Timestamp};
 use region_model::ports::{LoadedLog, LogSummary, length_of};
 
 use super::heads::Head;
@@ -20,6 +20,7 @@ pub(super) struct Tables {
     pub(super) logs: Keyspace,
     pub(super) snapshots: Keyspace,
     pub(super) marks: Keyspace,
+    pub(super) tails: Keyspace,
     pub(super) placements: Keyspace,
     pub(super) outbox: Keyspace,
     pub(super) parked: Keyspace,
@@ -32,9 +33,12 @@ pub(super) struct Tables {
 /// Keys of dedup records that are too old, and where to look on.
 pub(super) type OldDedup = (Vec<Bytes>, Option<Bytes>);
 
+/// No entry is behind it.
+const LAST_POSITION: Position = Position { epoch: Epoch(u64::MAX), sequence: Sequence(u64::MAX) };
+
 /// The last row of a log, and what its mark's row adds.
 #[derive(Default)]
-struct Tail {
+struct End {
     /// Sequence of the last row.
     sequence: Option<u64>,
     mark: u64,
@@ -60,6 +64,7 @@ impl Tables {
             &self.logs,
             &self.snapshots,
             &self.marks,
+            &self.tails,
             &self.placements,
             &self.outbox,
             &self.parked,
@@ -69,9 +74,10 @@ impl Tables {
         all.into_iter().find(|keyspace| &**keyspace.name() == name)
     }
 
-    fn tail(&self, view: &Snapshot, log: LogId, with_last: bool) -> Result<Tail, ReadError> {
+    /// The last row of a log.
+    fn end(&self, view: &Snapshot, log: LogId, with_last: bool) -> Result<End, ReadError> {
         let key = log.to_bytes();
-        let mut tail = Tail::default();
+        let mut tail = End::default();
         if let Some(row) = view.prefix(&self.entries, keys::spread(log)).next_back() {
             let (key, row) = row.into_inner()?;
             (tail.mark, tail.change) = keys::row_head(&row)?;
@@ -88,12 +94,13 @@ impl Tables {
     /// What an append of the log is checked against.
     pub(super) fn head(&self, log: LogId) -> Result<Head, ReadError> {
         let view = self.database.snapshot();
-        let tail = self.tail(&view, log, false)?;
+        let tail = self.end(&view, log, false)?;
         let record: Option<LogRecord> = record(&view, &self.logs, &log.to_bytes())?;
         Ok(Head {
             length: length_of(tail.sequence, record.as_ref()),
             sealed: record.as_ref().map(|record| record.sealed).unwrap_or_default(),
-            mark: tail.mark,
+            // Above what was put apart a row may carry a mark of before.
+            mark: tail.mark.min(length_of(tail.sequence, record.as_ref())),
             change: tail.change,
             held: record.is_some() || tail.sequence.is_some(),
         })
@@ -102,7 +109,7 @@ impl Tables {
     pub(super) fn load(&self, log: LogId) -> Result<LoadedLog, ReadError> {
         let view = self.database.snapshot();
         let key = log.to_bytes();
-        let tail = self.tail(&view, log, true)?;
+        let tail = self.end(&view, log, true)?;
         let snapshot = match view.get(&self.snapshots, key)? {
             Some(value) => Some(keys::read_snapshot(&value)?),
             None => None,
@@ -220,7 +227,7 @@ impl Tables {
         for row in view.range::<&[u8], _>(&self.logs, (lower, Bound::Excluded(&last[..]))).take(limit) {
             let (key, value) = row.into_inner()?;
             let log = LogId::from_bytes(&key).ok_or(ReadError::Form("logs"))?;
-            let tail = self.tail(&view, log, true)?;
+            let tail = self.end(&view, log, true)?;
             let record = LogRecord::decode(&value)?;
             summaries.push(LogSummary {
                 log,
@@ -232,6 +239,37 @@ impl Tables {
             });
         }
         Ok(summaries)
+    }
+
+    /// Logs with a tail: each is found by one seek.
+    pub(super) fn tails(&self, after: Option<LogId>, limit: usize) -> Result<Vec<LogId>, ReadError> {
+        let view = self.database.snapshot();
+        let mut logs: Vec<LogId> = Vec::new();
+        let mut after = after;
+        while logs.len() < limit {
+            let lower = after.map(|log| keys::tail(log, LAST_POSITION));
+            let lower = lower.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(&key[..]));
+            let Some(row) = view.range::<&[u8], _>(&self.tails, (lower, Bound::Unbounded)).next() else { break };
+            let key = row.key()?;
+            let log = key.get(..LogId::LENGTH).and_then(LogId::from_bytes).ok_or(ReadError::Form("tails"))?;
+            logs.push(log);
+            after = Some(log);
+        }
+        Ok(logs)
+    }
+
+    pub(super) fn read_tail(
+        &self,
+        log: LogId,
+        after: Option<Position>,
+        rows: usize,
+    ) -> Result<Vec<Arc<SealedEntry>>, ReadError> {
+        let view = self.database.snapshot();
+        let first = keys::tail(log, after.unwrap_or_default());
+        let lower = if after.is_some() { Bound::Excluded(&first[..]) } else { Bound::Included(&first[..]) };
+        let last = keys::tail(log, LAST_POSITION);
+        let rows = view.range::<&[u8], _>(&self.tails, (lower, Bound::Included(&last[..]))).take(rows);
+        rows.map(|row| keys::row_entry(&row.value()?)).collect()
     }
 
     pub(super) fn placement(&self, log: LogId) -> Result<Option<Placement>, ReadError> {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use async_trait::async_trait;
 use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, OutboxRecord, ParkedSend};
-use hearth_protocol::{LogId, LogKind, Placement, SealedEntry, Timestamp};
+use hearth_protocol::{LogId, LogKind, Placement, Position, SealedEntry, Timestamp};
 use region_model::ports::{
     AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MapChange, MapStore, MapSync, MessageLog, OutboxLog,
     ParkingLot, Placements, StoreError,
@@ -62,6 +62,19 @@ impl MessageLog for Handle {
 
     async fn put_marks(&self, marks: Vec<(LogId, u64)>) -> Result<(), StoreError> {
         self.call(Call::PutMarks, move |tables| tables.put_marks(marks)).await
+    }
+
+    async fn tails(&self, after: Option<LogId>, limit: usize) -> Result<Vec<LogId>, StoreError> {
+        self.call(Call::Tails, move |tables| tables.tails(after, limit)).await
+    }
+
+    async fn read_tail(
+        &self,
+        log: LogId,
+        after: Option<Position>,
+        rows: usize,
+    ) -> Result<Vec<Arc<SealedEntry>>, StoreError> {
+        self.call(Call::Tails, move |tables| tables.read_tail(log, after, rows)).await
     }
 
     async fn remove(&self, log: LogId) -> Result<(), StoreError> {

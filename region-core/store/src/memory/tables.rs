@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend};
-use hearth_protocol::{Epoch, LogId, LogKind, Placement, SealedEntry, Timestamp, UserId};
+use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use region_model::ports::{AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MapChange, MapSync, length_of};
 use uuid::Uuid;
 
@@ -32,6 +32,7 @@ struct Log {
     mark: u64,
     change: u64,
     snapshot: Option<(u64, Bytes)>,
+    tail: BTreeMap<Position, Arc<SealedEntry>>,
     dedup: HashMap<(UserId, Uuid), DedupRecord>,
 }
 
@@ -42,6 +43,20 @@ impl Log {
 
     fn last(&self) -> Option<Arc<SealedEntry>> {
         self.rows.last_key_value().map(|(_, entry)| Arc::clone(entry))
+    }
+
+    /// The end of the log from `from` on leaves it, and stays as its tail.
+    fn put_apart(&mut self, from: u64) {
+        for entry in self.rows.split_off(&from).into_values() {
+            let fixed = &entry.entry.fixed;
+            let key = (fixed.sender.clone(), fixed.id);
+            if self.dedup.get(&key).is_some_and(|record| record.position == fixed.position) {
+                self.dedup.remove(&key);
+            }
+            self.tail.insert(fixed.position, entry);
+        }
+        self.mark = self.mark.min(from);
+        self.snapshot.take_if(|(length, _)| *length > from);
     }
 
     fn sealed(&self) -> Epoch {
@@ -87,7 +102,12 @@ impl Tables {
         self.change += 1;
         let log = self.logs.entry(append.log).or_default();
         log.change = self.change;
-        log.mark = log.mark.max(append.mark);
+        let end = append.end();
+        if let Some(apart) = append.apart {
+            log.put_apart(apart);
+            self.outbox.retain(|(of, sequence, _), _| *of != append.log || *sequence < apart);
+        }
+        log.mark = log.mark.max(append.mark.min(end));
         if let Some(begin) = append.begin {
             log.rows.retain(|sequence, _| !begin.dropped.contains(sequence));
         }
@@ -204,8 +224,23 @@ impl Tables {
         }
     }
 
+    pub(super) fn tails(&self, after: Option<LogId>, limit: usize) -> Vec<LogId> {
+        let logs = self.logs.iter().filter(|(id, log)| after.is_none_or(|after| **id > after) && !log.tail.is_empty());
+        logs.map(|(id, _)| *id).take(limit).collect()
+    }
+
+    pub(super) fn read_tail(&self, id: LogId, after: Option<Position>, rows: usize) -> Vec<Arc<SealedEntry>> {
+        let Some(log) = self.logs.get(&id) else { return Vec::new() };
+        let entries = log.tail.iter().filter(|(position, _)| after.is_none_or(|after| **position > after));
+        entries.map(|(_, entry)| Arc::clone(entry)).take(rows).collect()
+    }
+
     pub(super) fn remove(&mut self, id: LogId) {
-        self.logs.remove(&id);
+        if let Some(log) = self.logs.remove(&id)
+            && !log.tail.is_empty()
+        {
+            self.logs.insert(id, Log { tail: log.tail, ..Log::default() });
+        }
         self.outbox.retain(|(log, ..), _| *log != id);
         self.sync();
     }
