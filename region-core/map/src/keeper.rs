@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hearth_protocol::RegionId;
 use parking_lot::Mutex;
+use region_model::ownership::Right;
 use region_model::ports::{MapStore, MapSync};
 use region_model::region_map::{HolderLease, MapCommand, MapFact, MapRefusal, RegionState};
 use uuid::Uuid;
@@ -32,6 +33,12 @@ impl LeaseView {
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.lease.lock().remaining(self.clock.now())
+    }
+
+    /// The region's right to sequence now, for [`Right::covers`]: to be read when [`LeaseView::may_sequence`] is.
+    #[must_use]
+    pub fn right(&self) -> Right {
+        self.lease.lock().right(self.clock.now())
     }
 
     /// The term of the lease held last.
@@ -141,8 +148,8 @@ impl LeaseKeeper {
         };
         let answer = self.node.propose(command, times.renew).await?;
         match answer.fact() {
-            Ok(MapFact::Lease { term, milliseconds }) => {
-                self.view.lease.lock().granted(counter, *term, *milliseconds);
+            Ok(MapFact::Lease { term, milliseconds, generation }) => {
+                self.view.lease.lock().granted(counter, *term, *milliseconds, *generation);
                 Ok(Step::Held)
             }
             Ok(_) => Ok(Step::Held),

@@ -135,6 +135,13 @@ impl MapState {
         self.regions.iter().find(|entry| entry.region == *region)
     }
 
+    /// The generation of a region's right to sequence: the version of its last fence, 0 for none and for a region that
+    /// the map does not know. A placement names it, and a lease under another generation is no right to that placement.
+    #[must_use]
+    pub fn generation_of(&self, region: &RegionId) -> u64 {
+        self.region(region).map_or(0, |entry| entry.fence)
+    }
+
     /// The one voter of a mesh of at most two regions.
     #[must_use]
     pub fn named_map_voter(&self) -> Option<&RegionId> {
@@ -250,20 +257,21 @@ impl MapState {
         let milliseconds = entry.lease.map_or(milliseconds, |lease| lease.milliseconds.max(milliseconds));
         match (mark.counter.cmp(&known.counter), entry.lease) {
             (std::cmp::Ordering::Equal, Some(lease)) => {
-                return already(MapFact::Lease { term: entry.term, milliseconds: lease.milliseconds });
+                let milliseconds = lease.milliseconds;
+                return already(MapFact::Lease { term: entry.term, milliseconds, generation: entry.fence });
             }
             (std::cmp::Ordering::Less | std::cmp::Ordering::Equal, _) => {
                 return Err(MapRefusal::OlderStore(known.counter));
             }
             (std::cmp::Ordering::Greater, _) => {}
         }
-        let term = entry.term + 1;
+        let (term, generation) = (entry.term + 1, entry.fence);
         let next = self.with(region, |entry| {
             entry.store = Some(mark);
             entry.lease = Some(Lease { incarnation: mark.incarnation, milliseconds });
             entry.term = term;
         });
-        Ok((Some(next), MapFact::Lease { term, milliseconds }))
+        Ok((Some(next), MapFact::Lease { term, milliseconds, generation }))
     }
 
     fn take_incarnation(&self, region: &RegionId, (store, counter): (Uuid, u64), replaces: u64, term: u64) -> Decision {
