@@ -224,6 +224,7 @@ async fn start_map(
         store: stores.identity.store,
         regions: options.map.regions.clone(),
         times: region_map::MapTimes::default(),
+        failover: FailoverRules::default(),
     };
     let node = MapNode::start(options, Arc::clone(&stores.map), links, region_map::boot_clock()).await?;
     let lease = region_map::LeaseKeeper::start(&node).await?;

@@ -276,6 +276,9 @@ pub enum MapRefusal {
     /// The last change of map voters is still under way.
     #[error("the last change of map voters is still under way")]
     VotersChanging,
+    /// Neither the leader nor a majority of the map's voters gets an answer of the region, so it gets no lease.
+    #[error("neither the map's leader nor a majority of its voters gets an answer of the region")]
+    OutOfReach,
 }
 
 /// What is out of range.

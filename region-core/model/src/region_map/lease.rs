@@ -187,7 +187,15 @@ impl LeaderLeases {
         }
     }
 
-    /// What the leader checks before it takes a command into the log.
+    /// For how long the region's term has been the one of the map, as far as the leader can know.
+    #[must_use]
+    pub fn unchanged_for(&self, map: &MapState, region: &RegionId, now: Duration) -> Duration {
+        let term = map.region(region).map_or(0, |entry| entry.term);
+        let applied = self.applied.get(region).filter(|(known, _)| *known == term).map_or(now, |(_, at)| *at);
+        now.saturating_sub(applied.max(self.since))
+    }
+
+    /// Whether a command needs a lease to have lapsed that may still be held.
     ///
     /// # Errors
     /// The refusal, when the command needs a lease to have lapsed that may still be held.

@@ -162,6 +162,13 @@ impl MapState {
         self.slots.group(slot).map(|group| &group.steward)
     }
 
+    /// Whether [`MapCommand::Reassign`] would move a slot of this region: a voter of one that it stewards is active.
+    #[must_use]
+    pub fn has_slots_to_move(&self, region: &RegionId) -> bool {
+        let is_active = |voter| self.region(voter).is_some_and(|entry| entry.state == RegionState::Active);
+        self.slots.groups().any(|group| group.steward == *region && group.voters.iter().any(is_active))
+    }
+
     /// The epoch of a slot's placement log: the version that named its steward.
     #[must_use]
     pub fn placement_epoch(&self, slot: Slot) -> Option<Epoch> {

@@ -89,6 +89,7 @@ fn answers() -> Vec<(&'static str, MapAnswer)> {
         ("refused-in-use", refused(MapRefusal::InUse)),
         ("refused-not-two-regions", refused(MapRefusal::NotTwoRegions)),
         ("refused-voters-changing", refused(MapRefusal::VotersChanging)),
+        ("refused-out-of-reach", refused(MapRefusal::OutOfReach)),
     ]
 }
 
