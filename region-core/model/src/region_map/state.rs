@@ -27,6 +27,9 @@ pub enum RegionState {
 }
 
 impl RegionState {
+    /// The states of regions that are part of the mesh.
+    pub const OF_MEMBERS: [Self; 4] = [Self::Following, Self::Active, Self::Draining, Self::Fenced];
+
     /// The word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
