@@ -184,7 +184,6 @@ fn enter(world: &mut World, (cut, down, ticks): &Phase) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
     #[test]
     fn whatever_is_cut_the_mesh_settles_every_slot_has_an_owner_and_all_return_after_the_heal(
         count in 3_usize..=5,
