@@ -4,10 +4,10 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
-use hearth_protocol::client::{ServerFrame, SyncGapPayload, SyncRequiredPayload, encode_server_frame};
+use hearth_protocol::client::{RewoundPayload, ServerFrame, SyncGapPayload, SyncRequiredPayload, encode_server_frame};
 use hearth_protocol::rest::SyncCursor;
 use hearth_protocol::{ConversationId, Epoch};
-use region_core::{Replay, Skipped};
+use region_core::{Replay, Rewound, Skipped};
 
 use super::Effect;
 use crate::metrics::DropLabel;
@@ -158,6 +158,22 @@ impl Deliveries {
         }
         (track.epoch, track.sent) = (epoch.max(track.epoch), at - 1);
         track.absorb_own();
+    }
+
+    /// Messages that may have been sent have left the line. Behind a replay it is told at once: what is replayed is of
+    /// the new line.
+    pub(crate) fn rewound(&mut self, rewound: &Rewound, effects: &mut VecDeque<Effect>) {
+        let Rewound { conversation, epoch, after } = *rewound;
+        let payload = RewoundPayload { conversation_id: conversation, epoch, after_sequence: after };
+        effects.push_back(Effect::Send(encode_server_frame(&ServerFrame::ConversationRewound(payload), None)));
+        if let Some(track) = self.tracks.get_mut(&conversation)
+            && epoch > track.epoch
+        {
+            track.own.clear();
+            track.epoch = epoch;
+            track.sent = track.sent.min(after);
+            track.first = track.first.min(after + 1);
+        }
     }
 
     fn deliver(track: &mut Track, live: Live, now: u64, effects: &mut VecDeque<Effect>) {
