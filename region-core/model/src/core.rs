@@ -414,6 +414,10 @@ pub struct CoreGauges {
     pub forwards: usize,
     /// Parked sends.
     pub parked: usize,
+    /// Logs that this region, as a steward, is giving a home.
+    pub failing_over: usize,
+    /// Logs whose tails are not settled under their present home.
+    pub tails: usize,
     /// Entries that each replica region lacks, over the logs in memory.
     pub lag: BTreeMap<RegionId, u64>,
 }
@@ -460,7 +464,14 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             });
             lag.insert(peer.clone(), behind.sum());
         }
-        CoreGauges { loaded_logs: self.logs.len(), forwards: self.forwards.len(), parked: self.lot.len(), lag }
+        CoreGauges {
+            loaded_logs: self.logs.len(),
+            forwards: self.forwards.len(),
+            parked: self.lot.len(),
+            failing_over: self.failovers.len(),
+            tails: self.tails.values().filter(|tail| !tail.is_settled()).count(),
+            lag,
+        }
     }
 
     /// Handles one input; what follows is added to `effects`.
