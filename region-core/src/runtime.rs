@@ -291,11 +291,12 @@ impl Runtime {
         if !marks.is_empty() || !placements.is_empty() || !unpark.is_empty() {
             let stores = self.region.stores.clone();
             let put = async move {
-                if !marks.is_empty() {
-                    stores.log.put_marks(marks).await?;
-                }
+                // A mark says that what is below it was told: placements are first.
                 if !placements.is_empty() {
                     stores.placements.put_placements(placements).await?;
+                }
+                if !marks.is_empty() {
+                    stores.log.put_marks(marks).await?;
                 }
                 if !unpark.is_empty() {
                     stores.parking.unpark(unpark).await?;

@@ -610,6 +610,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         {
             loaded.placement = Some(learned);
         }
+        // A newer home's word outlived the placement that made it one: the steward knows it.
+        let accepted = loaded.record.as_ref().map(|record| record.accepted);
+        loaded.placement.take_if(|known| accepted.is_some_and(|accepted| accepted > known.epoch));
         if !matches!(self.logs.get(&id), Some(Slotted::Loading(_))) {
             // Nobody asked: what is in memory knows more than what was read.
             return;
