@@ -75,8 +75,11 @@ const TRIES: usize = 5;
 /// Runs until the node stops.
 pub(crate) async fn run(node: MapNode) {
     let times = node.inner.options.times;
+    let mut goes_on = false;
     loop {
-        tokio::time::sleep(times.look).await;
+        if !std::mem::take(&mut goes_on) {
+            tokio::time::sleep(times.look).await;
+        }
         let live = node.live();
         let metrics = live.metrics();
         if metrics.state != ServerState::Leader || live.gives_way() {
@@ -85,7 +88,10 @@ pub(crate) async fn run(node: MapNode) {
         let rules = node.inner.options.failover;
         let Some(step) = node.as_leader(metrics.current_term, |view| view.next_step(&rules)) else { continue };
         match node.propose_here(step.clone(), times.attempt * 2).await {
-            Some(answer) => tell(&step, &answer),
+            Some(answer) => {
+                tell(&step, &answer);
+                goes_on = answer.changed();
+            }
             // It leads no more, or could not commit: whoever leads decides again.
             None => tracing::debug!(?step, "a step of a failover was not committed"),
         }

@@ -159,6 +159,7 @@ fn a_region_that_was_suspended_itself_does_not_take_the_others_for_silent() {
         silences.heard(&us);
     }
     assert_eq!(silences.silent(), [(ap.clone(), seconds(9))]);
+    assert!(silences.is_silent(&ap) && !silences.is_silent(&us) && !silences.is_silent(&region("sa")));
     silences.look(&[us.clone(), ap.clone()], seconds(3_600));
     assert_eq!(silences.silent(), [(ap.clone(), seconds(11)), (us.clone(), seconds(2))]);
     silences.heard(&ap);
