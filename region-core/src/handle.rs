@@ -19,10 +19,10 @@ use uuid::Uuid;
 use crate::edge::{Connection, EdgeEvent, QueueBounds};
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
+use crate::ownership::Ownership;
 use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
-use crate::ownership::Ownership;
 use crate::{departures, expiry, notices, outbox, ownership};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
@@ -136,6 +136,8 @@ pub struct Replay {
     pub up_to: u64,
     /// The lowest number that this user may see.
     pub visible_from: u64,
+    /// Set when the cursor was not good: what the client has above is to be forgotten, and the frames follow behind that.
+    pub rewound: Option<crate::edge::Rewound>,
 }
 
 /// Whether the region serves, and why not.

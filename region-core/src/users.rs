@@ -23,8 +23,7 @@ impl Region {
             return Ok(placement);
         }
         let generation = self.ownership.map().borrow().generation_of(self.me());
-        let placement =
-            Placement { generation, ..self.options.map.first_placement(log, self.me(), durability) };
+        let placement = Placement { generation, ..self.options.map.first_placement(log, self.me(), durability) };
         let change = Change::Place { replaces: None, placement };
         let command =
             self.own_command(LogId::placement(Slot::of(&log)), EntryKind::Placement, Uuid::new_v4(), change.encode());
