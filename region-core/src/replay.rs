@@ -50,7 +50,7 @@ impl Region {
         cursor: &SyncCursor,
         rows: usize,
         newest: bool,
-        view: &region_model::LogView,
+        view: &LogView,
     ) -> Result<Replay, Refusal> {
         let limit = Some(rows.clamp(1, limits::HISTORY_ROWS) as u64);
         let last =
@@ -74,7 +74,7 @@ impl Region {
         user: &UserId,
         cursor: &SyncCursor,
         query: HistoryQuery,
-        view: &region_model::LogView,
+        view: &LogView,
     ) -> Result<HistoryResponse, Refusal> {
         let call = ApiCall::History { id: cursor.conversation_id, query };
         let answer = self.pass_on(view, user, &call, true).await?;
