@@ -191,6 +191,12 @@ impl RunningRegion {
         self.handle.failed().await
     }
 
+    /// Whether the region holds its lease.
+    #[must_use]
+    pub fn may_sequence(&self) -> bool {
+        self.lease.right().leased
+    }
+
     /// Lets the sessions leave within `within`. Returns how many had not left.
     pub async fn drain(&self, within: Duration) -> usize {
         self.handle.set_draining(true);

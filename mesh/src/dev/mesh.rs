@@ -78,6 +78,8 @@ const DRAINING: &str = "DRAINING";
 /// Longest wait for links after a start, beside the time that their delays take. They are up within a second; a machine
 /// that stood still for a while must not fail a start.
 const LINKS_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a start waits for leases.
+const LEASES_PATIENCE: Duration = Duration::from_secs(5);
 /// One-way delays that a handshake takes at most, its hello and a lost datagram included.
 const HANDSHAKE_DELAYS: u32 = 10;
 
@@ -149,7 +151,21 @@ impl DevMesh {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        self.wait_for_leases().await;
         Ok(())
+    }
+
+    /// Waits until every running region may sequence, for a while: where too few of the map's voters run, no region may,
+    /// and what is sent is parked.
+    pub(crate) async fn wait_for_leases(&self) {
+        let deadline = tokio::time::Instant::now() + LEASES_PATIENCE;
+        while tokio::time::Instant::now() < deadline {
+            let without = self.regions.lock().await.values().any(|region| is_up(region) && !region.may_sequence());
+            if !without {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     async fn link_that_is_down(&self, others: &[String]) -> Option<(String, String)> {

@@ -150,7 +150,9 @@ impl LeaseKeeper {
             counter,
             milliseconds,
         };
-        let answer = self.node.propose(command, times.renew).await?;
+        // At a start there may be no leader for a moment: whoever comes first is asked soon.
+        let patience = if self.view.term().is_some() { times.renew } else { times.attempt };
+        let answer = self.node.propose(command, patience).await?;
         match answer.fact() {
             Ok(MapFact::Lease { term, milliseconds, generation }) => {
                 self.note(*generation).await?;
