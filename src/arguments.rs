@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::admin_arguments::{AuditArguments, HomeArguments, ParkedArguments, RegionArguments, VerifyArguments};
+
 /// A chat backend that runs in many regions at once: one order, honest acks.
 #[derive(Debug, Parser)]
 #[command(name = "hearth", version, about)]
@@ -25,6 +27,16 @@ pub(crate) enum Verb {
     Config(ConfigArguments),
     /// Make the mesh's certificates.
     Ca(CaArguments),
+    /// Look at the regions of a mesh; fail over, fail back, drain, add and remove them.
+    Region(RegionArguments),
+    /// Look at the homes of conversations, and move them.
+    Home(HomeArguments),
+    /// Look at sends that wait for their home.
+    Parked(ParkedArguments),
+    /// Walk the hash chain of every log: a changed entry or a forked epoch is named, with what to do.
+    Verify(VerifyArguments),
+    /// Show who changed what, when, and what came of it.
+    Audit(AuditArguments),
     /// Talk to somebody over a development mesh.
     Chat(ChatArguments),
     /// Measure a development mesh on this machine.
@@ -250,10 +262,13 @@ pub(crate) enum CaVerb {
         #[arg(long)]
         json: bool,
     },
-    /// Issue the certificate of a region.
+    /// Issue the certificate of a region, or, as `hearth ca issue admin`, that of an administrator.
     Issue {
-        /// The region.
+        /// The region, or `admin`.
         region: String,
+        /// With `admin`: who it is for, as audit logs name them; default: admin.
+        #[arg(long)]
+        name: Option<String>,
         /// The authority's folder.
         #[arg(long, default_value = "ca")]
         dir: PathBuf,

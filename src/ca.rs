@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use hearth_config::{CaError, IssueOptions, init, issue};
+use hearth_config::{ADMIN, CaError, IssueOptions, IssuedPaths, init, issue, issue_admin};
 use serde_json::json;
 
 use crate::arguments::{CaArguments, CaVerb};
@@ -29,7 +29,21 @@ pub(crate) fn ca(arguments: CaArguments) -> ExitCode {
             }
             Err(error) => failure(&error, json),
         },
-        CaVerb::Issue { region, dir, out, days, dns, ip, json } => {
+        CaVerb::Issue { region, name, dir, out, days, json, .. } if region == ADMIN => {
+            let name = name.as_deref().unwrap_or(ADMIN);
+            match issue_admin(&dir, name, out.as_deref(), days, SystemTime::now()) {
+                Ok(paths) => {
+                    admin_issued(name, &paths, json);
+                    ExitCode::SUCCESS
+                }
+                Err(error) => failure(&error, json),
+            }
+        }
+        CaVerb::Issue { name: Some(_), json, .. } => {
+            let hint = "a region's certificate names the region; for a person: hearth ca issue admin --name NAME";
+            output::failure(2, "--name goes with `hearth ca issue admin` only", hint, json)
+        }
+        CaVerb::Issue { region, dir, out, days, dns, ip, json, .. } => {
             let options = IssueOptions { valid_days: days, dns_names: dns, ips: ip };
             match issue(&dir, &region, out.as_deref(), &options, SystemTime::now()) {
                 Ok(paths) => {
@@ -52,10 +66,27 @@ pub(crate) fn ca(arguments: CaArguments) -> ExitCode {
     }
 }
 
+fn admin_issued(name: &str, paths: &IssuedPaths, json: bool) {
+    if json {
+        let body = json!({ "name": name, "certificate": paths.certificate, "key": paths.key, "ca": paths.ca });
+        return output::line(&body.to_string());
+    }
+    output::line(&format!(
+        "issued administrator {name}: {certificate}\nits key: {key}\nnext: hearth region status --admin https://HOST:PORT --cert {certificate} --key {key} --ca {ca}",
+        certificate = paths.certificate.display(),
+        key = paths.key.display(),
+        ca = paths.ca.display()
+    ));
+}
+
 /// Says what is wrong, and what to type: these errors have it after a semicolon.
 fn failure(error: &CaError, json: bool) -> ExitCode {
     let code = match error {
-        CaError::Name(_) | CaError::AlternativeName(_) | CaError::Days(_) => 2,
+        CaError::Name(_)
+        | CaError::Reserved
+        | CaError::AdminName(_)
+        | CaError::AlternativeName(_)
+        | CaError::Days(_) => 2,
         CaError::Exists(_)
         | CaError::Missing(_)
         | CaError::Broken { .. }

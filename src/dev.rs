@@ -127,6 +127,7 @@ fn welcome(rows: &[RegionRow], folder: &Path) -> String {
     if rows.len() > 1 {
         text.push_str(&format!("cut a link:        hearth dev link cut {} {}{data}\n", first.id, other.id));
     }
+    text.push_str(&format!("regions and homes: hearth region status{data}\n"));
     text.push_str("Ctrl-C ends it; what was acked is kept\n");
     text
 }

@@ -1,10 +1,14 @@
 //! The `hearth` binary: arguments, exit codes, and nothing else.
 
+mod admin;
+mod admin_arguments;
+mod admin_text;
 mod arguments;
 mod ca;
 mod dev;
 mod output;
 mod serve;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -65,6 +69,11 @@ async fn run(arguments: Arguments) -> ExitCode {
         Verb::Serve(arguments) => serve::serve(arguments).await,
         Verb::Config(arguments) => serve::config(arguments),
         Verb::Ca(arguments) => ca::ca(arguments),
+        Verb::Region(arguments) => admin::region(arguments).await,
+        Verb::Home(arguments) => admin::home(arguments).await,
+        Verb::Parked(arguments) => admin::parked(arguments).await,
+        Verb::Verify(arguments) => verify::verify(arguments).await,
+        Verb::Audit(arguments) => admin::audit(arguments).await,
         Verb::Chat(arguments) => dev::chat(arguments).await,
         Verb::Bench(arguments) => dev::bench(arguments).await,
     }

@@ -53,6 +53,7 @@ fn ready(region: &RunningRegion, as_json: bool) {
             "region": region.handle.region(),
             "http": region.http.to_string(),
             "webtransport": webtransport,
+            "administration": region.administration.to_string(),
         });
         output::line(&body.to_string());
     } else {

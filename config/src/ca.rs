@@ -1,5 +1,9 @@
-//! The mesh's certificate authority: `hearth ca init`, `hearth ca issue REGION`, and the same in memory
-//! for development meshes.
+//! The mesh's certificate authority: `hearth ca init`, `hearth ca issue REGION`, `hearth ca issue admin`, and the same in
+//! memory for development meshes.
+//!
+//! A region's certificate names the region as a DNS name and is good as client and server of links. An administrator's
+//! names a person as a URI, `hearth:admin:NAME`, has no DNS name and is good as a client only: neither passes for the
+//! other.
 //!
 //! Every command can be interrupted anywhere and typed again. Keys are written before the certificates
 //! that need them, a key without a certificate is taken up by the next run, and renewing replaces the
@@ -27,6 +31,10 @@ const AUTHORITY_DAYS: u32 = 3650;
 const BACKDATE: Duration = Duration::from_secs(3600);
 /// Browsers accept a certificate by its hash when it lasts at most 14 days, start to end.
 const WEBTRANSPORT_DAYS: u32 = 13;
+/// What `hearth ca issue` is given for an administrator instead of a region, and the administrator's name by default.
+pub const ADMIN: &str = "admin";
+/// How the URI of an administrator's certificate begins; the name follows.
+pub(crate) const ADMIN_URI: &str = "hearth:admin:";
 
 /// Why an authority could not be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +56,14 @@ pub enum CaError {
     /// The region's existing key file is not a key.
     #[error("{} is not a private key; remove it and its certificate to issue new ones", .0.display())]
     BrokenKey(PathBuf),
+    /// The name stands for administrators.
+    #[error(
+        "`admin` cannot be a region's name, since `hearth ca issue admin` makes an administrator's certificate; type another name"
+    )]
+    Reserved,
+    /// The name cannot name an administrator.
+    #[error("`{0}` cannot name an administrator; type 1 to 32 of a-z, 0-9 and -, starting with a letter, as ann")]
+    AdminName(String),
     /// The name cannot name a region.
     #[error("`{0}` cannot be a region's name; type 1 to 32 of a-z, 0-9 and -, starting with a letter, as eu-west")]
     Name(String),
@@ -187,6 +203,42 @@ pub fn issue(
     Ok(paths)
 }
 
+/// Issues an administrator's certificate from the authority in `folder` into `out` (default: the same folder): the
+/// right to use the administration ports of all regions. `name` stands in audit logs; a name that has a key keeps it.
+///
+/// # Errors
+/// When there is no usable authority, the name is none, or a file cannot be written.
+pub fn issue_admin(
+    folder: &Path,
+    name: &str,
+    out: Option<&Path>,
+    valid_days: u32,
+    now: SystemTime,
+) -> Result<IssuedPaths, CaError> {
+    let authority = CertificateAuthority::load(folder)?;
+    let params = admin_params(name, valid_days, now)?;
+    let out = out.unwrap_or(folder);
+    create_folder(out)?;
+    let stem = admin_stem(name);
+    let paths = IssuedPaths {
+        certificate: out.join(format!("{stem}.pem")),
+        key: out.join(format!("{stem}.key")),
+        ca: CaPaths::of(out).certificate,
+    };
+    let key = load_or_make_key(&paths.key)?;
+    let certificate = params.signed_by(&key, &authority.issuer)?;
+    if paths.ca != CaPaths::of(folder).certificate {
+        write_atomic(&paths.ca, authority.certificate_pem.as_bytes(), PUBLIC)?;
+    }
+    write_atomic(&paths.certificate, certificate.pem().as_bytes(), PUBLIC)?;
+    Ok(paths)
+}
+
+/// What the files of an administrator are called, without their ends: a dot keeps them apart from those of regions.
+fn admin_stem(name: &str) -> String {
+    if name == ADMIN { ADMIN.to_owned() } else { format!("{name}.{ADMIN}") }
+}
+
 /// A certificate for WebTransport that browsers accept by its hash: ECDSA P-256, from an hour before
 /// `now` for 13 days.
 ///
@@ -282,6 +334,17 @@ impl CertificateAuthority {
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(issued(&certificate, &key, end(now, options.valid_days)))
     }
+
+    /// Issues an administrator's certificate with a new key.
+    ///
+    /// # Errors
+    /// When the name is none or the days are out of range.
+    pub fn issue_admin(&self, name: &str, valid_days: u32, now: SystemTime) -> Result<IssuedCertificate, CaError> {
+        let params = admin_params(name, valid_days, now)?;
+        let key = make_key()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(issued(&certificate, &key, end(now, valid_days)))
+    }
 }
 
 fn issued(certificate: &rcgen::Certificate, key: &KeyPair, not_after: SystemTime) -> IssuedCertificate {
@@ -305,13 +368,13 @@ fn authority_params(now: SystemTime) -> Result<CertificateParams, CaError> {
 }
 
 fn region_params(region: &str, options: &IssueOptions, now: SystemTime) -> Result<CertificateParams, CaError> {
+    if region == ADMIN {
+        return Err(CaError::Reserved);
+    }
     if !is_name(region) {
         return Err(CaError::Name(region.to_owned()));
     }
-    if !(1..=AUTHORITY_DAYS).contains(&options.valid_days) {
-        return Err(CaError::Days(options.valid_days));
-    }
-    let mut params = params(now, options.valid_days)?;
+    let mut params = params(now, checked(options.valid_days)?)?;
     params.distinguished_name = common_name(region);
     let mut names = vec![region.to_owned()];
     names.extend(options.dns_names.iter().filter(|name| *name != region).cloned());
@@ -320,6 +383,25 @@ fn region_params(region: &str, options: &IssueOptions, now: SystemTime) -> Resul
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
     Ok(params)
+}
+
+fn admin_params(name: &str, valid_days: u32, now: SystemTime) -> Result<CertificateParams, CaError> {
+    if !is_name(name) {
+        return Err(CaError::AdminName(name.to_owned()));
+    }
+    let mut params = params(now, checked(valid_days)?)?;
+    params.distinguished_name = common_name(name);
+    let uri = format!("{ADMIN_URI}{name}");
+    params.subject_alt_names =
+        vec![SanType::URI(uri.as_str().try_into().map_err(|_| CaError::AdminName(name.to_owned()))?)];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+fn checked(days: u32) -> Result<u32, CaError> {
+    if (1..=AUTHORITY_DAYS).contains(&days) { Ok(days) } else { Err(CaError::Days(days)) }
 }
 
 fn params(now: SystemTime, days: u32) -> Result<CertificateParams, CaError> {

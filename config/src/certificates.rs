@@ -10,6 +10,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, RootCertStore};
+use x509_parser::extensions::GeneralName;
+
+use crate::ca::ADMIN_URI;
+use crate::values::is_name;
 
 /// What is wrong with a certificate or its key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,6 +104,17 @@ pub fn time_left(certificate_pem: &str, now: SystemTime) -> Option<Duration> {
     let end = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
     let end = SystemTime::UNIX_EPOCH + Duration::from_secs(end);
     Some(end.duration_since(now).unwrap_or_default())
+}
+
+/// Whose administrator's certificate this is; none when it is no such certificate, or none at all. Who signed it is for
+/// the handshake to say.
+#[must_use]
+pub fn admin_name(certificate_der: &[u8]) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate_der).ok()?;
+    let names = &certificate.subject_alternative_name().ok()??.value.general_names;
+    let [GeneralName::URI(uri)] = names.as_slice() else { return None };
+    let name = uri.strip_prefix(ADMIN_URI)?;
+    is_name(name).then(|| name.to_owned())
 }
 
 fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {

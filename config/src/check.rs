@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use self::syntax::{is_authority, is_host_and_port, is_origin};
+use crate::ca::ADMIN;
 use crate::certificates::{self, Fault};
 use crate::explain::nearest;
 use crate::limits::Limits;
@@ -27,7 +28,7 @@ const NAME_HELP: &str = "type 1 to 32 of a-z, 0-9 and -, starting with a letter,
 /// A check with the sections that it reads; it is skipped when one of them could not be read whole.
 type Check<'c> = (&'static [&'static str], fn(&mut Checker<'c>));
 
-fn checks<'c>() -> [Check<'c>; 17] {
+fn checks<'c>() -> [Check<'c>; 18] {
     [
         (&["region"], Checker::region),
         (&["mesh"], Checker::mesh_regions),
@@ -35,6 +36,7 @@ fn checks<'c>() -> [Check<'c>; 17] {
         (&["region", "mesh"], Checker::mesh_certificate),
         (&["mesh"], Checker::survival),
         (&["mesh", "listen"], Checker::listeners),
+        (&["listen", "administration"], Checker::administration),
         (&["listen"], Checker::listen_tls),
         (&["listen"], Checker::origins_and_urls),
         (&["auth"], Checker::token_keys),
@@ -117,6 +119,10 @@ impl Checker<'_> {
         for (index, region) in mesh.regions.iter().enumerate() {
             let key = |field: &str| format!("mesh.regions[{index}].{field}");
             self.name(key("id"), &region.id);
+            if region.id == ADMIN {
+                let message = "a region cannot be called `admin`: certificates of that name are administrators'";
+                self.error(key("id"), message, "name it by its place, as eu-west");
+            }
             if let Some(first) = ids.insert(&region.id, index) {
                 let message = format!("`{}` is listed twice, first as entry {}", region.id, first + 1);
                 self.error(key("id"), message, "give each region one entry");
@@ -199,6 +205,20 @@ impl Checker<'_> {
         if mesh.listen.port() == 0 {
             let message = "port 0 is any free port, which other regions cannot know";
             self.warning("mesh.listen", message, "type the port that stands in this region's entry of mesh.regions");
+        }
+    }
+
+    fn administration(&mut self) {
+        let (listen, administration) = (&self.config.listen, self.config.administration.listen);
+        if overlap(administration, listen.http) {
+            let message = format!("`{}` is taken by listen.http", listen.http);
+            let help = "administrators have a port of their own: give it another, as \"127.0.0.1:7444\"";
+            self.error("administration.listen", message, help);
+        }
+        if !administration.ip().is_loopback() {
+            let message = "administrators can reach this node from other machines";
+            let help = "only certificates of `hearth ca issue admin` are let in; for this machine alone type \"127.0.0.1:7444\"";
+            self.notice("administration.listen", message, help);
         }
     }
 

@@ -11,8 +11,8 @@ use toml::de::{DeTable, DeValue, Deserializer};
 use crate::explain;
 use crate::limits::Limits;
 use crate::model::{
-    AuthSection, DrainSection, FailoverSection, ListenSection, LogSection, MeshSection, RegionConfig, RegionSection,
-    ReplicationSection,
+    AdministrationSection, AuthSection, DrainSection, FailoverSection, ListenSection, LogSection, MeshSection,
+    RegionConfig, RegionSection, ReplicationSection,
 };
 use crate::report::{Finding, Location};
 
@@ -41,6 +41,8 @@ struct Sections {
     replication: ReplicationSection,
     #[serde(default)]
     failover: FailoverSection,
+    #[serde(default)]
+    administration: AdministrationSection,
     #[serde(default)]
     drain: DrainSection,
     #[serde(default)]
@@ -282,6 +284,7 @@ impl<'a> Reader<'a> {
             limits: sections.limits,
             replication: sections.replication,
             failover: sections.failover,
+            administration: sections.administration,
             drain: sections.drain,
             log: sections.log,
         })

@@ -15,16 +15,17 @@ mod telemetry;
 mod values;
 
 pub use ca::{
-    CaError, CaPaths, CertificateAuthority, IssueOptions, IssuedCertificate, IssuedPaths, init, issue,
-    self_signed_webtransport,
+    ADMIN, CaError, CaPaths, CertificateAuthority, IssueOptions, IssuedCertificate, IssuedPaths, init, issue,
+    issue_admin, self_signed_webtransport,
 };
-pub use certificates::{Fault, check_pair, time_left, verify};
+pub use certificates::{Fault, admin_name, check_pair, time_left, verify};
 pub use files::{FileError, PRIVATE, PUBLIC, create_folder, read_text, sync_folder, write_atomic};
 pub use limits::Limits;
 pub use load::{check_file, environment, load, load_at};
 pub use model::{
-    AuthSection, DrainSection, FailoverSection, ListenSection, LogFormat, LogSection, MAP_VERSION, MeshRegion,
-    MeshSection, RegionConfig, RegionSection, ReplicationSection, ResumeKey, TlsFiles, WebTransportCertificate,
+    AdministrationSection, AuthSection, DrainSection, FailoverSection, ListenSection, LogFormat, LogSection,
+    MAP_VERSION, MeshRegion, MeshSection, RegionConfig, RegionSection, ReplicationSection, ResumeKey, TlsFiles,
+    WebTransportCertificate,
 };
 pub use report::{CheckReport, ConfigError, Finding, Location, Severity};
 pub use telemetry::{LoggingError, init_logging};

@@ -37,6 +37,9 @@ pub struct RegionConfig {
     /// What it does about regions that are gone.
     #[serde(default)]
     pub failover: FailoverSection,
+    /// Where administrators reach it.
+    #[serde(default)]
+    pub administration: AdministrationSection,
     /// How it leaves.
     #[serde(default)]
     pub drain: DrainSection,
@@ -311,6 +314,21 @@ impl FailoverSection {
 impl Default for FailoverSection {
     fn default() -> Self {
         Self { automatic: true, after: Duration::from_secs(10) }
+    }
+}
+
+/// `[administration]`: where administrators reach this node, with certificates that `hearth ca issue admin` made.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdministrationSection {
+    /// The administration port (TCP, mutual TLS by the certificates of `[mesh]`); default `127.0.0.1:0`: any free port,
+    /// of this machine only. Where it is stands in `administration.json` in the data folder.
+    pub listen: SocketAddr,
+}
+
+impl Default for AdministrationSection {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)) }
     }
 }
 

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use hearth_config::{
-    CaError, CertificateAuthority, Fault, IssueOptions, check_pair, init, issue, self_signed_webtransport, time_left,
-    verify,
+    CaError, CertificateAuthority, Fault, IssueOptions, admin_name, check_pair, init, issue, issue_admin,
+    self_signed_webtransport, time_left, verify,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -188,4 +188,37 @@ fn a_webtransport_certificate_lasts_less_than_fourteen_days_and_its_hash_is_of_i
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &issued.certificate_der);
     assert_eq!(digest.as_ref(), issued.sha256);
     assert_eq!(check_pair(&issued.certificate_pem, &issued.key_pem), Ok(()));
+}
+
+#[test]
+fn an_administrators_certificate_names_a_person_and_is_no_region_and_no_server() {
+    let now = SystemTime::now();
+    let authority = CertificateAuthority::in_memory(now).unwrap();
+    let admin = authority.issue_admin("ann", 30, now).unwrap();
+    assert_eq!(admin_name(&admin.certificate_der).as_deref(), Some("ann"));
+    for name in ["ann", "admin", "eu-west"] {
+        assert!(verify(&admin.certificate_pem, authority.certificate_pem(), name, now).is_err(), "{name}");
+    }
+    let options = IssueOptions { dns_names: vec!["admin.example.com".into()], ..IssueOptions::default() };
+    let region = authority.issue_region("eu-west", &options, now).unwrap();
+    assert_eq!(admin_name(&region.certificate_der), None);
+    assert_eq!(admin_name(b"no certificate"), None);
+}
+
+#[test]
+fn an_issued_administrator_keeps_the_key_and_stands_apart_from_a_region_of_that_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = SystemTime::now();
+    init(folder.path(), now).unwrap();
+    let first = issue_admin(folder.path(), "ann", None, 365, now).unwrap();
+    assert_eq!((mode(&first.key), first.key.ends_with("ann.admin.key")), (0o600, true));
+    let key = text(&first.key);
+    issue(folder.path(), "ann", None, &IssueOptions::default(), now).unwrap();
+    let again = issue_admin(folder.path(), "ann", None, 365, now).unwrap();
+    assert_eq!((text(&again.key), check_pair(&text(&again.certificate), &key)), (key.clone(), Ok(())));
+    assert!(issue_admin(folder.path(), "admin", None, 365, now).unwrap().key.ends_with("admin.key"));
+    let reserved = issue(folder.path(), "admin", None, &IssueOptions::default(), now).unwrap_err();
+    assert!(matches!(reserved, CaError::Reserved), "{reserved}");
+    assert!(matches!(issue_admin(folder.path(), "Ann B", None, 365, now), Err(CaError::AdminName(_))));
+    assert!(matches!(issue_admin(folder.path(), "ann", None, 0, now), Err(CaError::Days(0))));
 }

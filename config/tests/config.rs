@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use fixture::Fixture;
 use hearth_config::{
-    AuthSection, CertificateAuthority, DrainSection, FailoverSection, IssueOptions, Limits, ListenSection, LogFormat,
-    LogSection, MeshRegion, MeshSection, Pem, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText,
-    Severity, WebTransportCertificate, check_file, load_at,
+    AdministrationSection, AuthSection, CertificateAuthority, DrainSection, FailoverSection, IssueOptions, Limits,
+    ListenSection, LogFormat, LogSection, MeshRegion, MeshSection, Pem, RegionConfig, RegionSection,
+    ReplicationSection, ResumeKey, SecretText, Severity, WebTransportCertificate, check_file, load_at,
 };
 
 /// The folder of the examples that ship with the package.
@@ -30,6 +30,7 @@ fn what_is_not_said_has_its_default_and_a_correct_file_has_no_findings() {
     assert_eq!(config.auth.leeway, Duration::from_secs(60));
     assert_eq!(config.replication.anti_entropy, Duration::from_secs(5));
     assert_eq!(config.failover, FailoverSection { automatic: true, after: Duration::from_secs(10) });
+    assert_eq!(config.administration.listen, "127.0.0.1:0".parse().unwrap());
     assert_eq!(config.drain.within, Duration::from_secs(10));
     assert_eq!(config.log.format, LogFormat::Text);
     assert_eq!(config.listen.webtransport_certificate, WebTransportCertificate::Tls);
@@ -107,6 +108,7 @@ fn every_key_of_the_structures_appears_in_the_example_with_its_default() {
         ("limits", "[limits]\nzz = 1"),
         ("replication", "[replication]\nzz = 1"),
         ("failover", "[failover]\nzz = 1"),
+        ("administration", "[administration]\nzz = 1"),
         ("drain", "[drain]\nzz = 1"),
         ("log", "[log]\nzz = 1"),
     ];
@@ -268,6 +270,7 @@ fn in_code(ids: &[&str]) -> RegionConfig {
         limits: Limits::default(),
         replication: ReplicationSection::default(),
         failover: FailoverSection::default(),
+        administration: AdministrationSection::default(),
         drain: DrainSection::default(),
         log: LogSection::default(),
     }

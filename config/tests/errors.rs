@@ -73,6 +73,15 @@ fn a_failover_that_waits_for_too_long_or_knows_more_than_yes_and_no_is_told_at_i
 }
 
 #[test]
+fn an_administration_port_that_clients_have_or_that_is_none_is_told_at_its_line() {
+    let fixture = Fixture::new();
+    let taken = fixture.text().replace("[limits]", "[administration]\nlisten = \"0.0.0.0:8081\"\n[limits]");
+    expect(&fixture, &taken, &[], "administration_taken");
+    let wrong = fixture.text().replace("[limits]", "[administration]\nlisten = \"everywhere\"\nport = 7\n[limits]");
+    expect(&fixture, &wrong, &[], "administration_wrong");
+}
+
+#[test]
 fn a_region_that_is_not_in_the_list_is_underlined_and_the_near_one_is_named() {
     let fixture = Fixture::new();
     let text = fixture.text().replace("id = \"eu-west\"\ndata", "id = \"eu-wst\"\ndata");

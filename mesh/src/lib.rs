@@ -2,6 +2,7 @@
 //!
 //! Listeners, stores, clock and links are parameters, so that a test boots the same program that ships.
 
+pub mod admin;
 pub mod dev;
 mod keys;
 mod links;

@@ -20,14 +20,16 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use region_core::{RegionHandle, RegionOptions};
 use region_map::{LeaseView, MapNode};
+use region_model::ParkingBounds;
+use region_model::ports::{StoreError, Stores};
 use region_model::region_map::FailoverRules;
 use region_model::view::Bounds;
-use region_model::{ParkingBounds, ports::StoreError};
 use region_store::embedded::{Embedded, EmbeddedOptions, OpenError};
 use replication::{LinkConfig, LinkError, LinkFaults, LinkMetrics, LinkTls, LinksHandle, PeerConfig};
 use tokio::net::TcpListener;
 use tracing::Instrument;
 
+use crate::admin::{self, AdminNode};
 use crate::keys;
 use crate::links::{QuicLinks, pump};
 use crate::map::{MapLinks, MapOwnership};
@@ -95,6 +97,8 @@ pub struct RegionParts {
     pub webtransport: Option<UdpSocket>,
     /// The link socket, bound already.
     pub link: Option<UdpSocket>,
+    /// The administration port, bound already.
+    pub administration: Option<TcpListener>,
     /// Faults under the links.
     pub faults: LinkFaults,
     /// Further routes (development).
@@ -125,6 +129,8 @@ pub struct RunningRegion {
     pub http: SocketAddr,
     /// Where WebTransport comes.
     pub webtransport: Option<SocketAddr>,
+    /// Where administrators come.
+    pub administration: SocketAddr,
 }
 
 impl RunningRegion {
@@ -151,6 +157,7 @@ impl RunningRegion {
         let (map, lease) = start_map(&options, &stores, Arc::clone(&map_links), &config.failover).await?;
         crate::map::register(&region, &map, &lease, &mut registry.lock());
         let ownership = Arc::new(MapOwnership { node: map.clone(), lease: lease.clone() });
+        let (kept, configured) = (stores.clone(), options.map.clone());
         let handle = RegionHandle::start(options, stores, Arc::new(QuicLinks(links.clone())), ownership).await?;
         handle.register_metrics(&mut registry.lock());
         let tasks = tokio_util::task::TaskTracker::new();
@@ -182,8 +189,49 @@ impl RunningRegion {
         })?);
         let renewal = crate::reload::run(config.listen.clone(), gateway.clone(), tls, verifier);
         tasks.spawn(stop.clone().run_until_cancelled_owned(renewal));
-        tasks.close();
-        Ok(Self { handle, gateway, links, map, lease, store, tasks, stop, http: http_address, webtransport })
+        let (http, administration) = (http_address, config.administration.listen);
+        let mut running =
+            Self { handle, gateway, links, map, lease, store, tasks, stop, http, webtransport, administration };
+        match running.administer(config, parts.administration, kept, configured).await {
+            Ok(()) => Ok(running),
+            Err(error) => {
+                running.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens the administration port.
+    async fn administer(
+        &mut self,
+        config: &RegionConfig,
+        bound: Option<TcpListener>,
+        stores: Stores,
+        configured: RegionMap,
+    ) -> Result<(), StartError> {
+        let address = config.administration.listen;
+        let listener = match bound {
+            Some(listener) => listener,
+            None => bind_tcp(address).await?,
+        };
+        self.administration = listener.local_addr().map_err(|error| StartError::bind(address, error))?;
+        let node = AdminNode {
+            region: self.handle.region().clone(),
+            stores,
+            map: self.map.clone(),
+            lease: self.lease.clone(),
+            links: self.links.clone(),
+            handle: self.handle.clone(),
+            gateway: Arc::clone(&self.gateway),
+            mover: Arc::new(self.handle.clone()),
+            audit: admin::audit_in(&config.region.data),
+            configured,
+            under_way: Mutex::default(),
+        };
+        let served = admin::serve(listener, node, &config.mesh, &config.region.data)?;
+        self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(served));
+        self.tasks.close();
+        Ok(())
     }
 
     /// Resolves with the reason once the store failed; the links are closed by then.
@@ -226,7 +274,7 @@ impl RunningRegion {
 /// The region map on the region's own store; its first version is the configured one.
 async fn start_map(
     options: &RegionOptions,
-    stores: &region_model::ports::Stores,
+    stores: &Stores,
     links: Arc<MapLinks>,
     failover: &FailoverSection,
 ) -> Result<(MapNode, LeaseView), region_map::StartError> {
@@ -525,6 +573,7 @@ mod tests {
             limits: Limits::default(),
             replication: ReplicationSection::default(),
             failover: FailoverSection::default(),
+            administration: hearth_config::AdministrationSection::default(),
             drain: DrainSection::default(),
             log: LogSection::default(),
         }

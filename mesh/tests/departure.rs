@@ -44,6 +44,7 @@ fn config(index: usize, links: &[SocketAddr], authority: &CertificateAuthority, 
         limits,
         replication: ReplicationSection { anti_entropy: Duration::from_millis(500) },
         failover: FailoverSection::default(),
+        administration: hearth_config::AdministrationSection::default(),
         drain: hearth_config::DrainSection::default(),
         log: hearth_config::LogSection::default(),
     }

@@ -5,6 +5,7 @@
 //! **stored form** ([`entry`] and [`record`], a version byte and then postcard). The crate is pure: it has no socket,
 //! no clock and no entropy.
 
+pub mod admin;
 pub mod client;
 pub mod entry;
 pub mod error;

@@ -1,5 +1,6 @@
 //! Stories that drive the shipped binary from outside, by the client contract alone.
 
+mod administration;
 mod closed_door;
 mod crash;
 mod dev;

@@ -7,11 +7,12 @@ use std::time::SystemTime;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fs4::fs_std::FileExt;
-use hearth_config::{CertificateAuthority, IssueOptions, PRIVATE, PUBLIC, create_folder, write_atomic};
+use hearth_config::{ADMIN, CertificateAuthority, IssueOptions, PRIVATE, PUBLIC, create_folder, write_atomic};
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 
 use super::spec::DevSpec;
+use crate::admin::AdminPem;
 
 /// Version of the data folder that this build makes and reads.
 pub(crate) const VERSION: u32 = 1;
@@ -122,8 +123,32 @@ impl Folder {
             write_atomic(&certificate, issued.certificate_pem.as_bytes(), PUBLIC)
                 .map_err(|error| failed(&certificate, error))?;
         }
-        Ok(())
+        certify_admin(&authority, &ca, now)
     }
+}
+
+/// The certificate by which `hearth region …` finds its way in.
+fn certify_admin(authority: &CertificateAuthority, ca: &Path, now: SystemTime) -> Result<(), FolderError> {
+    let (certificate, key) = (ca.join("admin.pem"), ca.join("admin.key"));
+    if certificate.exists() && key.exists() {
+        return Ok(());
+    }
+    let issued = authority.issue_admin(ADMIN, 3_650, now).map_err(|error| failed(&certificate, error))?;
+    write_atomic(&key, issued.key_pem.as_bytes(), PRIVATE).map_err(|error| failed(&key, error))?;
+    write_atomic(&certificate, issued.certificate_pem.as_bytes(), PUBLIC).map_err(|error| failed(&certificate, error))
+}
+
+/// What the verbs of administration show to the nodes of the mesh in a folder.
+///
+/// # Errors
+/// [`FolderError`] when the mesh was never started there.
+pub fn admin_pem(data: &Path) -> Result<AdminPem, FolderError> {
+    let ca = data.join("ca");
+    let read = |name: &str| {
+        let path = ca.join(name);
+        std::fs::read_to_string(&path).map_err(|error| failed(&path, error))
+    };
+    Ok(AdminPem { ca: read("ca.pem")?, certificate: read("admin.pem")?, key: read("admin.key")? })
 }
 
 fn is_empty(path: &Path) -> Result<bool, FolderError> {

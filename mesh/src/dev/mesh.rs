@@ -60,6 +60,7 @@ pub(crate) struct BoundRegion {
     pub(crate) http: TcpListener,
     pub(crate) webtransport: UdpSocket,
     pub(crate) link: UdpSocket,
+    pub(crate) administration: TcpListener,
 }
 
 /// A mesh of regions in this process.
@@ -119,18 +120,22 @@ impl DevMesh {
         }
         let spec = self.spec.region(id).ok_or_else(|| StartError::Config(format!("no region {id:?} in this mesh")))?;
         let config = self.spec.config(spec, &self.secrets);
-        let (http, webtransport, link) = match bound {
-            Some(bound) => (Some(bound.http), Some(bound.webtransport), Some(bound.link)),
-            None => (None, None, None),
+        let bound = match bound {
+            Some(bound) => RegionParts {
+                http: Some(bound.http),
+                webtransport: Some(bound.webtransport),
+                link: Some(bound.link),
+                administration: Some(bound.administration),
+                ..RegionParts::default()
+            },
+            None => RegionParts::default(),
         };
         let parts = RegionParts {
-            http,
-            webtransport,
-            link,
             faults: self.faults.clone(),
             extra_routes: Some(routes::routes(self.clone(), id)),
             allowed_hosts: Some(self.spec.hosts()),
             refuse_foreign_origins: true,
+            ..bound
         };
         let running = RunningRegion::start(&config, parts).await?;
         regions.insert(id.to_owned(), running);

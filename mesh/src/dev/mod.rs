@@ -9,7 +9,7 @@ mod run;
 mod spec;
 
 pub use control::{ControlAnswer, ControlRequest, ask};
-pub use folder::{FolderError, MeshFile, read_mesh_file};
+pub use folder::{FolderError, MeshFile, admin_pem, read_mesh_file};
 pub use mesh::{DevMesh, RegionRow};
 pub use processes::child;
 pub use run::{DevError, ready_line, run};

@@ -211,7 +211,10 @@ async fn settle(
         };
         let port = sockets.http.local_addr().map_err(|error| DevError::Failed(error.to_string()))?.port();
         let link_port = sockets.link.local_addr().map_err(|error| DevError::Failed(error.to_string()))?.port();
-        regions.push(RegionSpec { id: id.clone(), port, link_port, data: data.join("regions").join(id) });
+        let administration = sockets.administration.local_addr();
+        let administration_port = administration.map_err(|error| DevError::Failed(error.to_string()))?.port();
+        let folder = data.join("regions").join(id);
+        regions.push(RegionSpec { id: id.clone(), port, link_port, administration_port, data: folder });
         bound.push(sockets);
     }
     let mut delays = Vec::new();
@@ -239,11 +242,12 @@ async fn bind_region(port: u16) -> Result<BoundRegion, DevError> {
         other => DevError::Failed(other.to_string()),
     };
     let link = bind_udp(loopback(0)).map_err(in_use)?;
+    let administration = bind_tcp(loopback(0)).await.map_err(in_use)?;
     for _ in 0..PORT_TRIES {
         let http = bind_tcp(loopback(port)).await.map_err(in_use)?;
         let chosen = http.local_addr().map_err(|error| DevError::Failed(error.to_string()))?.port();
         match bind_udp(loopback(chosen)) {
-            Ok(webtransport) => return Ok(BoundRegion { http, webtransport, link }),
+            Ok(webtransport) => return Ok(BoundRegion { http, webtransport, link, administration }),
             Err(error) if port != 0 => return Err(in_use(error)),
             Err(_) => {}
         }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_config::{
-    AuthSection, DrainSection, FailoverSection, ListenSection, LogSection, MeshRegion, MeshSection, Pem, RegionConfig,
-    RegionSection, ReplicationSection, ResumeKey, SecretText, WebTransportCertificate,
+    AdministrationSection, AuthSection, DrainSection, FailoverSection, ListenSection, LogSection, MeshRegion,
+    MeshSection, Pem, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText, WebTransportCertificate,
 };
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +91,8 @@ pub struct RegionSpec {
     pub port: u16,
     /// UDP for links.
     pub link_port: u16,
+    /// TCP for administrators.
+    pub administration_port: u16,
     /// Its folder.
     pub data: PathBuf,
 }
@@ -129,6 +131,12 @@ impl RegionSpec {
     #[must_use]
     pub fn ws(&self) -> String {
         format!("ws://127.0.0.1:{}/ws", self.port)
+    }
+
+    /// `https://127.0.0.1:PORT` of the administration port.
+    #[must_use]
+    pub fn administration(&self) -> String {
+        format!("https://127.0.0.1:{}", self.administration_port)
     }
 
     /// `https://127.0.0.1:PORT/wt`.
@@ -191,6 +199,7 @@ impl DevSpec {
             limits,
             replication: ReplicationSection { anti_entropy: self.anti_entropy },
             failover: FailoverSection { automatic: self.failover, after: self.failover_after },
+            administration: AdministrationSection { listen: loopback(region.administration_port) },
             drain: DrainSection { within: Duration::from_secs(5) },
             log: LogSection::default(),
         }

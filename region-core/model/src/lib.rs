@@ -3,6 +3,7 @@
 //! Nothing in here has a socket, a clock, entropy or a runtime. Time and salts come in as arguments, effects go out as
 //! values; the shell in `region-core` performs them.
 
+pub mod chain;
 pub mod command;
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -65,6 +65,39 @@ async fn a_client_without_a_certificate_gets_no_byte() {
     assert!(east.events.try_recv().is_err());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_administrators_certificate_of_the_mesh_is_no_way_into_a_link() {
+    let now = std::time::SystemTime::now();
+    let mesh = hearth_config::CertificateAuthority::in_memory(now).expect("an authority");
+    let tls = |issued: hearth_config::IssuedCertificate| LinkTls {
+        ca_pem: mesh.certificate_pem().to_owned(),
+        cert_pem: issued.certificate_pem,
+        key_pem: issued.key_pem,
+    };
+    // Even one whose administrator is called as the region is.
+    let admin = tls(mesh.issue_admin("eu-west", 30, now).expect("an administrator"));
+    let region = mesh.issue_region("us-east", &hearth_config::IssueOptions::default(), now).expect("a region");
+    let ((_, nobody), (socket, address)) = (socket(), socket());
+    let mut config = config(&Authority::new(), "us-east", &[("eu-west", nobody)]);
+    config.tls = tls(region);
+    let mut east = Region::start(config, socket, &LinkFaults::new()).await;
+    let trust = Authority::trusting(mesh.certificate_pem());
+    let client = client(&trust, Some(&admin));
+    let attempt = async {
+        let connection = client.connect(address, "us-east").expect("valid").await?;
+        let (mut send, _receive) = connection.open_bi().await?;
+        let hello = b"\x0a\x09test-mesh\x12\x07eu-west";
+        let length = u8::try_from(hello.len()).expect("short");
+        // It may be closed before.
+        drop(send.write_all(&[&[0, 0, 0, 0, length], hello.as_slice()].concat()).await);
+        Err::<(), quinn::ConnectionError>(connection.closed().await)
+    };
+    let error = timeout(PATIENCE, attempt).await.expect("ends").expect_err("not let in");
+    println!("{error:?}");
+    assert!(!east.links.is_up("eu-west"));
+    assert!(east.events.try_recv().is_err());
+}
+
 /// What a dialler with `tls` and this name is told by `us-east`, and what that tells its owner.
 async fn dial_with(tls: LinkTls, name: &str) -> (Refusal, Region) {
     let authority = Authority::new();

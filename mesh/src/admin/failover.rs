@@ -1,0 +1,218 @@
+//! A region's right to its homes ends, or comes back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hearth_protocol::{RegionId, Slot};
+use region_map::NotFailedOver;
+use region_model::region_map::{LEASE, MapCommand, MapFact, MapState, RegionState};
+
+use super::change::{Made, PATIENCE, Refused, Teller};
+use super::node::AdminNode;
+
+/// Longest wait for a lease to lapse: two of the usual length, since one may have been renewed just before.
+const LAPSE_PATIENCE: Duration = Duration::from_secs(2 * LEASE.as_secs());
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Fences a region and gives its slots to others.
+pub(super) async fn failover(
+    node: &AdminNode,
+    region: &RegionId,
+    force: bool,
+    dry: bool,
+    tell: &Teller,
+) -> Result<Made, Refused> {
+    let map = node.map_state();
+    let Some(entry) = map.region(region) else { return Err(Refused::unknown(&map, region)) };
+    if *region == node.region {
+        let hint =
+            format!("ask the node of another region; to empty {region} while it runs: hearth region drain {region}");
+        return Err(Refused::because("a region does not fail itself over", hint));
+    }
+    let fenced = match entry.state {
+        RegionState::Active | RegionState::Draining => false,
+        RegionState::Fenced => true,
+        state @ (RegionState::Following | RegionState::Removed) => {
+            let message = format!("{region} is {}: it has nothing to fail over", state.as_str());
+            return Err(Refused::because(message, "look at it: hearth region status"));
+        }
+    };
+    if force && map.members().count() > 2 {
+        let message = "--force is for a mesh of two regions, where no majority can say that the other one is down";
+        return Err(Refused::because(message, format!("type: hearth region failover {region}")));
+    }
+    let alone = map.members().count() == 2 && map.named_map_voter().is_some_and(|voter| *voter == *region);
+    if alone && !force && !node.is_up(region) {
+        let message = format!("{region} is the one voter of the region map and is out of reach");
+        let hint = format!("if it is down for certain: hearth region failover {region} --force; it then starts fenced");
+        return Err(Refused::because(message, hint));
+    }
+    if !fenced && !force && node.is_up(region) {
+        let message = format!("{region} is in reach and renews its lease");
+        let hint = format!(
+            "stop it first (hearth dev stop {region}), or empty it while it runs: hearth region drain {region}"
+        );
+        return Err(Refused::because(message, hint));
+    }
+    let homes = node.homes_of(region).await?.len() as u64;
+    if dry {
+        return plan_failover(&map, region, force, homes, tell);
+    }
+    if force {
+        return force_failover(node, region, homes, tell).await;
+    }
+    let fence = fence(node, region, tell).await?;
+    tell.progress("fence", 1, Some(1), format!("{region} is fenced by version {fence} of the region map"));
+    let slots = node.map.reassign(region, PATIENCE).await?;
+    tell.progress("slots", u64::from(slots.moved), None, format!("{} slots have new stewards", slots.moved));
+    let text = if slots.left > 0 {
+        format!("{region} is fenced; {} slots stay with it, because none of their voters takes part", slots.left)
+    } else {
+        format!("{region} is fenced, and stewards open its homes anew; when it starts again it comes back by itself")
+    };
+    let changed = !fenced || slots.moved > 0;
+    let made = if changed { Made::changed(text) } else { Made::already(text) };
+    Ok(made
+        .count("fence", fence)
+        .count("slotsMoved", slots.moved.into())
+        .count("slotsLeft", slots.left.into())
+        .count("homesKnownHere", homes))
+}
+
+/// What the map would do is asked of a copy of it.
+fn plan_failover(map: &MapState, region: &RegionId, force: bool, homes: u64, tell: &Teller) -> Result<Made, Refused> {
+    let mut next = map.clone();
+    let term = map.region(region).map_or(0, |entry| entry.term);
+    if force {
+        tell.plan(format!(
+            "this region becomes the one voter of the region map, and {region} is fenced without a wait"
+        ));
+    } else {
+        next.apply(&MapCommand::Fence { region: region.clone(), term }).fact().map_err(Clone::clone)?;
+        tell.plan(format!("fence {region}, once its lease must have lapsed: within {} s", LAPSE_PATIENCE.as_secs()));
+    }
+    let seen = next.changed;
+    let answer = next.apply(&MapCommand::Reassign { region: region.clone(), seen });
+    let (moved, left) = match answer.fact() {
+        Ok(MapFact::Slots { moved, left }) => (u64::from(*moved), u64::from(*left)),
+        Ok(_) | Err(_) => (0, map.slots.stewarded(region) as u64),
+    };
+    for entry in next.members().filter(|entry| entry.region != *region) {
+        let more = next.slots.stewarded(&entry.region).saturating_sub(map.slots.stewarded(&entry.region));
+        if more > 0 {
+            tell.plan(format!("{} becomes steward of {more} slots of {region}", entry.region));
+        }
+    }
+    tell.plan(format!("open {homes} homes of {region} that this region holds copies of, each at a new epoch"));
+    tell.plan(format!("what {region} acked at level `region` alone is missing until it is back: hearth region losses"));
+    let text = "nothing was changed: this was a dry run";
+    Ok(Made::already(text).count("slotsMoved", moved).count("slotsLeft", left).count("homesKnownHere", homes))
+}
+
+/// A fence stands once the lease must have lapsed; one that is renewed meanwhile is held by a region that lives.
+async fn fence(node: &AdminNode, region: &RegionId, tell: &Teller) -> Result<u64, Refused> {
+    let deadline = tokio::time::Instant::now() + LAPSE_PATIENCE;
+    loop {
+        match node.map.fence(region, PATIENCE).await {
+            Ok(fence) => return Ok(fence),
+            Err(NotFailedOver::HoldsLease(left)) if tokio::time::Instant::now() + LOOK < deadline => {
+                let text = format!("{region} may hold its lease for another {:.1} s", left.as_secs_f64());
+                tell.progress("lease", 0, None, text);
+                tokio::time::sleep(left.clamp(LOOK, LOOK * 4)).await;
+            }
+            Err(NotFailedOver::HoldsLease(_)) => {
+                let message = format!("{region} is out of reach here and renews its lease through another region");
+                let hint = format!("stop it first, or empty it while it runs: hearth region drain {region}");
+                return Err(Refused::because(message, hint));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn force_failover(node: &AdminNode, region: &RegionId, homes: u64, tell: &Teller) -> Result<Made, Refused> {
+    tell.progress("fence", 0, Some(1), format!("{} becomes the one voter of the region map", node.region));
+    let answer = node.map.name_map_voter_by_force(PATIENCE).await?;
+    let fact = answer.fact().map_err(Clone::clone);
+    fact?;
+    let slots = node.map.reassign(region, PATIENCE).await?;
+    let text = format!("{region} is fenced on your word that it is down; {} slots have new stewards", slots.moved);
+    let made = if answer.changed() || slots.moved > 0 { Made::changed(text) } else { Made::already(text) };
+    Ok(made
+        .count("slotsMoved", slots.moved.into())
+        .count("slotsLeft", slots.left.into())
+        .count("homesKnownHere", homes))
+}
+
+/// Gives a region that is back the slots that are its own by the configuration.
+pub(super) async fn failback(node: &AdminNode, region: &RegionId, dry: bool, tell: &Teller) -> Result<Made, Refused> {
+    let map = node.map_state();
+    let Some(entry) = map.region(region) else { return Err(Refused::unknown(&map, region)) };
+    match entry.state {
+        RegionState::Active => {}
+        RegionState::Draining => {
+            let message = format!("{region} is draining");
+            return Err(Refused::because(message, format!("end the drain: hearth region drain {region} --undo")));
+        }
+        RegionState::Fenced | RegionState::Following | RegionState::Removed => {
+            let message = format!("{region} is {}: it can take nothing back", entry.state.as_str());
+            let hint =
+                format!("start it and wait until `hearth region status` says active (dev: hearth dev start {region})");
+            return Err(Refused::because(message, hint));
+        }
+    }
+    if !node.is_up(region) {
+        let message = format!("{region} is out of reach of {}", node.region);
+        return Err(Refused::because(message, "mend the link, or ask the node of a region that reaches it"));
+    }
+    let own = own_slots(node, &map, region);
+    let total = count(&own);
+    if dry {
+        tell.plan(format!("{region} becomes steward of {total} slots again"));
+        tell.plan(format!("homes stay where they are: hearth home move --selector home=OTHER --to {region}"));
+        return Ok(Made::already("nothing was changed: this was a dry run").count("slotsMoved", total));
+    }
+    let moved = deal(node, own, tell).await?;
+    let text = format!(
+        "{region} stewards what is its own; to bring homes back: hearth home move --selector home=OTHER --to {region}"
+    );
+    let made = if moved > 0 { Made::changed(text) } else { Made::already(text) };
+    Ok(made.count("slotsMoved", moved))
+}
+
+/// Slots by the steward and the voters that they are to have.
+pub(super) type Dealt = BTreeMap<(RegionId, Vec<RegionId>), Vec<Slot>>;
+
+/// Slots that are a region's by the configuration and that others steward; it votes for them still.
+pub(super) fn own_slots(node: &AdminNode, map: &MapState, region: &RegionId) -> Dealt {
+    let mut own = Dealt::new();
+    for (slot, group) in map.slots.iter() {
+        let is_own = node.configured.steward(slot) == region;
+        if is_own && group.steward != *region && group.voters.contains(region) {
+            own.entry((region.clone(), group.voters.clone())).or_default().push(slot);
+        }
+    }
+    own
+}
+
+pub(super) fn count(slots: &Dealt) -> u64 {
+    slots.values().map(|slots| slots.len() as u64).sum()
+}
+
+/// Names stewards and voters of slots. Answers how many it named.
+pub(super) async fn deal(node: &AdminNode, slots: Dealt, tell: &Teller) -> Result<u64, Refused> {
+    let (total, mut moved) = (count(&slots), 0);
+    for ((steward, voters), slots) in slots {
+        node.propose(|map| MapCommand::Place {
+            slots: slots.clone(),
+            steward: steward.clone(),
+            voters: voters.clone(),
+            seen: map.changed,
+        })
+        .await?;
+        moved += slots.len() as u64;
+        tell.progress("slots", moved, Some(total), format!("{moved} of {total} slots are dealt anew"));
+    }
+    Ok(moved)
+}

@@ -1,0 +1,161 @@
+//! The routes of the administration port. Everybody who got so far is an administrator.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use hearth_protocol::admin::{self, AuditPage, ChangeRequest, Line};
+use hearth_protocol::{ConversationId, ErrorCode, Refusal};
+use region_model::ports::StoreError;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::change::Teller;
+use super::listener::Who;
+use super::node::{AdminNode, ROWS};
+use super::verify;
+
+/// Bytes of a request's body.
+const BODY_BYTES: usize = 16 * 1024;
+
+type Node = Arc<AdminNode>;
+
+pub(super) fn routes(node: Node) -> Router {
+    Router::new()
+        .route(admin::STATUS, get(status))
+        .route(&format!("{}/{{conversation}}", admin::HOMES), get(home))
+        .route(admin::PARKED, get(parked))
+        .route(admin::LOSSES, get(losses))
+        .route(admin::AUDIT, get(audit))
+        .route(admin::VERIFY, post(verify))
+        .route(admin::CHANGES, post(change))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, Refusal::new(ErrorCode::NotFound, "no such route")))
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .with_state(node)
+}
+
+fn refuse(status: StatusCode, refusal: Refusal) -> Response {
+    (status, Json(refusal)).into_response()
+}
+
+fn read<T: serde::Serialize>(read: Result<T, StoreError>) -> Response {
+    match read {
+        Ok(body) => Json(body).into_response(),
+        Err(error) => {
+            let refusal = Refusal::new(ErrorCode::StoreUnavailable, error.to_string());
+            refuse(StatusCode::SERVICE_UNAVAILABLE, refusal)
+        }
+    }
+}
+
+async fn status(State(node): State<Node>) -> Response {
+    read(node.status().await)
+}
+
+async fn home(State(node): State<Node>, Path(conversation): Path<String>) -> Response {
+    let Ok(id) = conversation.parse::<uuid::Uuid>() else {
+        let refusal = Refusal::invalid(format!("{conversation:?} is no conversation's id: it is a UUID"));
+        return refuse(StatusCode::BAD_REQUEST, refusal);
+    };
+    match node.home(ConversationId(id)).await {
+        Ok(Some(row)) => Json(row).into_response(),
+        Ok(None) => refuse(StatusCode::NOT_FOUND, Refusal::no_conversation()),
+        Err(error) => read::<()>(Err(error)),
+    }
+}
+
+#[derive(Deserialize)]
+struct Page {
+    after: Option<u64>,
+    limit: Option<usize>,
+}
+
+impl Page {
+    fn rows(&self) -> usize {
+        self.limit.unwrap_or(ROWS).clamp(1, ROWS)
+    }
+}
+
+fn invalid(error: &QueryRejection) -> Response {
+    refuse(StatusCode::BAD_REQUEST, Refusal::invalid(error.body_text()))
+}
+
+async fn parked(State(node): State<Node>, page: Result<Query<Page>, QueryRejection>) -> Response {
+    match page {
+        Ok(Query(page)) => read(node.parked(page.after, page.rows()).await),
+        Err(error) => invalid(&error),
+    }
+}
+
+async fn losses(State(node): State<Node>) -> Response {
+    read(node.losses().await)
+}
+
+async fn audit(State(node): State<Node>, page: Result<Query<Page>, QueryRejection>) -> Response {
+    let rows = match page {
+        Ok(Query(page)) => page.rows(),
+        Err(error) => return invalid(&error),
+    };
+    let (log, region) = (node.audit.clone(), node.region.clone());
+    let lines = tokio::task::spawn_blocking(move || log.last(rows)).await;
+    match lines {
+        Ok(Ok(audit)) => Json(AuditPage { region, audit }).into_response(),
+        Ok(Err(error)) => {
+            let refusal = Refusal::new(ErrorCode::StoreUnavailable, format!("the audit log does not read: {error}"));
+            refuse(StatusCode::SERVICE_UNAVAILABLE, refusal)
+        }
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, Refusal::new(ErrorCode::Internal, error.to_string())),
+    }
+}
+
+async fn verify(State(node): State<Node>) -> Response {
+    let (tell, told) = Teller::new();
+    tokio::spawn(async move {
+        let line = match verify::running(node.region.clone(), node.stores.clone(), &tell).await {
+            Ok(line) => line,
+            Err(error) => Line::Refused {
+                message: error.to_string(),
+                hint: format!(
+                    "stop {}, then walk its folder: hearth verify --folder DIR --region {}",
+                    node.region, node.region
+                ),
+                at: None,
+                failed: true,
+            },
+        };
+        tell.last(line).await;
+    });
+    lines(told)
+}
+
+async fn change(State(node): State<Node>, Extension(Who(who)): Extension<Who>, body: Bytes) -> Response {
+    match serde_json::from_slice::<ChangeRequest>(&body) {
+        Ok(request) => {
+            let (tell, told) = Teller::new();
+            // Whoever asked may go away: a change that began comes to its end.
+            tokio::spawn(node.change(who, request, tell));
+            lines(told)
+        }
+        Err(error) => {
+            let refusal = Refusal::invalid(format!("the body does not read: {error}"));
+            refuse(StatusCode::BAD_REQUEST, refusal)
+        }
+    }
+}
+
+/// An answer in lines, as they are told.
+fn lines(told: mpsc::Receiver<Line>) -> Response {
+    let lines = futures_util::stream::unfold(told, |mut told| async {
+        let line = told.recv().await?;
+        let mut text = serde_json::to_vec(&line).unwrap_or_default();
+        text.push(b'\n');
+        Some((Ok::<_, std::convert::Infallible>(text), told))
+    });
+    ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}

@@ -1,0 +1,6 @@
+//! The administration port over real sockets: who is let in, what a dry run leaves alone, what the audit log keeps.
+
+mod changes;
+mod door;
+mod support;
+mod verify;
