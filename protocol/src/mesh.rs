@@ -108,6 +108,10 @@ pub struct Forward {
     /// Set for an entry of a tail that comes back: when it was sequenced first, in milliseconds since the epoch.
     #[prost(uint64, tag = "12")]
     pub original_time: u64,
+    /// Forwards of one round stand in the order of their devices: a home that refused one for now refuses all of its
+    /// round that come after it. 0 for none.
+    #[prost(uint64, tag = "13")]
+    pub round: u64,
 }
 
 /// How a command ended, or that it waits.

@@ -122,13 +122,16 @@ fn frames() -> Vec<(&'static str, Body)> {
         origin: "us-east".to_owned(),
         parked: false,
         original_time: 0,
+        round: 0,
     };
     let parked = Forward { parked: true, ..forward.clone() };
+    let in_round = Forward { round: 77, ..forward.clone() };
     let tail = Forward { original_time: 1_790_000_000_100, ..parked.clone() };
     let forwards = [
         ("forward", Body::Forward(forward)),
         ("forward-parked", Body::Forward(parked)),
         ("forward-tail", Body::Forward(tail)),
+        ("forward-round", Body::Forward(in_round)),
     ];
     forwards.into_iter().chain(seals()).chain(answers()).chain(logs()).chain(questions()).collect()
 }

@@ -47,6 +47,7 @@ impl Command {
             origin: self.origin.as_str().to_owned(),
             parked: false,
             original_time: self.original_time.map_or(0, |time| time.0),
+            round: 0,
         }
     }
 

@@ -11,6 +11,7 @@ mod lookups;
 mod moves;
 mod parked;
 mod pulls;
+mod rounds;
 mod routing;
 mod tails;
 
@@ -296,10 +297,12 @@ impl<R> Awaiting<R> {
 /// An input that waits for a log to be loaded.
 #[derive(Debug)]
 enum Waiting<R> {
+    /// `again` is set for one that this region had sequenced as a home: it stands before what its device had parked.
     Command {
         command: Command,
         salt: [u8; 16],
         waiter: Waiter<R>,
+        again: bool,
     },
     Query {
         ask: bool,
@@ -398,6 +401,10 @@ pub struct RegionCore<R> {
     held: BTreeMap<LogId, Vec<Waiting<R>>>,
     /// Homes here that promised a newer epoch, and since when in milliseconds.
     sealed_homes: BTreeMap<LogId, u64>,
+    /// Marks that homes told, of logs that are being read again.
+    told: BTreeMap<LogId, u64>,
+    /// Rounds of forwards, by log.
+    rounds: rounds::Rounds,
     /// Placements that came while their log was being read.
     learned: BTreeMap<LogId, Placement>,
     failovers: failover::Failovers,
@@ -446,6 +453,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             owned: BTreeMap::new(),
             held: BTreeMap::new(),
             sealed_homes: BTreeMap::new(),
+            told: BTreeMap::new(),
+            rounds: rounds::Rounds::default(),
             learned: BTreeMap::new(),
             failovers: failover::Failovers::default(),
             moves: BTreeMap::new(),
@@ -482,7 +491,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         match input {
             Input::Command { command, salt, reply, device } => {
                 let waiter = Waiter::Local { reply, device, retry: false };
-                self.on_log(command.log, Waiting::Command { command, salt, waiter }, now, effects);
+                self.on_log(command.log, Waiting::Command { command, salt, waiter, again: false }, now, effects);
             }
             Input::Query { log, ask, reply } => self.on_log(log, Waiting::Query { ask, reply }, now, effects),
             Input::Loaded(log, loaded) => self.loaded(log, *loaded, now, effects),
@@ -499,7 +508,12 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Input::Map(map) => self.map_changed(map, now, effects),
             Input::Move { log, to, reply } => self.on_log(log, Waiting::Move { to, reply }, now, effects),
             Input::ReplicaPage { log, peer, from, entries } => {
-                self.with_log(log, now, effects, |log, context| log.replica_page(&peer, from, &entries, context));
+                let home_here = self.home_here(log);
+                self.with_log(log, now, effects, |log, context| {
+                    if home_here {
+                        log.replica_page(&peer, from, &entries, context);
+                    }
+                });
             }
             Input::PullPage { log, peer, from, to, entries } => pull_page(log, peer, from, to, &entries, effects),
             Input::RetryRead(ticket, entry) => self.retry_read(ticket, entry, now, effects),
@@ -564,7 +578,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.sealed_homes.entry(id).or_insert(now.monotonic);
         }
         for owned in owned {
-            self.owned_step(id, owned, now, effects);
+            self.owned_step(id, owned, effects);
         }
         for (command, salt, waiter) in homeless {
             self.homeless(command, salt, waiter, now, effects);
@@ -617,12 +631,17 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             // Nobody asked: what is in memory knows more than what was read.
             return;
         }
-        let log = Log::from_loaded(id, loaded, now.monotonic);
+        let mut log = Log::from_loaded(id, loaded, now.monotonic);
+        let told = self.told.remove(&id);
+        log.told_mark = log.told_mark.max(told.unwrap_or_default());
         let home_here = log.is_home_of(&self.options.me) && log.is_held();
         let unmarked = !log.pending.is_empty();
         let Some(Slotted::Loading(queue)) = self.logs.insert(id, Slotted::Ready(Box::new(log))) else { return };
         if home_here && unmarked {
             self.resume_unmarked(id, now, effects);
+        }
+        if told.is_some() && !home_here {
+            self.with_log(id, now, effects, |log, context| log.show(context));
         }
         self.ensure_open(id, now, effects);
         for waiting in queue {
@@ -641,7 +660,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
 
     fn on_ready(&mut self, id: LogId, waiting: Waiting<R>, now: Now, effects: &mut Vec<Effect<R>>) {
         match waiting {
-            Waiting::Command { command, salt, waiter } => self.route(command, salt, waiter, now, effects),
+            Waiting::Command { command, salt, waiter, again } => {
+                self.route(command, salt, waiter, again, now, effects);
+            }
             Waiting::Query { ask, reply } => self.query(id, ask, reply, now, effects),
             Waiting::Frame(peer, body, entries) => self.log_frame(id, &peer, &body, &entries, now, effects),
             Waiting::PlacementQuestion { peer, request_id, about } => {

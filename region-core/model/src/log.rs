@@ -64,6 +64,8 @@ pub(crate) enum Waiter<R> {
         retry: bool,
         /// Whether it parked the message: then it waits for room here, too.
         parked: bool,
+        /// Its round of forwards for the log; 0 for none.
+        round: u64,
     },
     /// Nobody, or nobody any more.
     Gone,
@@ -75,6 +77,14 @@ impl<R> Waiter<R> {
         matches!(self, Self::Peer { peer: asker, .. } if asker == peer)
     }
 
+    /// The device of a session here.
+    pub(crate) fn device(&self) -> Option<DeviceId> {
+        match self {
+            Self::Local { device, .. } => *device,
+            Self::Peer { .. } | Self::Gone => None,
+        }
+    }
+
     /// Whether a region waits that parked the message.
     pub(crate) fn is_parked(&self) -> bool {
         matches!(self, Self::Peer { parked: true, .. })
@@ -84,7 +94,9 @@ impl<R> Waiter<R> {
     pub(crate) fn into_retry(self) -> Self {
         match self {
             Self::Local { reply, device, .. } => Self::Local { reply, device, retry: true },
-            Self::Peer { peer, forward_id, parked, .. } => Self::Peer { peer, forward_id, retry: true, parked },
+            Self::Peer { peer, forward_id, parked, round, .. } => {
+                Self::Peer { peer, forward_id, retry: true, parked, round }
+            }
             Self::Gone => Self::Gone,
         }
     }

@@ -33,7 +33,9 @@ impl<R: Clone> Log<R> {
             self.say_newer(peer, context);
             return Ok(());
         }
-        if self.record.as_ref().is_some_and(|record| epoch == accepted && *peer != record.home) {
+        let placed = self.placement.as_ref().filter(|placement| placement.epoch == epoch);
+        let foreign = placed.is_some_and(|placement| placement.home != *peer);
+        if foreign || self.record.as_ref().is_some_and(|record| epoch == accepted && *peer != record.home) {
             return Ok(());
         }
         if let Some(begin) = &append.begin {
@@ -171,7 +173,7 @@ impl<R: Clone> Log<R> {
     }
 
     /// Shows what is on disk and below the mark.
-    fn show(&mut self, context: &mut Context<'_, R>) {
+    pub(crate) fn show(&mut self, context: &mut Context<'_, R>) {
         let mark = self.told_mark.min(self.durable);
         if mark <= self.marked {
             return;

@@ -236,13 +236,14 @@ impl<R: Clone> Log<R> {
         append.promises = true;
         append.epoch = record.sealed;
         append.record = Some(record);
-        append.mark = standing.mark;
         if cut.is_some() {
             after.reload = true;
             if let (Some(from), Some(members)) = (cut.filter(|cut| *cut < self.marked), self.view.members()) {
                 after.rewound = Some((standing.accepted, from, Arc::clone(members)));
             }
             append.apart = cut;
+            // What was shown here, and not what may be: the rest is shown once the log is read again.
+            append.mark = self.marked.min(cut.unwrap_or(u64::MAX));
             append.dedup = entries.iter().filter_map(|entry| dedup_record(self.id, entry)).collect();
             append.entries = entries;
         } else {
@@ -377,13 +378,20 @@ impl<R: Clone> Log<R> {
         voters: &[String],
         context: &mut Context<'_, R>,
     ) -> Result<(), Unread> {
+        let accepted_before = self.epoch();
         let mut replica = self.as_replica();
         let step = replica.handle_append(&Line(self), frame, &Shipped)?;
         let accepts = replica.standing().accepted == frame.epoch || self.record.is_none();
+        if accepted_before < frame.epoch {
+            // This region streams no more.
+            self.home.replicas.clear();
+        }
         let owner = accepts.then(|| (peer.clone(), self.voters_under(frame.epoch, voters)));
         self.take_step(step, peer, owner, context);
         if self.epoch() == frame.epoch {
-            self.told_mark = self.told_mark.max(frame.mark);
+            // What a home of before told may be of another line.
+            let before = if accepted_before == frame.epoch { self.told_mark } else { 0 };
+            self.told_mark = before.max(frame.mark);
         }
         Ok(())
     }

@@ -46,10 +46,16 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         match &body {
             mesh::Body::Forward(forward) => {
                 let forward_id = forward.forward_id;
-                let waiter = Waiter::Peer { peer, forward_id, retry: false, parked: forward.parked };
+                let round = forward.round;
+                let waiter = Waiter::Peer { peer, forward_id, retry: false, parked: forward.parked, round };
+                if let Some(id) = LogId::from_bytes(&forward.log).filter(|id| self.rounds.is_refused(*id, &waiter)) {
+                    let refusal = Refusal::new(ErrorCode::HomeUnreachable, "one before it was refused");
+                    answer(waiter, Outcome::Refused(refusal.with_retry_after(1)), effects, id);
+                    return;
+                }
                 match Command::from_forward(forward) {
                     Some(command) => {
-                        let waiting = Waiting::Command { salt, waiter, command };
+                        let waiting = Waiting::Command { salt, waiter, command, again: false };
                         let id = LogId::from_bytes(&forward.log).unwrap_or(LogId::placement(Slot(0)));
                         self.on_log(id, waiting, now, effects);
                     }

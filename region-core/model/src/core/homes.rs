@@ -136,7 +136,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     }
 
     /// A step left commits on their way, or words that wait for them.
-    pub(super) fn owned_step(&mut self, id: LogId, owned: Owned, now: Now, effects: &mut Vec<Effect<R>>) {
+    pub(super) fn owned_step(&mut self, id: LogId, owned: Owned, effects: &mut Vec<Effect<R>>) {
         match owned {
             Owned::Say(says) => match self.owned.get_mut(&id).and_then(|writes| writes.back_mut()) {
                 Some(last) => last.says.extend(says),
@@ -146,7 +146,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 let reload = write.reload;
                 self.owned.entry(id).or_default().push_back(write);
                 if reload {
-                    self.unload(id, now, effects);
+                    self.unload(id, effects);
                 }
             }
         }
@@ -188,12 +188,14 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     }
 
     /// A log leaves memory while entries leave it on disk. Who waited for an ack asks again once it is read.
-    fn unload(&mut self, id: LogId, now: Now, effects: &mut Vec<Effect<R>>) {
+    fn unload(&mut self, id: LogId, effects: &mut Vec<Effect<R>>) {
         let waiting = self.take_waiters(id, effects);
+        if let Some(Slotted::Ready(log)) = self.logs.get(&id) {
+            self.told.insert(id, log.told_mark);
+        }
         self.logs.insert(id, Slotted::Loading(waiting));
         self.open.remove(&id);
         self.waiting_for_copies.remove(&id);
-        let _ = now;
     }
 
     /// Takes everybody out of a log who waits for this region as its home: sessions here as commands to be made again
@@ -213,8 +215,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let mut again = Vec::new();
         for (command, salt, waiter) in commands {
             match waiter {
-                Waiter::Local { .. } => again.push(Waiting::Command { command, salt, waiter }),
+                Waiter::Local { .. } => again.push(Waiting::Command { command, salt, waiter, again: true }),
                 Waiter::Peer { .. } => {
+                    self.rounds.refuse(id, &waiter);
                     let refusal = Refusal::new(ErrorCode::HomeUnreachable, "the home moved").with_retry_after(1);
                     answer(waiter, Outcome::Refused(refusal), effects, id);
                 }
@@ -390,7 +393,12 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             origin: self.options.me.clone(),
             original_time: None,
         };
-        self.on_log(slot_log, Waiting::Command { command, salt: [0; 16], waiter: Waiter::Gone }, now, effects);
+        self.on_log(
+            slot_log,
+            Waiting::Command { command, salt: [0; 16], waiter: Waiter::Gone, again: false },
+            now,
+            effects,
+        );
     }
 }
 

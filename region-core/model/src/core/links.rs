@@ -42,6 +42,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn link_down(&mut self, peer: &RegionId, now: Now, effects: &mut Vec<Effect<R>>) {
         self.links_up.remove(peer);
         self.forget_askers(peer);
+        self.rounds.forget(peer);
         let broken: Vec<u64> =
             self.forwards.iter().filter(|(_, forwarded)| forwarded.home == *peer).map(|(id, _)| *id).collect();
         self.withdraw(broken, now, effects);

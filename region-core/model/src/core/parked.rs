@@ -156,7 +156,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return;
         };
         let reached = if home == self.options.me { self.numbers(log, now) } else { self.links_up.contains(&home) };
-        if !reached {
+        if !reached || self.rounds.is_broken(log) {
             return;
         }
         for number in ready {

@@ -17,6 +17,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         command: Command,
         salt: [u8; 16],
         waiter: Waiter<R>,
+        again: bool,
         now: Now,
         effects: &mut Vec<Effect<R>>,
     ) {
@@ -25,22 +26,24 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Some(Slotted::Ready(log)) => log.placement.as_ref().map(|placement| placement.home.clone()),
             Some(Slotted::Loading(_)) | None => None,
         }) else {
-            self.look_up(id, Waiting::Command { command, salt, waiter }, now, effects);
+            self.look_up(id, Waiting::Command { command, salt, waiter, again }, now, effects);
             return;
         };
         if home == self.options.me {
-            if self.numbers(id, now) {
+            let behind = !again && waiter.device().is_some_and(|device| self.lot.holds(id, &command.sender, device));
+            if self.numbers(id, now) && !behind {
                 self.with_log(id, now, effects, |log, context| log.submit(command, salt, waiter, context));
             } else if self.opens(id) {
-                self.hold(id, Waiting::Command { command, salt, waiter }, effects);
+                self.hold(id, Waiting::Command { command, salt, waiter, again }, effects);
             } else {
                 self.homeless(command, salt, waiter, now, effects);
             }
             return;
         }
         match waiter {
-            Waiter::Local { reply, device, .. } => self.send_home(command, home, reply, device, now, effects),
+            Waiter::Local { reply, device, .. } => self.send_home(command, home, reply, device, again, now, effects),
             Waiter::Peer { .. } => {
+                self.rounds.refuse(id, &waiter);
                 let refusal = Refusal::new(ErrorCode::HomeUnreachable, "this region is not the home of the log");
                 answer(waiter, Outcome::Refused(refusal), effects, id);
             }
@@ -64,7 +67,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let home = self.placement_of(command.log).map(|placement| placement.home);
         if home.as_ref().is_some_and(|home| *home != self.options.me) {
             // It moved meanwhile.
-            return self.route(command, salt, waiter, now, effects);
+            return self.route(command, salt, waiter, false, now, effects);
         }
         match waiter {
             Waiter::Local { reply, device, .. } => {
@@ -72,6 +75,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 self.park(command, &me, reply, device, now, effects);
             }
             waiter @ (Waiter::Peer { .. } | Waiter::Gone) => {
+                self.rounds.refuse(command.log, &waiter);
                 let refusal = Refusal::new(ErrorCode::HomeUnreachable, "the home may not sequence now");
                 answer(waiter, Outcome::Refused(refusal.with_retry_after(1)), effects, command.log);
             }
@@ -79,12 +83,14 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     }
 
     /// Sends a command to its home elsewhere, or parks it.
+    #[expect(clippy::too_many_arguments, reason = "a send is all of this")]
     fn send_home(
         &mut self,
         command: Command,
         home: RegionId,
         reply: R,
         device: Option<DeviceId>,
+        again: bool,
         now: Now,
         effects: &mut Vec<Effect<R>>,
     ) {
@@ -92,7 +98,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             let key = (command.log, command.sender.clone(), command.id);
             self.awaiting.insert(key, reply.clone());
         }
-        let behind = device.is_some_and(|device| self.lot.holds(command.log, &command.sender, device));
+        let behind = !again && device.is_some_and(|device| self.lot.holds(command.log, &command.sender, device));
+        let behind = behind || (device.is_some() && self.rounds.is_broken(command.log));
         if !self.links_up.contains(&home) || behind {
             self.park(command, &home, reply, device, now, effects);
         } else if self.forwards.len() >= FORWARDS {
@@ -117,8 +124,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         effects: &mut Vec<Effect<R>>,
     ) {
         let forward_id = self.new_id();
+        let round = if device.is_some() { self.rounds.begin(command.log, forward_id) } else { 0 };
         let waits_for_room = parked.is_some() || command.original_time.is_some();
-        let forward = mesh::Forward { parked: waits_for_room, ..command.to_forward(forward_id) };
+        let forward = mesh::Forward { parked: waits_for_room, round, ..command.to_forward(forward_id) };
         effects.push(Effect::Send {
             peer: home.clone(),
             lane: Lane::Log(command.log),
@@ -149,6 +157,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             }
             return;
         }
+        let refused_now = matches!(&outcome, Outcome::Refused(refusal) if refusal.error == ErrorCode::HomeUnreachable);
+        if forwarded.device.is_some() {
+            self.rounds.end(forwarded.command.log, said.forward_id, refused_now);
+        }
         if forwarded.tail {
             let log = forwarded.command.log;
             self.forwards.remove(&said.forward_id);
@@ -161,8 +173,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.parked_answered(number, outcome, now, effects);
             return;
         }
-        let unreachable = matches!(&outcome, Outcome::Refused(refusal) if refusal.error == ErrorCode::HomeUnreachable);
-        if unreachable {
+        if refused_now {
             // The home cannot tell yet that it is the home: a message waits for that here.
             self.withdraw_late(vec![said.forward_id], now, effects);
         } else if let Some(Forwarded { reply: Some(reply), .. }) = self.forwards.remove(&said.forward_id) {
@@ -191,6 +202,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             let Some(Forwarded { command, home, reply, device, parked, tail, .. }) = self.forwards.remove(&id) else {
                 continue;
             };
+            if device.is_some() {
+                self.rounds.end(command.log, id, true);
+            }
             if tail {
                 self.tail_answered(command.log, id, false, now, effects);
             } else if let Some(number) = parked {
