@@ -123,9 +123,9 @@ pub struct LossStatement {
     pub made_at: Timestamp,
 }
 
-/// A placement as version 1 stored it, when every log had one epoch.
+/// A placement as version 1 stored it, when every log had one epoch. Only read.
 #[derive(Debug, Deserialize)]
-pub(crate) struct PlacementV1 {
+pub struct PlacementV1 {
     log: LogId,
     home: RegionId,
     epoch: Epoch,

@@ -26,6 +26,8 @@ pub struct Command {
     pub level: Option<Level>,
     /// The edge region.
     pub origin: RegionId,
+    /// Set for an entry of a tail that comes back: when it was sequenced first.
+    pub original_time: Option<Timestamp>,
 }
 
 impl Command {
@@ -44,6 +46,7 @@ impl Command {
             level: self.level.map_or(0, |level| level as u32),
             origin: self.origin.as_str().to_owned(),
             parked: false,
+            original_time: self.original_time.map_or(0, |time| time.0),
         }
     }
 
@@ -60,6 +63,7 @@ impl Command {
             expires_at: (forward.expires_at > 0).then_some(Timestamp(forward.expires_at)),
             level: if forward.level == 0 { None } else { Some(Level::from_number(forward.level)?) },
             origin: RegionId::new(&forward.origin).ok()?,
+            original_time: (forward.original_time > 0).then_some(Timestamp(forward.original_time)),
         })
     }
 }

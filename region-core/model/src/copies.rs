@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::client::QueuedReason;
-use hearth_protocol::{Change, Level, LogKind, RegionId, SealedEntry, mesh};
+use hearth_protocol::{Change, Epoch, Level, LogKind, RegionId, SealedEntry, mesh};
 
 use crate::command::{Ack, Outcome};
 use crate::core::Context;
@@ -93,8 +93,10 @@ impl<R: Clone> Log<R> {
 
     fn append_frame(&self, first: u64, entries: &[Arc<SealedEntry>]) -> mesh::Body {
         let (opening, opening_hash) = self.opening();
-        let voters = match (&self.record, first) {
-            (Some(record), 0) => record.voters.iter().map(|voter| voter.as_str().to_owned()).collect(),
+        let voters = match &self.record {
+            Some(record) if first == 0 || entries.is_empty() => {
+                record.voters.iter().map(|voter| voter.as_str().to_owned()).collect()
+            }
             _ => Vec::new(),
         };
         let previous = if entries.is_empty() { self.hash_before(first) } else { None };
@@ -157,6 +159,10 @@ impl<R: Clone> Log<R> {
     pub(crate) fn replica_appended(&mut self, peer: &RegionId, said: &mesh::Appended, context: &mut Context<'_, R>) {
         self.ensure_replicas(context);
         let Some(accepted) = self.record.as_ref().map(|record| record.accepted.0) else { return };
+        if said.newer > accepted {
+            self.give_way(Epoch(said.newer), context);
+            return;
+        }
         if said.length > 0 && !self.home.replicas.contains_key(peer) {
             // A follower that this process did not know: it holds the log, and is sent what comes.
             self.home.replicas.insert(peer.clone(), Replica { sent: said.length, ..Replica::default() });
@@ -164,8 +170,13 @@ impl<R: Clone> Log<R> {
         let durable = self.durable;
         // Above an open range its stream goes on at another place than its head.
         let place = said.length.max(said.above);
+        let opening = self.opening().0;
         let Some(replica) = self.home.replicas.get_mut(peer) else { return };
         if replica.forked || replica.lapsed || replica.begin.is_some() {
+            return;
+        }
+        if said.accepted < accepted && said.length > 0 && !said.fork {
+            self.bring_over(peer, said, opening, context);
             return;
         }
         if said.fork || place > durable {
@@ -189,6 +200,25 @@ impl<R: Clone> Log<R> {
         }
         self.advance(context);
         self.settle_replica(peer, context);
+    }
+
+    /// A replica has not accepted this epoch: it is sent what the epoch opened with, from where it asks; what it holds
+    /// is no copy.
+    fn bring_over(&mut self, peer: &RegionId, said: &mesh::Appended, opening: u64, context: &mut Context<'_, R>) {
+        let Some(replica) = self.home.replicas.get_mut(peer) else { return };
+        let place = match said.resend {
+            true => said.length,
+            // It knows the opening, and its log does not lead there: it needs the entry before it to see where to ask.
+            false => said.length.min(opening.saturating_sub(1)),
+        };
+        replica.acked = 0;
+        if !said.resend && replica.flying.is_some_and(|(from, to)| (from..to).contains(&place)) {
+            // The rest of the page is on its way.
+            return;
+        }
+        replica.flying = None;
+        replica.sent = place.min(self.durable);
+        self.catch_up(peer, context);
     }
 
     /// Sends a replica what it lacks of entries or mark, unless that is on its way.
@@ -247,7 +277,7 @@ impl<R: Clone> Log<R> {
 
     /// Acks what has its copies, and moves the mark over what has them without a gap.
     pub(crate) fn advance(&mut self, context: &mut Context<'_, R>) {
-        if self.pending.is_empty() {
+        if self.pending.is_empty() || !self.may_ack(context) {
             return;
         }
         let covered = self.covered_by_level(context.me);
@@ -340,6 +370,14 @@ impl<R: Clone> Log<R> {
         }
     }
 
+    /// Asks every replica that can be reached what it has.
+    pub(crate) fn ask_voters(&mut self, context: &mut Context<'_, R>) {
+        let peers: Vec<RegionId> = context.links_up.iter().cloned().collect();
+        for peer in peers {
+            self.replica_link_up(&peer, context);
+        }
+    }
+
     /// A link went down: what was on its way is not believed to have arrived.
     pub(crate) fn replica_link_down(&mut self, peer: &RegionId) {
         let follows = !self.sends_all_to(peer);
@@ -379,7 +417,10 @@ impl<R: Clone> Log<R> {
         if !known || follow.fresh {
             let reading = self.home.replicas.get(peer).is_some_and(|replica| replica.reading);
             let far = self.marked.saturating_sub(length) > context.bounds.follow_in_order;
-            let begins = !self.sends_all_to(peer) && self.id.kind == LogKind::Conversation && (far || follow.fresh);
+            let conversation = self.id.kind == LogKind::Conversation;
+            // What a follower has of an older epoch may be of another line.
+            let same = length == 0 || follow.fresh || follow.accepted == self.epoch().0;
+            let begins = !self.sends_all_to(peer) && conversation && same && (far || follow.fresh);
             let waits = self.home.replicas.get_mut(peer).and_then(|replica| replica.begin.take());
             let begin = if begins { waits.or_else(|| self.beginning(follow.fresh)) } else { None };
             let replica = Replica { acked: length, sent: length, reading, begin, ..Replica::default() };

@@ -3,12 +3,16 @@
 //! One value, one thread, no wait: every input is handled to its end, and what follows from it is in the effects.
 
 mod abandon;
+mod failover;
 mod frames;
+mod homes;
 mod links;
 mod lookups;
+mod moves;
 mod parked;
 mod pulls;
 mod routing;
+mod tails;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -23,7 +27,10 @@ use crate::effect::{Effect, SendKey};
 use crate::home::{LinksUp, RetryCheck};
 use crate::log::{Log, Waiter};
 use crate::parking::{ParkingBounds, ParkingLot};
+use crate::ownership::{Migration, Right};
 use crate::ports::{DedupKey, LoadedLog};
+use crate::region_map::MapState;
+use crate::succession::{Owned, OwnedWrite};
 use crate::view::Bounds;
 use pulls::pull_page;
 
@@ -48,6 +55,9 @@ pub struct Now {
     pub monotonic: u64,
     /// Wall clock: decorates only.
     pub wall: Timestamp,
+    /// The right to sequence, as this region's lease gives it. Read after what came before was done on disk: what is
+    /// acked in this turn is acked under it.
+    pub right: Right,
 }
 
 /// How a region's core is set up.
@@ -123,6 +133,37 @@ pub enum Input<R> {
         change: u64,
         /// Appends among it that change which ranges are open.
         ranges: usize,
+        /// Appends among it with [`crate::ports::LogAppend::promises`].
+        promises: usize,
+    },
+    /// The answer to `Effect::ReadHash`.
+    HashRead {
+        /// The log.
+        log: LogId,
+        /// The sequence that was asked for.
+        sequence: u64,
+        /// The entry; `None` when it is not there.
+        entry: Option<Arc<SealedEntry>>,
+    },
+    /// The answer to `Effect::ReadTail`.
+    TailPage {
+        /// The log.
+        log: LogId,
+        /// Entries of its tail behind those that were read before; none at the end.
+        entries: Vec<Arc<SealedEntry>>,
+    },
+    /// Logs of which the store keeps a tail, when the region started.
+    TailsAtStart(Vec<LogId>),
+    /// The region map, whenever it changed.
+    Map(Arc<MapState>),
+    /// An operator moves the home of a log.
+    Move {
+        /// The log.
+        log: LogId,
+        /// Where to: one of its voters.
+        to: RegionId,
+        /// Whom to answer: by a view once it moved, or a refusal.
+        reply: R,
     },
     /// The answer to `Effect::ReadForReplica`.
     ReplicaPage {
@@ -199,6 +240,12 @@ pub(crate) struct Context<'a, R> {
     /// Milliseconds after which who waits for copies is told so.
     pub(crate) copies_patience: u64,
     pub(crate) links_up: &'a LinksUp,
+    /// Whether this region is the log's home and has the right to sequence under its placement.
+    pub(crate) sequences: bool,
+    /// Commits of the step that change promises or lines.
+    pub(crate) owned: &'a mut Vec<Owned>,
+    /// Commands that cannot be decided here any more.
+    pub(crate) homeless: &'a mut Vec<(Command, [u8; 16], Waiter<R>)>,
     pub(crate) effects: &'a mut Vec<Effect<R>>,
     pub(crate) retries: &'a mut Vec<RetryCheck<R>>,
     pub(crate) placed: &'a mut Vec<Placement>,
@@ -249,7 +296,7 @@ impl<R> Awaiting<R> {
 /// An input that waits for a log to be loaded.
 #[derive(Debug)]
 enum Waiting<R> {
-    Command { command: Command, salt: [u8; 16], waiter: Waiter<R>, device: Option<DeviceId> },
+    Command { command: Command, salt: [u8; 16], waiter: Waiter<R> },
     Query { ask: bool, reply: R },
     Frame(RegionId, mesh::Body, Vec<Arc<SealedEntry>>),
     PlacementQuestion { peer: RegionId, request_id: u64, about: LogId },
@@ -258,6 +305,11 @@ enum Waiting<R> {
     Release,
     LinkUp(RegionId),
     Compare(RegionId, mesh::Length),
+    /// This region may have to open an epoch.
+    Open,
+    /// This region stewards a slot: it opens its placement log and looks for homes that are fenced.
+    Steward,
+    Move { to: RegionId, reply: R },
 }
 
 /// What this region does about a log that it does not vote for.
@@ -287,6 +339,8 @@ struct Forwarded<R> {
     /// Without an answer by then, in milliseconds, it is taken back.
     patience_ends: u64,
     parked: Option<u64>,
+    /// Whether it is of a tail that comes back.
+    tail: bool,
 }
 
 /// Those who wait for a placement from a steward.
@@ -314,6 +368,23 @@ pub struct RegionCore<R> {
     /// Logs in memory with an open range.
     open: BTreeSet<LogId>,
     overdue_checked: u64,
+    /// The region map; without one the configured regions steward.
+    map: Option<Arc<MapState>>,
+    /// Every region of the mesh.
+    regions: Vec<RegionId>,
+    /// The right as it was when the last input came.
+    right: Right,
+    /// By log, commits on their way that change promises or lines.
+    owned: BTreeMap<LogId, VecDeque<OwnedWrite>>,
+    /// Inputs that wait for this region to open an epoch, or for a hash.
+    held: BTreeMap<LogId, Vec<Waiting<R>>>,
+    /// Homes here that promised a newer epoch, and since when in milliseconds.
+    sealed_homes: BTreeMap<LogId, u64>,
+    /// Placements that came while their log was being read.
+    learned: BTreeMap<LogId, Placement>,
+    failovers: failover::Failovers,
+    moves: BTreeMap<LogId, moves::Move<R>>,
+    tails: BTreeMap<LogId, tails::Tail>,
 }
 
 /// Numbers for `/metrics`.
@@ -335,6 +406,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub fn new(options: CoreOptions) -> Self {
         Self {
             lot: ParkingLot::new(options.parking),
+            regions: options.map.regions.clone(),
             options,
             logs: BTreeMap::new(),
             links_up: LinksUp::new(),
@@ -347,6 +419,15 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             follows: BTreeMap::new(),
             open: BTreeSet::new(),
             overdue_checked: 0,
+            map: None,
+            right: Right::default(),
+            owned: BTreeMap::new(),
+            held: BTreeMap::new(),
+            sealed_homes: BTreeMap::new(),
+            learned: BTreeMap::new(),
+            failovers: failover::Failovers::default(),
+            moves: BTreeMap::new(),
+            tails: BTreeMap::new(),
         }
     }
 
@@ -366,24 +447,33 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
 
     /// Handles one input; what follows is added to `effects`.
     pub fn handle(&mut self, input: Input<R>, now: Now, effects: &mut Vec<Effect<R>>) {
+        if self.right != now.right {
+            self.right_changed(now, effects);
+        }
         match input {
             Input::Command { command, salt, reply, device } => {
-                let waiter = Waiter::Local { reply, retry: false };
-                self.on_log(command.log, Waiting::Command { command, salt, waiter, device }, now, effects);
+                let waiter = Waiter::Local { reply, device, retry: false };
+                self.on_log(command.log, Waiting::Command { command, salt, waiter }, now, effects);
             }
             Input::Query { log, ask, reply } => self.on_log(log, Waiting::Query { ask, reply }, now, effects),
             Input::Loaded(log, loaded) => self.loaded(log, *loaded, now, effects),
             Input::Dedup(key, record) => {
                 self.with_log(key.log, now, effects, |log, context| log.dedup_answer(&key, record, context));
             }
-            Input::Appended { log, length, change, ranges } => {
+            Input::Appended { log, length, change, ranges, promises } => {
                 self.appended(log, length, change, ranges, now, effects);
+                self.promised(log, promises, now, effects);
             }
+            Input::HashRead { log, sequence, entry } => self.hash_read(log, sequence, entry, now, effects),
+            Input::TailPage { log, entries } => self.tail_page(log, &entries, now, effects),
+            Input::TailsAtStart(logs) => self.tails_at_start(logs),
+            Input::Map(map) => self.map_changed(map, now, effects),
+            Input::Move { log, to, reply } => self.on_log(log, Waiting::Move { to, reply }, now, effects),
             Input::ReplicaPage { log, peer, from, entries } => {
                 self.with_log(log, now, effects, |log, context| log.replica_page(&peer, from, &entries, context));
             }
             Input::PullPage { log, peer, from, to, entries } => pull_page(log, peer, from, to, &entries, effects),
-            Input::RetryRead(ticket, entry) => self.retry_read(ticket, entry, effects),
+            Input::RetryRead(ticket, entry) => self.retry_read(ticket, entry, now, effects),
             Input::Parked(number) => self.parked(number, now, effects),
             Input::ParkedAtStart(sends) => self.parked_at_start(sends),
             Input::DeviceConnected(user, device) => self.device_connected(&user, device, effects),
@@ -414,11 +504,13 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     ) {
         let Some(Slotted::Ready(log)) = self.logs.get_mut(&id) else { return };
         log.used_at = now.monotonic;
-        let mut retries = Vec::new();
-        let mut placed = Vec::new();
+        let (mut retries, mut placed, mut owned, mut homeless) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut context = Context {
             me: &self.options.me,
-            regions: &self.options.map.regions,
+            regions: &self.regions,
+            sequences: homes::covers(now.right, &self.options.me, log),
+            owned: &mut owned,
+            homeless: &mut homeless,
             now,
             bounds: &self.options.bounds,
             copies_patience: self.options.copies_patience(),
@@ -438,6 +530,15 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.open.insert(id);
         } else if !self.open.is_empty() {
             self.open.remove(&id);
+        }
+        if !log.is_unsealed() && log.is_home_of(&self.options.me) {
+            self.sealed_homes.entry(id).or_insert(now.monotonic);
+        }
+        for owned in owned {
+            self.owned_step(id, owned, now, effects);
+        }
+        for (command, salt, waiter) in homeless {
+            self.homeless(command, salt, waiter, now, effects);
         }
         for check in retries {
             let ticket = self.new_id();
@@ -473,19 +574,25 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
 
     fn loaded(&mut self, id: LogId, mut loaded: LoadedLog, now: Now, effects: &mut Vec<Effect<R>>) {
         if let Some(slot) = id.placement_slot() {
-            loaded.placement = Some(self.options.map.placement_log(slot));
+            loaded.placement = Some(self.placement_log(slot));
+        }
+        if let Some(learned) = self.learned.remove(&id)
+            && loaded.placement.as_ref().is_none_or(|known| known.epoch < learned.epoch)
+        {
+            loaded.placement = Some(learned);
         }
         if !matches!(self.logs.get(&id), Some(Slotted::Loading(_))) {
             // Nobody asked: what is in memory knows more than what was read.
             return;
         }
         let log = Log::from_loaded(id, loaded, now.monotonic);
-        let home_here = self.is_home(log.placement.as_ref()) && log.is_held();
+        let home_here = log.is_home_of(&self.options.me) && log.is_held();
         let unmarked = !log.pending.is_empty();
         let Some(Slotted::Loading(queue)) = self.logs.insert(id, Slotted::Ready(Box::new(log))) else { return };
         if home_here && unmarked {
             self.resume_unmarked(id, now, effects);
         }
+        self.ensure_open(id, now, effects);
         for waiting in queue {
             self.on_ready(id, waiting, now, effects);
         }
@@ -494,34 +601,35 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// A home goes on with entries whose copies it does not know: it counts its own and asks the voters for theirs.
     fn resume_unmarked(&mut self, id: LogId, now: Now, effects: &mut Vec<Effect<R>>) {
         self.with_log(id, now, effects, |log, context| {
-            let peers: Vec<RegionId> = context.links_up.iter().cloned().collect();
             log.ensure_replicas(context);
-            for peer in peers {
-                log.replica_link_up(&peer, context);
-            }
+            log.ask_voters(context);
             log.advance(context);
         });
     }
 
-    fn is_home(&self, placement: Option<&Placement>) -> bool {
-        placement.is_some_and(|placement| placement.home == self.options.me)
-    }
-
     fn on_ready(&mut self, id: LogId, waiting: Waiting<R>, now: Now, effects: &mut Vec<Effect<R>>) {
         match waiting {
-            Waiting::Command { command, salt, waiter, device } => {
-                self.route(command, salt, waiter, device, now, effects);
-            }
+            Waiting::Command { command, salt, waiter } => self.route(command, salt, waiter, now, effects),
             Waiting::Query { ask, reply } => self.query(id, ask, reply, now, effects),
             Waiting::Frame(peer, body, entries) => self.log_frame(id, &peer, &body, &entries, now, effects),
             Waiting::PlacementQuestion { peer, request_id, about } => {
                 let placement = self.placed(id, about);
-                effects.push(Effect::PlacementAnswer { peer, request_id, placement });
+                // That there is none is known to the steward alone, while it is one.
+                if placement.is_some() || self.numbers(id, now) {
+                    effects.push(Effect::PlacementAnswer { peer, request_id, placement });
+                }
             }
             Waiting::Lookup { about } => {
                 let placement = self.placed(id, about);
-                self.lookup_answered(about, placement, now, effects);
+                if placement.is_some() || self.numbers(id, now) {
+                    self.lookup_answered(about, placement, now, effects);
+                } else {
+                    self.give_up_lookups(vec![about], effects);
+                }
             }
+            Waiting::Open => self.ensure_open(id, now, effects),
+            Waiting::Steward => self.steward(id, now, effects),
+            Waiting::Move { to, reply } => self.begin_move(id, &to, reply, now, effects),
             Waiting::Follow { hold: true } if self.placement_of(id).is_none() => {
                 self.follows.insert(id, Following::Wanted);
                 self.look_up(id, Waiting::Follow { hold: true }, now, effects);
@@ -545,7 +653,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
 
     fn home_here(&self, id: LogId) -> bool {
         match self.logs.get(&id) {
-            Some(Slotted::Ready(log)) => self.is_home(log.placement.as_ref()),
+            Some(Slotted::Ready(log)) => log.is_home_of(&self.options.me),
             Some(Slotted::Loading(_)) | None => false,
         }
     }
@@ -570,7 +678,10 @@ impl<R> Waiting<R> {
             | Self::Follow { .. }
             | Self::Release
             | Self::LinkUp(_)
-            | Self::Compare(..) => false,
+            | Self::Compare(..)
+            | Self::Open
+            | Self::Steward
+            | Self::Move { .. } => false,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hearth_protocol::record::{OutboxRecord, ParkedSend};
-use hearth_protocol::{Epoch, LogId, Placement, Refusal, RegionId, SealedEntry, UserId, mesh};
+use hearth_protocol::{Epoch, LogId, Placement, Position, Refusal, RegionId, SealedEntry, UserId, mesh};
 use uuid::Uuid;
 
 use crate::command::{Ack, Outcome};
@@ -65,7 +65,23 @@ pub enum Effect<R> {
         /// Names the question.
         ticket: u64,
     },
-    /// Send a frame. It may be lost: everything that matters is sent again by cursor or timer.
+    /// Read the hash of one entry; answer with `Input::HashRead`.
+    ReadHash {
+        /// The log.
+        log: LogId,
+        /// The entry.
+        sequence: u64,
+    },
+    /// Read a page of a log's tail; answer with `Input::TailPage`.
+    ReadTail {
+        /// The log.
+        log: LogId,
+        /// Behind this position.
+        after: Option<Position>,
+        /// At most so many entries.
+        rows: usize,
+    },
+    /// Send a frame; one to this region itself comes back as an input. It may be lost: everything that matters is sent again by cursor or timer.
     Send {
         /// To.
         peer: RegionId,

@@ -17,7 +17,7 @@ use crate::core::Context;
 use crate::effect::{Effect, Lane};
 use crate::log::{Log, Pending, PushedBy, Replicas, Waiter, first_record, outbox_records};
 use crate::ports::DedupKey;
-use crate::view::Decision;
+use crate::view::{Decision, View};
 
 /// Who may wait for one entry; the oldest of more than that goes unanswered and asks again by its own timer.
 const WAITERS_OF_AN_ENTRY: usize = 64;
@@ -127,6 +127,15 @@ impl<R> HomeState<R> {
         }
     }
 
+    /// What was not decided yet.
+    pub(crate) fn take_undecided(&mut self) -> impl Iterator<Item = (Command, [u8; 16], Waiter<R>)> + use<R> {
+        let submits = std::mem::take(&mut self.submits).into_iter();
+        let paced = std::mem::take(&mut self.paced).into_iter();
+        submits
+            .map(|submit| (submit.command, submit.salt, submit.waiter))
+            .chain(paced.map(|paced| (paced.command, paced.salt, paced.waiter)))
+    }
+
     /// Who waits behind a dedup lookup.
     pub(crate) fn into_waiters(self) -> impl Iterator<Item = Waiter<R>> {
         self.submits.into_iter().map(|submit| submit.waiter)
@@ -201,7 +210,8 @@ impl<R: Clone> Log<R> {
 
     /// Takes parked messages up as far as there is room.
     pub(crate) fn take_paced(&mut self, context: &mut Context<'_, R>) {
-        while self.has_room()
+        while self.may_ack(context)
+            && self.has_room()
             && let Some(Paced { command, salt, waiter }) = self.home.paced.pop_front()
         {
             self.admit(command, salt, waiter, context);
@@ -257,6 +267,11 @@ impl<R: Clone> Log<R> {
     }
 
     fn decide(&mut self, submit: Submit<R>, context: &mut Context<'_, R>) {
+        if !self.may_ack(context) {
+            // The right went while the lookup was under way: nothing is numbered without it.
+            context.homeless.push((submit.command, submit.salt, submit.waiter));
+            return;
+        }
         let in_flight =
             if is_by_id(submit.command.kind) { self.home.in_flight.get(&submit.id()).copied() } else { None };
         match in_flight {
@@ -281,7 +296,7 @@ impl<R: Clone> Log<R> {
         if self.length == 0 && self.id.kind == LogKind::Placement {
             self.open_placement_log(context);
         }
-        match self.view.decide(&command, context.now.wall, context.bounds) {
+        match self.judge(&command, context) {
             Decision::Append { content, level } => match self.refuse_level(&command, level) {
                 Some(refusal) => answer(waiter, Outcome::Refused(refusal), context.effects, self.id),
                 None => self.append(command, content, level, salt, waiter, context),
@@ -289,6 +304,16 @@ impl<R: Clone> Log<R> {
             Decision::AlreadySo => self.answer_already(waiter, context),
             Decision::Refuse(refusal) => answer(waiter, Outcome::Refused(refusal), context.effects, self.id),
         }
+    }
+
+    /// A message that was sequenced before and comes back with a tail was admitted then.
+    fn judge(&self, command: &Command, context: &Context<'_, R>) -> Decision {
+        let comes_back = command.original_time.is_some() && command.kind == EntryKind::Message;
+        if comes_back && matches!(self.view, View::Conversation(_)) {
+            let level = command.level.unwrap_or_default().max(self.view.level());
+            return Decision::Append { content: command.content.clone(), level };
+        }
+        self.view.decide(command, context.now.wall, context.bounds)
     }
 
     /// A level that asks for more copies than there are voters would wait for ever.
@@ -347,7 +372,7 @@ impl<R: Clone> Log<R> {
                 reply_to: command.reply_to,
                 target: None,
                 expires_at: command.expires_at,
-                original_time: None,
+                original_time: command.original_time,
             },
             content: Some((Bytes::copy_from_slice(&salt), content)),
         });
@@ -371,6 +396,7 @@ impl<R: Clone> Log<R> {
             expires_at: None,
             level: None,
             origin: context.me.clone(),
+            original_time: None,
         };
         let content = header.content.clone();
         self.append(header, content, Level::Majority, [0; 16], Waiter::Gone, context);
@@ -390,7 +416,7 @@ impl<R: Clone> Log<R> {
     fn wait_with(&mut self, sequence: u64, waiter: Waiter<R>, context: &mut Context<'_, R>) {
         let waiter = waiter.into_retry();
         let Some(level) = self.pending_at(sequence).map(|pending| pending.entry.entry.fixed.level) else { return };
-        if sequence < self.covered(level, context.me) {
+        if self.may_ack(context) && sequence < self.covered(level, context.me) {
             if let Some(ack) = self.ack_of(sequence, context.me) {
                 answer(waiter, Outcome::Acked(ack), context.effects, self.id);
             }

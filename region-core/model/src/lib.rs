@@ -17,6 +17,7 @@ pub mod ports;
 mod ranges;
 pub mod region_map;
 mod replica;
+mod succession;
 pub mod view;
 
 pub use command::{Ack, Command, Outcome};

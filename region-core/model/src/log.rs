@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, LogRecord, Opening, OutboxRecord};
 use hearth_protocol::{
-    Change, EntryKind, Epoch, Hash, Header, LogId, LogKind, Placement, RegionId, SealedEntry, Timestamp,
+    Change, DeviceId, EntryKind, Epoch, Hash, Header, LogId, LogKind, Placement, RegionId, SealedEntry, Timestamp,
     entry::MemberAction,
 };
 
 use crate::effect::LogView;
 use crate::home::{HomeState, is_by_id};
 use crate::ports::{DedupKey, LoadedLog, LogAppend};
+use crate::succession::NewerLine;
 use crate::view::{Members, View};
 
 /// A snapshot is written after this many entries, and one more for each thing in it: a load replays at most as many.
@@ -48,6 +49,8 @@ pub(crate) enum Waiter<R> {
     Local {
         /// Whom to answer.
         reply: R,
+        /// The device, for messages: they may be parked.
+        device: Option<DeviceId>,
         /// Whether it is told `duplicate`.
         retry: bool,
     },
@@ -80,7 +83,7 @@ impl<R> Waiter<R> {
     /// The same, told `duplicate`.
     pub(crate) fn into_retry(self) -> Self {
         match self {
-            Self::Local { reply, .. } => Self::Local { reply, retry: true },
+            Self::Local { reply, device, .. } => Self::Local { reply, device, retry: true },
             Self::Peer { peer, forward_id, parked, .. } => Self::Peer { peer, forward_id, retry: true, parked },
             Self::Gone => Self::Gone,
         }
@@ -112,6 +115,10 @@ pub(crate) struct Log<R> {
     pub(crate) resend_asked: Option<(u64, u64)>,
     /// What a follower still pulls.
     pub(crate) ranges: Ranges,
+    /// The part of a newer line that differs from the log.
+    pub(crate) newer: NewerLine,
+    /// Hashes of entries that memory does not have otherwise.
+    pub(crate) hashes: BTreeMap<u64, Hash>,
     /// The region-wide number of its last change.
     pub(crate) change: u64,
     /// When it was last used, in milliseconds of the shell's monotonic clock.
@@ -144,6 +151,8 @@ impl<R: Clone> Log<R> {
             told_mark: loaded.mark,
             resend_asked: None,
             ranges,
+            newer: NewerLine::default(),
+            hashes: BTreeMap::new(),
             change: loaded.change,
             used_at: now,
         };
@@ -170,6 +179,17 @@ impl<R: Clone> Log<R> {
     /// Whether this region holds it.
     pub(crate) fn is_held(&self) -> bool {
         self.record.is_some()
+    }
+
+    /// Whether this region is its home and accepted the epoch of its placement: it serves the replicas.
+    pub(crate) fn is_home_of(&self, me: &RegionId) -> bool {
+        self.placement.as_ref().is_some_and(|placement| {
+            placement.home == *me
+                && match &self.record {
+                    Some(record) => record.accepted == placement.epoch,
+                    None => placement.first == 0,
+                }
+        })
     }
 
     /// Whether it can leave memory: nothing in it waits, no store answer is outstanding, and nobody follows it beside
@@ -233,7 +253,9 @@ impl<R: Clone> Log<R> {
             entries: Vec::new(),
             mark: self.marked,
             record: if self.length == 0 { self.record.clone() } else { None },
+            promises: false,
             snapshot: None,
+            apart: None,
             begin: None,
             filled: Vec::new(),
             dedup: Vec::new(),

@@ -43,6 +43,8 @@ pub struct LogAppend {
     pub mark: u64,
     /// The log's record, when it changes. Always set by the append that creates the log.
     pub record: Option<LogRecord>,
+    /// Whether it changes what was promised of the log, or which line it is on. Means nothing to a store.
+    pub promises: bool,
     /// A snapshot of the folded state, valid for the given length.
     pub snapshot: Option<(u64, Bytes)>,
     /// Entries from this sequence on leave the log first, with their dedup records and what they told of memberships, and

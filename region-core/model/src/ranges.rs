@@ -8,7 +8,7 @@ use hearth_protocol::{Epoch, Hash, RegionId, SealedEntry, Timestamp, mesh};
 
 use crate::core::Context;
 use crate::effect::{Effect, Lane};
-use crate::log::{Log, Tip, dedup_record};
+use crate::log::{Log, Ranges, Tip, dedup_record};
 use crate::ports::Begin;
 use crate::view::View;
 
@@ -29,13 +29,19 @@ impl<R: Clone> Log<R> {
         home: &RegionId,
         append: &mesh::Append,
         begin: &mesh::Begin,
+        anew: bool,
         context: &mut Context<'_, R>,
     ) {
         let at = append.first;
-        // What is complete has its whole length below the new beginning, decided or on disk.
-        let head = if self.ranges.open.is_some() { self.head() } else { self.length };
+        // What is complete has its whole length below the new beginning, decided or on disk. Under a newer epoch
+        // nothing of before is known to be of its line.
+        let head = match self.ranges.open {
+            _ if anew => 0,
+            Some(_) => self.head(),
+            None => self.length,
+        };
         let above: Option<Hash> = append.previous[..].try_into().ok();
-        if at < head || (at <= self.length && !self.ranges.stale) {
+        if at < head || (at <= self.length && !self.ranges.stale && !anew) {
             // A beginning that was asked for before, and came when nothing was missing any more.
             self.say(home, false, false, context);
             return;
@@ -45,13 +51,17 @@ impl<R: Clone> Log<R> {
             self.start_over(home, context);
             return;
         };
-        let below = if self.ranges.open.is_some() { self.ranges.below } else { self.tip.map(|tip| tip.hash) };
+        let below = match self.ranges.open {
+            _ if anew => None,
+            Some(_) => self.ranges.below,
+            None => self.tip.map(|tip| tip.hash),
+        };
         let before = self.view.members().cloned().unwrap_or_default();
         let shown = self.marked;
         self.view = view;
         self.snapshot_length = at;
         self.tip = Some(Tip { epoch: Epoch(begin.epoch), hash: above, time: Timestamp(begin.time) });
-        self.go_on_at(at, Some((at, begin.view.clone())), context);
+        self.go_on_at(head, at, Some((at, begin.view.clone())), context);
         self.ranges.below = below;
         self.ranges.above = Some(above);
         self.told_mark = self.told_mark.max(append.mark).max(at);
@@ -87,9 +97,9 @@ impl<R: Clone> Log<R> {
     }
 
     /// The commit after which the log goes on at `at`, with everything from its head up to there open.
-    fn go_on_at(&mut self, at: u64, snapshot: Option<(u64, Bytes)>, context: &mut Context<'_, R>) {
-        let head = if self.ranges.open.is_some() { self.head() } else { self.length };
-        let dropped = self.ranges.open.map_or(self.length, |(_, to)| to)..self.length;
+    fn go_on_at(&mut self, head: u64, at: u64, snapshot: Option<(u64, Bytes)>, context: &mut Context<'_, R>) {
+        let above = self.ranges.open.map_or(self.length, |(_, to)| to);
+        let dropped = if head == 0 { 0..self.length } else { above..self.length };
         let open = (head < at).then_some((head, at));
         let mut append = self.start_append();
         if let Some(record) = &mut self.record {
@@ -199,4 +209,9 @@ impl<R: Clone> Log<R> {
             self.say(&home, false, false, context);
         }
     }
+}
+
+/// What stands above an open range is of an earlier subscription from now on.
+pub(crate) fn go_stale(ranges: &mut Ranges) {
+    ranges.stale = ranges.open.is_some();
 }

@@ -9,35 +9,64 @@ use hearth_protocol::{Epoch, RegionId, SealedEntry, mesh};
 use crate::core::Context;
 use crate::effect::{Effect, Lane};
 use crate::log::{Log, PushedBy, Waiter};
+use crate::ownership::Unread;
+use crate::ranges::go_stale;
 
 /// A replica asks for the same entries again after this long.
 const RESEND_PATIENCE_MILLISECONDS: u64 = 1_000;
 
 impl<R: Clone> Log<R> {
-    /// Applies what the home `peer` sent. `entries` are the decoded forms of `append.entries`.
-    pub(crate) fn apply(
+    /// Takes what the home `peer` sent. `entries` are the decoded forms of `append.entries`.
+    ///
+    /// # Errors
+    /// [`Unread`] when a hash has to be read first; nothing has changed then.
+    pub(crate) fn take_append(
+        &mut self,
+        peer: &RegionId,
+        append: &mesh::Append,
+        entries: &[Arc<SealedEntry>],
+        context: &mut Context<'_, R>,
+    ) -> Result<(), Unread> {
+        let epoch = Epoch(append.epoch);
+        let (accepted, sealed) = self.record.as_ref().map_or_else(Default::default, |at| (at.accepted, at.sealed));
+        if epoch < sealed {
+            self.say_newer(peer, context);
+            return Ok(());
+        }
+        if self.record.as_ref().is_some_and(|record| epoch == accepted && *peer != record.home) {
+            return Ok(());
+        }
+        if let Some(begin) = &append.begin {
+            if epoch > accepted {
+                self.begin_epoch(peer, append);
+                go_stale(&mut self.ranges);
+            }
+            self.begin(peer, append, begin, epoch > accepted, context);
+            return Ok(());
+        }
+        let is_first = self.record.is_none() && append.opening == 0;
+        if epoch > accepted && !is_first {
+            return self.succeed(peer, append, entries, context);
+        }
+        if is_first {
+            if append.first > 0 || entries.is_empty() {
+                self.ask_again(peer, context);
+                return Ok(());
+            }
+            self.record = Some(record_from(peer, append));
+        }
+        self.extend(peer, append, entries, context);
+        Ok(())
+    }
+
+    /// Applies what the home of the accepted epoch sent.
+    fn extend(
         &mut self,
         peer: &RegionId,
         append: &mesh::Append,
         entries: &[Arc<SealedEntry>],
         context: &mut Context<'_, R>,
     ) {
-        let epoch = Epoch(append.epoch);
-        match &self.record {
-            // Of an older epoch, or of a region that is not the home under this one.
-            Some(record) if epoch < record.sealed || (epoch == record.accepted && *peer != record.home) => return,
-            Some(_) => {}
-            None if append.begin.is_some() => self.record = Some(record_from(peer, append)),
-            None if append.first > 0 || entries.is_empty() => {
-                self.ask_again(peer, context);
-                return;
-            }
-            None => self.record = Some(record_from(peer, append)),
-        }
-        if let Some(begin) = &append.begin {
-            self.begin(peer, append, begin, context);
-            return;
-        }
         if self.ranges.stale {
             self.ask_fresh(peer, context);
             return;
@@ -100,7 +129,7 @@ impl<R: Clone> Log<R> {
         }
         self.resend_asked = Some((self.durable, now));
         let log = Bytes::copy_from_slice(&self.id.to_bytes());
-        let follow = mesh::Follow { log, length: self.head(), unfollow: false, fresh: true };
+        let follow = mesh::Follow { log, length: self.head(), unfollow: false, fresh: true, accepted: self.epoch().0 };
         context.effects.push(Effect::Send {
             peer: home.clone(),
             lane: Lane::Log(self.id),
@@ -165,6 +194,7 @@ impl<R: Clone> Log<R> {
             resend,
             fork,
             above,
+            newer: 0,
         };
         context.effects.push(Effect::Send {
             peer: home.clone(),
@@ -175,6 +205,11 @@ impl<R: Clone> Log<R> {
 
     /// Compares with what the home has (anti-entropy): asks for what is missing, takes the mark.
     pub(crate) fn compare(&mut self, peer: &RegionId, length: &mesh::Length, context: &mut Context<'_, R>) {
+        if self.record.as_ref().is_some_and(|record| record.accepted.0 < length.epoch) {
+            // It opened an epoch, and its word of that was lost.
+            self.say(peer, false, false, context);
+            return;
+        }
         if self.record.as_ref().is_some_and(|record| record.home != *peer) {
             return;
         }

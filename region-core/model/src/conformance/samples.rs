@@ -118,6 +118,7 @@ pub fn append(log: LogId, expect: u64, count: u64) -> LogAppend {
         record: (expect == 0).then(|| record(1)),
         snapshot: None,
         apart: None,
+        promises: false,
         begin: None,
         filled: vec![],
         dedup: sequences.map(|sequence| (dedup_key(log, sequence), dedup_of(sequence).1)).collect(),

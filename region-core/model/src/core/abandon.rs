@@ -25,12 +25,14 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             }
         }
         waiting.extend(self.lookups.into_values().flat_map(|lookup| lookup.waiting));
-        self.retries.into_values().map(|check| check.waiter).for_each(&mut take);
         let mut queries = Vec::new();
+        waiting.extend(self.held.into_values().flatten());
+        queries.extend(self.moves.into_values().map(|moving| moving.reply));
+        self.retries.into_values().map(|check| check.waiter).for_each(&mut take);
         for input in waiting {
             match input {
                 Waiting::Command { waiter, .. } => take(waiter),
-                Waiting::Query { reply, .. } => queries.push(reply),
+                Waiting::Query { reply, .. } | Waiting::Move { reply, .. } => queries.push(reply),
                 _ => {}
             }
         }

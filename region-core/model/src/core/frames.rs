@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_protocol::{LogId, LogKind, Refusal, RegionId, SealedEntry, Slot, mesh};
+use hearth_protocol::{Epoch, ErrorCode, LogId, LogKind, Refusal, RegionId, SealedEntry, Slot, mesh};
 
 use super::{Following, Now, RegionCore, Slotted, Waiting};
 use crate::command::{Command, Outcome};
@@ -11,6 +11,7 @@ use crate::copies::length_of;
 use crate::effect::{Effect, Lane};
 use crate::home::{answer, other_content, same_content};
 use crate::log::Waiter;
+use crate::succession::read_first;
 
 impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn appended(
@@ -48,7 +49,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 let waiter = Waiter::Peer { peer, forward_id, retry: false, parked: forward.parked };
                 match Command::from_forward(forward) {
                     Some(command) => {
-                        let waiting = Waiting::Command { salt, waiter, device: None, command };
+                        let waiting = Waiting::Command { salt, waiter, command };
                         let id = LogId::from_bytes(&forward.log).unwrap_or(LogId::placement(Slot(0)));
                         self.on_log(id, waiting, now, effects);
                     }
@@ -64,6 +65,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             mesh::Body::Follow(follow) => self.frame_for(follow.log.clone(), peer, body, entries, now, effects),
             mesh::Body::Pull(pull) => self.frame_for(pull.log.clone(), peer, body, entries, now, effects),
             mesh::Body::Pulled(pulled) => self.frame_for(pulled.log.clone(), peer, body, entries, now, effects),
+            mesh::Body::Seal(seal) => self.frame_for(seal.log.clone(), peer, body, entries, now, effects),
+            mesh::Body::Sealed(sealed) => self.sealed(&peer, sealed, now, effects),
             mesh::Body::Lengths(lengths) => {
                 for length in lengths.logs.clone() {
                     if let Some(id) = LogId::from_bytes(&length.log) {
@@ -108,23 +111,45 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         now: Now,
         effects: &mut Vec<Effect<R>>,
     ) {
-        if matches!(body, mesh::Body::Append(_)) && !self.keeps_copy(id) {
-            self.send_follow(peer.clone(), id, 0, true, false, effects);
+        let copies = matches!(body, mesh::Body::Append(_) | mesh::Body::Pulled(_));
+        if copies && !self.keeps_copy(id) {
+            if matches!(body, mesh::Body::Append(_)) {
+                self.send_follow(peer.clone(), id, 0, true, false, effects);
+            }
             return;
         }
-        if matches!(body, mesh::Body::Pulled(_)) && !self.keeps_copy(id) {
+        if let mesh::Body::Pulled(_) = body
+            && self.fetched(id, peer, entries, now, effects)
+        {
             return;
         }
         let home_here = self.home_here(id);
+        if matches!(body, mesh::Body::Follow(_)) && !home_here && self.opens(id) {
+            self.hold(id, Waiting::Frame(peer.clone(), body.clone(), entries.to_vec()), effects);
+            return;
+        }
+        let mut unread = None;
         self.with_log(id, now, effects, |log, context| match body {
-            mesh::Body::Append(append) if !home_here => log.apply(peer, append, entries, context),
+            mesh::Body::Append(append) if !home_here || log.epoch().0 < append.epoch => {
+                unread = log.take_append(peer, append, entries, context).err();
+            }
             mesh::Body::Appended(said) if home_here => log.replica_appended(peer, said, context),
             mesh::Body::Follow(follow) if home_here && follow.unfollow => log.unfollow(peer),
             mesh::Body::Follow(follow) if home_here => log.follow(peer, follow, context),
-            mesh::Body::Pull(pull) if home_here => log.pull_asked(peer, pull, context),
+            mesh::Body::Pull(pull) => log.pull_asked(peer, pull, context),
             mesh::Body::Pulled(pulled) if !home_here => log.pulled(peer, pulled.to, entries, context),
+            mesh::Body::Seal(seal) => unread = log.seal(peer, Epoch(seal.epoch), context).err(),
             _ => {}
         });
+        if let Some(unread) = unread {
+            self.hold(id, Waiting::Frame(peer.clone(), body.clone(), entries.to_vec()), effects);
+            read_first(id, unread, effects);
+        }
+        if let mesh::Body::Appended(said) = body
+            && home_here
+        {
+            self.copied(id, peer, said, now, effects);
+        }
     }
 
     /// Whether entries of a log belong on this region's disk: it votes for it, or follows it.
@@ -176,7 +201,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         effects: &mut Vec<Effect<R>>,
     ) {
         let log = Bytes::copy_from_slice(&id.to_bytes());
-        let body = mesh::Body::Follow(mesh::Follow { log, length, unfollow, fresh });
+        let accepted = match self.logs.get(&id) {
+            Some(Slotted::Ready(held)) => held.record.as_ref().map_or(0, |record| record.accepted.0),
+            Some(Slotted::Loading(_)) | None => 0,
+        };
+        let body = mesh::Body::Follow(mesh::Follow { log, length, unfollow, fresh, accepted });
         effects.push(Effect::Send { peer: home, lane: Lane::Log(id), body });
     }
 
@@ -191,8 +220,20 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         effects.push(Effect::Send { peer: peer.clone(), lane: Lane::Bulk, body });
     }
 
-    pub(super) fn retry_read(&mut self, ticket: u64, entry: Option<Arc<SealedEntry>>, effects: &mut Vec<Effect<R>>) {
+    pub(super) fn retry_read(
+        &mut self,
+        ticket: u64,
+        entry: Option<Arc<SealedEntry>>,
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
         let Some(check) = self.retries.remove(&ticket) else { return };
+        if !self.numbers(check.command.log, now) {
+            // An ack again is an ack: it takes the right to give one.
+            let refusal = Refusal::new(ErrorCode::HomeUnreachable, "the home may not sequence now").with_retry_after(1);
+            answer(check.waiter, Outcome::Refused(refusal), effects, check.command.log);
+            return;
+        }
         let outcome = match entry {
             Some(entry) if !same_content(&entry, &check.command) => Outcome::Refused(other_content()),
             Some(_) | None => Outcome::Acked(check.ack),

@@ -45,7 +45,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let asked = self
             .lookups
             .iter()
-            .filter(|(id, lookup)| lookup.request_id.is_some() && self.options.map.steward(Slot::of(id)) == peer);
+            .filter(|(id, lookup)| lookup.request_id.is_some() && self.steward_of(Slot::of(id)) == *peer);
         let asked: Vec<LogId> = asked.map(|(id, _)| *id).collect();
         self.give_up_lookups(asked, effects);
     }
@@ -96,6 +96,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
         if now.monotonic >= self.overdue_checked + OVERDUE_EVERY_MILLISECONDS {
             self.overdue_checked = now.monotonic;
+            self.go_back(now, effects);
+            self.go_on_failing_over(now, effects);
+            self.end_moves(now, effects);
+            self.offer_tails(now, effects);
             self.expire_parked(now, effects);
         }
     }
@@ -111,7 +115,29 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         for log in self.lot.logs() {
             self.release(log, now, effects);
         }
+        self.follow_newer();
         self.follow_wanted(now, effects);
+    }
+
+    /// A new home may not have been one when it was asked.
+    fn follow_newer(&mut self) {
+        for (id, following) in &mut self.follows {
+            let Some(Slotted::Ready(log)) = self.logs.get(id) else { continue };
+            let epoch = log.placement.as_ref().map_or(Default::default(), |placement| placement.epoch);
+            if matches!(following, Following::Asked(_)) && log.epoch() < epoch {
+                *following = Following::Wanted;
+            }
+        }
+    }
+
+    /// Whether something waits for a log beside what is in it.
+    fn is_busy(&self, id: &LogId) -> bool {
+        self.lookups.contains_key(id)
+            || self.owned.contains_key(id)
+            || self.held.contains_key(id)
+            || self.sealed_homes.contains_key(id)
+            || self.moves.contains_key(id)
+            || self.failovers.involves(id)
     }
 
     /// Lets idle logs leave memory, oldest use first, when there are more than allowed.
@@ -124,7 +150,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             .logs
             .iter()
             .filter_map(|(id, slotted)| match slotted {
-                Slotted::Ready(log) if log.is_idle() && !self.lookups.contains_key(id) => Some((log.used_at, *id)),
+                Slotted::Ready(log) if log.is_idle() && !self.is_busy(id) => Some((log.used_at, *id)),
                 Slotted::Ready(_) | Slotted::Loading(_) => None,
             })
             .filter(|(used_at, _)| used_at + EVICTED_AFTER_MILLISECONDS < now.monotonic)

@@ -24,7 +24,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return;
         }
         let slot = Slot::of(&id);
-        let steward = self.options.map.steward(slot).clone();
+        let steward = self.steward_of(slot);
         let mut lookup = Lookup { waiting: vec![waiting], asked_at: now.monotonic, request_id: None };
         if steward == self.options.me {
             self.lookups.insert(id, lookup);
@@ -75,11 +75,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// A placement is known here: what waited for it goes on.
     pub(super) fn placement_learned(&mut self, placement: Placement, now: Now, effects: &mut Vec<Effect<R>>) {
         let id = placement.log;
-        if let Some(Slotted::Ready(log)) = self.logs.get_mut(&id)
-            && log.placement.as_ref().is_none_or(|known| known.epoch <= placement.epoch)
-        {
-            log.placement = Some(placement);
-        }
+        self.take_placement(placement, now, effects);
         if let Some(lookup) = self.lookups.remove(&id) {
             let first = self.next_id;
             for waiting in lookup.waiting {
@@ -119,7 +115,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                         self.fail_waiting(about, lookup.waiting, refusal, effects);
                     }
                 }
-                Waiting::Frame(..)
+                Waiting::Move { reply, .. } => effects.push(Effect::Reply(reply, Outcome::Refused(refusal.clone()))),
+                Waiting::Open
+                | Waiting::Steward
+                | Waiting::Frame(..)
                 | Waiting::PlacementQuestion { .. }
                 | Waiting::Release
                 | Waiting::LinkUp(_)
@@ -147,7 +146,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn give_up_lookups(&mut self, ids: Vec<LogId>, effects: &mut Vec<Effect<R>>) {
         for id in ids {
             if let Some(lookup) = self.lookups.remove(&id) {
-                let steward = self.options.map.steward(Slot::of(&id)).clone();
+                let steward = self.steward_of(Slot::of(&id));
                 self.fail_waiting(id, lookup.waiting, &home_unreachable(&steward), effects);
             }
         }

@@ -155,7 +155,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             }
             return;
         };
-        if !self.links_up.contains(&home) {
+        let reached = if home == self.options.me { self.numbers(log, now) } else { self.links_up.contains(&home) };
+        if !reached {
             return;
         }
         for number in ready {
@@ -171,6 +172,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 expires_at: send.expires_at,
                 level: send.level,
                 origin: self.options.me.clone(),
+                original_time: None,
             };
             let device = Some(send.device);
             self.forward(command, home.clone(), None, device, Some(number), now, effects);
@@ -247,7 +249,7 @@ fn kept_refusal(send: &ParkedSend) -> Option<Refusal> {
 }
 
 /// Whether a refusal says that the same send may be taken later.
-fn is_passing(error: ErrorCode) -> bool {
+pub(super) fn is_passing(error: ErrorCode) -> bool {
     matches!(
         error,
         ErrorCode::HomeUnreachable

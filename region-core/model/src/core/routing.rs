@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use hearth_protocol::{DeviceId, EntryKind, ErrorCode, LogId, Refusal, RegionId, mesh};
 
+use super::parked::is_passing;
 use super::{FORWARDS, Forwarded, HELD_PATIENCE_MILLISECONDS, Now, RegionCore, Slotted, Waiting};
 use crate::command::{Command, Outcome};
 use crate::effect::{Effect, Lane};
@@ -16,7 +17,6 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         command: Command,
         salt: [u8; 16],
         waiter: Waiter<R>,
-        device: Option<DeviceId>,
         now: Now,
         effects: &mut Vec<Effect<R>>,
     ) {
@@ -25,20 +25,56 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Some(Slotted::Ready(log)) => log.placement.as_ref().map(|placement| placement.home.clone()),
             Some(Slotted::Loading(_)) | None => None,
         }) else {
-            self.look_up(id, Waiting::Command { command, salt, waiter, device }, now, effects);
+            self.look_up(id, Waiting::Command { command, salt, waiter }, now, effects);
             return;
         };
         if home == self.options.me {
-            self.with_log(id, now, effects, |log, context| log.submit(command, salt, waiter, context));
+            if self.numbers(id, now) {
+                self.with_log(id, now, effects, |log, context| log.submit(command, salt, waiter, context));
+            } else if self.opens(id) {
+                self.hold(id, Waiting::Command { command, salt, waiter }, effects);
+            } else {
+                self.homeless(command, salt, waiter, now, effects);
+            }
             return;
         }
         match waiter {
-            Waiter::Local { reply, .. } => self.send_home(command, home, reply, device, now, effects),
+            Waiter::Local { reply, device, .. } => self.send_home(command, home, reply, device, now, effects),
             Waiter::Peer { .. } => {
                 let refusal = Refusal::new(ErrorCode::HomeUnreachable, "this region is not the home of the log");
                 answer(waiter, Outcome::Refused(refusal), effects, id);
             }
+            // What this region wants itself, and asks for again when it does not come.
+            Waiter::Gone if self.forwards.len() < FORWARDS && self.links_up.contains(&home) => {
+                self.forward(command, home, None, None, None, now, effects);
+            }
             Waiter::Gone => {}
+        }
+    }
+
+    /// A command whose log has its home here, while nothing may be numbered: a message is parked, others are refused.
+    pub(super) fn homeless(
+        &mut self,
+        command: Command,
+        salt: [u8; 16],
+        waiter: Waiter<R>,
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let home = self.placement_of(command.log).map(|placement| placement.home);
+        if home.as_ref().is_some_and(|home| *home != self.options.me) {
+            // It moved meanwhile.
+            return self.route(command, salt, waiter, now, effects);
+        }
+        match waiter {
+            Waiter::Local { reply, device, .. } => {
+                let me = self.options.me.clone();
+                self.park(command, &me, reply, device, now, effects);
+            }
+            waiter @ (Waiter::Peer { .. } | Waiter::Gone) => {
+                let refusal = Refusal::new(ErrorCode::HomeUnreachable, "the home may not sequence now");
+                answer(waiter, Outcome::Refused(refusal.with_retry_after(1)), effects, command.log);
+            }
         }
     }
 
@@ -81,7 +117,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         effects: &mut Vec<Effect<R>>,
     ) {
         let forward_id = self.new_id();
-        let forward = mesh::Forward { parked: parked.is_some(), ..command.to_forward(forward_id) };
+        let waits_for_room = parked.is_some() || command.original_time.is_some();
+        let forward = mesh::Forward { parked: waits_for_room, ..command.to_forward(forward_id) };
         effects.push(Effect::Send {
             peer: home.clone(),
             lane: Lane::Log(command.log),
@@ -91,7 +128,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.lot.on_its_way(number, Some(forward_id));
         }
         let patience_ends = now.monotonic + self.options.forward_patience();
-        self.forwards.insert(forward_id, Forwarded { command, home, reply, device, patience_ends, parked });
+        let tail = command.original_time.is_some();
+        self.forwards.insert(forward_id, Forwarded { command, home, reply, device, patience_ends, parked, tail });
     }
 
     /// The home `peer` answered a forward. An answer to one that was taken back is dropped: it was offered again.
@@ -109,6 +147,13 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 (None, Some(reply)) => effects.push(Effect::Reply(reply, outcome)),
                 (None, None) => {}
             }
+            return;
+        }
+        if forwarded.tail {
+            let log = forwarded.command.log;
+            self.forwards.remove(&said.forward_id);
+            let took = !matches!(&outcome, Outcome::Refused(refusal) if is_passing(refusal.error));
+            self.tail_answered(log, said.forward_id, took, now, effects);
             return;
         }
         if let Some(number) = forwarded.parked {
@@ -143,10 +188,12 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn withdraw(&mut self, forward_ids: Vec<u64>, now: Now, effects: &mut Vec<Effect<R>>) {
         let ids: BTreeSet<u64> = forward_ids.into_iter().collect();
         for id in ids {
-            let Some(Forwarded { command, home, reply, device, parked, .. }) = self.forwards.remove(&id) else {
+            let Some(Forwarded { command, home, reply, device, parked, tail, .. }) = self.forwards.remove(&id) else {
                 continue;
             };
-            if let Some(number) = parked {
+            if tail {
+                self.tail_answered(command.log, id, false, now, effects);
+            } else if let Some(number) = parked {
                 self.lot.on_its_way(number, None);
             } else if let Some(reply) = reply {
                 self.park(command, &home, reply, device, now, effects);

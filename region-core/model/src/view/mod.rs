@@ -79,8 +79,11 @@ impl Decision {
     }
 }
 
-/// Version byte of snapshots.
-const SNAPSHOT_VERSION: u8 = 1;
+/// Version byte of snapshots. Version 1 had placements of the first form.
+const SNAPSHOT_VERSION: u8 = 2;
+const FIRST_SNAPSHOT_VERSION: u8 = 1;
+/// The number of [`View::Placements`] in the stored form.
+const PLACEMENTS: u8 = 3;
 
 impl View {
     /// The stored form of a snapshot. It is a cache: the entries rebuild it.
@@ -95,7 +98,10 @@ impl View {
     #[must_use]
     pub fn from_snapshot(bytes: &[u8]) -> Option<Self> {
         match bytes.split_first() {
-            Some((&SNAPSHOT_VERSION, rest)) => postcard::from_bytes(rest).ok(),
+            Some((&FIRST_SNAPSHOT_VERSION, [PLACEMENTS, rest @ ..])) => {
+                PlacementState::from_first_version(rest).map(Self::Placements)
+            }
+            Some((&(SNAPSHOT_VERSION | FIRST_SNAPSHOT_VERSION), rest)) => postcard::from_bytes(rest).ok(),
             _ => None,
         }
     }

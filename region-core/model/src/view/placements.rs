@@ -24,7 +24,21 @@ pub struct PlacementState {
     pub placed: BTreeMap<LogId, PlacedAt>,
 }
 
+/// [`PlacedAt`] as version 1 stored it.
+#[derive(Deserialize)]
+struct PlacedAtV1 {
+    placement: hearth_protocol::placement::PlacementV1,
+    sequence: u64,
+}
+
 impl PlacementState {
+    /// Reads the state as a snapshot of version 1 holds it.
+    pub(super) fn from_first_version(bytes: &[u8]) -> Option<Self> {
+        let placed: BTreeMap<LogId, PlacedAtV1> = postcard::from_bytes(bytes).ok()?;
+        let now = |PlacedAtV1 { placement, sequence }| PlacedAt { placement: placement.into(), sequence };
+        Some(Self { placed: placed.into_iter().map(|(log, placed)| (log, now(placed))).collect() })
+    }
+
     pub(super) fn fold(&mut self, sealed: &SealedEntry) {
         if let Some(Change::Place { placement, .. }) = sealed.change() {
             let sequence = sealed.sequence().0;

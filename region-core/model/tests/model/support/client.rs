@@ -75,6 +75,7 @@ impl Message {
             expires_at: None,
             level: self.level,
             origin,
+            original_time: None,
         }
     }
 }
@@ -125,6 +126,7 @@ impl Sim {
             expires_at: None,
             level: None,
             origin: self.regions[region].id.clone(),
+            original_time: None,
         };
         self.command(region, command, None)
     }
@@ -139,6 +141,13 @@ impl Sim {
     ) -> u64 {
         let users = users.iter().map(|name| user(name)).collect();
         self.change(region, log, &user(sender), EntryKind::Member, &Change::Members { action, users })
+    }
+
+    /// Asks a region's core for something with a reply; the ticket names it.
+    pub(crate) fn ask(&mut self, region: usize, input: impl FnOnce(u64) -> Input<u64>) -> u64 {
+        let ticket = self.ticket();
+        self.input(region, input(ticket));
+        ticket
     }
 
     pub(crate) fn query(&mut self, region: usize, log: LogId, ask: bool) -> u64 {
@@ -215,6 +224,7 @@ impl Sim {
             expires_at: None,
             level: None,
             origin,
+            original_time: None,
         };
         self.command(region, command, None)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, LogRecord, ParkedSend};
-use hearth_protocol::{LogId, Placement, RegionId, SealedEntry, mesh};
+use hearth_protocol::{LogId, Placement, Position, RegionId, SealedEntry, mesh};
 use region_model::ports::{DedupKey, LoadedLog, LogAppend, length_of};
 
 /// One log on disk.
@@ -17,6 +17,7 @@ pub(crate) struct StoredLog {
     pub(crate) mark: u64,
     pub(crate) snapshot: Option<(u64, Bytes)>,
     pub(crate) change: u64,
+    pub(crate) tail: BTreeMap<Position, Arc<SealedEntry>>,
 }
 
 impl StoredLog {
@@ -64,6 +65,19 @@ impl Disk {
         let ranges = append.changes_ranges();
         let stored = self.logs.entry(append.log).or_default();
         assert_eq!(stored.length(), append.expect, "{} is not as long as its writer thinks", append.log);
+        if let Some(apart) = append.apart {
+            let left: Vec<_> = stored.entries.split_off(&apart).into_values().collect();
+            for entry in left {
+                let fixed = &entry.entry.fixed;
+                let key = DedupKey { log: append.log, sender: fixed.sender.clone(), id: fixed.id };
+                if self.dedup.get(&key).is_some_and(|record| record.position == fixed.position) {
+                    self.dedup.remove(&key);
+                }
+                stored.tail.insert(fixed.position, entry);
+            }
+            stored.mark = stored.mark.min(apart);
+            stored.snapshot.take_if(|(length, _)| *length > apart);
+        }
         if let Some(begin) = &append.begin {
             assert!(append.record.is_some(), "a beginning brings the record");
             stored.entries.retain(|sequence, _| !begin.dropped.contains(sequence));
@@ -99,10 +113,20 @@ impl Disk {
         self.change
     }
 
+    pub(crate) fn tails(&self) -> Vec<LogId> {
+        self.logs.iter().filter(|(_, stored)| !stored.tail.is_empty()).map(|(log, _)| *log).collect()
+    }
+
+    pub(crate) fn tail(&self, log: LogId, after: Option<Position>, rows: usize) -> Vec<Arc<SealedEntry>> {
+        let Some(stored) = self.logs.get(&log) else { return Vec::new() };
+        let entries = stored.tail.iter().filter(|(position, _)| after.is_none_or(|after| **position > after));
+        entries.map(|(_, entry)| entry.clone()).take(rows).collect()
+    }
+
     pub(crate) fn put_mark(&mut self, log: LogId, mark: u64) {
         if let Some(stored) = self.logs.get_mut(&log) {
-            assert!(mark <= stored.length(), "a mark is of entries that are there");
-            stored.mark = stored.mark.max(mark);
+            // A mark of before a cut may come after it.
+            stored.mark = stored.mark.max(mark.min(stored.length()));
         }
     }
 

@@ -5,12 +5,16 @@ mod checks;
 mod client;
 mod disk;
 mod links;
+mod map;
 mod random;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hearth_protocol::record::{OutboxRecord, ParkedSend, Record};
 use hearth_protocol::{LogId, RegionId, RegionMap, SealedEntry, Timestamp, UserId, mesh};
+use region_model::ownership::Right;
+use region_model::region_map::MapState;
 use region_model::view::Bounds;
 use region_model::{
     Command, CoreOptions, DeviceOutcome, Effect, Input, Lane, LogView, Now, Outcome, ParkingBounds, RegionCore,
@@ -80,6 +84,8 @@ pub(crate) struct Region {
     pub(crate) delivered: BTreeMap<LogId, Vec<Delivered>>,
     /// What is shown next after a gap that was told.
     next_shown: BTreeMap<LogId, u64>,
+    /// What its lease gives it.
+    pub(crate) right: Right,
 }
 
 /// A write of the store. They are applied in the order in which they were made.
@@ -168,6 +174,8 @@ pub(crate) struct Sim {
     pub(crate) duplicate_frames: bool,
     pub(crate) frames: u64,
     pub(crate) tickets: u64,
+    /// The region map, once there is one.
+    pub(crate) region_map: Option<Arc<MapState>>,
 }
 
 impl Sim {
@@ -187,6 +195,7 @@ impl Sim {
             writes: Vec::new(),
             delivered: BTreeMap::new(),
             next_shown: BTreeMap::new(),
+            right: Right { leased: true, generation: 0 },
         };
         let regions: Vec<Region> = names.iter().take(setup.regions).map(region).collect();
         let mut sim = Self {
@@ -212,6 +221,7 @@ impl Sim {
             duplicate_frames: false,
             frames: 0,
             tickets: 0,
+            region_map: None,
         };
         for index in 0..sim.regions.len() {
             sim.start(index);
@@ -242,6 +252,11 @@ impl Sim {
         region.start += 1;
         let parked: Vec<ParkedSend> = region.disk.parked.values().cloned().collect();
         self.input(index, Input::ParkedAtStart(parked));
+        let tails = self.regions[index].disk.tails();
+        self.input(index, Input::TailsAtStart(tails));
+        if let Some(map) = self.region_map.clone() {
+            self.input(index, Input::Map(map));
+        }
     }
 
     /// A region dies: its memory goes, and of what its store was doing, a part from the front is done unheard.
@@ -356,8 +371,9 @@ impl Sim {
             Write::Append(append) => {
                 let log = append.log;
                 let (length, ranges) = (append.end(), usize::from(append.changes_ranges()));
+                let promises = usize::from(append.promises);
                 let change = disk.append(*append);
-                return Some(Input::Appended { log, length, change, ranges });
+                return Some(Input::Appended { log, length, change, ranges, promises });
             }
             Write::Mark(log, mark) => disk.put_mark(log, mark),
             Write::Placement(placement) => disk.put_placement(placement),
@@ -389,6 +405,10 @@ impl Sim {
             Effect::ReadForRetry { log, sequence, ticket } => {
                 Input::RetryRead(ticket, disk.entry(log, sequence).cloned())
             }
+            Effect::ReadHash { log, sequence } => {
+                Input::HashRead { log, sequence, entry: disk.entry(log, sequence).cloned() }
+            }
+            Effect::ReadTail { log, after, rows } => Input::TailPage { log, entries: disk.tail(log, after, rows) },
             other => panic!("not a read: {other:?}"),
         };
         self.input(region, input);
@@ -396,7 +416,8 @@ impl Sim {
 
     /// Gives an input to a region that runs, and performs what follows.
     pub(crate) fn input(&mut self, index: usize, input: Input<u64>) {
-        let now = Now { monotonic: self.now, wall: Timestamp(START + self.now) };
+        let right = self.regions[index].right;
+        let now = Now { monotonic: self.now, wall: Timestamp(START + self.now), right };
         let Some(core) = &mut self.regions[index].core else { return };
         let mut effects = Vec::new();
         core.handle(input, now, &mut effects);
@@ -426,8 +447,15 @@ impl Sim {
             Effect::Load(_)
             | Effect::ReadForReplica { .. }
             | Effect::ReadForPull { .. }
+            | Effect::ReadHash { .. }
+            | Effect::ReadTail { .. }
             | Effect::ReadForRetry { .. } => {
                 self.after(self.setup.store, Event::Reads { region, start, effect: Box::new(effect) });
+            }
+            Effect::Send { peer, body, .. } if peer == self.regions[region].id => {
+                let (salt, body) = (self.salt(), Box::new(body));
+                let input = Box::new(Input::Frame { peer, body, entries: Vec::new(), salt });
+                self.at(self.now, Event::Answer { region, start, input });
             }
             Effect::Send { peer, lane, body } => {
                 self.check_answer(region, lane, &body);

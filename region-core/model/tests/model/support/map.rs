@@ -1,0 +1,75 @@
+//! The region map as a word that reaches every running region at once, and leases that a story gives and takes.
+
+use std::sync::Arc;
+
+use region_model::Input;
+use region_model::ownership::Right;
+use region_model::region_map::{FirstMap, MapCommand, MapState};
+
+use super::Sim;
+
+impl Sim {
+    /// Founds the map.
+    pub(crate) fn found_map(&mut self) {
+        let regions = self.regions.iter().map(|region| region.id.clone()).collect();
+        let mut map = MapState::default();
+        map.apply(&MapCommand::Found(FirstMap::of(regions)));
+        let names: Vec<_> = self.regions.iter().map(|region| region.id.clone()).collect();
+        for (store, region) in (1..).zip(names) {
+            let command = MapCommand::TakeIncarnation {
+                region,
+                store: uuid::Uuid::from_u128(store),
+                counter: 1,
+                replaces: 0,
+                term: 0,
+            };
+            map.apply(&command);
+        }
+        self.tell_map(map);
+    }
+
+    fn change_map(&mut self, command: &MapCommand) {
+        let mut map = self.region_map.as_deref().cloned().expect("the map is founded");
+        let answer = map.apply(command);
+        answer.fact().expect("the map takes the command");
+        self.tell_map(map);
+    }
+
+    fn tell_map(&mut self, map: MapState) {
+        let map = Arc::new(map);
+        self.region_map = Some(Arc::clone(&map));
+        for index in 0..self.regions.len() {
+            self.input(index, Input::Map(Arc::clone(&map)));
+        }
+    }
+
+    fn term(&self, index: usize) -> (u64, u64) {
+        let map = self.region_map.as_ref().expect("the map is founded");
+        let entry = map.region(&self.regions[index].id).expect("a region of the map");
+        (entry.term, entry.fence)
+    }
+
+    /// A region's lease is over: nothing is acked there from here on.
+    pub(crate) fn lapse(&mut self, index: usize) {
+        self.regions[index].right.leased = false;
+    }
+
+    /// A region is fenced once its lease is over, and its slots go to others.
+    pub(crate) fn fail_over(&mut self, index: usize) {
+        self.lapse(index);
+        let region = self.regions[index].id.clone();
+        let (term, _) = self.term(index);
+        self.change_map(&MapCommand::Fence { region: region.clone(), term });
+        let seen = self.region_map.as_ref().expect("it is founded").changed;
+        self.change_map(&MapCommand::Reassign { region, seen });
+    }
+
+    /// A fenced region knows of its fence, and holds a lease again.
+    pub(crate) fn come_back(&mut self, index: usize) {
+        let region = self.regions[index].id.clone();
+        let (_, fence) = self.term(index);
+        self.change_map(&MapCommand::Return { region, incarnation: 1, fence });
+        self.regions[index].right = Right { leased: true, generation: fence };
+        self.input(index, Input::Tick);
+    }
+}
