@@ -49,6 +49,12 @@ pub(crate) struct Disk {
     placements: BTreeMap<LogId, Placement>,
     pub(crate) parked: BTreeMap<u64, ParkedSend>,
     pub(crate) outbox: BTreeMap<(LogId, u64, String), OutboxRecord>,
+    /// The counter of lease renewals, on disk before it is used.
+    pub(crate) counter: u64,
+    /// The version of the fence that the region knows of.
+    pub(crate) fence: u64,
+    /// The incarnation that the map gave the store.
+    pub(crate) incarnation: u64,
     change: u64,
     soft: Vec<Undo>,
 }
@@ -79,7 +85,9 @@ impl Disk {
             for (_, entry) in stored.entries.split_off(&from) {
                 let fixed = &entry.entry.fixed;
                 let key = DedupKey { log: append.log, sender: fixed.sender.clone(), id: fixed.id };
-                self.dedup.remove(&key);
+                if self.dedup.get(&key).is_some_and(|record| record.position == fixed.position) {
+                    self.dedup.remove(&key);
+                }
                 stored.tail.insert(fixed.position, entry);
             }
             self.outbox.retain(|(log, sequence, _), _| *log != append.log || *sequence < from);
@@ -172,6 +180,21 @@ impl Disk {
 
     pub(crate) fn read(&self, log: LogId, from: u64, to: u64) -> Vec<Arc<SealedEntry>> {
         (from..to).map_while(|sequence| self.entry(log, sequence).cloned()).collect()
+    }
+
+    /// Logs of which a tail is kept.
+    pub(crate) fn tails(&self) -> Vec<LogId> {
+        self.logs.iter().filter(|(_, stored)| !stored.tail.is_empty()).map(|(log, _)| *log).collect()
+    }
+
+    pub(crate) fn tail(&self, log: LogId, after: Option<Position>, rows: usize) -> Vec<Arc<SealedEntry>> {
+        let Some(stored) = self.logs.get(&log) else { return Vec::new() };
+        let behind = stored.tail.iter().filter(|(position, _)| after.is_none_or(|after| **position > after));
+        behind.map(|(_, entry)| entry.clone()).take(rows).collect()
+    }
+
+    pub(crate) fn placement(&self, log: LogId) -> Option<&Placement> {
+        self.placements.get(&log)
     }
 
     pub(crate) fn dedup(&self, key: &DedupKey) -> Option<DedupRecord> {

@@ -113,6 +113,7 @@ impl World {
             link.told_up = [true; 2];
             self.trace.count(self.now, "link-up", low as u64, high as u64);
             for (side, peer) in [(low, high), (high, low)] {
+                self.regions[side].keeper.down.remove(&peer);
                 let peer_id = self.regions[peer].id.clone();
                 self.input(side, Input::LinkUp(peer_id));
                 self.compare(side, peer);
@@ -186,6 +187,8 @@ impl World {
         let told = &mut self.links.between(side, peer).told_up[direction(side, peer)];
         if std::mem::take(told) {
             self.trace.count(self.now, "link-down", side as u64, peer as u64);
+            let clock = self.regions[side].clock.monotonic(self.now);
+            self.regions[side].keeper.down.insert(peer, clock);
             let peer = self.regions[peer].id.clone();
             self.input(side, Input::LinkDown(peer));
         }

@@ -41,11 +41,15 @@ pub enum FaultKind {
     ClockJump(usize, i64),
     /// The region's clients lose their connections at once.
     Disconnect(usize),
+    /// The home of a conversation, by number, moves to a region.
+    Move(usize, usize),
+    /// All homes of a region move away.
+    Drain(usize),
 }
 
 impl FaultKind {
     /// All names, in the order of the table.
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 15] = [
         "cut",
         "cut-one-way",
         "isolate",
@@ -59,6 +63,8 @@ impl FaultKind {
         "failed-sync",
         "clock-jump",
         "disconnect",
+        "move",
+        "drain",
     ];
 
     /// Its name in reports.
@@ -78,6 +84,8 @@ impl FaultKind {
             Self::FailedSync(_) => "failed-sync",
             Self::ClockJump(..) => "clock-jump",
             Self::Disconnect(_) => "disconnect",
+            Self::Move(..) => "move",
+            Self::Drain(_) => "drain",
         }
     }
 }
@@ -197,7 +205,7 @@ fn draw(random: &mut Random, regions: usize) -> (FaultKind, u64) {
     let one = random.below(regions);
     let other = (one + 1 + random.below(regions - 1)) % regions;
     let long = random.between(SECOND, 12 * SECOND);
-    match random.below(16) {
+    match random.below(19) {
         0 | 1 => (FaultKind::Cut(one, other), long),
         2 | 3 => (FaultKind::CutOneWay(one, other), long),
         4 => (FaultKind::Isolate(one), 2 * long),
@@ -213,6 +221,8 @@ fn draw(random: &mut Random, regions: usize) -> (FaultKind, u64) {
             let jump = i64::try_from(random.between(0, 120_000)).unwrap_or(0) - 60_000;
             (FaultKind::ClockJump(one, jump), long)
         }
-        _ => (FaultKind::Disconnect(one), SECOND),
+        15 => (FaultKind::Disconnect(one), SECOND),
+        16 | 17 => (FaultKind::Move(random.below(1_000), one), 5 * SECOND),
+        _ => (FaultKind::Drain(one), 5 * SECOND),
     }
 }

@@ -15,6 +15,7 @@ use region_model::{
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::history;
+use crate::map::Keeper;
 use crate::random::Random;
 use crate::world::{Event, World};
 
@@ -68,6 +69,8 @@ pub(crate) struct Region {
     pub(crate) sessions: BTreeMap<UserId, Vec<u64>>,
     /// Items of the outbox that are being told.
     pub(crate) telling: BTreeSet<(LogId, u64, String)>,
+    /// What it knows of the region map, and its lease.
+    pub(crate) keeper: Keeper,
 }
 
 impl Region {
@@ -89,6 +92,7 @@ impl Region {
             held: Vec::new(),
             sessions: BTreeMap::new(),
             telling: BTreeSet::new(),
+            keeper: Keeper::default(),
         }
     }
 
@@ -119,6 +123,9 @@ impl World {
         let parked: Vec<ParkedSend> = region.disk.parked.values().cloned().collect();
         self.trace.count(now, "start", place as u64, parked.len() as u64);
         self.input(place, Input::ParkedAtStart(parked));
+        let tails = self.regions[place].disk.tails();
+        self.input(place, Input::TailsAtStart(tails));
+        self.map_at_start(place);
     }
 
     /// A region dies: its memory goes, and of what its store was doing, a part from the front is done unheard. When
@@ -150,8 +157,10 @@ impl World {
 
     fn now_of(&self, place: usize) -> Now {
         let region = &self.regions[place];
-        let since = region.clock.monotonic(self.now).saturating_sub(region.started);
-        Now { monotonic: u64::try_from(since.as_millis()).unwrap_or(u64::MAX), wall: region.clock.wall(self.now) }
+        let clock = region.clock.monotonic(self.now);
+        let since = clock.saturating_sub(region.started);
+        let monotonic = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        Now { monotonic, wall: region.clock.wall(self.now), right: region.keeper.right(clock) }
     }
 
     /// Gives an input to a region that runs, and performs what follows.
@@ -211,10 +220,11 @@ impl World {
             Write::Append(append) => {
                 let log = append.log;
                 let (length, ranges) = (append.end(), usize::from(append.changes_ranges()));
+                let promises = usize::from(append.promises);
                 match disk.append(*append) {
                     Ok(change) => {
                         self.trace.count(self.now, "append-durable", place as u64, length);
-                        Some(Input::Appended { log, length, change, ranges })
+                        Some(Input::Appended { log, length, change, ranges, promises })
                     }
                     Err(conflict) => {
                         // One writer a store: the shell ends the region.
@@ -264,6 +274,10 @@ impl World {
             Effect::ReadForRetry { log, sequence, ticket } => {
                 Input::RetryRead(ticket, disk.entry(log, sequence).cloned())
             }
+            Effect::ReadHash { log, sequence } => {
+                Input::HashRead { log, sequence, entry: disk.entry(log, sequence).cloned() }
+            }
+            Effect::ReadTail { log, after, rows } => Input::TailPage { log, entries: disk.tail(log, after, rows) },
             _ => return,
         };
         self.input(place, input);
@@ -274,7 +288,10 @@ impl World {
         match effect {
             Effect::Append(append) => self.store_write(place, Write::Append(append)),
             Effect::PutMark(log, mark) => self.store_write(place, Write::Mark(log, mark)),
-            Effect::PutPlacement(placement) => self.store_write(place, Write::Placement(Box::new(placement))),
+            Effect::PutPlacement(placement) => {
+                self.placement_seen(&placement);
+                self.store_write(place, Write::Placement(Box::new(placement)));
+            }
             Effect::Park(send) => {
                 self.trace.count(self.now, "park", place as u64, send.number);
                 self.store_write(place, Write::Park(send));
@@ -287,9 +304,16 @@ impl World {
             Effect::Load(_)
             | Effect::ReadForReplica { .. }
             | Effect::ReadForPull { .. }
+            | Effect::ReadHash { .. }
+            | Effect::ReadTail { .. }
             | Effect::ReadForRetry { .. } => {
                 self.trace.count(self.now, read_name(&effect), place as u64, 0);
                 self.store_read(place, Event::Reads { region: place, start, effect: Box::new(effect) });
+            }
+            Effect::Send { peer, body, .. } if peer == self.regions[place].id => {
+                let salt = self.regions[place].random.salt();
+                let input = Box::new(Input::Frame { peer, body: Box::new(body), entries: Vec::new(), salt });
+                self.after(0, Event::Answer { region: place, start, input });
             }
             Effect::Send { peer, lane, body } => self.send_frame(place, &peer, lane, body),
             Effect::PlacementAnswer { peer, request_id, placement } => {
@@ -348,6 +372,8 @@ fn read_name(effect: &Effect<Ticket>) -> &'static str {
         Effect::Load(_) => "load",
         Effect::ReadForReplica { .. } => "read-for-replica",
         Effect::ReadForPull { .. } => "read-for-pull",
+        Effect::ReadHash { .. } => "read-hash",
+        Effect::ReadTail { .. } => "read-tail",
         _ => "read-for-retry",
     }
 }
