@@ -80,13 +80,13 @@ pub(crate) struct DevArguments {
     /// How often homes compare with replicas.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub(crate) anti_entropy: Duration,
-    /// What happens when a region is gone. This version knows `off` only: its homes are out of reach until it is back,
-    /// and sends to them are parked.
-    #[arg(long, value_enum, default_value = "off")]
+    /// Whether a region that a majority cannot reach is fenced by itself, and its slots go to others. With `off`, and
+    /// with fewer than three regions, that is left to you.
+    #[arg(long, value_enum, default_value = "on")]
     pub(crate) failover: Switch,
-    /// How long a region is gone before others take its homes over. Not built yet: refused.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub(crate) failover_after: Option<Duration>,
+    /// How long a region is out of reach before that, from 1s to 1h.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) failover_after: Duration,
     /// One process a region, under a supervisor that restarts none.
     #[arg(long)]
     pub(crate) processes: bool,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use hearth_config::{LogFormat, init_logging};
+use hearth_config::{FailoverSection, LogFormat, init_logging};
 use hearth_mesh::dev::{self, ControlRequest, DevError, DevOptions, Latency, RegionRow, read_mesh_file, ready_line};
 use serde_json::{Value, json};
 
@@ -63,6 +63,11 @@ async fn start_mesh(arguments: DevArguments) -> ExitCode {
         let message = format!("--anti-entropy {given}: homes compare with replicas at most every 10 ms");
         return output::failure(2, &message, "for example: hearth dev --anti-entropy 1s", json);
     }
+    if !FailoverSection::AFTER.contains(&arguments.failover_after) {
+        let given = humantime::format_duration(arguments.failover_after);
+        let message = format!("--failover-after {given}: a region is waited for from 1s to 1h");
+        return output::failure(2, &message, "for example: hearth dev --failover-after 10s", json);
+    }
     let folder = arguments.data.clone();
     let options = DevOptions {
         regions: arguments.regions,
@@ -72,6 +77,8 @@ async fn start_mesh(arguments: DevArguments) -> ExitCode {
         latency,
         limits: arguments.limits == Switch::On,
         anti_entropy: arguments.anti_entropy,
+        failover: arguments.failover == Switch::On,
+        failover_after: arguments.failover_after,
         processes: arguments.processes,
     };
     if let Err(error) = init_logging(LogFormat::Text, "warn,hearth=info,hearth_mesh=info") {
@@ -93,13 +100,7 @@ fn not_built(arguments: &DevArguments) -> Option<(String, &'static str)> {
         let message = "--stores production: stores in servers (CQL, PostgreSQL, Redis, Kafka) are not built yet";
         return Some((message.to_owned(), "leave it out, or: hearth dev --stores embedded"));
     }
-    let asked = match (arguments.failover, arguments.failover_after) {
-        (_, Some(after)) => format!("--failover-after {}", humantime::format_duration(after)),
-        (Switch::On, None) => "--failover on".to_owned(),
-        (Switch::Off, None) => return None,
-    };
-    let message = format!("{asked}: failover is not built yet, the homes of a region that is gone wait for it");
-    Some((message, "leave it out, or: hearth dev --failover off"))
+    None
 }
 
 fn end(ended: Result<(), DevError>, json: bool) -> ExitCode {

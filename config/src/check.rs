@@ -13,7 +13,9 @@ use self::syntax::{is_authority, is_host_and_port, is_origin};
 use crate::certificates::{self, Fault};
 use crate::explain::nearest;
 use crate::limits::Limits;
-use crate::model::{DrainSection, RegionConfig, ReplicationSection, TlsFiles, WebTransportCertificate};
+use crate::model::{
+    DrainSection, FailoverSection, RegionConfig, ReplicationSection, TlsFiles, WebTransportCertificate,
+};
 use crate::report::{Finding, Severity};
 use crate::telemetry::check_filter;
 use crate::values::{Pem, is_name, show_duration};
@@ -25,7 +27,7 @@ const NAME_HELP: &str = "type 1 to 32 of a-z, 0-9 and -, starting with a letter,
 /// A check with the sections that it reads; it is skipped when one of them could not be read whole.
 type Check<'c> = (&'static [&'static str], fn(&mut Checker<'c>));
 
-fn checks<'c>() -> [Check<'c>; 16] {
+fn checks<'c>() -> [Check<'c>; 17] {
     [
         (&["region"], Checker::region),
         (&["mesh"], Checker::mesh_regions),
@@ -42,6 +44,7 @@ fn checks<'c>() -> [Check<'c>; 16] {
         (&[], Checker::limit_ranges),
         (&[], Checker::limits_without_effect),
         (&[], Checker::replication),
+        (&[], Checker::failover),
         (&[], Checker::drain),
         (&[], Checker::log),
     ]
@@ -279,6 +282,12 @@ impl Checker<'_> {
         let (least, most) = (Duration::from_millis(100), Duration::from_secs(600));
         let value = self.config.replication.anti_entropy;
         self.time("replication.anti_entropy", value, least, most, ReplicationSection::default().anti_entropy);
+    }
+
+    fn failover(&mut self) {
+        let (least, most) = (*FailoverSection::AFTER.start(), *FailoverSection::AFTER.end());
+        let value = self.config.failover.after;
+        self.time("failover.after", value, least, most, FailoverSection::default().after);
     }
 
     fn drain(&mut self) {

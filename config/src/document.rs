@@ -11,7 +11,8 @@ use toml::de::{DeTable, DeValue, Deserializer};
 use crate::explain;
 use crate::limits::Limits;
 use crate::model::{
-    AuthSection, DrainSection, ListenSection, LogSection, MeshSection, RegionConfig, RegionSection, ReplicationSection,
+    AuthSection, DrainSection, FailoverSection, ListenSection, LogSection, MeshSection, RegionConfig, RegionSection,
+    ReplicationSection,
 };
 use crate::report::{Finding, Location};
 
@@ -38,6 +39,8 @@ struct Sections {
     limits: Limits,
     #[serde(default)]
     replication: ReplicationSection,
+    #[serde(default)]
+    failover: FailoverSection,
     #[serde(default)]
     drain: DrainSection,
     #[serde(default)]
@@ -278,6 +281,7 @@ impl<'a> Reader<'a> {
             auth: sections.auth,
             limits: sections.limits,
             replication: sections.replication,
+            failover: sections.failover,
             drain: sections.drain,
             log: sections.log,
         })

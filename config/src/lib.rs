@@ -23,8 +23,8 @@ pub use files::{FileError, PRIVATE, PUBLIC, create_folder, read_text, sync_folde
 pub use limits::Limits;
 pub use load::{check_file, environment, load, load_at};
 pub use model::{
-    AuthSection, DrainSection, ListenSection, LogFormat, LogSection, MAP_VERSION, MeshRegion, MeshSection,
-    RegionConfig, RegionSection, ReplicationSection, ResumeKey, TlsFiles, WebTransportCertificate,
+    AuthSection, DrainSection, FailoverSection, ListenSection, LogFormat, LogSection, MAP_VERSION, MeshRegion,
+    MeshSection, RegionConfig, RegionSection, ReplicationSection, ResumeKey, TlsFiles, WebTransportCertificate,
 };
 pub use report::{CheckReport, ConfigError, Finding, Location, Severity};
 pub use telemetry::{LoggingError, init_logging};

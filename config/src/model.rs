@@ -34,6 +34,9 @@ pub struct RegionConfig {
     /// How it keeps up with other regions.
     #[serde(default)]
     pub replication: ReplicationSection,
+    /// What it does about regions that are gone.
+    #[serde(default)]
+    pub failover: FailoverSection,
     /// How it leaves.
     #[serde(default)]
     pub drain: DrainSection,
@@ -284,6 +287,30 @@ pub struct ReplicationSection {
 impl Default for ReplicationSection {
     fn default() -> Self {
         Self { anti_entropy: Duration::from_secs(5) }
+    }
+}
+
+/// `[failover]`: what happens to a region that is gone. The region that leads the region map goes by its own file, so all
+/// regions have the same.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FailoverSection {
+    /// Whether a region that is gone is failed over without a word of the operator; default true. It never is where
+    /// fewer than three regions vote on the region map.
+    pub automatic: bool,
+    /// For how long a region has to be out of reach; default 10 s, from 1 s to 1 hour.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub after: Duration,
+}
+
+impl FailoverSection {
+    /// The shortest and the longest `after`.
+    pub const AFTER: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+}
+
+impl Default for FailoverSection {
+    fn default() -> Self {
+        Self { automatic: true, after: Duration::from_secs(10) }
     }
 }
 

@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use fixture::Fixture;
 use hearth_config::{
-    AuthSection, CertificateAuthority, DrainSection, IssueOptions, Limits, ListenSection, LogFormat, LogSection,
-    MeshRegion, MeshSection, Pem, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText, Severity,
-    WebTransportCertificate, check_file, load_at,
+    AuthSection, CertificateAuthority, DrainSection, FailoverSection, IssueOptions, Limits, ListenSection, LogFormat,
+    LogSection, MeshRegion, MeshSection, Pem, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText,
+    Severity, WebTransportCertificate, check_file, load_at,
 };
 
 /// The folder of the examples that ship with the package.
@@ -29,6 +29,7 @@ fn what_is_not_said_has_its_default_and_a_correct_file_has_no_findings() {
     assert_eq!(config.limits.parked_for, Duration::from_secs(7 * 24 * 3600));
     assert_eq!(config.auth.leeway, Duration::from_secs(60));
     assert_eq!(config.replication.anti_entropy, Duration::from_secs(5));
+    assert_eq!(config.failover, FailoverSection { automatic: true, after: Duration::from_secs(10) });
     assert_eq!(config.drain.within, Duration::from_secs(10));
     assert_eq!(config.log.format, LogFormat::Text);
     assert_eq!(config.listen.webtransport_certificate, WebTransportCertificate::Tls);
@@ -57,6 +58,7 @@ fn the_environment_overrides_scalars_lists_entries_of_lists_and_secrets() {
         ("HEARTH__LIMITS__PARKED_BYTES", "2 MiB"),
         ("HEARTH__REGION__NODE", "core-2"),
         ("HEARTH__DRAIN__WITHIN", "3s"),
+        ("HEARTH__FAILOVER__AUTOMATIC", "false"),
         ("HEARTH__LISTEN__ALLOWED_ORIGINS", "[\"https://a.example\"]"),
         ("HEARTH__MESH__REGIONS__1__ADDRESS", "127.0.0.1:9999"),
         ("HEARTH__AUTH__HS256_SECRET", secret),
@@ -68,6 +70,7 @@ fn the_environment_overrides_scalars_lists_entries_of_lists_and_secrets() {
     assert_eq!(config.limits.parked_bytes, 2 << 20);
     assert_eq!(config.region.node, "core-2");
     assert_eq!(config.drain.within, Duration::from_secs(3));
+    assert!(!config.failover.automatic);
     assert_eq!(config.listen.allowed_origins, ["https://a.example"]);
     assert_eq!(config.mesh.regions[1].address, "127.0.0.1:9999");
     assert_eq!(config.auth.read_hs256_secret().unwrap().unwrap().expose(), secret.as_bytes());
@@ -103,6 +106,7 @@ fn every_key_of_the_structures_appears_in_the_example_with_its_default() {
         ("auth.resume_keys", "[[auth.resume_keys]]\nzz = 1"),
         ("limits", "[limits]\nzz = 1"),
         ("replication", "[replication]\nzz = 1"),
+        ("failover", "[failover]\nzz = 1"),
         ("drain", "[drain]\nzz = 1"),
         ("log", "[log]\nzz = 1"),
     ];
@@ -263,6 +267,7 @@ fn in_code(ids: &[&str]) -> RegionConfig {
         },
         limits: Limits::default(),
         replication: ReplicationSection::default(),
+        failover: FailoverSection::default(),
         drain: DrainSection::default(),
         log: LogSection::default(),
     }

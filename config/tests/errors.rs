@@ -66,6 +66,13 @@ fn a_duration_over_its_bound_is_told_with_the_bound() {
 }
 
 #[test]
+fn a_failover_that_waits_for_too_long_or_knows_more_than_yes_and_no_is_told_at_its_line() {
+    let fixture = Fixture::new();
+    let text = fixture.text().replace("[limits]", "[failover]\nautomatic = \"manual\"\nafter = \"2h\"\n[limits]");
+    expect(&fixture, &text, &[], "failover");
+}
+
+#[test]
 fn a_region_that_is_not_in_the_list_is_underlined_and_the_near_one_is_named() {
     let fixture = Fixture::new();
     let text = fixture.text().replace("id = \"eu-west\"\ndata", "id = \"eu-wst\"\ndata");

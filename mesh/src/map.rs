@@ -13,10 +13,12 @@ use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use prost::Message as _;
 use region_map::{LeaseView, MapNetwork, MapNode, NotAnswered, RegionMapLog as _};
+use region_model::region_map::{MapState, RegionState};
 use replication::{Lane, LinksHandle};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -122,6 +124,25 @@ struct MapCollector {
     lease: LeaseView,
 }
 
+/// How each region of the mesh takes part, and how many slots it stewards, as the map has it here.
+fn encode_regions(map: &MapState, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    let help = "1 for the state that the map has a region in";
+    let mut family = encoder.encode_descriptor("hearth_region_state", help, None, MetricType::Gauge)?;
+    for entry in map.members() {
+        for state in RegionState::OF_MEMBERS {
+            let labels = [("region", entry.region.as_str()), ("state", state.as_str())];
+            ConstGauge::new(i64::from(entry.state == state)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    let help = "Slots that a region stewards by the map";
+    let mut family = encoder.encode_descriptor("hearth_region_slots", help, None, MetricType::Gauge)?;
+    for entry in map.members() {
+        let slots = i64::try_from(map.slots.stewarded(&entry.region)).unwrap_or(i64::MAX);
+        ConstGauge::new(slots).encode(family.encode_family(&[("region", entry.region.as_str())])?)?;
+    }
+    Ok(())
+}
+
 /// Registers the map's metrics of one region.
 pub(crate) fn register(region: &RegionId, node: &MapNode, lease: &LeaseView, registry: &mut Registry) {
     let (region, node, lease) = (region.clone(), node.clone(), lease.clone());
@@ -144,6 +165,14 @@ impl Collector for MapCollector {
             let labels = [("region", leader.as_str().to_owned())];
             ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
         }
+        encode_regions(&self.node.watch().borrow(), &mut encoder)?;
+        let mut family = encoder.encode_descriptor(
+            "hearth_map_fences",
+            "Fences that this region committed as the map's leader",
+            None,
+            MetricType::Counter,
+        )?;
+        ConstCounter::new(self.node.fences_committed()).encode(family.encode_family(&here)?)?;
         let gauge = MetricType::Gauge;
         let help = "What is left of this region's lease";
         let mut family = encoder.encode_descriptor("hearth_lease_seconds", help, None, gauge)?;

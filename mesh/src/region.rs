@@ -11,13 +11,16 @@ use edge_gateway::{
     Access, AddressRange, Gateway, GatewayHandle, GatewayLimits, GatewayOptions, GatewayParts, GatewayTimes, Listeners,
     SharedTls, SystemClock, WebTransportCertificate,
 };
-use hearth_config::{ListenSection, Pem, RegionConfig, TlsFiles, WebTransportCertificate as CertificateKind};
+use hearth_config::{
+    FailoverSection, ListenSection, Pem, RegionConfig, TlsFiles, WebTransportCertificate as CertificateKind,
+};
 use hearth_protocol::client::{Endpoint, FrameLimits};
 use hearth_protocol::{NodeId, RegionId, RegionMap};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use region_core::{RegionHandle, RegionOptions};
 use region_map::{LeaseView, MapNode};
+use region_model::region_map::FailoverRules;
 use region_model::view::Bounds;
 use region_model::{ParkingBounds, ports::StoreError};
 use region_store::embedded::{Embedded, EmbeddedOptions, OpenError};
@@ -145,7 +148,7 @@ impl RunningRegion {
             replication::Links::start(link_config, link_socket, parts.faults.clone(), metrics).await?;
         let options = region_options(config, &region)?;
         let map_links = MapLinks::new(links.clone());
-        let (map, lease) = start_map(&options, &stores, Arc::clone(&map_links)).await?;
+        let (map, lease) = start_map(&options, &stores, Arc::clone(&map_links), &config.failover).await?;
         crate::map::register(&region, &map, &lease, &mut registry.lock());
         let handle = RegionHandle::start(options, stores, Arc::new(QuicLinks(links.clone()))).await?;
         handle.register_metrics(&mut registry.lock());
@@ -218,12 +221,14 @@ async fn start_map(
     options: &RegionOptions,
     stores: &region_model::ports::Stores,
     links: Arc<MapLinks>,
+    failover: &FailoverSection,
 ) -> Result<(MapNode, LeaseView), region_map::StartError> {
     let options = region_map::MapOptions {
         region: options.region.clone(),
         store: stores.identity.store,
         regions: options.map.regions.clone(),
         times: region_map::MapTimes::default(),
+        failover: FailoverRules { automatic: failover.automatic, after: failover.after },
     };
     let node = MapNode::start(options, Arc::clone(&stores.map), links, region_map::boot_clock()).await?;
     let lease = region_map::LeaseKeeper::start(&node).await?;
@@ -493,7 +498,7 @@ fn self_made() -> Result<WebTransportCertificate, StartError> {
 mod tests {
     use super::*;
     use hearth_config::{
-        AuthSection, DrainSection, Limits, LogSection, MeshSection, RegionSection, ReplicationSection,
+        AuthSection, DrainSection, FailoverSection, Limits, LogSection, MeshSection, RegionSection, ReplicationSection,
     };
 
     fn config() -> RegionConfig {
@@ -512,6 +517,7 @@ mod tests {
             auth: AuthSection::default(),
             limits: Limits::default(),
             replication: ReplicationSection::default(),
+            failover: FailoverSection::default(),
             drain: DrainSection::default(),
             log: LogSection::default(),
         }

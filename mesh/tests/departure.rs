@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use hearth_config::{
-    AuthSection, CertificateAuthority, IssueOptions, ListenSection, MeshRegion, MeshSection, Pem, RegionConfig,
-    RegionSection, ReplicationSection, ResumeKey, SecretText,
+    AuthSection, CertificateAuthority, FailoverSection, IssueOptions, ListenSection, MeshRegion, MeshSection, Pem,
+    RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText,
 };
 use hearth_mesh::{RegionParts, RunningRegion};
 use hearth_protocol::client::{Content, SendPayload};
@@ -43,6 +43,7 @@ fn config(index: usize, links: &[SocketAddr], authority: &CertificateAuthority, 
         },
         limits,
         replication: ReplicationSection { anti_entropy: Duration::from_millis(500) },
+        failover: FailoverSection::default(),
         drain: hearth_config::DrainSection::default(),
         log: hearth_config::LogSection::default(),
     }

@@ -111,11 +111,7 @@ async fn regions_listen_one_after_the_other_from_the_given_port_on_loopback_with
 async fn what_is_not_built_yet_is_refused_with_2_and_says_what_to_type() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("data").to_string_lossy().into_owned();
-    for (flags, instead) in [
-        (&["--stores", "production"][..], "--stores embedded"),
-        (&["--failover", "on"], "--failover off"),
-        (&["--failover-after", "3s"], "--failover off"),
-    ] {
+    for (flags, instead) in [(&["--stores", "production"][..], "--stores embedded")] {
         let arguments = [&["dev", "--json", "--data", &data], flags].concat();
         let exit = run(&arguments).await;
         assert_eq!(exit.code, 2, "{exit:?}");

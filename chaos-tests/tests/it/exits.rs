@@ -80,13 +80,15 @@ async fn wrong_input_of_any_kind_says_what_is_wrong_and_what_to_type() {
     let ca = path("ca");
     assert_eq!(run(&["ca", "init", "--dir", &ca]).await.code, 0);
     // What is typed; its code; a word of what is wrong; a word of what to type.
-    let table: [(&[&str], i32, &str, &str); 17] = [
+    let table: [(&[&str], i32, &str, &str); 19] = [
         (&["dve"], 2, "dve", "--help"),
         (&["dev", "--no-such-flag"], 2, "--no-such-flag", "--help"),
         (&["dev", "--port", "70000"], 2, "70000", "--help"),
         (&["dev", "--port", "65535", "--data", &none], 2, "65535", "--help"),
         (&["dev", "--latency", "fast", "--data", &none], 2, "--latency fast", "--latency 20ms"),
         (&["dev", "--anti-entropy", "0s", "--data", &none], 2, "--anti-entropy 0s", "--anti-entropy 1s"),
+        (&["dev", "--failover", "maybe", "--data", &none], 2, "maybe", "--help"),
+        (&["dev", "--failover-after", "500ms", "--data", &none], 2, "--failover-after 500ms", "--failover-after 10s"),
         (&["dev", "--regions", "EU", "--data", &none], 2, "\"EU\"", "--help"),
         (&["dev", "--regions", "eu,eu", "--data", &none], 2, "twice", "--help"),
         (&["dev", "--data", &file], 70, "a folder is needed", "--data DIR"),

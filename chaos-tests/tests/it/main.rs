@@ -4,6 +4,7 @@ mod closed_door;
 mod crash;
 mod dev;
 mod exits;
+mod failover;
 mod faults;
 mod five_regions;
 mod links;

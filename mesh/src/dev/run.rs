@@ -221,7 +221,15 @@ async fn settle(
             delays.push((from.clone(), to.clone(), delay));
         }
     }
-    let spec = DevSpec { data, regions, delays, limits: options.limits, anti_entropy: options.anti_entropy };
+    let spec = DevSpec {
+        data,
+        regions,
+        delays,
+        limits: options.limits,
+        anti_entropy: options.anti_entropy,
+        failover: options.failover,
+        failover_after: options.failover_after,
+    };
     Ok((spec, bound))
 }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_config::{
-    AuthSection, DrainSection, ListenSection, LogSection, MeshRegion, MeshSection, Pem, RegionConfig, RegionSection,
-    ReplicationSection, ResumeKey, SecretText, WebTransportCertificate,
+    AuthSection, DrainSection, FailoverSection, ListenSection, LogSection, MeshRegion, MeshSection, Pem, RegionConfig,
+    RegionSection, ReplicationSection, ResumeKey, SecretText, WebTransportCertificate,
 };
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,10 @@ pub struct DevOptions {
     pub limits: bool,
     /// Period of anti-entropy.
     pub anti_entropy: Duration,
+    /// Whether a region that is gone is failed over by itself.
+    pub failover: bool,
+    /// How long it is out of reach before, within [`FailoverSection::AFTER`].
+    pub failover_after: Duration,
     /// One process a region.
     pub processes: bool,
 }
@@ -71,6 +75,8 @@ impl Default for DevOptions {
             latency: Latency::Default,
             limits: true,
             anti_entropy: Duration::from_secs(5),
+            failover: FailoverSection::default().automatic,
+            failover_after: FailoverSection::default().after,
             processes: false,
         }
     }
@@ -102,6 +108,10 @@ pub struct DevSpec {
     pub limits: bool,
     /// Period of anti-entropy.
     pub anti_entropy: Duration,
+    /// Whether a region that is gone is failed over by itself.
+    pub failover: bool,
+    /// How long it is out of reach before.
+    pub failover_after: Duration,
 }
 
 pub(crate) fn loopback(port: u16) -> SocketAddr {
@@ -180,6 +190,7 @@ impl DevSpec {
             },
             limits,
             replication: ReplicationSection { anti_entropy: self.anti_entropy },
+            failover: FailoverSection { automatic: self.failover, after: self.failover_after },
             drain: DrainSection { within: Duration::from_secs(5) },
             log: LogSection::default(),
         }

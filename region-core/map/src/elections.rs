@@ -28,7 +28,6 @@ use crate::network::ask;
 use crate::node::{Live, MapNode};
 use crate::port::{MapTimes, RegionMapLog};
 use crate::raft::Member;
-use crate::records::SelfRecord;
 use crate::wire::{Request, Response, Status};
 
 /// How long the others have to say whether they hear a leader.
@@ -37,8 +36,6 @@ const SAY: Duration = Duration::from_millis(600);
 const REST_AFTER: u32 = 3;
 /// How often this is looked at.
 const TICK: Duration = Duration::from_millis(20);
-/// How often one of the others is asked how it takes part: another generation of the map shows by that.
-const LOOK_AROUND: Duration = Duration::from_secs(2);
 
 /// What one voter knows of its own elections.
 #[derive(Debug)]
@@ -116,7 +113,6 @@ pub(crate) async fn run(node: MapNode) {
     let mut campaign = Campaign::new(Instant::now());
     let mut member = node.live().id;
     let mut leading = None;
-    let mut looked = Instant::now();
     loop {
         tokio::time::sleep(TICK).await;
         let live = node.live();
@@ -125,10 +121,6 @@ pub(crate) async fn run(node: MapNode) {
         }
         let metrics = live.metrics();
         let times = node.inner.options.times;
-        if looked.elapsed() >= LOOK_AROUND {
-            looked = Instant::now();
-            node.spawn(look_around(node.clone()));
-        }
         if metrics.state == ServerState::Leader {
             campaign = Campaign::new(Instant::now());
             let leading = leading.get_or_insert_with(Leading::new);
@@ -256,23 +248,5 @@ async fn found_map(node: &MapNode) {
         let command = MapCommand::Found(node.first_map());
         // Without an answer it is proposed again at the next pulse.
         drop(node.propose(command, node.inner.options.times.attempt).await);
-    }
-}
-
-/// Asks the others how they take part: where one is of a later generation of the map, this region was the one that was
-/// taken for dead, and learns the map anew.
-async fn look_around(node: MapNode) {
-    let me = node.live().me.clone();
-    let mut asked = ask_all(&node, node.others());
-    let mut newest = me.generation;
-    while let Some(answer) = asked.join_next().await {
-        if let Ok(Some((_, status))) = answer {
-            newest = newest.max(status.generation);
-        }
-    }
-    if newest > me.generation
-        && let Err(error) = node.become_member(SelfRecord { generation: newest, ..me }, None).await
-    {
-        tracing::error!(region = %node.inner.options.region, %error, "the region takes part in the map no more");
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hearth_protocol::RegionId;
 use parking_lot::Mutex;
+use region_model::ownership::Right;
 use region_model::ports::{MapStore, MapSync};
 use region_model::region_map::{HolderLease, MapCommand, MapFact, MapRefusal, RegionState};
 use uuid::Uuid;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 use crate::clock::MapClock;
 use crate::node::{MapNode, StartError};
 use crate::port::{NotDecided, RegionMapLog};
-use crate::records::{self, CounterRecord, ReadError, SelfRecord};
+use crate::records::{self, CounterRecord, FenceRecord, ReadError, SelfRecord};
 
 /// The lease of a region, as it may believe in it. Clones are the same lease.
 #[derive(Clone, Debug)]
@@ -32,6 +33,12 @@ impl LeaseView {
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.lease.lock().remaining(self.clock.now())
+    }
+
+    /// The region's right to sequence now, for [`Right::covers`]: to be read when [`LeaseView::may_sequence`] is.
+    #[must_use]
+    pub fn right(&self) -> Right {
+        self.lease.lock().right(self.clock.now())
     }
 
     /// The term of the lease held last.
@@ -71,6 +78,8 @@ pub struct LeaseKeeper {
     map: Arc<dyn MapStore>,
     view: LeaseView,
     counter: u64,
+    /// The newest fence that is known, as it is on disk.
+    fence: u64,
 }
 
 impl LeaseKeeper {
@@ -81,6 +90,7 @@ impl LeaseKeeper {
     pub async fn start(node: &MapNode) -> Result<LeaseView, StartError> {
         let inner = &node.inner;
         let stored: Option<CounterRecord> = records::get(&inner.store, records::COUNTER).await?;
+        let fence: Option<FenceRecord> = records::get(&inner.store, records::FENCE).await?;
         let view = LeaseView { lease: Arc::default(), clock: inner.clock.clone() };
         let keeper = Self {
             node: node.clone(),
@@ -89,6 +99,7 @@ impl LeaseKeeper {
             map: Arc::clone(&inner.store),
             view: view.clone(),
             counter: stored.map_or(0, |stored| stored.0),
+            fence: fence.map_or(0, |fence| fence.0),
         };
         node.spawn(keeper.run());
         Ok(view)
@@ -141,8 +152,9 @@ impl LeaseKeeper {
         };
         let answer = self.node.propose(command, times.renew).await?;
         match answer.fact() {
-            Ok(MapFact::Lease { term, milliseconds }) => {
-                self.view.lease.lock().granted(counter, *term, *milliseconds);
+            Ok(MapFact::Lease { term, milliseconds, generation }) => {
+                self.note(*generation).await?;
+                self.view.lease.lock().granted(counter, *term, *milliseconds, *generation);
                 Ok(Step::Held)
             }
             Ok(_) => Ok(Step::Held),
@@ -166,6 +178,16 @@ impl LeaseKeeper {
         let change = records::put(records::key(records::COUNTER), &CounterRecord(next));
         self.map.write(vec![change], MapSync::Disk).await?;
         self.counter = next;
+        Ok(())
+    }
+
+    /// A fence is on disk before the region returns from it, and before it uses a lease that was granted after it.
+    async fn note(&mut self, fence: u64) -> Result<(), ReadError> {
+        if fence > self.fence {
+            let change = records::put(records::key(records::FENCE), &FenceRecord(fence));
+            self.map.write(vec![change], MapSync::Disk).await?;
+            self.fence = fence;
+        }
         Ok(())
     }
 
@@ -194,6 +216,7 @@ impl LeaseKeeper {
     async fn come_back(&mut self, incarnation: u64) -> Result<Step, NotRenewed> {
         self.view.lease.lock().ended();
         let fence = self.node.watch().borrow().region(&self.region).map_or(0, |entry| entry.fence);
+        self.note(fence).await?;
         let command = MapCommand::Return { region: self.region.clone(), incarnation, fence };
         let answer = self.node.propose(command, self.node.inner.options.times.renew).await?;
         answer.fact().map_err(Clone::clone)?;

@@ -12,6 +12,7 @@
 
 mod clock;
 mod elections;
+mod failover;
 pub mod in_process;
 mod keeper;
 mod machine;
@@ -20,11 +21,13 @@ mod network;
 mod node;
 mod port;
 mod raft;
+mod reach;
 mod records;
 mod store;
 mod wire;
 
 pub use clock::{MapClock, boot_clock};
+pub use failover::{NotFailedOver, SlotsMoved};
 pub use keeper::{LeaseKeeper, LeaseView};
 pub use node::{MapNode, StartError};
 pub use port::{Leadership, MapNetwork, MapOptions, MapTimes, NotAnswered, NotDecided, RegionMapLog};

@@ -3,12 +3,13 @@
 
 use std::io::Cursor;
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, ErrorVerb, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 use region_model::ports::{MAP_VALUE_BYTES, MapStore, MapSync};
-use region_model::region_map::{LeaderLeases, MapAnswer, MapCommand, MapRefusal, MapState};
+use region_model::region_map::{LeaderLeases, MapAnswer, MapState};
 use tokio::sync::watch;
 
 use crate::clock::MapClock;
@@ -45,15 +46,15 @@ impl Applied {
         Arc::clone(&self.map.borrow())
     }
 
-    /// The leader's check before a command goes into the log; `term` is the term of the consensus that it leads in.
-    pub(crate) fn admit(&self, command: &MapCommand, term: u64) -> Result<(), MapRefusal> {
+    /// What a leader goes by: the map, the leases and the time; `term` is the term of the consensus that it leads in.
+    pub(crate) fn as_leader<T>(&self, term: u64, decide: impl FnOnce(&MapState, &LeaderLeases, Duration) -> T) -> T {
         let (map, now) = (self.map(), self.clock.now());
         let mut leases = self.leases.lock();
         if leases.led != term {
             leases.led = term;
             leases.leases.elected(now);
         }
-        leases.leases.admit(&map, command, now)
+        decide(&map, &leases.leases, now)
     }
 
     /// The consensus begins anew: its terms count from the start again.
@@ -61,8 +62,9 @@ impl Applied {
         self.leases.lock().led = 0;
     }
 
-    /// What a member applied. A member that starts from nothing is behind what was shown before, and is not shown.
-    fn put(&self, map: Arc<MapState>) {
+    /// What a member applied, or a neighbour showed. A member that starts from nothing is behind what was shown before,
+    /// and is not shown.
+    pub(crate) fn put(&self, map: Arc<MapState>) {
         let shown = self.map();
         if (map.generation, map.version) >= (shown.generation, shown.version) {
             self.leases.lock().leases.applied(&map, self.clock.now());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +12,7 @@ use hearth_protocol::record::Record as _;
 use openraft::{Config, ServerState, SnapshotPolicy};
 use parking_lot::{Mutex, RwLock};
 use region_model::ports::{MapStore, StoreError};
-use region_model::region_map::{FirstMap, MapAnswer, MapCommand, MapRefusal, MapState};
+use region_model::region_map::{FirstMap, MapAnswer, MapCommand, MapFact, MapRefusal, MapState};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -23,10 +23,11 @@ use crate::machine::{Applied, Machine};
 use crate::network::{Network, ask};
 use crate::port::{Leadership, MapNetwork, MapOptions, NotDecided, RegionMapLog};
 use crate::raft::{Member, Metrics, Raft};
+use crate::reach::Reach;
 use crate::records::{self, ReadError, SelfRecord};
 use crate::store::LogStore;
 use crate::wire::{Request, Response, Status};
-use crate::{elections, members};
+use crate::{elections, failover, members, reach};
 
 /// openraft's time-out of one message to a member, and so the longest round trip of a link that still carries the map.
 const MESSAGE: u64 = 1_000;
@@ -89,6 +90,9 @@ pub(crate) struct Inner {
     pub(crate) network: Arc<dyn MapNetwork>,
     pub(crate) clock: MapClock,
     pub(crate) applied: Arc<Applied>,
+    pub(crate) reach: Reach,
+    /// Fences that were committed here.
+    pub(crate) fences: AtomicU64,
     live: RwLock<Arc<Live>>,
     /// Held while the member is replaced.
     replacing: tokio::sync::Mutex<()>,
@@ -123,10 +127,13 @@ impl MapNode {
         let applied = Applied::new(clock.clone());
         let live = RwLock::new(Arc::new(start_member(&options.region, &store, &network, &applied, me).await?));
         let (replacing, stop, tasks) = (tokio::sync::Mutex::default(), CancellationToken::new(), TaskTracker::new());
-        let inner = Inner { options, store, network, clock, applied, live, replacing, stop, tasks };
+        let (reach, fences) = (Reach::default(), AtomicU64::new(0));
+        let inner = Inner { options, store, network, clock, applied, reach, fences, live, replacing, stop, tasks };
         let node = Self { inner: Arc::new(inner) };
         node.spawn(elections::run(node.clone()));
         node.spawn(members::run(node.clone()));
+        node.spawn(reach::run(node.clone()));
+        node.spawn(failover::run(node.clone()));
         Ok(node)
     }
 
@@ -180,6 +187,11 @@ impl MapNode {
             Request::Append { .. } | Request::Vote { .. } | Request::Snapshot { .. } => Response::Elsewhere,
             Request::Propose { command, relay } => self.answer_proposal(from, command, relay).await,
             Request::Status => Response::Status(self.status(&live).await),
+            Request::Report { silent } => {
+                self.take_report(&live, from, silent);
+                Response::Noted
+            }
+            Request::Map => Response::Map(self.encoded_map()),
         }
     }
 
@@ -218,7 +230,7 @@ impl MapNode {
     }
 
     /// Proposes to the member here, if it leads: `None` when it does not, or could not commit in time.
-    async fn propose_here(&self, command: MapCommand, patience: Duration) -> Option<MapAnswer> {
+    pub(crate) async fn propose_here(&self, command: MapCommand, patience: Duration) -> Option<MapAnswer> {
         let live = self.live();
         let metrics = live.metrics();
         if metrics.state != ServerState::Leader || live.gives_way() {
@@ -231,13 +243,17 @@ impl MapNode {
             other => !other.changes_map_voters() || members::settled(&map, &live),
         };
         let refused = match may_change_voters {
-            true => self.inner.applied.admit(&command, metrics.current_term),
+            true => self.admit(&command, metrics.current_term),
             false => Err(MapRefusal::VotersChanging),
         };
         if let Err(reason) = refused {
             return Some(MapAnswer::Refused { version: map.version, reason });
         }
-        timeout(patience, live.raft.client_write(command)).await.ok()?.ok()?.data
+        let answer = timeout(patience, live.raft.client_write(command)).await.ok()?.ok()?.data;
+        if let Some(MapAnswer::Changed { fact: MapFact::Fence { .. }, .. }) = &answer {
+            self.inner.fences.fetch_add(1, Ordering::Relaxed);
+        }
+        answer
     }
 
     /// One attempt by each way to the leader that there is: here, directly, then through each other region.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use hearth_protocol::RegionId;
-use region_model::region_map::{LEASE, MapAnswer, MapCommand, MapState, RENEW_EVERY};
+use region_model::region_map::{FailoverRules, LEASE, MapAnswer, MapCommand, MapState, RENEW_EVERY};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -137,4 +137,6 @@ pub struct MapOptions {
     pub regions: Vec<RegionId>,
     /// Times.
     pub times: MapTimes,
+    /// What the region does about others that are gone while it leads; the same in every region.
+    pub failover: FailoverRules,
 }

@@ -25,6 +25,8 @@ pub(crate) const SNAPSHOT: &[u8] = b"snapshot";
 pub(crate) const SELF: &[u8] = b"self";
 /// The counter of lease renewals.
 pub(crate) const COUNTER: &[u8] = b"counter";
+/// The newest fence that this region knows of.
+pub(crate) const FENCE: &[u8] = b"fence";
 
 /// Rows that one read of a range takes.
 pub(crate) const PAGE: usize = 256;
@@ -60,6 +62,10 @@ pub(crate) struct SelfRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CounterRecord(pub(crate) u64);
 
+/// The version of the newest fence of this region that it knows of; it is on disk before the region returns from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FenceRecord(pub(crate) u64);
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VoteRecord(pub(crate) Vote);
 
@@ -78,6 +84,7 @@ pub(crate) struct SnapshotRecord {
 
 impl Record for SelfRecord {}
 impl Record for CounterRecord {}
+impl Record for FenceRecord {}
 impl Record for VoteRecord {}
 impl Record for LogIdRecord {}
 impl Record for EntryRecord {}
@@ -106,7 +113,8 @@ pub(crate) fn snapshot(meta: &SnapshotMeta, map: &MapState) -> SnapshotRecord {
 }
 
 /// Takes everything of the consensus away, and stores who takes part from now on: in one commit, so that a crash leaves
-/// either. The counter stays: it belongs to the store. Memory grows with the log, which snapshots keep short.
+/// either. Counter and fence stay: they belong to
+/// the store. Memory grows with the log, which snapshots keep short.
 pub(crate) async fn start_over(
     store: &Arc<dyn MapStore>,
     me: &SelfRecord,

@@ -1,6 +1,7 @@
 //! What regions say to each other about the map: a version byte, then postcard. Variants are only ever added at the
 //! end; entries, votes and snapshots inside are openraft's, whose version is pinned.
 
+use hearth_protocol::RegionId;
 use hearth_protocol::record::Record;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
@@ -45,6 +46,14 @@ pub(crate) enum Request {
     },
     /// How the receiver takes part.
     Status,
+    /// A voter says to the leader which regions do not answer it.
+    Report {
+        /// Each with the time of its silence in milliseconds, by the voter's clock; the leader keeps
+        /// `MAXIMUM_REGIONS` of them.
+        silent: Vec<(RegionId, u64)>,
+    },
+    /// The map as the receiver shows it.
+    Map,
 }
 
 /// How a region takes part.
@@ -79,6 +88,10 @@ pub(crate) enum Response {
     Status(Status),
     /// The member that is meant is not here, or it has stopped.
     Elsewhere,
+    /// To `Report`.
+    Noted,
+    /// To `Map`: as `MapState` encodes itself.
+    Map(Vec<u8>),
 }
 
 impl Record for Request {}

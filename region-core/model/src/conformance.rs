@@ -374,12 +374,7 @@ pub async fn what_is_put_apart_leaves_the_log_with_its_dedup_and_stays_as_its_ta
         ..append(log, 0, 6)
     };
     apply(&stores, vec![marked, append(other, 0, 1)]).await;
-    let cut = LogAppend {
-        apart: Some(3),
-        epoch: Epoch(2),
-        record: Some(record(2)),
-        ..append(log, 6, 0)
-    };
+    let cut = LogAppend { apart: Some(3), epoch: Epoch(2), record: Some(record(2)), ..append(log, 6, 0) };
     let again = LogAppend { epoch: Epoch(2), dedup: vec![], ..append(log, 3, 1) };
     apply(&stores, vec![cut, again]).await;
     drop(stores);

@@ -26,8 +26,8 @@ use crate::command::Command;
 use crate::effect::{Effect, SendKey};
 use crate::home::{LinksUp, RetryCheck};
 use crate::log::{Log, Waiter};
-use crate::parking::{ParkingBounds, ParkingLot};
 use crate::ownership::{Migration, Right};
+use crate::parking::{ParkingBounds, ParkingLot};
 use crate::ports::{DedupKey, LoadedLog};
 use crate::region_map::MapState;
 use crate::succession::{Owned, OwnedWrite};
@@ -296,12 +296,27 @@ impl<R> Awaiting<R> {
 /// An input that waits for a log to be loaded.
 #[derive(Debug)]
 enum Waiting<R> {
-    Command { command: Command, salt: [u8; 16], waiter: Waiter<R> },
-    Query { ask: bool, reply: R },
+    Command {
+        command: Command,
+        salt: [u8; 16],
+        waiter: Waiter<R>,
+    },
+    Query {
+        ask: bool,
+        reply: R,
+    },
     Frame(RegionId, mesh::Body, Vec<Arc<SealedEntry>>),
-    PlacementQuestion { peer: RegionId, request_id: u64, about: LogId },
-    Lookup { about: LogId },
-    Follow { hold: bool },
+    PlacementQuestion {
+        peer: RegionId,
+        request_id: u64,
+        about: LogId,
+    },
+    Lookup {
+        about: LogId,
+    },
+    Follow {
+        hold: bool,
+    },
     Release,
     LinkUp(RegionId),
     Compare(RegionId, mesh::Length),
@@ -309,7 +324,10 @@ enum Waiting<R> {
     Open,
     /// This region stewards a slot: it opens its placement log and looks for homes that are fenced.
     Steward,
-    Move { to: RegionId, reply: R },
+    Move {
+        to: RegionId,
+        reply: R,
+    },
 }
 
 /// What this region does about a log that it does not vote for.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hearth_protocol::record::{OutboxRecord, ParkedSend};
+use hearth_protocol::record::{Opening, OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, Placement, Position, Refusal, RegionId, SealedEntry, UserId, mesh};
 use uuid::Uuid;
 
@@ -130,6 +130,18 @@ pub enum Effect<R> {
         /// Members where the stream begins.
         audience: Arc<Members>,
     },
+    /// Entries that were shown here have left the line: sessions of members are told before anything of the new line is
+    /// shown.
+    Rewound {
+        /// The conversation.
+        log: LogId,
+        /// The epoch whose line this region is on now.
+        epoch: Epoch,
+        /// The first sequence that left.
+        from: u64,
+        /// Members as last known here.
+        audience: Arc<Members>,
+    },
     /// A user record that this region holds changed, up to the mark.
     UserChanged {
         /// The record.
@@ -189,6 +201,8 @@ pub struct LogView {
     pub change: u64,
     /// The lowest sequence that retention left.
     pub floor: u64,
+    /// Where epochs opened, oldest first.
+    pub openings: Vec<Opening>,
     /// The folded state.
     pub view: View,
 }

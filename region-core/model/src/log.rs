@@ -227,6 +227,7 @@ impl<R: Clone> Log<R> {
             open: self.ranges.open,
             change: self.change,
             floor: self.record.as_ref().map_or(1, |record| record.floor.max(1)),
+            openings: self.record.as_ref().map(|record| record.openings.clone()).unwrap_or_default(),
             view: self.view.clone(),
         }
     }

@@ -12,10 +12,11 @@ use crate::effect::Effect;
 use crate::home::HomeState;
 use crate::log::{Log, PushedBy, Waiter, dedup_record};
 use crate::ownership::{
-    Append, Held, Home, Migration, MoveError, OpenError, OpeningAt, Placing, Replica, Right, Said, Shipped, StageWrite, Staged, Standing,
-    Step, Trust, Unread, Write, way_back,
+    Append, Held, Home, Migration, MoveError, OpenError, OpeningAt, Placing, Replica, Right, Said, Shipped, StageWrite,
+    Staged, Standing, Step, Trust, Unread, Write, way_back,
 };
 use crate::ranges::go_stale;
+use crate::view::Members;
 
 /// Bytes of a newer line that are held beside the log until it is complete. A line that differs for longer is not
 /// taken: the replica tells of a fork.
@@ -32,6 +33,8 @@ pub(crate) struct OwnedWrite {
     pub(crate) reload: bool,
     /// Whether this region opens an epoch with it.
     pub(crate) opened: bool,
+    /// What was shown and leaves the line: under which epoch, from where, to whom.
+    pub(crate) rewound: Option<(Epoch, u64, Arc<Members>)>,
 }
 
 /// What a step leaves to the core.
@@ -119,11 +122,7 @@ pub(crate) fn placement_of(
 }
 
 /// What an opened epoch may lack, as a placement states it.
-pub(crate) fn loss_of(
-    loss: crate::ownership::LossStatement,
-    lost_home: RegionId,
-    made_at: Timestamp,
-) -> LossStatement {
+pub(crate) fn loss_of(loss: crate::ownership::LossStatement, lost_home: RegionId, made_at: Timestamp) -> LossStatement {
     LossStatement {
         epoch: loss.epoch,
         from: loss.from,
@@ -240,6 +239,9 @@ impl<R: Clone> Log<R> {
         append.mark = standing.mark;
         if cut.is_some() {
             after.reload = true;
+            if let (Some(from), Some(members)) = (cut.filter(|cut| *cut < self.marked), self.view.members()) {
+                after.rewound = Some((standing.accepted, from, Arc::clone(members)));
+            }
             append.apart = cut;
             append.dedup = entries.iter().filter_map(|entry| dedup_record(self.id, entry)).collect();
             append.entries = entries;
@@ -253,7 +255,12 @@ impl<R: Clone> Log<R> {
         context.owned.push(Owned::Write(after));
     }
 
-    fn record_of(&self, standing: &Standing<Hash>, owner: Option<(RegionId, Vec<RegionId>)>, me: &RegionId) -> LogRecord {
+    fn record_of(
+        &self,
+        standing: &Standing<Hash>,
+        owner: Option<(RegionId, Vec<RegionId>)>,
+        me: &RegionId,
+    ) -> LogRecord {
         let before = self.record.as_ref();
         let (home, voters) = owner.unwrap_or_else(|| match (before, &self.placement) {
             (Some(record), _) => (record.home.clone(), record.voters.clone()),
@@ -264,7 +271,7 @@ impl<R: Clone> Log<R> {
             epoch: opening.epoch,
             first: opening.first,
             previous: opening.previous,
-            loss: false,
+            loss: self.opened_with_loss(opening.epoch),
         });
         LogRecord {
             home,
@@ -276,6 +283,13 @@ impl<R: Clone> Log<R> {
             published: before.map_or(0, |record| record.published),
             open_ranges: before.map(|record| record.open_ranges.clone()).unwrap_or_default(),
         }
+    }
+
+    /// Whether a loss statement goes with an epoch, as far as this region knows.
+    fn opened_with_loss(&self, epoch: Epoch) -> bool {
+        let known = self.record.iter().flat_map(|record| &record.openings);
+        known.into_iter().any(|opening| opening.epoch == epoch && opening.loss)
+            || self.placement.as_ref().is_some_and(|placed| placed.epoch == epoch && placed.loss.is_some())
     }
 
     fn body_of(&self, said: &Said<Arc<SealedEntry>>) -> Option<mesh::Body> {
@@ -381,8 +395,7 @@ impl<R: Clone> Log<R> {
     pub(crate) fn open_epoch(&mut self, right: Right, context: &mut Context<'_, R>) -> Result<(), OpenError> {
         let Some(placement) = self.placement.clone() else { return Err(OpenError::NoRight) };
         let mut replica = self.as_replica();
-        let (_, step) =
-            Home::open(context.me, &placing_of(&placement), right, &mut replica, &Line(self), &Shipped)?;
+        let (_, step) = Home::open(context.me, &placing_of(&placement), right, &mut replica, &Line(self), &Shipped)?;
         self.home = HomeState::default();
         if let Some(write) = step.write {
             let after = OwnedWrite { opened: true, ..OwnedWrite::default() };

@@ -2,6 +2,7 @@
 //! of voters, lost stores and the named voter. `HEARTH_TEST_ALL=1` runs the long forms.
 
 mod elections;
+mod failover;
 mod golden;
 mod leases;
 mod mesh;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hearth_protocol::RegionId;
 use region_map::in_process::{InProcess, Link};
 use region_map::{LeaseKeeper, LeaseView, MapNode, MapOptions, MapTimes, RegionMapLog, boot_clock};
-use region_model::region_map::{MapAnswer, MapCommand, MapState};
+use region_model::region_map::{FailoverRules, MapAnswer, MapCommand, MapState};
 use region_store::memory::Memory;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -29,6 +29,7 @@ pub(crate) struct Mesh {
     pub(crate) network: InProcess,
     pub(crate) stores: BTreeMap<RegionId, (Memory, Uuid)>,
     pub(crate) running: BTreeMap<RegionId, Running>,
+    pub(crate) failover: FailoverRules,
 }
 
 impl Mesh {
@@ -48,13 +49,18 @@ impl Mesh {
         let store =
             |(number, name): (u128, &RegionId)| (name.clone(), (Memory::new(name.clone()), Uuid::from_u128(number)));
         let stores = (1..).zip(&names).map(store).collect();
-        Self { names, network, stores, running: BTreeMap::new() }
+        Self { names, network, stores, running: BTreeMap::new(), failover: FailoverRules::default() }
     }
 
     pub(crate) async fn start_region(&mut self, name: &RegionId) {
         let (memory, store) = &self.stores[name];
-        let options =
-            MapOptions { region: name.clone(), store: *store, regions: self.names.clone(), times: MapTimes::default() };
+        let options = MapOptions {
+            region: name.clone(),
+            store: *store,
+            regions: self.names.clone(),
+            times: MapTimes::default(),
+            failover: self.failover,
+        };
         let network = self.network.of(name.clone());
         let node = MapNode::start(options, memory.stores().map, network, boot_clock()).await.expect("starts");
         self.network.attach(name.clone(), node.clone());

@@ -14,6 +14,7 @@ async fn voters_are_replaced_one_at_a_time_and_the_leader_may_be_one_of_them() {
     mesh.all_hold_leases().await;
     let leader = mesh.leader().await;
     let sa = region("sa");
+    mesh.until("sa has the map", || (mesh.map(&sa).changed == mesh.map(&leader).changed).then_some(())).await;
     let added = mesh.node(&sa).add_voter(sa.clone(), PATIENCE).await.expect("decided");
     assert!(added.changed(), "{added:?}");
     let voters = |count: usize| {

@@ -233,9 +233,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
 
     /// Whether a region may become a home now, as far as this one sees.
     fn is_alive(&self, region: &RegionId) -> bool {
-        let active = self.map.as_ref().and_then(|map| map.region(region)).is_none_or(|entry| {
-            matches!(entry.state, RegionState::Active | RegionState::Draining)
-        });
+        let active = self
+            .map
+            .as_ref()
+            .and_then(|map| map.region(region))
+            .is_none_or(|entry| matches!(entry.state, RegionState::Active | RegionState::Draining));
         active && (*region == self.options.me || self.links_up.contains(region))
     }
 
@@ -248,9 +250,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         now: Now,
         effects: &mut Vec<Effect<R>>,
     ) -> bool {
-        let fetching = self.failovers.under_way.get(&id).is_some_and(
-            |failover| matches!(&failover.stage, Stage::Fetching { winner, .. } if winner == peer),
-        );
+        let fetching = self
+            .failovers
+            .under_way
+            .get(&id)
+            .is_some_and(|failover| matches!(&failover.stage, Stage::Fetching { winner, .. } if winner == peer));
         if fetching {
             self.take_fetched(id, entries, now, effects);
         }
@@ -258,13 +262,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     }
 
     /// Takes entries towards the opening, and asks for those behind them while it is not reached.
-    fn take_fetched(
-        &mut self,
-        id: LogId,
-        entries: &[Arc<SealedEntry>],
-        now: Now,
-        effects: &mut Vec<Effect<R>>,
-    ) {
+    fn take_fetched(&mut self, id: LogId, entries: &[Arc<SealedEntry>], now: Now, effects: &mut Vec<Effect<R>>) {
         let Some(failover) = self.failovers.under_way.get(&id) else { return };
         let Stage::Fetching { winner, opening, .. } = &failover.stage else { return };
         let (winner, opening) = (winner.clone(), *opening);

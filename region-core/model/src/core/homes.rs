@@ -24,9 +24,9 @@ const FOUNDING: Epoch = Epoch(1);
 
 /// Whether the right covers the placement of a log whose home is `me`.
 pub(super) fn covers<R>(right: Right, me: &RegionId, log: &Log<R>) -> bool {
-    log.placement.as_ref().is_some_and(|placement| {
-        placement.home == *me && right.leased && right.generation == placement.generation
-    })
+    log.placement
+        .as_ref()
+        .is_some_and(|placement| placement.home == *me && right.leased && right.generation == placement.generation)
 }
 
 impl<R: Clone + std::fmt::Debug> RegionCore<R> {
@@ -156,11 +156,14 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn promised(&mut self, id: LogId, count: usize, now: Now, effects: &mut Vec<Effect<R>>) {
         for _ in 0..count {
             let Some(writes) = self.owned.get_mut(&id) else { return };
-            let Some(OwnedWrite { says, reload, opened }) = writes.pop_front() else { return };
+            let Some(OwnedWrite { says, reload, opened, rewound }) = writes.pop_front() else { return };
             if writes.is_empty() {
                 self.owned.remove(&id);
             }
             say(id, says, effects);
+            if let Some((epoch, from, audience)) = rewound {
+                effects.push(Effect::Rewound { log: id, epoch, from, audience });
+            }
             if reload {
                 effects.push(Effect::Load(id));
                 self.tail_found(id);

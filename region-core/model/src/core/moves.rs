@@ -28,14 +28,7 @@ fn refuse<R>(reply: R, refusal: Refusal, effects: &mut Vec<Effect<R>>) {
 
 impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// Begins to move a home that is open here: it seals itself, and the target gets the rest.
-    pub(super) fn begin_move(
-        &mut self,
-        id: LogId,
-        to: &RegionId,
-        reply: R,
-        now: Now,
-        effects: &mut Vec<Effect<R>>,
-    ) {
+    pub(super) fn begin_move(&mut self, id: LogId, to: &RegionId, reply: R, now: Now, effects: &mut Vec<Effect<R>>) {
         if let Some(refusal) = self.refuse_move(id, to, now) {
             return refuse(reply, refusal, effects);
         }
@@ -146,8 +139,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// Moves that did not end in time are given up.
     pub(super) fn end_moves(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
         let late = |moving: &Move<R>| now.monotonic >= moving.began + MOVED_WITHIN_MILLISECONDS;
-        let late: Vec<LogId> =
-            self.moves.iter().filter(|(_, moving)| late(moving)).map(|(id, _)| *id).collect();
+        let late: Vec<LogId> = self.moves.iter().filter(|(_, moving)| late(moving)).map(|(id, _)| *id).collect();
         for id in late {
             if let Some(moving) = self.moves.remove(&id) {
                 let message = "the copies that a move needs did not come in time; the home goes on where it was";

@@ -192,8 +192,9 @@ impl MapCommand {
 pub enum MapFact {
     /// Nothing beyond that it holds.
     Holds,
-    /// The region has the lease of this term.
-    Lease {
+    /// As [`MapFact::Lease`], from a leader of a version before: it names no generation, so that nothing may be
+    /// sequenced under it.
+    LeaseOfNoGeneration {
         /// The term.
         term: u64,
         /// Its length in milliseconds.
@@ -217,6 +218,15 @@ pub enum MapFact {
         moved: u32,
         /// How many stay because no voter of theirs is live.
         left: u32,
+    },
+    /// The region has the lease of this term.
+    Lease {
+        /// The term.
+        term: u64,
+        /// Its length in milliseconds.
+        milliseconds: u32,
+        /// The generation that it is granted to: [`super::RegionEntry::fence`] as it was granted.
+        generation: u64,
     },
 }
 
@@ -266,6 +276,9 @@ pub enum MapRefusal {
     /// The last change of map voters is still under way.
     #[error("the last change of map voters is still under way")]
     VotersChanging,
+    /// Neither the leader nor a majority of the map's voters gets an answer of the region, so it gets no lease.
+    #[error("neither the map's leader nor a majority of its voters gets an answer of the region")]
+    OutOfReach,
 }
 
 /// What is out of range.

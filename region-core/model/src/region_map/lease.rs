@@ -10,6 +10,7 @@ use hearth_protocol::RegionId;
 use super::command::{MapCommand, MapRefusal};
 use super::state::MapState;
 use super::{DRIFT_PERCENT, RENEW_EVERY};
+use crate::ownership::Right;
 
 /// Renewals under way that a holder remembers; an older one's answer is not taken.
 const ASKED: usize = 8;
@@ -30,8 +31,15 @@ pub struct HolderLease {
     asked: VecDeque<Asked>,
     /// The highest counter asked so far.
     highest: u64,
-    /// Term and end of the lease.
-    held: Option<(u64, Duration)>,
+    held: Option<Granted>,
+}
+
+/// A lease that the map granted, lapsed or not.
+#[derive(Clone, Copy, Debug)]
+struct Granted {
+    term: u64,
+    until: Duration,
+    generation: u64,
 }
 
 impl HolderLease {
@@ -56,11 +64,11 @@ impl HolderLease {
 
     /// The map took the renewal with this counter. An answer to one that is not remembered is ignored, and so is a
     /// term below the one held.
-    pub fn granted(&mut self, counter: u64, term: u64, milliseconds: u32) {
+    pub fn granted(&mut self, counter: u64, term: u64, milliseconds: u32, generation: u64) {
         let Some(asked) = self.asked.iter().find(|asked| asked.counter == counter) else { return };
         let until = asked.at + holder_length(milliseconds);
-        if self.held.is_none_or(|(held, _)| term >= held) {
-            self.held = Some((term, until));
+        if self.held.is_none_or(|held| term >= held.term) {
+            self.held = Some(Granted { term, until, generation });
         }
         self.asked.retain(|asked| asked.counter > counter);
     }
@@ -81,13 +89,20 @@ impl HolderLease {
     /// What is left of the lease at `now`; zero without one.
     #[must_use]
     pub fn remaining(&self, now: Duration) -> Duration {
-        self.held.map_or(Duration::ZERO, |(_, until)| until.saturating_sub(now))
+        self.held.map_or(Duration::ZERO, |held| held.until.saturating_sub(now))
     }
 
     /// The term held, lapsed or not.
     #[must_use]
     pub fn term(&self) -> Option<u64> {
-        self.held.map(|(term, _)| term)
+        self.held.map(|held| held.term)
+    }
+
+    /// The right to sequence at `now`, as placements ask for it: whether the lease is held, and the generation that it
+    /// was granted to.
+    #[must_use]
+    pub fn right(&self, now: Duration) -> Right {
+        Right { leased: self.may_sequence(now), generation: self.held.map_or(0, |held| held.generation) }
     }
 
     /// When to ask next, after a renewal that was asked at `asked`.
@@ -172,7 +187,15 @@ impl LeaderLeases {
         }
     }
 
-    /// What the leader checks before it takes a command into the log.
+    /// For how long the region's term has been the one of the map, as far as the leader can know.
+    #[must_use]
+    pub fn unchanged_for(&self, map: &MapState, region: &RegionId, now: Duration) -> Duration {
+        let term = map.region(region).map_or(0, |entry| entry.term);
+        let applied = self.applied.get(region).filter(|(known, _)| *known == term).map_or(now, |(_, at)| *at);
+        now.saturating_sub(applied.max(self.since))
+    }
+
+    /// Whether a command needs a lease to have lapsed that may still be held.
     ///
     /// # Errors
     /// The refusal, when the command needs a lease to have lapsed that may still be held.

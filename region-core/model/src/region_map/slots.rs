@@ -63,6 +63,11 @@ impl SlotTable {
         (0..).zip(&self.slots).filter_map(|(slot, index)| Some((Slot(slot), self.groups.get(usize::from(*index))?)))
     }
 
+    /// The groups, each once; every one has a slot.
+    pub fn groups(&self) -> impl Iterator<Item = &SlotGroup> {
+        self.groups.iter()
+    }
+
     /// How many slots a region stewards.
     #[must_use]
     pub fn stewarded(&self, region: &RegionId) -> usize {

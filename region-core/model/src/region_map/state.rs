@@ -27,6 +27,9 @@ pub enum RegionState {
 }
 
 impl RegionState {
+    /// The states of regions that are part of the mesh.
+    pub const OF_MEMBERS: [Self; 4] = [Self::Following, Self::Active, Self::Draining, Self::Fenced];
+
     /// The word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -135,6 +138,13 @@ impl MapState {
         self.regions.iter().find(|entry| entry.region == *region)
     }
 
+    /// The generation of a region's right to sequence: the version of its last fence, 0 for none and for a region that
+    /// the map does not know. A placement names it, and a lease under another generation is no right to that placement.
+    #[must_use]
+    pub fn generation_of(&self, region: &RegionId) -> u64 {
+        self.region(region).map_or(0, |entry| entry.fence)
+    }
+
     /// The one voter of a mesh of at most two regions.
     #[must_use]
     pub fn named_map_voter(&self) -> Option<&RegionId> {
@@ -153,6 +163,13 @@ impl MapState {
     #[must_use]
     pub fn steward(&self, slot: Slot) -> Option<&RegionId> {
         self.slots.group(slot).map(|group| &group.steward)
+    }
+
+    /// Whether [`MapCommand::Reassign`] would move a slot of this region: a voter of one that it stewards is active.
+    #[must_use]
+    pub fn has_slots_to_move(&self, region: &RegionId) -> bool {
+        let is_active = |voter| self.region(voter).is_some_and(|entry| entry.state == RegionState::Active);
+        self.slots.groups().any(|group| group.steward == *region && group.voters.iter().any(is_active))
     }
 
     /// The epoch of a slot's placement log: the version that named its steward.
@@ -250,20 +267,21 @@ impl MapState {
         let milliseconds = entry.lease.map_or(milliseconds, |lease| lease.milliseconds.max(milliseconds));
         match (mark.counter.cmp(&known.counter), entry.lease) {
             (std::cmp::Ordering::Equal, Some(lease)) => {
-                return already(MapFact::Lease { term: entry.term, milliseconds: lease.milliseconds });
+                let milliseconds = lease.milliseconds;
+                return already(MapFact::Lease { term: entry.term, milliseconds, generation: entry.fence });
             }
             (std::cmp::Ordering::Less | std::cmp::Ordering::Equal, _) => {
                 return Err(MapRefusal::OlderStore(known.counter));
             }
             (std::cmp::Ordering::Greater, _) => {}
         }
-        let term = entry.term + 1;
+        let (term, generation) = (entry.term + 1, entry.fence);
         let next = self.with(region, |entry| {
             entry.store = Some(mark);
             entry.lease = Some(Lease { incarnation: mark.incarnation, milliseconds });
             entry.term = term;
         });
-        Ok((Some(next), MapFact::Lease { term, milliseconds }))
+        Ok((Some(next), MapFact::Lease { term, milliseconds, generation }))
     }
 
     fn take_incarnation(&self, region: &RegionId, (store, counter): (Uuid, u64), replaces: u64, term: u64) -> Decision {

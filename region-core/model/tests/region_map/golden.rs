@@ -71,7 +71,8 @@ fn answers() -> Vec<(&'static str, MapAnswer)> {
     let refused = |reason| MapAnswer::Refused { version: 300, reason };
     vec![
         ("changed-holds", changed(MapFact::Holds)),
-        ("changed-lease", changed(MapFact::Lease { term: 9, milliseconds: 6_000 })),
+        ("changed-lease", changed(MapFact::LeaseOfNoGeneration { term: 9, milliseconds: 6_000 })),
+        ("changed-lease-generation", changed(MapFact::Lease { term: 9, milliseconds: 6_000, generation: 300 })),
         ("changed-incarnation", changed(MapFact::Incarnation { incarnation: 2, fence: 300 })),
         ("changed-fence", changed(MapFact::Fence { fence: 300 })),
         ("changed-slots", changed(MapFact::Slots { moved: 1_366, left: 1 })),
@@ -88,6 +89,7 @@ fn answers() -> Vec<(&'static str, MapAnswer)> {
         ("refused-in-use", refused(MapRefusal::InUse)),
         ("refused-not-two-regions", refused(MapRefusal::NotTwoRegions)),
         ("refused-voters-changing", refused(MapRefusal::VotersChanging)),
+        ("refused-out-of-reach", refused(MapRefusal::OutOfReach)),
     ]
 }
 

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use region_model::ownership::Right;
 use region_model::region_map::{
     HolderLease, LEASE, LeaderLeases, LeaseStanding, MapCommand, MapFact, MapState, RegionState,
 };
 
-use super::{founded, region, store};
+use super::{changed, founded, region, store};
 
 /// One part in a million.
 const MILLION: u64 = 1_000_000;
@@ -45,7 +46,7 @@ struct World {
     committed: MapState,
     /// Commands on their way to the log, and answers on their way to the holder.
     commands: Vec<MapCommand>,
-    answers: Vec<(u64, u64, u32)>,
+    answers: Vec<(u64, u64, u32, u64)>,
     fences: usize,
 }
 
@@ -93,10 +94,10 @@ impl World {
 
     fn commit(&mut self, command: MapCommand) {
         let answer = self.committed.apply(&command);
-        if let (MapCommand::Renew { counter, .. }, Ok(MapFact::Lease { term, milliseconds })) =
+        if let (MapCommand::Renew { counter, .. }, Ok(MapFact::Lease { term, milliseconds, generation })) =
             (&command, answer.fact())
         {
-            self.answers.push((*counter, *term, *milliseconds));
+            self.answers.push((*counter, *term, *milliseconds, *generation));
         }
         self.fences += usize::from(answer.changed() && matches!(command, MapCommand::Fence { .. }));
         self.log.push(command);
@@ -124,8 +125,8 @@ impl World {
             }
             Step::Lose(at) if !self.commands.is_empty() => drop(self.commands.remove(at % self.commands.len())),
             Step::Answer(at) if !self.answers.is_empty() => {
-                let (counter, term, milliseconds) = self.answers.remove(at % self.answers.len());
-                self.holder.granted(counter, term, milliseconds);
+                let (counter, term, milliseconds, generation) = self.answers.remove(at % self.answers.len());
+                self.holder.granted(counter, term, milliseconds, generation);
             }
             Step::Apply(at) => {
                 let leader = &mut self.leaders[at % 2];
@@ -198,6 +199,9 @@ proptest! {
         for step in &steps {
             world.take(step);
             prop_assert!(!(world.is_fenced() && world.believes()), "after {step:?}");
+            let right = world.holder.right(world.holder_clock.at(world.now));
+            let generation = world.committed.generation_of(&region("us"));
+            prop_assert!(!right.leased || right.generation == generation, "{right:?} of {generation} after {step:?}");
         }
     }
 }
@@ -233,23 +237,54 @@ fn a_holder_counts_from_before_it_asked_and_a_repeated_question_from_the_first_t
     assert!(!lease.may_sequence(seconds(0)));
     lease.ask(1, seconds(10));
     lease.ask(1, seconds(13));
-    lease.granted(1, 5, 6_000);
+    lease.granted(1, 5, 6_000, 0);
     assert_eq!(lease.remaining(seconds(10)), Duration::from_millis(5_940));
     assert!(lease.may_sequence(Duration::from_micros(15_939_999)));
     assert!(!lease.may_sequence(Duration::from_micros(15_940_000)));
     lease.ask(2, seconds(14));
     lease.ask(3, seconds(15));
-    lease.granted(3, 7, 6_000);
-    lease.granted(2, 6, 6_000);
+    lease.granted(3, 7, 6_000, 0);
+    lease.granted(2, 6, 6_000, 0);
     assert_eq!((lease.term(), lease.remaining(seconds(15))), (Some(7), Duration::from_millis(5_940)));
     // The map answers a repeated counter with the lease that it gave then, however late it is asked again.
     lease.ask(3, seconds(20));
-    lease.granted(3, 7, 6_000);
+    lease.granted(3, 7, 6_000, 0);
     assert!(!lease.may_sequence(seconds(21)));
     lease.ask(4, seconds(16));
     lease.ended();
-    lease.granted(4, 8, 6_000);
+    lease.granted(4, 8, 6_000, 0);
     assert!(!lease.may_sequence(seconds(16)), "an answer that was under way gives nothing back");
+}
+
+#[test]
+fn a_right_is_of_the_generation_that_the_lease_was_granted_to() {
+    let seconds = Duration::from_secs;
+    let mut map = founded(&["eu", "us", "ap"]);
+    let us = region("us");
+    let mut lease = HolderLease::default();
+    assert_eq!(lease.right(seconds(0)), Right { leased: false, generation: 0 });
+    let mut renew = |map: &mut MapState, counter, now| {
+        lease.ask(counter, seconds(now));
+        let answer = changed(map, &super::renewal(map, "us"));
+        let Ok(MapFact::Lease { term, milliseconds, generation }) = answer.fact() else { panic!("{answer:?}") };
+        lease.granted(counter, *term, *milliseconds, *generation);
+        lease.right(seconds(now))
+    };
+    assert_eq!(renew(&mut map, 1, 1), Right { leased: true, generation: 0 });
+    let term = super::term(&map, "us");
+    changed(&mut map, &MapCommand::Fence { region: us.clone(), term });
+    let fence = map.version;
+    assert_eq!(map.generation_of(&us), fence);
+    changed(&mut map, &MapCommand::Return { region: us.clone(), incarnation: 1, fence });
+    assert_eq!(renew(&mut map, 2, 20), Right { leased: true, generation: fence });
+    let again =
+        map.apply(&MapCommand::Renew { region: us, store: store(2), incarnation: 1, counter: 2, milliseconds: 6_000 });
+    assert!(!again.changed());
+    assert!(matches!(again.fact(), Ok(MapFact::Lease { generation, .. }) if *generation == fence), "{again:?}");
+    assert_eq!(lease.right(seconds(26)), Right { leased: false, generation: fence });
+    lease.ended();
+    assert!(!lease.right(seconds(20)).leased);
+    assert_eq!(map.generation_of(&region("sa")), 0);
 }
 
 #[test]

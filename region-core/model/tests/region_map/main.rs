@@ -1,9 +1,11 @@
 //! The region map: leases against clocks that run wrong, commands that come late or twice, bytes for good.
 
 mod commands;
+mod failover;
 mod golden;
 mod leases;
 mod replays;
+mod world;
 
 use hearth_protocol::RegionId;
 use region_model::region_map::{FirstMap, MapAnswer, MapCommand, MapState};

@@ -480,6 +480,11 @@ impl Sim {
                 self.deliver(region, log, &entry, audience.keys().cloned().collect(), skip);
             }
             Effect::Began { log, from, at, .. } => self.began(region, log, from, at),
+            Effect::Rewound { log, from, .. } => {
+                let shown = self.regions[region].delivered.entry(log).or_default();
+                shown.retain(|shown| shown.sequence < from);
+                self.regions[region].next_shown.insert(log, from);
+            }
             Effect::UserChanged { log, entry } => self.user_changes.push((region, log, entry.sequence().0)),
             Effect::Outbox(item) => self.outbox.push(item),
             Effect::Device { send, ended } => self.tell_device(region, *send, ended),
