@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hearth_protocol::{
     ConversationId, DeviceId, EntryKind, Level, LogId, MessageId, Position, SealedEntry, Timestamp, UserId,
 };
-use region_model::view::Members;
+use region_model::view::{Members, View};
 use region_model::{Ack, Command, Input, LogView, Outcome};
 
 use crate::history::{self, Acked, OnDisk, RegionSet, SessionId};
@@ -26,6 +26,8 @@ const AGAIN: u64 = 10 * SECOND;
 const AGAIN_QUEUED: u64 = 40 * SECOND;
 /// Without an answer from a region that stands still for so long, a client leaves it.
 const PATIENCE: u64 = 6 * SECOND;
+/// A region that is behind a membership is asked again after this.
+const BEHIND: u64 = SECOND / 4;
 /// The way between a client and its region.
 const WAY: (u64, u64) = (2_000, 30_000);
 
@@ -101,8 +103,8 @@ pub(crate) struct Connection {
     pub(crate) region: usize,
     pub(crate) session: SessionId,
     pub(crate) device: DeviceId,
-    /// Conversations that it is shown live.
-    live: BTreeSet<usize>,
+    /// Conversations that it is shown live, and the last position shown of each.
+    live: BTreeMap<usize, Position>,
     /// When what was sent last arrives.
     arrives: u64,
 }
@@ -242,7 +244,7 @@ impl World {
         let id = self.number();
         let named = u64::from_be_bytes(device.0.as_bytes()[..8].try_into().unwrap_or_default());
         let session = self.history.session(format!("{user} at {}", self.regions[region].id), named);
-        let connection = Connection { client: number, region, session, device, live: BTreeSet::new(), arrives: self.now };
+        let connection = Connection { client: number, region, session, device, live: BTreeMap::new(), arrives: self.now };
         self.connections.insert(id, connection);
         self.clients[number].connection = Some(id);
         self.regions[region].sessions.entry(user.clone()).or_default().push(id);
@@ -258,7 +260,8 @@ impl World {
     /// A connection begins with a conversation: its region holds it from now on, and shows what the client lacks.
     pub(crate) fn begin_with(&mut self, id: u64, conversation: usize) {
         let Some(region) = self.connections.get(&id).map(|connection| connection.region) else { return };
-        if !self.conversations[conversation].ready {
+        let client = self.connections[&id].client;
+        if !self.conversations[conversation].ready || !self.clients[client].conversations.contains(&conversation) {
             return;
         }
         let log = self.conversations[conversation].log;
@@ -337,10 +340,6 @@ impl World {
                 if let Some(at) = at {
                     client.outstanding.remove(at);
                 }
-                if let Some(conversation) = self.by_log.get(&LogId::conversation(conversation)) {
-                    let cursor = client.cursors.entry(*conversation).or_default();
-                    *cursor = (*cursor).max(ack.position);
-                }
                 let step = if ack.duplicate { "ack-again" } else { "ack" };
                 self.trace.count(now, step, ack.position.epoch.0, ack.position.sequence.0);
                 let on_disk = self.on_disk(conversation, message, &ack);
@@ -417,11 +416,10 @@ impl World {
 
     /// A connection is shown an entry, unless its client has it or is not that far.
     fn show(&mut self, id: u64, conversation: usize, entry: &SealedEntry) {
-        let Some(connection) = self.connections.get(&id).filter(|connection| connection.live.contains(&conversation))
-        else {
-            return;
-        };
         let fixed = &entry.entry.fixed;
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(last) = connection.live.get_mut(&conversation).filter(|last| **last < fixed.position) else { return };
+        *last = fixed.position;
         let cursor = self.clients[connection.client].cursors.entry(conversation).or_default();
         *cursor = (*cursor).max(fixed.position);
         let (session, position) = (connection.session, fixed.position);
@@ -440,10 +438,26 @@ impl World {
         }
     }
 
+    /// Entries from a number on have left the line: sessions of members go back before it.
+    pub(crate) fn rewound(&mut self, place: usize, log: LogId, from: u64, audience: &Members) {
+        let Some(conversation) = self.by_log.get(&log).copied() else { return };
+        let sessions = &self.regions[place].sessions;
+        let connections = audience.keys().filter_map(|user| sessions.get(user)).flatten();
+        for id in connections.copied().collect::<Vec<_>>() {
+            let Some(connection) = self.connections.get(&id) else { continue };
+            let client = &mut self.clients[connection.client];
+            if let Some(cursor) = client.cursors.get_mut(&conversation).filter(|cursor| cursor.sequence.0 >= from) {
+                cursor.sequence.0 = from.saturating_sub(1);
+            }
+            let id_of = self.conversations[conversation].id;
+            self.history.add(self.now, history::Event::Rewound(connection.session, id_of, from));
+        }
+    }
+
     /// A conversation is shown live from now on, and the session is told that something may be left out before.
     fn live(&mut self, id: u64, conversation: usize) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.live.insert(conversation);
+        connection.live.entry(conversation).or_default();
         let event = history::Event::Told(connection.session, Some(self.conversations[conversation].id));
         self.history.add(self.now, event);
     }
@@ -471,6 +485,14 @@ impl World {
     /// What a region holds behind the client's cursor, up to the mark.
     fn replay(&mut self, place: usize, id: u64, conversation: usize, view: &LogView) {
         let Some(client) = self.connections.get(&id).map(|connection| connection.client) else { return };
+        // A region that does not know the membership yet would leave out what comes before it.
+        let member = match &view.view {
+            View::Conversation(state) => state.members.get(&self.clients[client].user).map(|member| member.since),
+            _ => None,
+        };
+        if view.held && member.is_none_or(|since| since >= view.marked) {
+            return self.after(BEHIND, Event::Begin { connection: id, conversation });
+        }
         let cursor = self.clients[client].cursors.get(&conversation).copied().unwrap_or_default();
         let from = cursor.sequence.0 + 1;
         let open_end = view.open.map_or(0, |(_, to)| to);

@@ -51,8 +51,6 @@ pub(crate) struct Disk {
     pub(crate) outbox: BTreeMap<(LogId, u64, String), OutboxRecord>,
     /// The counter of lease renewals, on disk before it is used.
     pub(crate) counter: u64,
-    /// The version of the fence that the region knows of.
-    pub(crate) fence: u64,
     /// The incarnation that the map gave the store.
     pub(crate) incarnation: u64,
     change: u64,

@@ -321,7 +321,8 @@ impl World {
     }
 
     fn first_placement(&self, region: usize, log: LogId, level: Level) -> hearth_protocol::Placement {
-        let generation = self.regions[region].disk.fence;
+        let clock = self.regions[region].clock.monotonic(self.now);
+        let generation = self.regions[region].keeper.right(clock).generation;
         hearth_protocol::Placement { generation, ..self.map.first_placement(log, &self.regions[region].id, level) }
     }
 

@@ -113,6 +113,8 @@ pub enum Event {
     Shown(SessionId, ConversationId, Position, MessageId),
     /// A session is told that entries were left out before what it is shown next; `None`: of any conversation.
     Told(SessionId, Option<ConversationId>),
+    /// A session is told that entries from a number on have left the line.
+    Rewound(SessionId, ConversationId, u64),
     /// A loss statement: positions from `from` on, below the epoch `below`, may be missing where fewer than
     /// `covered_copies` regions had them.
     Loss {

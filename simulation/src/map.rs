@@ -8,7 +8,7 @@ use std::time::Duration;
 use region_model::Input;
 use region_model::ownership::Right;
 use region_model::region_map::{
-    FAILOVER_AFTER, FirstMap, HolderLease, LEASE, LeaderLeases, LeaseStanding, MapAnswer, MapCommand, MapFact, MapRefusal,
+    FailoverRules, FirstMap, HolderLease, LEASE, LeaderLeases, LeaderView, MapAnswer, MapCommand, MapFact, MapRefusal,
     MapState, RENEW_EVERY, Reachability, RegionState,
 };
 
@@ -20,15 +20,11 @@ use crate::world::{Event, World};
 const LOOK: u64 = SECOND / 4;
 /// How long a leader out of reach of a majority stays the leader, at least and at most.
 const ELECTION: (u64, u64) = (SECOND, 3 * SECOND);
-/// Reports of voters older than this say nothing.
-const FRESH: Duration = Duration::from_secs(3);
 
 /// A lease as its region keeps it, and the map as the region sees it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Keeper {
     lease: HolderLease,
-    /// The version of the fence that the region knows of: what its right was given to.
-    generation: u64,
     /// The proposal under way: its number, and when it was made.
     asked: Option<(u64, u64)>,
     /// When the renewal that was granted last was asked.
@@ -42,7 +38,7 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// The right to sequence at a moment of the region's clock.
     pub(crate) fn right(&self, clock: Duration) -> Right {
-        Right { leased: self.lease.may_sequence(clock), generation: self.generation }
+        self.lease.right(clock)
     }
 }
 
@@ -113,8 +109,7 @@ impl World {
         let map = Arc::clone(&region.keeper.map);
         let mut leases = LeaderLeases::new(clock);
         leases.applied(&map, clock);
-        let generation = region.disk.fence;
-        region.keeper = Keeper { generation, map: Arc::clone(&map), leases: Some(leases), down, ..Keeper::default() };
+        region.keeper = Keeper { map: Arc::clone(&map), leases: Some(leases), down, ..Keeper::default() };
         if map.version > 0 {
             self.input(place, Input::Map(map));
         }
@@ -198,10 +193,8 @@ impl World {
         }
         let clock = self.regions[leader].clock.monotonic(self.now);
         let state = Arc::clone(&self.service.state);
-        let admitted = match &self.regions[leader].keeper.leases {
-            Some(leases) => leases.admit(&state, &proposal.command, clock),
-            None => return,
-        };
+        let Some(view) = self.leader_view(leader, &state, clock) else { return };
+        let admitted = view.admit(&proposal.command);
         match (admitted, self.majority(leader)) {
             (Err(reason), _) => {
                 let answer = MapAnswer::Refused { version: state.version, reason };
@@ -267,8 +260,8 @@ impl World {
         if let Some(leases) = &mut region.keeper.leases {
             leases.applied(&map, clock);
         }
-        let fenced = map.region(&region.id).is_some_and(|entry| entry.fence > region.disk.fence);
-        if fenced {
+        let state = map.region(&region.id).map(|entry| entry.state);
+        if state == Some(RegionState::Fenced) {
             region.keeper.lease.ended();
         }
         if changed {
@@ -284,15 +277,10 @@ impl World {
         }
         let at = keeper.asked.take().map_or(self.now, |(_, at)| at);
         match (command, answer.fact()) {
-            (MapCommand::Renew { counter, .. }, Ok(MapFact::Lease { term, milliseconds })) => {
-                let region = &mut self.regions[place];
-                // A fence that this region does not know of yet came before: its right is over.
-                let known = region.keeper.map.region(&region.id).is_some_and(|entry| entry.fence > region.disk.fence);
-                if !known {
-                    region.keeper.lease.granted(*counter, *term, *milliseconds);
-                    region.keeper.renewed = Some(at);
-                    self.input(place, Input::Tick);
-                }
+            (MapCommand::Renew { counter, .. }, Ok(MapFact::Lease { term, milliseconds, generation })) => {
+                keeper.lease.granted(*counter, *term, *milliseconds, *generation);
+                keeper.renewed = Some(at);
+                self.input(place, Input::Tick);
             }
             (_, Ok(MapFact::Incarnation { incarnation, .. })) => {
                 self.regions[place].disk.incarnation = *incarnation;
@@ -323,7 +311,7 @@ impl World {
         self.propose_own(place, command);
     }
 
-    /// The region was fenced: it holds nothing, and knows its fence durably before it says so.
+    /// The region was fenced: it holds nothing, and says so before it may hold a lease again.
     fn come_back(&mut self, place: usize) {
         let region = &mut self.regions[place];
         region.keeper.lease.ended();
@@ -332,8 +320,6 @@ impl World {
             return;
         };
         let fence = entry.fence;
-        region.disk.fence = fence;
-        region.keeper.generation = fence;
         let (incarnation, region) = (region.disk.incarnation, region.id.clone());
         self.propose_own(place, MapCommand::Return { region, incarnation, fence });
     }
@@ -360,29 +346,17 @@ impl World {
                 .collect();
             self.service.reachability.report(self.regions[voter].id.clone(), down, clock);
         }
-        for entry in &state.regions {
-            let fence = match entry.state {
-                RegionState::Active | RegionState::Draining => {
-                    let reach = &self.service.reachability;
-                    let gone = reach.is_out_of_reach(&state, &entry.region, FAILOVER_AFTER, FRESH, clock);
-                    let leases = self.regions[leader].keeper.leases.as_ref();
-                    let standing = leases.map(|leases| leases.standing(&state, &entry.region, clock));
-                    match standing {
-                        Some(LeaseStanding::Lapsed { term }) if gone => {
-                            Some(MapCommand::Fence { region: entry.region.clone(), term })
-                        }
-                        _ => None,
-                    }
-                }
-                RegionState::Fenced if state.slots.iter().any(|(_, group)| group.steward == entry.region) => {
-                    Some(MapCommand::Reassign { region: entry.region.clone(), seen: state.changed })
-                }
-                RegionState::Fenced | RegionState::Following | RegionState::Removed => None,
-            };
-            if let Some(command) = fence {
-                self.propose(leader, command);
-            }
+        let view = self.leader_view(leader, &state, clock);
+        if let Some(command) = view.and_then(|view| view.next_step(&FailoverRules::default())) {
+            self.propose(leader, command);
         }
+    }
+
+    /// What the leader goes by.
+    fn leader_view<'a>(&'a self, leader: usize, map: &'a MapState, now: Duration) -> Option<LeaderView<'a>> {
+        let region = &self.regions[leader];
+        let leases = region.keeper.leases.as_ref()?;
+        Some(LeaderView { me: &region.id, map, leases, reach: &self.service.reachability, now })
     }
 
     fn elect(&mut self) {

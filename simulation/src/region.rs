@@ -329,6 +329,10 @@ impl World {
                 let users: BTreeSet<UserId> = before.keys().chain(audience.keys()).cloned().collect();
                 self.skipped(place, log, &users);
             }
+            Effect::Rewound { log, from, audience, .. } => {
+                self.trace.count(self.now, "rewound", place as u64, from);
+                self.rewound(place, log, from, &audience);
+            }
             Effect::UserChanged { entry, .. } => {
                 self.trace.count(self.now, "user-changed", place as u64, entry.sequence().0);
             }

@@ -12,13 +12,13 @@ use crate::plan::{FaultKind, Plan, SECOND};
 use crate::world::World;
 
 /// Protocol steps that the end of a report counts, whether they happened or not.
-pub const STEPS: [&str; 57] = [
+pub const STEPS: [&str; 58] = [
     "send", "resend", "ack", "ack-again", "ack-lost", "queued", "refused-for-now", "refused", "connect", "client-roams",
     "device-switched", "members-change", "deliver", "began", "user-changed", "outbox", "forward", "answer", "append",
     "appended", "append-durable", "lengths", "follow", "pull", "pulled", "request", "response", "park", "unpark", "load",
     "read-for-replica", "read-for-pull", "read-for-retry", "read-hash", "read-tail", "start", "stop", "abandoned",
     "sync-failed", "link-up", "link-down", "frame-lost", "lease-renewed", "map-elected", "fence", "reassign", "return",
-    "came-back", "seal", "sealed", "opening", "loss-statement", "move-asked", "moved", "move-refused", "fork", "conflict",
+    "came-back", "seal", "sealed", "opening", "loss-statement", "rewound", "move-asked", "moved", "move-refused", "fork", "conflict",
 ];
 /// Steps that are not to happen: they are left out while they do not.
 const FAULTY: [&str; 2] = ["fork", "conflict"];
@@ -105,6 +105,18 @@ pub fn run_told(plan: &Plan, told: bool) -> Ran {
     let after_restart = world.settle();
     world.read_all(2);
     let mut report = checker::check(&world.history);
+    if let Ok(word) = std::env::var("DUMP") {
+        let wanted: Vec<&str> = word.split('/').collect();
+        for (at, event) in &world.history.events {
+            let text = format!("{event:?}");
+            if wanted.iter().all(|word| text.contains(word)) && text.len() < 400 {
+                eprintln!("{at} {text}");
+            }
+        }
+        for (at, session) in world.history.sessions.iter().enumerate() {
+            if session.name.starts_with(wanted.get(1).unwrap_or(&"no")) { eprintln!("{at} {session:?}"); }
+        }
+    }
     for why in [unsettled, after_restart].into_iter().flatten() {
         report.add(Guarantee::Answered, why);
     }

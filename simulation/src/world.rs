@@ -56,6 +56,8 @@ pub(crate) enum Event {
     Client(usize),
     /// What a client sent arrives at its region.
     Sent { region: usize, connection: u64, sending: Box<Sending> },
+    /// A connection begins with a conversation, again.
+    Begin { connection: u64, conversation: usize },
     /// An errand goes on, or again.
     Errand(u64),
     /// A group's members change.
@@ -95,6 +97,7 @@ impl Event {
             | Self::FaultEnds(_)
             | Self::Client(_)
             | Self::Errand(_)
+            | Self::Begin { .. }
             | Self::Churn(_)
             | Self::MapLook => None,
         }
@@ -290,6 +293,7 @@ impl World {
             Event::FaultEnds(index) => self.fault_ends(index),
             Event::Client(client) => self.client(client),
             Event::Sent { region, connection, sending } => self.sent(region, connection, *sending),
+            Event::Begin { connection, conversation } => self.begin_with(connection, conversation),
             Event::Errand(errand) => self.errand(errand),
             Event::Churn(conversation) => self.churn(conversation),
             Event::MapLook => self.map_look(),

@@ -57,7 +57,7 @@ fn copies(
             format!("{message} of {conversation} was acked at {level} with {} copies on disk", on_disk.regions.len()),
         );
     }
-    if !acked.regions.is_within(on_disk.regions) || acked.regions.len() < least {
+    if !acked.regions.is_within(on_disk.regions) {
         let named: Vec<&str> = (0..history.regions.len())
             .filter(|region| [*region].into_iter().collect::<crate::history::RegionSet>().is_within(acked.regions))
             .map(|region| name(history, region))

@@ -202,6 +202,7 @@ fn gather(history: &History, report: &mut Report) -> Facts {
             }
             Event::Shown(..)
             | Event::Told(..)
+            | Event::Rewound(..)
             | Event::Bound { .. }
             | Event::FaultBegins(..)
             | Event::FaultEnds(_)

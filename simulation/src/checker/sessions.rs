@@ -31,7 +31,7 @@ pub(super) fn check(history: &History, facts: &Facts, lines: &Lines, report: &mu
             Event::Ack { session, conversation, acked, .. } => {
                 seen.entry((*session, *conversation)).or_default().acked.insert(acked.position.sequence.0);
             }
-            Event::Told(session, Some(conversation)) => {
+            Event::Told(session, Some(conversation)) | Event::Rewound(session, conversation, _) => {
                 seen.entry((*session, *conversation)).or_default().told = true;
             }
             Event::Told(session, None) => {
