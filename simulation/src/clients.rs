@@ -349,6 +349,7 @@ impl World {
                     level: ack.level,
                     home: self.place_of(&ack.home),
                     regions: ack.regions.iter().filter_map(|region| self.place_of(region)).collect(),
+                    again: ack.duplicate,
                 };
                 self.history.add(now, history::Event::Ack { session, conversation, message, acked, on_disk });
             }

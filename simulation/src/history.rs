@@ -56,6 +56,8 @@ pub struct Acked {
     pub home: Option<usize>,
     /// The regions that it names.
     pub regions: RegionSet,
+    /// Whether it says that the message stood there before: any home of a later epoch may say so.
+    pub again: bool,
 }
 
 /// What somebody who sees all disks saw at the moment of an ack. Real clients cannot.

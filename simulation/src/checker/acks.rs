@@ -13,7 +13,7 @@ pub(super) fn check(history: &History, facts: &Facts, report: &mut Report) {
     for (at, event) in &history.events {
         let Event::Ack { conversation, message, acked, on_disk, .. } = event else { continue };
         let epoch = acked.position.epoch.0;
-        if let Some(home) = acked.home {
+        if let Some(home) = acked.home.filter(|_| !acked.again) {
             let known = *homes.entry((*conversation, epoch)).or_insert(home);
             if known != home {
                 let names = [known, home].map(|region| name(history, region));
@@ -97,7 +97,7 @@ fn stale(
     begun: &BTreeMap<ConversationId, BTreeMap<u64, u64>>,
     report: &mut Report,
 ) {
-    let Some(invoked) = invoked else { return };
+    let Some(invoked) = invoked.filter(|_| !acked.again) else { return };
     let epoch = acked.position.epoch.0;
     let newer = begun.get(&conversation).into_iter().flatten().find(|(other, at)| **other > epoch && **at < invoked);
     if let Some((newer, _)) = newer {

@@ -16,6 +16,13 @@ pub(super) struct Line {
     pub(super) rows: Vec<Row>,
 }
 
+impl Line {
+    /// What stands at a number.
+    pub(super) fn row(&self, sequence: u64) -> Option<&Row> {
+        self.rows.get(usize::try_from(sequence.checked_sub(1)?).ok()?)
+    }
+}
+
 pub(super) fn check(history: &History, facts: &Facts, report: &mut Report) -> Lines {
     let mut lines = Lines::new();
     for (_, event) in &history.events {

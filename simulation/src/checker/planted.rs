@@ -21,7 +21,7 @@ fn regions(places: &[usize]) -> RegionSet {
 }
 
 fn acked(position: Position) -> Acked {
-    Acked { position, time: position.sequence.0, level: Level::Region, home: Some(0), regions: regions(&[0]) }
+    Acked { position, time: position.sequence.0, level: Level::Region, home: Some(0), regions: regions(&[0]), again: false }
 }
 
 fn ack(session: u32, message: u128, acked: Acked) -> Event {
@@ -136,6 +136,15 @@ fn what_is_left_out_silently_breaks_g4_and_what_is_told_does_not() {
     };
     finds("a silent gap", Guarantee::G4, more(false));
     assert_eq!(broken(more(true)), vec![]);
+}
+
+/// The ack of its own message may come late; it is no gap in what a session is shown.
+#[test]
+fn an_own_message_on_its_way_is_no_gap() {
+    let line = [LINE[0], LINE[1], LINE[2], (1, 4, 14), (1, 5, 15)];
+    let own = vec![invoke(1, 14), invoke(0, 15), ack(0, 15, acked(at(1, 5))), shown(1, at(1, 5), 15)];
+    let elsewhere = vec![ack(0, 14, acked(at(1, 4)))];
+    assert_eq!(broken(with([own, elsewhere].concat(), both(&line))), vec![]);
 }
 
 #[test]

@@ -16,6 +16,8 @@ struct Seen {
     /// Positions that it holds by an ack.
     acked: BTreeSet<u64>,
     told: bool,
+    /// What it handed over itself: it gets the ack, and is not shown the message.
+    sent: BTreeSet<MessageId>,
 }
 
 pub(super) fn check(history: &History, facts: &Facts, lines: &Lines, report: &mut Report) {
@@ -41,13 +43,14 @@ pub(super) fn check(history: &History, facts: &Facts, lines: &Lines, report: &mu
             Event::Invoke(session, conversation, message) => {
                 let device = history.sessions.get(*session as usize).map_or(0, |session| session.device);
                 orders.entry((device, *conversation)).or_default().push(*message);
+                seen.entry((*session, *conversation)).or_default().sent.insert(*message);
             }
             _ => {}
         }
     }
     for ((session, conversation), seen) in &seen {
         let name = history.sessions.get(*session as usize).map_or("?", |session| session.name.as_str());
-        gaps(name, *conversation, seen, facts, report);
+        gaps(name, *conversation, seen, facts, lines, report);
         phantoms(name, *conversation, seen, facts, lines, report);
     }
     for ((_, conversation), order) in &orders {
@@ -56,7 +59,18 @@ pub(super) fn check(history: &History, facts: &Facts, lines: &Lines, report: &mu
     answered(facts, lines, report);
 }
 
-fn gaps(name: &str, conversation: ConversationId, seen: &Seen, facts: &Facts, report: &mut Report) {
+fn gaps(
+    name: &str,
+    conversation: ConversationId,
+    seen: &Seen,
+    facts: &Facts,
+    lines: &Lines,
+    report: &mut Report,
+) {
+    let own = |sequence: u64| {
+        let row = lines.get(&conversation).and_then(|line| line.row(sequence));
+        row.is_some_and(|row| seen.sent.contains(&row.message))
+    };
     for pair in seen.shown.windows(2) {
         let ((before, _, _), (after, _, told)) = (pair[0], pair[1]);
         // A line that was rewound shows its numbers again.
@@ -66,7 +80,7 @@ fn gaps(name: &str, conversation: ConversationId, seen: &Seen, facts: &Facts, re
             report.add(Guarantee::G2, format!("{name}: was shown {to} of {conversation} after {from}"));
         }
         let mut between = from + 1..to;
-        if !told && !rewound && between.any(|sequence| !seen.acked.contains(&sequence)) {
+        if !told && !rewound && between.any(|sequence| !seen.acked.contains(&sequence) && !own(sequence)) {
             let what = format!("{name}: was shown {to} of {conversation} after {from}, and not told of what is between");
             report.add(Guarantee::G4, what);
         }
@@ -83,7 +97,7 @@ fn phantoms(
 ) {
     let Some(line) = lines.get(&conversation) else { return };
     for (position, message, _) in &seen.shown {
-        let stands = usize::try_from(position.sequence.0).ok().and_then(|sequence| line.rows.get(sequence.checked_sub(1)?));
+        let stands = line.row(position.sequence.0);
         let same = stands.is_some_and(|row| row.message == *message && is_at(*row, *position));
         if !same && !facts.may_be_lost(conversation, *position) {
             let sequence = position.sequence;
