@@ -365,6 +365,14 @@ pub(crate) struct SimArguments {
     /// Print every step to standard error.
     #[arg(long)]
     pub(crate) trace: bool,
+    /// Switch a mutant on, or `all` in turn, and say how many seeds it takes to see it: a line of a table each.
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME|all")]
+    pub(crate) mutant: Option<String>,
+    /// Seeds that a mutant is looked for in, at most.
+    #[cfg(feature = "mutants")]
+    #[arg(long, default_value_t = 100)]
+    pub(crate) seeds: u64,
     /// One line of JSON a run on standard output.
     #[arg(long)]
     pub(crate) json: bool,

@@ -85,6 +85,10 @@ fn table(title: &str, rows: Vec<(&str, u64)>) {
 
 /// Runs the verb.
 pub(crate) fn sim(arguments: &SimArguments) -> ExitCode {
+    #[cfg(feature = "mutants")]
+    if let Some(name) = &arguments.mutant {
+        return mutants(arguments, name);
+    }
     let size = Size { seconds: arguments.seconds, regions: arguments.regions, clients: arguments.clients };
     let plans: Box<dyn Iterator<Item = Plan>> = match (arguments.seed, arguments.hours) {
         (Some(seed), None) => match narrowed(arguments, Plan::new(seed, size)) {
@@ -204,4 +208,34 @@ fn numbers<T: std::str::FromStr>(list: &str) -> Result<Vec<T>, String> {
     }
     let read = |text: &str| text.trim().parse().map_err(|_| format!("{text:?} in {list:?} is not a number"));
     list.split(',').map(read).collect()
+}
+
+/// Prints a row of docs/simulation.md for a mutant, or for each.
+#[cfg(feature = "mutants")]
+fn mutants(arguments: &SimArguments, name: &str) -> ExitCode {
+    let size = Size { seconds: arguments.seconds, regions: arguments.regions, clients: arguments.clients };
+    let names: Vec<&str> = simulation::hunt::names().filter(|known| name == "all" || name == *known).collect();
+    if names.is_empty() {
+        let known: Vec<&str> = simulation::hunt::names().collect();
+        let hint = format!("one of {}, or all", known.join(", "));
+        return output::failure(USAGE, &format!("no mutant is called {name}"), &hint, arguments.json);
+    }
+    let mut missed = 0;
+    for name in names {
+        let Some(hunted) = simulation::hunt::hunt(name, arguments.from, arguments.seeds, size) else { continue };
+        missed += usize::from(hunted.caught.is_none());
+        let seeds = match &hunted.caught {
+            Some(_) => hunted.seeds.to_string(),
+            None => format!("none of {}", hunted.seeds),
+        };
+        let breaks: Vec<String> = hunted.breaks.iter().map(|guarantee| format!("{guarantee:?}")).collect();
+        if arguments.json {
+            let row = serde_json::json!({ "mutant": name, "seeds": hunted.seeds, "caught": hunted.caught.is_some(),
+                "breaks": breaks, "replay": hunted.caught.map(|ran| ran.replay) });
+            output::line(&row.to_string());
+        } else {
+            output::line(&format!("| {name} | {seeds} | {} |", breaks.join(", ")));
+        }
+    }
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }

@@ -18,6 +18,8 @@ mod disk;
 mod errands;
 mod faults;
 pub mod history;
+#[cfg(feature = "mutants")]
+pub mod hunt;
 mod map;
 mod network;
 mod plan;
