@@ -16,12 +16,26 @@ fn main() {
     }
     let size = Size { seconds: numbers.next().unwrap_or(120), ..Size::default() };
     for seed in from..from + count {
-        let ran = run(&Plan::new(seed, size));
+        let numbers = |name: &str| {
+            let text = std::env::var(name).ok()?;
+            Some(text.split(',').filter_map(|number| number.parse::<u32>().ok()).collect::<Vec<_>>())
+        };
+        let mut plan = Plan::new(seed, size);
+        if let Some(second) = numbers("CALM") {
+            plan = plan.calm_from(u64::from(second[0]));
+        }
+        if let Some(faults) = numbers("FAULTS") {
+            plan = plan.with_faults(&faults);
+        }
+        if let Some(clients) = numbers("CLIENTS") {
+            plan = plan.with_clients(&clients.into_iter().map(|client| client as usize).collect::<Vec<_>>());
+        }
+        let ran = if std::env::var("TOLD").is_ok() { simulation::run_told(&plan, true) } else { run(&plan) };
         println!("{}", serde_json::to_string(&ran).unwrap_or_default());
         if let Ok(guarantee) = std::env::var("SHRINK") {
             let mut ran = ran.clone();
             ran.violations.retain(|violation| format!("{:?}", violation.guarantee) == guarantee);
-            let shrunk = simulation::shrink(&Plan::new(seed, size), ran, 150);
+            let shrunk = simulation::shrink(&plan, ran, 150);
             println!("{} runs: {}", shrunk.runs, shrunk.ran.replay);
             shrunk.plan.faults.iter().for_each(|fault| println!("  {fault:?}"));
             shrunk.ran.violations.iter().take(4).for_each(|violation| println!("  {violation:?}"));
