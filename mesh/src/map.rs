@@ -17,10 +17,12 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use prost::Message as _;
+use region_core::Ownership;
 use region_map::{LeaseView, MapNetwork, MapNode, NotAnswered, RegionMapLog as _};
+use region_model::ownership::Right;
 use region_model::region_map::{MapState, RegionState};
 use replication::{Lane, LinksHandle};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 /// Requests to and of other regions under way; more get no answer, and are made again.
 const UNDER_WAY: usize = 256;
@@ -113,6 +115,23 @@ impl MapNetwork for MapLinks {
             Ok(Ok(body)) => Ok(body),
             _ => Err(NotAnswered),
         }
+    }
+}
+
+/// What the core is told of the map.
+#[derive(Debug)]
+pub(crate) struct MapOwnership {
+    pub(crate) node: MapNode,
+    pub(crate) lease: LeaseView,
+}
+
+impl Ownership for MapOwnership {
+    fn right(&self) -> Right {
+        self.lease.right()
+    }
+
+    fn map(&self) -> watch::Receiver<Arc<MapState>> {
+        self.node.watch()
     }
 }
 

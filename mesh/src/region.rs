@@ -30,7 +30,7 @@ use tracing::Instrument;
 
 use crate::keys;
 use crate::links::{QuicLinks, pump};
-use crate::map::MapLinks;
+use crate::map::{MapLinks, MapOwnership};
 
 /// Longest wait for a store whose last user is about to let go of it: a region that was just stopped.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
@@ -150,7 +150,8 @@ impl RunningRegion {
         let map_links = MapLinks::new(links.clone());
         let (map, lease) = start_map(&options, &stores, Arc::clone(&map_links), &config.failover).await?;
         crate::map::register(&region, &map, &lease, &mut registry.lock());
-        let handle = RegionHandle::start(options, stores, Arc::new(QuicLinks(links.clone()))).await?;
+        let ownership = Arc::new(MapOwnership { node: map.clone(), lease: lease.clone() });
+        let handle = RegionHandle::start(options, stores, Arc::new(QuicLinks(links.clone())), ownership).await?;
         handle.register_metrics(&mut registry.lock());
         let tasks = tokio_util::task::TaskTracker::new();
         let stop = tokio_util::sync::CancellationToken::new();

@@ -479,6 +479,7 @@ impl Region {
             expires_at: send.expires_at,
             level: send.durability,
             origin: self.me().clone(),
+            original_time: None,
         }
     }
 }

@@ -24,6 +24,8 @@ pub enum EdgeEvent {
     },
     /// Messages that this region does not show live.
     Skipped(Skipped),
+    /// Messages that were shown here have left the line.
+    Rewound(Rewound),
 }
 
 /// Messages of a conversation that this region does not show live: its stream begins above them, and reads of them are
@@ -40,13 +42,25 @@ pub struct Skipped {
     pub at: u64,
 }
 
+/// Messages of a conversation above a number have left the line: a home was replaced that had not copied them. What the
+/// client has of older epochs above it is to be forgotten; what was not lost comes again under new numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewound {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The epoch of the line from now on.
+    pub epoch: Epoch,
+    /// The last number that stays.
+    pub after: u64,
+}
+
 impl EdgeEvent {
     /// Bytes of its frame: what it counts for in a queue. What has no frame yet is bounded by the number of events.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
             Self::Frame(frame) | Self::Message { frame, .. } => frame.len(),
-            Self::Skipped(_) => 0,
+            Self::Skipped(_) | Self::Rewound(_) => 0,
         }
     }
 }

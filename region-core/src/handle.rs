@@ -19,10 +19,11 @@ use uuid::Uuid;
 use crate::edge::{Connection, EdgeEvent, QueueBounds};
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
+use crate::ownership::Ownership;
 use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
-use crate::{departures, expiry, notices, outbox};
+use crate::{departures, expiry, notices, outbox, ownership};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -135,6 +136,8 @@ pub struct Replay {
     pub up_to: u64,
     /// The lowest number that this user may see.
     pub visible_from: u64,
+    /// Set when the cursor was not good: what the client has above is to be forgotten, and the frames follow behind that.
+    pub rewound: Option<crate::edge::Rewound>,
 }
 
 /// Whether the region serves, and why not.
@@ -168,7 +171,12 @@ impl RegionHandle {
     ///
     /// # Errors
     /// When the store does not read.
-    pub async fn start(options: RegionOptions, stores: Stores, links: Arc<dyn Links>) -> Result<Self, StoreError> {
+    pub async fn start(
+        options: RegionOptions,
+        stores: Stores,
+        links: Arc<dyn Links>,
+        ownership: Arc<dyn Ownership>,
+    ) -> Result<Self, StoreError> {
         let (inputs, input_queue) = mpsc::channel(INPUTS);
         let (outbox, outbox_queue) = mpsc::channel(OUTBOX);
         let (notices, notice_queue) = mpsc::channel(NOTICES);
@@ -181,11 +189,14 @@ impl RegionHandle {
             answer_milliseconds: u64::try_from(options.answer_timeout.as_millis()).unwrap_or(u64::MAX / 16),
         });
         let parked = all_parked(&stores).await?;
-        let region = Arc::new(Region::new(options, stores, links, Hub::new(notices), inputs, outbox));
+        let tails = all_tails(&stores).await?;
+        let region = Arc::new(Region::new(options, stores, (links, ownership), Hub::new(notices), inputs, outbox));
         parked.iter().for_each(|send| region.refusals.stored(send));
         region.input(Input::ParkedAtStart(parked)).await;
+        region.input(Input::TailsAtStart(tails)).await;
         let span = tracing::debug_span!("home", region = %region.me());
         tokio::spawn(Runtime::new(region.clone(), core, input_queue).run().instrument(span));
+        tokio::spawn(ownership::run(region.clone()));
         tokio::spawn(outbox::run(region.clone(), outbox_queue));
         tokio::spawn(notices::run(region.clone(), notice_queue));
         tokio::spawn(departures::run(region.clone()));
@@ -350,6 +361,22 @@ impl RegionHandle {
         self.region.replay(user, cursor, rows, newest).await
     }
 
+    /// Moves the home of a log that is here to another of its voters; returns once it moved.
+    ///
+    /// # Errors
+    /// A refusal that says why it did not.
+    pub async fn move_home(&self, log: hearth_protocol::LogId, to: RegionId) -> Result<(), Refusal> {
+        self.region.move_home(log, to).await
+    }
+
+    /// What this region knows of a log; a log unknown here is asked of its steward.
+    ///
+    /// # Errors
+    /// What a question to a steward may meet.
+    pub async fn view(&self, log: hearth_protocol::LogId) -> Result<region_model::LogView, Refusal> {
+        self.region.view(log, true).await
+    }
+
     /// Answers a REST call.
     pub async fn api(&self, user: &UserId, call: ApiCall) -> ApiAnswer {
         self.region.api(user, call).await
@@ -364,6 +391,19 @@ impl RegionHandle {
     /// Numbers for `/metrics`.
     pub fn register_metrics(&self, registry: &mut prometheus_client::registry::Registry) {
         crate::metrics::register(&self.region, registry);
+    }
+}
+
+async fn all_tails(stores: &Stores) -> Result<Vec<hearth_protocol::LogId>, StoreError> {
+    const PAGE: usize = 1_024;
+    let mut tails = Vec::new();
+    loop {
+        let page = stores.log.tails(tails.last().copied(), PAGE).await?;
+        let full = page.len() == PAGE;
+        tails.extend(page);
+        if !full {
+            return Ok(tails);
+        }
     }
 }
 

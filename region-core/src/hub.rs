@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use region_model::view::Members;
 use tokio::sync::mpsc;
 
-use crate::edge::{Connection, EdgeEvent, Skipped};
+use crate::edge::{Connection, EdgeEvent, Rewound, Skipped};
 use crate::rows;
 
 /// A conversation changed in a way that its members' lists show.
@@ -93,6 +93,15 @@ impl Hub {
             // A notice that finds the queue full is left out: the change feed has it.
             if self.notices.try_send(notice).is_err() {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Tells the sessions of members that messages left the line.
+    pub(crate) fn rewound(&self, rewound: &Rewound, audience: &Members) {
+        for (_, connections) in self.users.read().iter().filter(|(user, _)| audience.contains_key(*user)) {
+            for connection in connections {
+                connection.push(EdgeEvent::Rewound(*rewound));
             }
         }
     }

@@ -15,6 +15,7 @@ pub mod links;
 mod metrics;
 mod notices;
 mod outbox;
+pub mod ownership;
 mod reads;
 mod refusals;
 mod region;
@@ -24,7 +25,8 @@ mod rows;
 mod runtime;
 mod users;
 
-pub use edge::{Connection, EdgeEvent, QueueBounds, Skipped};
+pub use edge::{Connection, EdgeEvent, QueueBounds, Rewound, Skipped};
 pub use handle::{ApiCall, Opened, Readiness, RegionHandle, Replay};
 pub use links::{LinkEvent, Links, NotSent};
+pub use ownership::Ownership;
 pub use region::RegionOptions;

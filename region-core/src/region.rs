@@ -26,6 +26,7 @@ use crate::handle::ApiCall;
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::metrics::Measures;
+use crate::ownership::Ownership;
 use crate::refusals::KeptRefusals;
 use crate::reply::{Heard, ReplyTo};
 
@@ -84,6 +85,7 @@ pub(crate) struct Region {
     pub(crate) options: RegionOptions,
     pub(crate) stores: Stores,
     pub(crate) links: Arc<dyn Links>,
+    pub(crate) ownership: Arc<dyn Ownership>,
     pub(crate) hub: Hub,
     pub(crate) failed: watch::Sender<Option<String>>,
     pub(crate) draining: watch::Sender<bool>,
@@ -111,7 +113,7 @@ impl Region {
     pub(crate) fn new(
         options: RegionOptions,
         stores: Stores,
-        links: Arc<dyn Links>,
+        (links, ownership): (Arc<dyn Links>, Arc<dyn Ownership>),
         hub: Hub,
         inputs: mpsc::Sender<Input<ReplyTo>>,
         outbox: mpsc::Sender<OutboxRecord>,
@@ -120,6 +122,7 @@ impl Region {
             options,
             stores,
             links,
+            ownership,
             hub,
             failed: watch::Sender::new(None),
             draining: watch::Sender::new(false),
@@ -207,6 +210,18 @@ impl Region {
         self.input(Input::Query { log, ask, reply }).await;
         match self.hear(heard).await? {
             Heard::View(view) => Ok(*view),
+            Heard::Outcome(Outcome::Refused(refusal)) => Err(refusal),
+            Heard::Outcome(_) => Err(Refusal::new(ErrorCode::Internal, "the core answered out of turn")),
+        }
+    }
+
+    /// Moves a home that is here.
+    pub(crate) async fn move_home(&self, log: LogId, to: RegionId) -> Result<(), Refusal> {
+        self.check_store()?;
+        let (reply, heard) = ReplyTo::call();
+        self.input(Input::Move { log, to, reply }).await;
+        match self.hear(heard).await? {
+            Heard::View(_) => Ok(()),
             Heard::Outcome(Outcome::Refused(refusal)) => Err(refusal),
             Heard::Outcome(_) => Err(Refusal::new(ErrorCode::Internal, "the core answered out of turn")),
         }
@@ -467,6 +482,7 @@ impl Region {
             expires_at: None,
             level: None,
             origin: self.me().clone(),
+            original_time: None,
         }
     }
 

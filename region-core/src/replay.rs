@@ -6,6 +6,9 @@ use hearth_protocol::client::encode_message_new;
 use hearth_protocol::rest::{HistoryQuery, HistoryResponse, Row, SyncCursor};
 use hearth_protocol::{Epoch, ErrorCode, LogId, Refusal, UserId, limits};
 
+use region_model::LogView;
+
+use crate::edge::Rewound;
 use crate::handle::{ApiCall, Replay};
 use crate::reads::{has_rows, seen};
 use crate::region::Region;
@@ -20,6 +23,11 @@ impl Region {
     ) -> Result<Replay, Refusal> {
         let id = cursor.conversation_id;
         let view = self.view(LogId::conversation(id), true).await?;
+        if let Some(rewound) = rewound_for(&view, cursor) {
+            let good = SyncCursor { last_sequence: rewound.after, epoch: Some(rewound.epoch), ..cursor.clone() };
+            let replay = Box::pin(self.replay(user, &good, rows, newest)).await?;
+            return Ok(Replay { rewound: Some(rewound), ..replay });
+        }
         if !self.holds(&view) {
             return self.replay_elsewhere(user, cursor, rows, newest, &view).await;
         }
@@ -42,7 +50,7 @@ impl Region {
         cursor: &SyncCursor,
         rows: usize,
         newest: bool,
-        view: &region_model::LogView,
+        view: &LogView,
     ) -> Result<Replay, Refusal> {
         let limit = Some(rows.clamp(1, limits::HISTORY_ROWS) as u64);
         let last =
@@ -66,7 +74,7 @@ impl Region {
         user: &UserId,
         cursor: &SyncCursor,
         query: HistoryQuery,
-        view: &region_model::LogView,
+        view: &LogView,
     ) -> Result<HistoryResponse, Refusal> {
         let call = ApiCall::History { id: cursor.conversation_id, query };
         let answer = self.pass_on(view, user, &call, true).await?;
@@ -83,5 +91,57 @@ impl Region {
 
 fn replay_of(rows: Vec<Row>, epoch: Epoch, up_to: u64, visible_from: u64) -> Replay {
     let frames = rows.into_iter().map(|row| (row.sequence_number, encode_message_new(&row))).collect();
-    Replay { frames, epoch, up_to, visible_from }
+    Replay { frames, epoch, up_to, visible_from, rewound: None }
+}
+
+/// A cursor of an older epoch is good below the first number of every later epoch that may lack something of before: a
+/// client that is further is told to forget what it has above.
+fn rewound_for(view: &LogView, cursor: &SyncCursor) -> Option<Rewound> {
+    let known = cursor.epoch.unwrap_or_default();
+    let placed =
+        view.placement.iter().filter(|placed| placed.loss.is_some()).map(|placed| (placed.epoch, placed.first));
+    let opened = view.openings.iter().filter(|opening| opening.loss).map(|opening| (opening.epoch, opening.first));
+    let later = placed.chain(opened).filter(|(epoch, first)| *epoch > known && cursor.last_sequence >= *first);
+    let first = later.map(|(_, first)| first).min()?;
+    let epoch = view.placement.as_ref()?.epoch;
+    Some(Rewound { conversation: cursor.conversation_id, epoch, after: first.saturating_sub(1) })
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_protocol::record::Opening;
+    use hearth_protocol::{ConversationId, Level, RegionId, RegionMap};
+
+    use super::*;
+
+    fn view(openings: &[(u64, u64, bool)]) -> LogView {
+        let id = ConversationId(uuid::Uuid::from_u128(1));
+        let eu = RegionId::new("eu").expect("a name");
+        let map = RegionMap { version: 1, regions: vec![eu.clone()] };
+        let mut placement = map.first_placement(LogId::conversation(id), &eu, Level::Region);
+        placement.epoch = openings.last().map_or(Epoch(1), |(epoch, ..)| Epoch(*epoch));
+        let opening = |(epoch, first, loss): &(u64, u64, bool)| Opening {
+            epoch: Epoch(*epoch),
+            first: *first,
+            previous: [0; 32],
+            loss: *loss,
+        };
+        LogView { placement: Some(placement), openings: openings.iter().map(opening).collect(), ..LogView::default() }
+    }
+
+    #[test]
+    fn a_cursor_is_good_below_every_later_opening_that_may_lack_something() {
+        let view = view(&[(1, 0, false), (2, 100, true), (3, 120, false), (4, 150, true)]);
+        let id = ConversationId(uuid::Uuid::from_u128(1));
+        let after = |epoch: Option<u64>, last_sequence| {
+            let cursor = SyncCursor { conversation_id: id, last_sequence, epoch: epoch.map(Epoch) };
+            rewound_for(&view, &cursor).map(|rewound| (rewound.epoch.0, rewound.after))
+        };
+        assert_eq!(after(Some(1), 99), None);
+        assert_eq!(after(Some(1), 100), Some((4, 99)));
+        assert_eq!(after(None, 130), Some((4, 99)));
+        assert_eq!(after(Some(2), 149), None);
+        assert_eq!(after(Some(3), 150), Some((4, 149)));
+        assert_eq!(after(Some(4), 900), None);
+    }
 }

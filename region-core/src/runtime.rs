@@ -19,9 +19,9 @@ use region_model::{DeviceOutcome, Effect, Input, Lane, Now, RegionCore};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::edge::Skipped;
+use crate::edge::{Rewound, Skipped};
 use crate::fail_point::fail_point;
-use crate::region::Region;
+use crate::region::{Region, salt};
 use crate::reply::{ReplyTo, device_frame};
 
 /// Inputs handled before their effects are performed together: what one commit may gather.
@@ -60,6 +60,14 @@ struct StoreWork {
     placements: Vec<Placement>,
     park: Vec<hearth_protocol::record::ParkedSend>,
     unpark: Vec<u64>,
+}
+
+/// What the core is told of an append once it is durable.
+struct Appending {
+    log: LogId,
+    length: u64,
+    ranges: usize,
+    promises: usize,
 }
 
 impl Runtime {
@@ -121,7 +129,7 @@ impl Runtime {
 
     fn now(&self) -> Now {
         let monotonic = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Now { monotonic, wall: wall() }
+        Now { monotonic, wall: wall(), right: self.region.ownership.right() }
     }
 
     /// Handles everything at hand, performs what follows, and goes on with what the store answered at once.
@@ -159,6 +167,9 @@ impl Runtime {
                 to.outcome(outcome);
             }
             Effect::View(to, view) => to.view(view),
+            Effect::Send { peer, body, .. } if peer == *self.region.me() => {
+                self.again.push_back(Input::Frame { peer, body: Box::new(body), entries: Vec::new(), salt: salt() });
+            }
             Effect::Send { peer, lane, body } => self.send(&peer, lane, body),
             Effect::PlacementAnswer { peer, request_id, placement } => {
                 let response = Response {
@@ -183,6 +194,12 @@ impl Runtime {
                     self.region.hub.skipped(&skipped, from > 0, &before, &audience);
                 }
             }
+            Effect::Rewound { log, epoch, from, audience } => {
+                if let Some(conversation) = log.as_conversation() {
+                    let after = from.saturating_sub(1);
+                    self.region.hub.rewound(&Rewound { conversation, epoch, after }, &audience);
+                }
+            }
             Effect::UserChanged { log, entry } => self.region.user_changed(log, &entry),
             Effect::Outbox(item) => {
                 fail_point("before-outbox");
@@ -199,6 +216,8 @@ impl Runtime {
             Effect::Load(_)
             | Effect::ReadForReplica { .. }
             | Effect::ReadForPull { .. }
+            | Effect::ReadHash { .. }
+            | Effect::ReadTail { .. }
             | Effect::ReadForRetry { .. } => self.read(effect).await,
         }
     }
@@ -223,6 +242,14 @@ impl Runtime {
             Effect::ReadForRetry { log, sequence, ticket } => Box::pin(async move {
                 let entry = store.read(log, sequence, sequence + 1, 1, usize::MAX).await?.into_iter().next();
                 Ok(vec![Input::RetryRead(ticket, entry)])
+            }),
+            Effect::ReadHash { log, sequence } => Box::pin(async move {
+                let entry = store.read(log, sequence, sequence + 1, 1, usize::MAX).await?.into_iter().next();
+                Ok(vec![Input::HashRead { log, sequence, entry }])
+            }),
+            Effect::ReadTail { log, after, rows } => Box::pin(async move {
+                let entries = store.read_tail(log, after, rows).await?;
+                Ok(vec![Input::TailPage { log, entries }])
             }),
             _ => return,
         };
@@ -264,11 +291,12 @@ impl Runtime {
         if !marks.is_empty() || !placements.is_empty() || !unpark.is_empty() {
             let stores = self.region.stores.clone();
             let put = async move {
-                if !marks.is_empty() {
-                    stores.log.put_marks(marks).await?;
-                }
+                // A mark says that what is below it was told: placements are first.
                 if !placements.is_empty() {
                     stores.placements.put_placements(placements).await?;
+                }
+                if !marks.is_empty() {
+                    stores.log.put_marks(marks).await?;
                 }
                 if !unpark.is_empty() {
                     stores.parking.unpark(unpark).await?;
@@ -280,8 +308,15 @@ impl Runtime {
     }
 
     async fn append(&mut self, appends: Vec<LogAppend>) {
-        let lengths: Vec<(LogId, u64, usize)> =
-            appends.iter().map(|append| (append.log, append.end(), usize::from(append.changes_ranges()))).collect();
+        let lengths: Vec<Appending> = appends
+            .iter()
+            .map(|append| Appending {
+                log: append.log,
+                length: append.end(),
+                ranges: usize::from(append.changes_ranges()),
+                promises: usize::from(append.promises),
+            })
+            .collect();
         let region = self.region.clone();
         region.measures.append_entries.observe(lengths.len() as f64);
         let commit = async move {
@@ -290,22 +325,32 @@ impl Runtime {
             region.measures.append_seconds.observe(began.elapsed().as_secs_f64());
             fail_point("after-append");
             // Of each log its last length counts: what went into one commit goes to replicas in one frame.
-            let mut durable: BTreeMap<LogId, (u64, u64, usize)> = BTreeMap::new();
-            for ((log, length, changed), outcome) in lengths.into_iter().zip(outcomes) {
+            let mut durable: BTreeMap<LogId, (u64, Appending)> = BTreeMap::new();
+            for (mut appending, outcome) in lengths.into_iter().zip(outcomes) {
                 match outcome {
                     AppendOutcome::Applied { change } => {
-                        let ranges = durable.get(&log).map_or(0, |(.., ranges)| *ranges) + changed;
-                        durable.insert(log, (length, change, ranges));
+                        if let Some((_, before)) = durable.get(&appending.log) {
+                            appending.ranges += before.ranges;
+                            appending.promises += before.promises;
+                        }
+                        durable.insert(appending.log, (change, appending));
                     }
                     AppendOutcome::Conflict { length: found, .. } => {
                         // One writer a store: a conflict means that the store is not what this region wrote.
+                        let Appending { log, length, .. } = appending;
                         let reason = format!("{log} has {found} entries where this region wrote {length}");
                         return Err(StoreError::Unavailable(Arc::from(reason)));
                     }
                 }
             }
-            let appended = |(log, (length, change, ranges))| Input::Appended { log, length, change, ranges };
-            Ok(durable.into_iter().map(appended).collect())
+            let appended = |(change, Appending { log, length, ranges, promises })| Input::Appended {
+                log,
+                length,
+                change,
+                ranges,
+                promises,
+            };
+            Ok(durable.into_values().map(appended).collect())
         };
         self.start(Box::pin(commit)).await;
     }

@@ -22,7 +22,8 @@ impl Region {
         if let Some(placement) = self.view(log, true).await?.placement {
             return Ok(placement);
         }
-        let placement = self.options.map.first_placement(log, self.me(), durability);
+        let generation = self.ownership.map().borrow().generation_of(self.me());
+        let placement = Placement { generation, ..self.options.map.first_placement(log, self.me(), durability) };
         let change = Change::Place { replaces: None, placement };
         let command =
             self.own_command(LogId::placement(Slot::of(&log)), EntryKind::Placement, Uuid::new_v4(), change.encode());

@@ -93,6 +93,33 @@ async fn a_link_cut_between_two_regions_fences_nobody_and_a_region_cut_from_both
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_of_the_map_stopped_past_its_lease_is_fenced_and_fences_nobody_when_it_goes_on() {
+    let mesh = Mesh::quick(&["--processes", "--failover-after", "3s"]).await;
+    let all = [0, 1, 2];
+    for region in all {
+        until("leases", DECIDED, || holds_its_lease(&mesh, region)).await;
+    }
+    let mut leader = 0;
+    for region in all {
+        let labels = format!("region=\"{}\"", mesh.regions[region].id);
+        if mesh.metric(0, "hearth_map_leader", &labels).await > 0.0 {
+            leader = region;
+        }
+    }
+    let others: Vec<usize> = all.into_iter().filter(|region| *region != leader).collect();
+    let pid = Pid::from_raw(mesh.regions[leader].pid.expect("a process"));
+    kill(pid, Signal::SIGSTOP).expect("a signal");
+    until("it is fenced and has no slots", DECIDED, || is_taken_over(&mesh, &others, leader)).await;
+    kill(pid, Signal::SIGCONT).expect("a signal");
+    until("it has returned", DECIDED, || is_in_state(&mesh, others[0], leader, "active")).await;
+    for region in all {
+        until("leases again", DECIDED, || holds_its_lease(&mesh, region)).await;
+    }
+    assert_eq!(fences(&mesh, &all).await, 1.0);
+    mesh.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_automatic_failover_a_region_that_is_gone_keeps_its_slots() {
     let mesh = Mesh::quick(&["--failover", "off", "--failover-after", "1s"]).await;
     until("it holds its lease", DECIDED, || holds_its_lease(&mesh, 1)).await;

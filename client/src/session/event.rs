@@ -10,6 +10,8 @@ use hearth_protocol::{ConversationId, DeviceId, ErrorCode, MessageId, Refusal, R
 /// position that was acked to this client comes as [`Event::Acked`] and not as a row, unless a resume showed it first.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// Messages of a conversation above a number have left the line: what was shown of older epochs is void.
+    Rewound(hearth_protocol::client::RewoundPayload),
     /// A session lives; everything unacked has been sent again before anything new.
     Connected {
         /// The edge region.

@@ -37,6 +37,12 @@ impl Session {
             ServerFrame::New(row) => self.row(row, now),
             ServerFrame::ConversationNew(row) => self.joined(row),
             ServerFrame::ConversationUpdated(row) => self.events.push_back(Event::ConversationUpdated(row)),
+            ServerFrame::ConversationRewound(rewound) => {
+                // What stands above comes again under the new epoch, or is lost and named by a loss statement.
+                let line = Line::new(Some(rewound.after_sequence), Some(rewound.epoch));
+                self.lines.insert(rewound.conversation_id, line);
+                self.events.push_back(Event::Rewound(rewound));
+            }
             ServerFrame::FeedComplete => self.events.push_back(Event::FeedComplete),
             ServerFrame::RegionStatus { region, reachable } => {
                 self.events.push_back(Event::RegionStatus { region, reachable });

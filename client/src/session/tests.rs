@@ -416,8 +416,6 @@ fn a_token_is_refreshed_on_the_live_session_before_it_expires() {
 #[test]
 fn frames_of_unknown_types_are_ignored() {
     let mut session = live();
-    let rewound = json!({"conversationId": CONVERSATION, "epoch": 2, "afterSequence": 1});
-    receive(&mut session, "conversation.rewound", &rewound, at(1));
     receive(&mut session, "presence.update", &json!({"anything": 1}), at(1));
     assert!(events_of(&mut session).is_empty());
 }

@@ -4,10 +4,10 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
-use hearth_protocol::client::{ServerFrame, SyncGapPayload, SyncRequiredPayload, encode_server_frame};
+use hearth_protocol::client::{RewoundPayload, ServerFrame, SyncGapPayload, SyncRequiredPayload, encode_server_frame};
 use hearth_protocol::rest::SyncCursor;
 use hearth_protocol::{ConversationId, Epoch};
-use region_core::{Replay, Skipped};
+use region_core::{Replay, Rewound, Skipped};
 
 use super::Effect;
 use crate::metrics::DropLabel;
@@ -158,6 +158,22 @@ impl Deliveries {
         }
         (track.epoch, track.sent) = (epoch.max(track.epoch), at - 1);
         track.absorb_own();
+    }
+
+    /// Messages that may have been sent have left the line. Behind a replay it is told at once: what is replayed is of
+    /// the new line.
+    pub(crate) fn rewound(&mut self, rewound: &Rewound, effects: &mut VecDeque<Effect>) {
+        let Rewound { conversation, epoch, after } = *rewound;
+        let payload = RewoundPayload { conversation_id: conversation, epoch, after_sequence: after };
+        effects.push_back(Effect::Send(encode_server_frame(&ServerFrame::ConversationRewound(payload), None)));
+        if let Some(track) = self.tracks.get_mut(&conversation)
+            && epoch > track.epoch
+        {
+            track.own.clear();
+            track.epoch = epoch;
+            track.sent = track.sent.min(after);
+            track.first = track.first.min(after + 1);
+        }
     }
 
     fn deliver(track: &mut Track, live: Live, now: u64, effects: &mut VecDeque<Effect>) {
@@ -381,9 +397,38 @@ mod tests {
         deliveries.begin_replay(&listed);
         deliveries.skipped(&skipped(13, 20), 0, &mut effects);
         deliveries.live(live(20), 0, &mut effects);
-        let replay = Replay { frames: Vec::new(), epoch: Epoch(1), up_to: 12, visible_from: 1 };
+        let replay = Replay { frames: Vec::new(), epoch: Epoch(1), up_to: 12, visible_from: 1, rewound: None };
         deliveries.replayed(&listed, replay, 0, &mut effects);
         assert!(check(6, effects).is_ok());
+    }
+
+    #[test]
+    fn what_left_the_line_is_told_and_the_new_line_follows_from_there() {
+        let limits = DeliveryLimits { held: 8, held_bytes: 1_000, tracked: 4, replay_rows: 5, gap_rows: 20 };
+        let live = |epoch, sequence| Live {
+            conversation: conversation(),
+            epoch: Epoch(epoch),
+            sequence,
+            frame: frame(sequence),
+        };
+        let mut deliveries = Deliveries::new(limits);
+        let mut effects = VecDeque::new();
+        for sequence in 5..9 {
+            deliveries.live(live(1, sequence), 0, &mut effects);
+        }
+        let rewound = Rewound { conversation: conversation(), epoch: Epoch(2), after: 6 };
+        deliveries.rewound(&rewound, &mut effects);
+        for sequence in 7..9 {
+            deliveries.live(live(2, sequence), 0, &mut effects);
+        }
+        deliveries.live(live(1, 9), 0, &mut effects);
+        let sent = effects.iter().filter_map(|effect| match effect {
+            Effect::Send(frame) => Some(String::from_utf8_lossy(frame).into_owned()),
+            _ => None,
+        });
+        let sent: Vec<String> = sent.collect();
+        assert_eq!(sent.len(), 7, "four of the old line, the word, two of the new one: {sent:?}");
+        assert!(sent[4].contains("conversation.rewound") && sent[4].contains(r#""afterSequence":6"#), "{sent:?}");
     }
 
     #[test]
@@ -396,7 +441,7 @@ mod tests {
             deliveries.begin_replay(&listed);
             let count = rows.clone().count();
             let frames = rows.map(|sequence| (sequence, frame(sequence))).collect();
-            let replay = Replay { frames, epoch: Epoch(1), up_to: 410, visible_from: 1 };
+            let replay = Replay { frames, epoch: Epoch(1), up_to: 410, visible_from: 1, rewound: None };
             deliveries.replayed(&listed, replay, 0, &mut effects);
             let Some(Effect::Send(first)) = effects.front() else { panic!("{effects:?}") };
             assert!(String::from_utf8_lossy(first).contains(told), "{effects:?}");
@@ -428,7 +473,7 @@ mod tests {
             prop_assert!(!effects.iter().any(|effect| matches!(effect, Effect::Send(_))), "live before its replay");
             let rows = (cursor + 1).max((stored + lacking).saturating_sub(4))..=stored;
             let frames = rows.map(|sequence| (sequence, frame(sequence))).collect();
-            let replay = Replay { frames, epoch: Epoch(1), up_to: stored, visible_from: 1 };
+            let replay = Replay { frames, epoch: Epoch(1), up_to: stored, visible_from: 1, rewound: None };
             deliveries.replayed(&listed, replay, 0, &mut effects);
             for sequence in after {
                 deliveries.live(live(sequence), 0, &mut effects);

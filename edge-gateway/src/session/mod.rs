@@ -373,6 +373,7 @@ impl Session {
                 self.deliveries.live(live, now.ticks, &mut self.effects);
             }
             EdgeEvent::Skipped(skipped) => self.deliveries.skipped(&skipped, now.ticks, &mut self.effects),
+            EdgeEvent::Rewound(rewound) => self.deliveries.rewound(&rewound, &mut self.effects),
             EdgeEvent::Frame(frame) => {
                 let refusal = self.look_at(&frame);
                 self.effects.push_back(Effect::Send(frame));

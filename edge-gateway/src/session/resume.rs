@@ -84,7 +84,12 @@ impl Session {
                     epoch: replay.epoch,
                     up_to_sequence: replay.up_to,
                 });
-                self.deliveries.replayed(cursor, replay, now.ticks, &mut self.effects);
+                let mut good = cursor.clone();
+                if let Some(rewound) = &replay.rewound {
+                    self.deliveries.rewound(rewound, &mut self.effects);
+                    (good.last_sequence, good.epoch) = (rewound.after, Some(rewound.epoch));
+                }
+                self.deliveries.replayed(&good, replay, now.ticks, &mut self.effects);
             }
             Err(refusal) => {
                 let unknown = refusal.error == ErrorCode::ConversationNotFound;

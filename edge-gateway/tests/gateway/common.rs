@@ -138,7 +138,7 @@ impl Core for FakeCore {
         let skip = if newest { frames.len().saturating_sub(rows) } else { 0 };
         frames.drain(..skip);
         frames.truncate(rows);
-        Ok(Replay { frames, epoch: Epoch(1), up_to, visible_from: 1 })
+        Ok(Replay { frames, epoch: Epoch(1), up_to, visible_from: 1, rewound: None })
     }
 
     async fn api(&self, user: &UserId, call: ApiCall) -> ApiAnswer {

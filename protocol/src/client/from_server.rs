@@ -189,6 +189,18 @@ pub struct SyncGapPayload {
     pub to_sequence: u64,
 }
 
+/// `conversation.rewound`: what the client has of older epochs above this number has left the line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RewoundPayload {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// The epoch of the line from now on.
+    pub epoch: Epoch,
+    /// The last number that stays.
+    pub after_sequence: u64,
+}
+
 /// A frame of the server. Clients that meet an unknown type ignore it: [`ServerFrame::parse`] gives `None`.
 #[derive(Clone, Debug)]
 pub enum ServerFrame {
@@ -214,6 +226,8 @@ pub enum ServerFrame {
     ConversationNew(Box<ConversationRow>),
     /// `conversation.updated`.
     ConversationUpdated(Box<ConversationRow>),
+    /// `conversation.rewound`.
+    ConversationRewound(RewoundPayload),
     /// `feed.complete`.
     FeedComplete,
     /// `region.status`.
@@ -300,6 +314,7 @@ pub fn encode_server_frame(frame: &ServerFrame, id: Option<&str>) -> Bytes {
         ServerFrame::New(row) => enveloped("message.new", id, row),
         ServerFrame::ConversationNew(row) => enveloped("conversation.new", id, row),
         ServerFrame::ConversationUpdated(row) => enveloped("conversation.updated", id, row),
+        ServerFrame::ConversationRewound(payload) => enveloped("conversation.rewound", id, payload),
         ServerFrame::FeedComplete => enveloped("feed.complete", id, Empty {}),
         ServerFrame::RegionStatus { region, reachable } => {
             enveloped("region.status", id, Status { region, reachable: *reachable })
@@ -358,6 +373,7 @@ impl ServerFrame {
             "message.new" => Self::New(serde_json::from_str(payload)?),
             "conversation.new" => Self::ConversationNew(serde_json::from_str(payload)?),
             "conversation.updated" => Self::ConversationUpdated(serde_json::from_str(payload)?),
+            "conversation.rewound" => Self::ConversationRewound(serde_json::from_str(payload)?),
             "feed.complete" => Self::FeedComplete,
             "region.status" => {
                 let Status { region, reachable } = serde_json::from_str(payload)?;

@@ -12,7 +12,7 @@ pub use from_client::{
 };
 pub use from_server::{
     AckDurability, AckPayload, ClosePayload, Connected, Draining, Endpoint, QueuedPayload, QueuedReason,
-    RefusedPayload, ServerFrame, SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo,
+    RefusedPayload, RewoundPayload, ServerFrame, SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo,
     encode_message_new, encode_server_frame,
 };
 pub use json::json_depth_exceeds;

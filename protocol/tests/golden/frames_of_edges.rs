@@ -2,7 +2,7 @@
 
 use hearth_protocol::client::{
     AckDurability, AckPayload, ClosePayload, Connected, Draining, Endpoint, QueuedPayload, QueuedReason,
-    RefusedPayload, ServerFrame, SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo,
+    RefusedPayload, RewoundPayload, ServerFrame, SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo,
     encode_message_new, encode_server_frame,
 };
 use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, Role, Settings};
@@ -165,6 +165,7 @@ fn message_frames() -> Vec<(&'static str, ServerFrame)> {
 fn sync_frames() -> Vec<(&'static str, ServerFrame)> {
     let covered = SyncedUpTo { conversation_id: conversation(), epoch: Epoch(2), up_to_sequence: 300 };
     let complete = SyncCompletePayload { conversations: vec![covered], resumed: "exact".to_owned() };
+    let rewound = RewoundPayload { conversation_id: conversation(), epoch: Epoch(3), after_sequence: 11 };
     let required = SyncRequiredPayload { conversation_id: conversation(), from_sequence: 12 };
     let gap = SyncGapPayload { conversation_id: conversation(), from_sequence: 12, to_sequence: 200 };
     let synced =
@@ -185,6 +186,7 @@ fn sync_frames() -> Vec<(&'static str, ServerFrame)> {
     vec![
         ("sync.complete", ServerFrame::SyncComplete(complete)),
         ("sync.required", ServerFrame::SyncRequired(required)),
+        ("conversation.rewound", ServerFrame::ConversationRewound(rewound)),
         ("sync.gap", ServerFrame::SyncGap(gap)),
         ("sync.response", ServerFrame::SyncResponse(response)),
         ("history.response", ServerFrame::HistoryResponse(history)),

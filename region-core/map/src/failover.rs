@@ -7,6 +7,8 @@ use hearth_protocol::RegionId;
 use openraft::ServerState;
 use region_model::region_map::{MapAnswer, MapCommand, MapFact, MapRefusal, RegionState};
 
+use tokio::time::Instant;
+
 use crate::node::MapNode;
 use crate::port::{NotDecided, RegionMapLog as _};
 
@@ -73,8 +75,11 @@ const TRIES: usize = 5;
 /// Runs until the node stops.
 pub(crate) async fn run(node: MapNode) {
     let times = node.inner.options.times;
+    let mut goes_on = false;
     loop {
-        tokio::time::sleep(times.look).await;
+        if !std::mem::take(&mut goes_on) {
+            tokio::time::sleep(times.look).await;
+        }
         let live = node.live();
         let metrics = live.metrics();
         if metrics.state != ServerState::Leader || live.gives_way() {
@@ -83,7 +88,10 @@ pub(crate) async fn run(node: MapNode) {
         let rules = node.inner.options.failover;
         let Some(step) = node.as_leader(metrics.current_term, |view| view.next_step(&rules)) else { continue };
         match node.propose_here(step.clone(), times.attempt * 2).await {
-            Some(answer) => tell(&step, &answer),
+            Some(answer) => {
+                tell(&step, &answer);
+                goes_on = answer.changed();
+            }
             // It leads no more, or could not commit: whoever leads decides again.
             None => tracing::debug!(?step, "a step of a failover was not committed"),
         }
@@ -105,15 +113,16 @@ fn tell(step: &MapCommand, answer: &MapAnswer) {
 
 impl MapNode {
     /// Fences a region by hand, from any region. Answers the version of the fence; of a region that is fenced already
-    /// the version of the fence that stands.
+    /// the version of the fence that stands. Takes `patience` at most.
     ///
     /// # Errors
     /// [`NotFailedOver`]: at once with [`NotFailedOver::HoldsLease`] while the region may hold its lease.
     pub async fn fence(&self, region: &RegionId, patience: Duration) -> Result<u64, NotFailedOver> {
+        let deadline = Instant::now() + patience;
         let mut term = self.inner.applied.map().region(region).map_or(0, |entry| entry.term);
         for _ in 0..TRIES {
             let command = MapCommand::Fence { region: region.clone(), term };
-            match self.propose(command, patience).await?.fact() {
+            match self.propose(command, deadline.duration_since(Instant::now())).await?.fact() {
                 Ok(MapFact::Fence { fence }) => return Ok(*fence),
                 Ok(_) => return Err(NotFailedOver::Busy),
                 // The map here is behind, or the region renews.
@@ -125,15 +134,16 @@ impl MapNode {
     }
 
     /// Gives the slots of a fenced region to active voters of theirs, by hand. The leader does so by itself within
-    /// seconds of a fence; it may be called all the same, and again.
+    /// seconds of a fence; it may be called all the same, and again. Takes `patience` at most.
     ///
     /// # Errors
     /// [`NotFailedOver`]: with [`NotFailedOver::State`] when the region is not fenced.
     pub async fn reassign(&self, region: &RegionId, patience: Duration) -> Result<SlotsMoved, NotFailedOver> {
+        let deadline = Instant::now() + patience;
         let mut seen = self.inner.applied.map().changed;
         for _ in 0..TRIES {
             let command = MapCommand::Reassign { region: region.clone(), seen };
-            match self.propose(command, patience).await?.fact() {
+            match self.propose(command, deadline.duration_since(Instant::now())).await?.fact() {
                 Ok(MapFact::Slots { moved, left }) => return Ok(SlotsMoved { moved: *moved, left: *left }),
                 Ok(_) => return Err(NotFailedOver::Busy),
                 Err(MapRefusal::Changed(newer)) => seen = *newer,

@@ -151,6 +151,7 @@ impl MapNode {
                 return None;
             }
         };
+        self.asked_by(from);
         Some(Bytes::from(self.answer(from, request).await.encode()))
     }
 

@@ -10,6 +10,7 @@ use hearth_protocol::record::Record as _;
 use openraft::ServerState;
 use parking_lot::Mutex;
 use region_model::region_map::{LeaderView, MapCommand, MapRefusal, MapState, Reachability, Silences};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
@@ -26,6 +27,8 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(crate) struct Reach {
     state: Mutex<State>,
+    /// A region that does not answer has asked something itself: it is asked at once.
+    nudge: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +40,13 @@ struct State {
 }
 
 impl State {
+    /// A region answered; whether it had been silent.
+    fn heard(&mut self, region: &RegionId) -> bool {
+        let was_silent = self.silences.is_silent(region);
+        self.silences.heard(region);
+        was_silent
+    }
+
     /// Reports to an earlier leader say nothing.
     fn reports_of(&mut self, term: u64) -> &mut Reachability {
         if self.term != term {
@@ -54,15 +64,9 @@ pub(crate) async fn run(node: MapNode) {
     let mut asked = JoinSet::new();
     let mut under_way = BTreeSet::new();
     loop {
-        tokio::select! {
-            _ = tick.tick() => {
-                let others = node.others();
-                node.inner.reach.state.lock().silences.look(&others, node.inner.clock.now());
-                for region in others.into_iter().filter(|region| under_way.insert(region.clone())) {
-                    asked.spawn(ask_one(node.clone(), region));
-                }
-                node.spawn(report(node.clone()));
-            }
+        let is_tick = tokio::select! {
+            _ = tick.tick() => true,
+            () = node.inner.reach.nudge.notified() => false,
             Some(answer) = asked.join_next() => {
                 let Ok((region, status)) = answer else {
                     under_way.clear();
@@ -70,10 +74,21 @@ pub(crate) async fn run(node: MapNode) {
                 };
                 under_way.remove(&region);
                 if let Some(status) = status {
-                    node.inner.reach.state.lock().silences.heard(&region);
+                    if node.inner.reach.state.lock().heard(&region) {
+                        node.spawn(report(node.clone()));
+                    }
                     follow(&node, &region, &status).await;
                 }
+                continue;
             }
+        };
+        let others = node.others();
+        node.inner.reach.state.lock().silences.look(&others, node.inner.clock.now());
+        for region in others.into_iter().filter(|region| under_way.insert(region.clone())) {
+            asked.spawn(ask_one(node.clone(), region));
+        }
+        if is_tick {
+            node.spawn(report(node.clone()));
         }
     }
 }
@@ -133,6 +148,13 @@ async fn fetch(node: MapNode, region: RegionId) {
 }
 
 impl MapNode {
+    /// Another region asks something: one that has not answered may be there again.
+    pub(crate) fn asked_by(&self, region: &RegionId) {
+        if self.inner.reach.state.lock().silences.is_silent(region) {
+            self.inner.reach.nudge.notify_one();
+        }
+    }
+
     /// A voter's report; taken only while this member leads.
     pub(crate) fn take_report(&self, live: &Live, voter: &RegionId, silent: Vec<(RegionId, u64)>) {
         let metrics = live.metrics();

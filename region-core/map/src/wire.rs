@@ -96,3 +96,45 @@ pub(crate) enum Response {
 
 impl Record for Request {}
 impl Record for Response {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn our_own_requests_and_answers_keep_their_bytes_and_read_back() {
+        let eu = || RegionId::new("eu").expect("a name");
+        let store = Uuid::from_u128(7);
+        let status = Status { store, pristine: false, generation: 1, version: 300, hears_leader: true };
+        let requests = [
+            (
+                Request::Propose { command: MapCommand::Fence { region: eu(), term: 9 }, relay: true },
+                "0103030265750901".to_owned(),
+            ),
+            (Request::Status, "0104".to_owned()),
+            (Request::Report { silent: vec![(eu(), 12_000)] }, "010501026575e05d".to_owned()),
+            (Request::Map, "0106".to_owned()),
+        ];
+        for (request, bytes) in requests {
+            let encoded = request.encode();
+            assert_eq!(hex(&encoded), bytes, "{request:?}");
+            assert_eq!(Request::decode(&encoded).expect("reads").encode(), encoded);
+        }
+        let responses = [
+            (Response::NotLeader, "0104".to_owned()),
+            (Response::Status(status), format!("010510{}0001ac0201", hex(store.as_bytes()))),
+            (Response::Elsewhere, "0106".to_owned()),
+            (Response::Noted, "0107".to_owned()),
+            (Response::Map(vec![1, 2]), "0108020102".to_owned()),
+        ];
+        for (response, bytes) in responses {
+            let encoded = response.encode();
+            assert_eq!(hex(&encoded), bytes, "{response:?}");
+            assert_eq!(Response::decode(&encoded).expect("reads").encode(), encoded);
+        }
+    }
+}

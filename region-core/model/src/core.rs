@@ -414,6 +414,10 @@ pub struct CoreGauges {
     pub forwards: usize,
     /// Parked sends.
     pub parked: usize,
+    /// Logs that this region, as a steward, is giving a home.
+    pub failing_over: usize,
+    /// Logs whose tails are not settled under their present home.
+    pub tails: usize,
     /// Entries that each replica region lacks, over the logs in memory.
     pub lag: BTreeMap<RegionId, u64>,
 }
@@ -460,7 +464,14 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             });
             lag.insert(peer.clone(), behind.sum());
         }
-        CoreGauges { loaded_logs: self.logs.len(), forwards: self.forwards.len(), parked: self.lot.len(), lag }
+        CoreGauges {
+            loaded_logs: self.logs.len(),
+            forwards: self.forwards.len(),
+            parked: self.lot.len(),
+            failing_over: self.failovers.len(),
+            tails: self.tails.values().filter(|tail| !tail.is_settled()).count(),
+            lag,
+        }
     }
 
     /// Handles one input; what follows is added to `effects`.
@@ -599,6 +610,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         {
             loaded.placement = Some(learned);
         }
+        // A newer home's word outlived the placement that made it one: the steward knows it.
+        let accepted = loaded.record.as_ref().map(|record| record.accepted);
+        loaded.placement.take_if(|known| accepted.is_some_and(|accepted| accepted > known.epoch));
         if !matches!(self.logs.get(&id), Some(Slotted::Loading(_))) {
             // Nobody asked: what is in memory knows more than what was read.
             return;

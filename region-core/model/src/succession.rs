@@ -292,6 +292,14 @@ impl<R: Clone> Log<R> {
             || self.placement.as_ref().is_some_and(|placed| placed.epoch == epoch && placed.loss.is_some())
     }
 
+    /// An epoch may be accepted here before its placement says that it may lack something.
+    pub(crate) fn note_loss(&mut self, placement: &Placement) {
+        let openings = self.record.iter_mut().flat_map(|record| &mut record.openings);
+        for opening in openings.filter(|opening| opening.epoch == placement.epoch) {
+            opening.loss |= placement.loss.is_some();
+        }
+    }
+
     fn body_of(&self, said: &Said<Arc<SealedEntry>>) -> Option<mesh::Body> {
         let accepted = self.record.as_ref().map_or(0, |record| record.accepted.0);
         let log = Bytes::copy_from_slice(&self.id.to_bytes());

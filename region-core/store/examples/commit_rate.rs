@@ -62,6 +62,8 @@ fn append(log: LogId, entry: Arc<SealedEntry>, record: Option<LogRecord>) -> Log
         entries: vec![entry],
         record,
         snapshot: None,
+        apart: None,
+        promises: false,
         begin: None,
         filled: vec![],
         dedup: vec![(key, dedup)],

@@ -27,8 +27,8 @@ const FETCHED: u64 = 256;
 enum Stage {
     /// Voters are asked for promises.
     Sealing,
-    /// The steward brings its copy of a placement log to the winner's, from whom it reads on at `next`.
-    Fetching { winner: RegionId, opening: OpeningAt<Hash>, next: u64 },
+    /// The steward brings its copy of a placement log to the winner's.
+    Fetching { winner: RegionId, opening: OpeningAt<Hash> },
     /// The placement waits for its copies.
     Placing,
 }
@@ -216,7 +216,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         if id.kind == LogKind::Placement {
             let opening = placing.opening;
             if let Some(failover) = self.failovers.under_way.get_mut(&id) {
-                failover.stage = Stage::Fetching { winner, opening, next: 0 };
+                failover.stage = Stage::Fetching { winner, opening };
             }
             self.take_fetched(id, &[], now, effects);
             return;
@@ -264,7 +264,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// Takes entries towards the opening, and asks for those behind them while it is not reached.
     fn take_fetched(&mut self, id: LogId, entries: &[Arc<SealedEntry>], now: Now, effects: &mut Vec<Effect<R>>) {
         let Some(failover) = self.failovers.under_way.get(&id) else { return };
-        let Stage::Fetching { winner, opening, .. } = &failover.stage else { return };
+        let Stage::Fetching { winner, opening } = &failover.stage else { return };
         let (winner, opening) = (winner.clone(), *opening);
         let frame = Append { epoch: opening.epoch, opening, entries: entries.to_vec(), mark: 0 };
         let voters: Vec<String> = failover.replaced.voters.iter().map(|voter| voter.as_str().to_owned()).collect();
@@ -284,7 +284,6 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Ok(Some(next)) => {
                 if let Some(failover) = self.failovers.under_way.get_mut(&id) {
                     failover.at = now.monotonic;
-                    failover.stage = Stage::Fetching { winner: winner.clone(), opening, next };
                 }
                 self.fetch(id, &winner, next, opening.first, effects);
             }

@@ -238,6 +238,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                     return;
                 }
                 changed = log.placement.as_ref().is_some_and(|known| known.epoch < epoch);
+                log.note_loss(&placement);
                 log.placement = Some(placement);
                 if changed {
                     again = self.take_waiters(id, effects);

@@ -9,6 +9,9 @@ use crate::effect::Effect;
 /// written by then, and a load finds them.
 const EVICTED_AFTER_MILLISECONDS: u64 = 2_000;
 
+/// Logs with parked sends whose placement is asked for again in one period of anti-entropy.
+const HOMES_LOOKED_AFTER: usize = 64;
+
 impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn link_up(&mut self, peer: RegionId, now: Now, effects: &mut Vec<Effect<R>>) {
         self.links_up.insert(peer.clone());
@@ -115,8 +118,20 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         for log in self.lot.logs() {
             self.release(log, now, effects);
         }
+        self.look_after_homes(now, effects);
         self.follow_newer();
         self.follow_wanted(now, effects);
+    }
+
+    /// What is parked for long may wait for a home that is none any more, where the word of the new one was lost with
+    /// the power: the steward is asked.
+    fn look_after_homes(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
+        let parked: Vec<LogId> = self.lot.logs().into_iter().take(HOMES_LOOKED_AFTER).collect();
+        for id in parked {
+            if !self.lookups.contains_key(&id) && self.placement_of(id).is_some() {
+                self.look_up(id, Waiting::Release, now, effects);
+            }
+        }
     }
 
     /// A new home may not have been one when it was asked.

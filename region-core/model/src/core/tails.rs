@@ -33,6 +33,13 @@ pub(super) struct Tail {
     settled: bool,
 }
 
+impl Tail {
+    /// Whether the home of the present epoch has all of it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled
+    }
+}
+
 impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// The store keeps tails of these logs.
     pub(super) fn tails_at_start(&mut self, logs: Vec<LogId>) {

@@ -45,6 +45,12 @@ impl Silences {
         }
     }
 
+    /// Whether a region that is asked has been silent for at least a second.
+    #[must_use]
+    pub fn is_silent(&self, region: &RegionId) -> bool {
+        self.heard.get(region).is_some_and(|heard| self.awake.saturating_sub(*heard) >= REPORTED_FROM)
+    }
+
     /// The regions that have been silent for at least a second, and for how long.
     #[must_use]
     pub fn silent(&self) -> Vec<(RegionId, Duration)> {

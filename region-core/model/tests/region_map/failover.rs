@@ -159,10 +159,11 @@ fn a_region_that_was_suspended_itself_does_not_take_the_others_for_silent() {
         silences.heard(&us);
     }
     assert_eq!(silences.silent(), [(ap.clone(), seconds(9))]);
+    assert!(silences.is_silent(&ap) && !silences.is_silent(&us) && !silences.is_silent(&region("sa")));
     silences.look(&[us.clone(), ap.clone()], seconds(3_600));
     assert_eq!(silences.silent(), [(ap.clone(), seconds(11)), (us.clone(), seconds(2))]);
     silences.heard(&ap);
-    silences.look(&[us.clone()], seconds(3_601));
+    silences.look(std::slice::from_ref(&us), seconds(3_601));
     assert_eq!(silences.silent(), [(us, seconds(3))], "who is asked no more is forgotten");
 }
 
@@ -204,8 +205,8 @@ proptest! {
             }
         }
         enter(&mut world, &(Vec::new(), Vec::new(), 2 * SETTLED));
-        for node in 0..count {
-            prop_assert!(world.holds(node) && world.state(node) == RegionState::Active, "{}", NAMES[node]);
+        for (node, name) in NAMES.iter().enumerate().take(count) {
+            prop_assert!(world.holds(node) && world.state(node) == RegionState::Active, "{name}");
         }
         prop_assert_eq!(world.without_owner(), 0);
     }

@@ -133,9 +133,9 @@ impl World {
                 }
             }
         }
-        for node in 0..self.nodes.len() {
+        for (node, name) in NAMES.iter().enumerate().take(self.nodes.len()) {
             let fenced = self.state(node) == RegionState::Fenced;
-            assert!(!(fenced && self.holds(node)), "{} is fenced and believes in its lease", NAMES[node]);
+            assert!(!(fenced && self.holds(node)), "{name} is fenced and believes in its lease");
         }
     }
 
@@ -206,7 +206,7 @@ impl World {
                 continue;
             }
             let answer = match self.view(leader).admit(command) {
-                Ok(()) => self.commit(command).fact().map(Clone::clone).map_err(Clone::clone),
+                Ok(()) => self.commit(command).fact().cloned().map_err(Clone::clone),
                 Err(refusal) => Err(refusal),
             };
             if self.passes(leader, relay) && self.passes(relay, by) {
