@@ -1,6 +1,6 @@
 //! Runs seeds and prints one line each: `cargo run --release -p simulation --example seeds -- FROM COUNT SECONDS`.
 
-use simulation::{Plan, Size, run};
+use simulation::{Plan, Size};
 
 fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse::<u64>().ok());
@@ -30,7 +30,15 @@ fn main() {
         if let Some(clients) = numbers("CLIENTS") {
             plan = plan.with_clients(&clients.into_iter().map(|client| client as usize).collect::<Vec<_>>());
         }
-        let ran = if std::env::var("TOLD").is_ok() { simulation::run_told(&plan, true) } else { run(&plan) };
+        let (ran, history) = simulation::run_whole(&plan, std::env::var("TOLD").is_ok());
+        if let Ok(words) = std::env::var("DUMP") {
+            for (at, event) in &history.events {
+                let text = format!("{event:?}");
+                if words.split('/').all(|word| text.contains(word)) && text.len() < 400 {
+                    println!("{at} {text}");
+                }
+            }
+        }
         println!("{}", serde_json::to_string(&ran).unwrap_or_default());
         if let Ok(guarantee) = std::env::var("SHRINK") {
             let mut ran = ran.clone();

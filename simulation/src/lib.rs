@@ -31,5 +31,5 @@ mod trace;
 mod world;
 
 pub use plan::{Fault, FaultKind, Plan, Size};
-pub use run::{Ran, STEPS, Verdict, run, run_told};
+pub use run::{Ran, STEPS, Verdict, run, run_told, run_whole};
 pub use shrink::{Shrunk, shrink};

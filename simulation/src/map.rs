@@ -54,7 +54,6 @@ pub(crate) struct MapService {
     reachability: Reachability,
     proposals: u64,
     random: Random,
-    pub(crate) failovers: u64,
 }
 
 impl MapService {
@@ -67,7 +66,6 @@ impl MapService {
             reachability: Reachability::default(),
             proposals: 0,
             random: Random::of(seed, "map", 0),
-            failovers: 0,
         }
     }
 }

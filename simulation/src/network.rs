@@ -83,11 +83,6 @@ impl Links {
     pub(crate) fn way(&self, one: usize, other: usize) -> u64 {
         self.links.get(&(one.min(other), one.max(other))).map_or(0, |link| link.way)
     }
-
-    /// Whether both sides believe that the link is up.
-    pub(crate) fn is_up(&self, one: usize, other: usize) -> bool {
-        self.links.get(&(one.min(other), one.max(other))).is_some_and(|link| link.told_up == [true; 2])
-    }
 }
 
 fn direction(from: usize, to: usize) -> usize {

@@ -180,6 +180,12 @@ impl Plan {
         self
     }
 
+    /// When the run is over unless something is still to come to its end, in microseconds.
+    #[must_use]
+    pub fn ends_at(&self) -> u64 {
+        self.calm_at + self.size.seconds * SECOND * (100 - CALM_AFTER) / 100
+    }
+
     /// What to type to see this very run again.
     #[must_use]
     pub fn replay(&self) -> String {

@@ -7,7 +7,7 @@ use hearth_protocol::MessageId;
 use serde::Serialize;
 
 use crate::checker::{self, Guarantee, Report, Violation};
-use crate::history::{Event, Row};
+use crate::history::{Event, History, Row};
 use crate::plan::{FaultKind, Plan, SECOND};
 use crate::world::World;
 
@@ -93,11 +93,17 @@ pub fn run(plan: &Plan) -> Ran {
 /// As [`run`]; with `told`, every step goes to standard error.
 #[must_use]
 pub fn run_told(plan: &Plan, told: bool) -> Ran {
+    run_whole(plan, told).0
+}
+
+/// As [`run_told`], with what its clients saw.
+#[must_use]
+pub fn run_whole(plan: &Plan, told: bool) -> (Ran, History) {
     let began = Instant::now();
     let steps: Vec<&str> = STEPS.into_iter().filter(|step| !FAULTY.contains(step)).collect();
     let mut world = World::new(plan.clone(), &steps);
     world.trace.told = told;
-    world.run_until(plan.size.seconds * SECOND);
+    world.run_until(plan.ends_at());
     let unsettled = world.settle();
     world.read_all(1);
     world.restart_all();
@@ -105,25 +111,14 @@ pub fn run_told(plan: &Plan, told: bool) -> Ran {
     let after_restart = world.settle();
     world.read_all(2);
     let mut report = checker::check(&world.history);
-    if let Ok(word) = std::env::var("DUMP") {
-        let wanted: Vec<&str> = word.split('/').collect();
-        for (at, event) in &world.history.events {
-            let text = format!("{event:?}");
-            if wanted.iter().all(|word| text.contains(word)) && text.len() < 400 {
-                eprintln!("{at} {text}");
-            }
-        }
-        for (at, session) in world.history.sessions.iter().enumerate() {
-            if session.name.starts_with(wanted.get(1).unwrap_or(&"no")) { eprintln!("{at} {session:?}"); }
-        }
-    }
     for why in [unsettled, after_restart].into_iter().flatten() {
         report.add(Guarantee::Answered, why);
     }
     for what in std::mem::take(&mut world.broken) {
         report.add(Guarantee::G2, what);
     }
-    summary(world, plan, &report, began)
+    let history = std::mem::take(&mut world.history);
+    (summary(world, plan, &report, began), history)
 }
 
 fn summary(world: World, plan: &Plan, report: &Report, began: Instant) -> Ran {

@@ -60,9 +60,6 @@ impl Shrinker {
                 low = middle;
             }
         }
-        let mut size = self.best.plan.size;
-        size.seconds = high + 20;
-        let _ = size;
     }
 
     fn fewer_faults(&mut self) {

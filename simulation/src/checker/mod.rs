@@ -56,7 +56,7 @@ pub struct Violation {
 /// What the checker found.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Everything that does not hold, at most [`Report::MOST`].
+    /// Everything that does not hold, of each guarantee at most [`Report::MOST`].
     pub violations: Vec<Violation>,
     /// Messages handed over.
     pub sends: usize,
@@ -71,11 +71,11 @@ pub struct Report {
 }
 
 impl Report {
-    /// Violations kept of one run.
-    pub const MOST: usize = 200;
+    /// Violations kept of each guarantee.
+    pub const MOST: usize = 50;
 
     pub(crate) fn add(&mut self, guarantee: Guarantee, what: String) {
-        if self.violations.len() < Self::MOST {
+        if self.count(&[guarantee]) < Self::MOST {
             self.violations.push(Violation { guarantee, what });
         }
     }
