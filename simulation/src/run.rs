@@ -224,12 +224,30 @@ impl World {
             let here = state(place);
             let marked = here.is_some_and(|(length, mark, _)| length == mark);
             if here != first || !marked {
-                let show = |state: Option<(u64, u64, [u8; 32])>| state.map(|(length, mark, _)| (length, mark));
-                let name = &self.regions[place].id;
-                return Some(format!("{name} has {:?}, another voter {:?} (length, mark)", show(here), show(first)));
+                let show = |place: usize| self.standing(place, log);
+                let voters: Vec<String> = self.voters_of(conversation).into_iter().map(show).collect();
+                return Some(format!("voters differ: {}", voters.join("; ")));
             }
         }
         None
+    }
+
+    /// What a region's disk says of a log, for people.
+    fn standing(&self, place: usize, log: hearth_protocol::LogId) -> String {
+        let region = &self.regions[place];
+        let Some(stored) = region.disk.logs.get(&log) else { return format!("{} has nothing", region.id) };
+        let record = stored.record.as_ref().map(|record| {
+            format!("accepted {} and sealed at {}, home {}", record.accepted, record.sealed, record.home)
+        });
+        let placed = region.disk.placement(log).map(|placement| format!("{} at {}", placement.epoch, placement.home));
+        format!(
+            "{} has {} entries, mark {}, {}, placed {}",
+            region.id,
+            stored.length(),
+            stored.mark,
+            record.unwrap_or_default(),
+            placed.unwrap_or_default()
+        )
     }
 
     /// Every conversation is read from its first row to its end in every region that votes for it.
