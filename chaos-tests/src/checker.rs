@@ -68,7 +68,8 @@ impl Checker {
             Happened::Frame(frame) => frame,
         };
         let payload = &frame["payload"];
-        let (conversation, message) = (ConversationId(id(&payload["conversationId"])), MessageId(id(&payload["messageId"])));
+        let (conversation, message) =
+            (ConversationId(id(&payload["conversationId"])), MessageId(id(&payload["messageId"])));
         let event = match frame["type"].as_str().unwrap_or_default() {
             "message.ack" => {
                 let acked = acked(payload);

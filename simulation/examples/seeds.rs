@@ -9,7 +9,8 @@ fn main() {
     if let Ok(name) = std::env::var("MUTANT") {
         for name in simulation::hunt::names().filter(|known| name == "all" || name == *known) {
             let size = Size { seconds: 60, ..Size::default() };
-            let hunted = simulation::hunt::hunt(name, from, count, size).map(|it| (it.seeds, it.caught.is_some(), it.breaks));
+            let hunted =
+                simulation::hunt::hunt(name, from, count, size).map(|it| (it.seeds, it.caught.is_some(), it.breaks));
             println!("{name}: {hunted:?}");
         }
         return;

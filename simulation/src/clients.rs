@@ -151,9 +151,7 @@ impl World {
             return;
         }
         let now = self.now;
-        let due = |of: &Outstanding| {
-            of.retry_at.map_or(!of.queued && now > of.sent_at + AGAIN, |at| now >= at)
-        };
+        let due = |of: &Outstanding| of.retry_at.map_or(!of.queued && now > of.sent_at + AGAIN, |at| now >= at);
         if self.clients[number].outstanding.iter().any(due) {
             self.send_all_again(number);
         } else if !calm {
@@ -244,7 +242,8 @@ impl World {
         let id = self.number();
         let named = u64::from_be_bytes(device.0.as_bytes()[..8].try_into().unwrap_or_default());
         let session = self.history.session(format!("{user} at {}", self.regions[region].id), named);
-        let connection = Connection { client: number, region, session, device, live: BTreeMap::new(), arrives: self.now };
+        let connection =
+            Connection { client: number, region, session, device, live: BTreeMap::new(), arrives: self.now };
         self.connections.insert(id, connection);
         self.clients[number].connection = Some(id);
         self.regions[region].sessions.entry(user.clone()).or_default().push(id);
@@ -424,8 +423,7 @@ impl World {
         let cursor = self.clients[connection.client].cursors.entry(conversation).or_default();
         *cursor = (*cursor).max(fixed.position);
         let (session, position) = (connection.session, fixed.position);
-        let event =
-            history::Event::Shown(session, self.conversations[conversation].id, position, MessageId(fixed.id));
+        let event = history::Event::Shown(session, self.conversations[conversation].id, position, MessageId(fixed.id));
         self.history.add(self.now, event);
     }
 

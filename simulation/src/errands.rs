@@ -56,7 +56,15 @@ pub(crate) struct Errand {
     waits: Option<(Ticket, u64)>,
 }
 
-fn change(sender: UserId, log: LogId, kind: EntryKind, id: uuid::Uuid, content: Bytes, origin: &World, at: usize) -> Command {
+fn change(
+    sender: UserId,
+    log: LogId,
+    kind: EntryKind,
+    id: uuid::Uuid,
+    content: Bytes,
+    origin: &World,
+    at: usize,
+) -> Command {
     Command {
         log,
         kind,
@@ -79,8 +87,7 @@ impl World {
         let taking_part = self.plan.clients.clone();
         let mut random = Random::of(seed, "conversations", 0);
         for group in 0..count.div_ceil(GROUP) {
-            let members: Vec<usize> =
-                (group * GROUP..(group + 1) * GROUP).map(|number| number % count).collect();
+            let members: Vec<usize> = (group * GROUP..(group + 1) * GROUP).map(|number| number % count).collect();
             let admin = members[random.below(GROUP)];
             let guest = (group * GROUP + GROUP + random.below(count.saturating_sub(GROUP).max(1))) % count;
             let log = self.group_log(&mut random, self.clients[admin].prefers);
@@ -128,8 +135,7 @@ impl World {
         for member in &unique {
             self.clients[*member].conversations.push(number);
         }
-        let conversation =
-            Conversation { id, log, admin, guest, ready: false, churn: None, guest_is_in: false };
+        let conversation = Conversation { id, log, admin, guest, ready: false, churn: None, guest_is_in: false };
         self.conversations.push(conversation);
         self.by_log.insert(log, number);
         // Every third conversation loses nothing at a failover.

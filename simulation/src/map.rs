@@ -358,9 +358,8 @@ impl World {
     }
 
     fn elect(&mut self) {
-        let fine = self.service.leader.is_some_and(|leader| {
-            self.regions[leader].runs() && self.majority(leader).is_some()
-        });
+        let fine =
+            self.service.leader.is_some_and(|leader| self.regions[leader].runs() && self.majority(leader).is_some());
         if fine {
             self.service.lost = None;
             return;
@@ -378,9 +377,7 @@ impl World {
         }
         let voters = self.service.state.map_voters.clone();
         let mut ranked = voters.iter().filter_map(|voter| self.place_of(voter));
-        let Some(leader) =
-            ranked.find(|voter| self.regions[*voter].runs() && self.majority(*voter).is_some())
-        else {
+        let Some(leader) = ranked.find(|voter| self.regions[*voter].runs() && self.majority(*voter).is_some()) else {
             return;
         };
         self.trace.count(self.now, "map-elected", leader as u64, self.service.leadership);

@@ -191,7 +191,8 @@ impl Plan {
     pub fn replay(&self) -> String {
         let Size { seconds, regions, clients } = self.size;
         let whole = Self::new(self.seed, self.size);
-        let mut line = format!("hearth sim --seed {} --seconds {seconds} --regions {regions} --clients {clients}", self.seed);
+        let mut line =
+            format!("hearth sim --seed {} --seconds {seconds} --regions {regions} --clients {clients}", self.seed);
         let list = |numbers: Vec<String>| if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") };
         if self.calm_at != whole.calm_at {
             line += &format!(" --calm-from {}", self.calm_at / SECOND);

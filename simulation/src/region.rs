@@ -8,9 +8,7 @@ use hearth_protocol::record::{OutboxRecord, ParkedSend, Record};
 use hearth_protocol::{LogId, RegionId, UserId, mesh};
 use region_model::ports::LogAppend;
 use region_model::view::Bounds;
-use region_model::{
-    CoreOptions, DeviceOutcome, Effect, Input, Lane, Now, Outcome, ParkingBounds, RegionCore,
-};
+use region_model::{CoreOptions, DeviceOutcome, Effect, Input, Lane, Now, Outcome, ParkingBounds, RegionCore};
 
 use crate::clock::Clock;
 use crate::disk::Disk;

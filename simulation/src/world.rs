@@ -173,10 +173,7 @@ impl World {
             names.iter().take(plan.size.regions).filter_map(|name| RegionId::new(name).ok()).collect();
         let seed = plan.seed;
         let regions = ids.iter().enumerate().map(|(place, id)| Region::new(seed, place, id.clone())).collect();
-        let history = History {
-            regions: ids.iter().map(|id| id.as_str().to_owned()).collect(),
-            ..History::default()
-        };
+        let history = History { regions: ids.iter().map(|id| id.as_str().to_owned()).collect(), ..History::default() };
         let mut world = Self {
             now: 0,
             events: BinaryHeap::new(),

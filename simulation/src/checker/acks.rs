@@ -17,7 +17,10 @@ pub(super) fn check(history: &History, facts: &Facts, report: &mut Report) {
             let known = *homes.entry((*conversation, epoch)).or_insert(home);
             if known != home {
                 let names = [known, home].map(|region| name(history, region));
-                report.add(Guarantee::G5, format!("{} and {} both acked under epoch {epoch} of {conversation}", names[0], names[1]));
+                report.add(
+                    Guarantee::G5,
+                    format!("{} and {} both acked under epoch {epoch} of {conversation}", names[0], names[1]),
+                );
             }
         }
         begun.entry(*conversation).or_default().entry(epoch).or_insert(*at);
@@ -103,7 +106,9 @@ fn stale(
     if let Some((newer, _)) = newer {
         report.add(
             Guarantee::G5,
-            format!("{message} of {conversation} was acked under epoch {epoch}, and handed over after epoch {newer} acked"),
+            format!(
+                "{message} of {conversation} was acked under epoch {epoch}, and handed over after epoch {newer} acked"
+            ),
         );
     }
 }

@@ -6,9 +6,9 @@
 
 mod acks;
 mod lines;
-mod sessions;
 #[cfg(test)]
 mod planted;
+mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
 

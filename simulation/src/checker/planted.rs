@@ -21,7 +21,14 @@ fn regions(places: &[usize]) -> RegionSet {
 }
 
 fn acked(position: Position) -> Acked {
-    Acked { position, time: position.sequence.0, level: Level::Region, home: Some(0), regions: regions(&[0]), again: false }
+    Acked {
+        position,
+        time: position.sequence.0,
+        level: Level::Region,
+        home: Some(0),
+        regions: regions(&[0]),
+        again: false,
+    }
 }
 
 fn ack(session: u32, message: u128, acked: Acked) -> Event {
@@ -38,11 +45,8 @@ fn shown(session: u32, position: Position, message: u128) -> Event {
 }
 
 fn reading(region: usize, rows: &[(u64, u64, u128)]) -> Event {
-    let rows = rows.iter().map(|(epoch, sequence, message)| Row {
-        epoch: *epoch,
-        sequence: *sequence,
-        message: id(*message),
-    });
+    let rows =
+        rows.iter().map(|(epoch, sequence, message)| Row { epoch: *epoch, sequence: *sequence, message: id(*message) });
     Event::Reading { region, pass: 1, conversation: CONVERSATION, rows: rows.collect() }
 }
 
@@ -165,7 +169,11 @@ fn a_second_writer_breaks_g5() {
 fn acks_without_their_copies_break_g6() {
     let two = Acked { level: Level::TwoRegions, regions: regions(&[0, 2]), ..acked(at(1, 4)) };
     let line = [LINE[0], LINE[1], LINE[2], (1, 4, 14)];
-    finds("a region named that lacks it", Guarantee::G6, with(vec![invoke(0, 14), ack(0, 14, two.clone())], both(&line)));
+    finds(
+        "a region named that lacks it",
+        Guarantee::G6,
+        with(vec![invoke(0, 14), ack(0, 14, two.clone())], both(&line)),
+    );
     let few = Event::Ack {
         session: 0,
         conversation: CONVERSATION,

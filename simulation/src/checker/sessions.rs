@@ -59,14 +59,7 @@ pub(super) fn check(history: &History, facts: &Facts, lines: &Lines, report: &mu
     answered(facts, lines, report);
 }
 
-fn gaps(
-    name: &str,
-    conversation: ConversationId,
-    seen: &Seen,
-    facts: &Facts,
-    lines: &Lines,
-    report: &mut Report,
-) {
+fn gaps(name: &str, conversation: ConversationId, seen: &Seen, facts: &Facts, lines: &Lines, report: &mut Report) {
     let own = |sequence: u64| {
         let row = lines.get(&conversation).and_then(|line| line.row(sequence));
         row.is_some_and(|row| seen.sent.contains(&row.message))
@@ -81,20 +74,14 @@ fn gaps(
         }
         let mut between = from + 1..to;
         if !told && !rewound && between.any(|sequence| !seen.acked.contains(&sequence) && !own(sequence)) {
-            let what = format!("{name}: was shown {to} of {conversation} after {from}, and not told of what is between");
+            let what =
+                format!("{name}: was shown {to} of {conversation} after {from}, and not told of what is between");
             report.add(Guarantee::G4, what);
         }
     }
 }
 
-fn phantoms(
-    name: &str,
-    conversation: ConversationId,
-    seen: &Seen,
-    facts: &Facts,
-    lines: &Lines,
-    report: &mut Report,
-) {
+fn phantoms(name: &str, conversation: ConversationId, seen: &Seen, facts: &Facts, lines: &Lines, report: &mut Report) {
     let Some(line) = lines.get(&conversation) else { return };
     for (position, message, _) in &seen.shown {
         let stands = line.row(position.sequence.0);
@@ -112,19 +99,14 @@ fn phantoms(
 
 /// Messages of one device stand in the order in which it first handed them over. One that was refused on the way may
 /// have come later.
-fn device_order(
-    conversation: ConversationId,
-    order: &[MessageId],
-    facts: &Facts,
-    lines: &Lines,
-    report: &mut Report,
-) {
+fn device_order(conversation: ConversationId, order: &[MessageId], facts: &Facts, lines: &Lines, report: &mut Report) {
     let Some(line) = lines.get(&conversation) else { return };
     let mut known = BTreeSet::new();
     let mut last: Option<(u64, MessageId)> = None;
     for message in order.iter().filter(|message| known.insert(**message)) {
         let sent = facts.sent.get(&(conversation, *message));
-        let moved = sent.is_some_and(|sent| sent.refused || sent.acks.iter().any(|ack| facts.is_named(conversation, ack)));
+        let moved =
+            sent.is_some_and(|sent| sent.refused || sent.acks.iter().any(|ack| facts.is_named(conversation, ack)));
         let Some(row) = line.at.get(message).filter(|_| !moved) else { continue };
         if let Some((before, other)) = last.filter(|(before, _)| *before > row.sequence) {
             report.add(
