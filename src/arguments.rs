@@ -41,6 +41,8 @@ pub(crate) enum Verb {
     Chat(ChatArguments),
     /// Measure a development mesh on this machine.
     Bench(BenchArguments),
+    /// Simulate a mesh from a seed, and check what its clients saw.
+    Sim(SimArguments),
 }
 
 /// `on` or `off`.
@@ -337,4 +339,69 @@ pub(crate) struct BenchArguments {
     /// JSON on standard output.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `hearth sim`.
+#[derive(Debug, Args)]
+pub(crate) struct SimArguments {
+    /// The seed of the one run.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Simulated seconds of each run, 10 to 86,400. Everything is healed for the last 15 %.
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(10..=86_400))]
+    pub(crate) seconds: u64,
+    /// Run seeds in turn for so many simulated hours.
+    #[arg(long)]
+    pub(crate) hours: Option<f64>,
+    /// The first seed of --hours: go on where an earlier call ended.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) from: u64,
+    /// Regions, 2 to 6.
+    #[arg(long, default_value_t = 3, value_parser = regions_of_a_simulation)]
+    pub(crate) regions: usize,
+    /// Clients, 2 to 1,000.
+    #[arg(long, default_value_t = 50, value_parser = clients_of_a_simulation)]
+    pub(crate) clients: usize,
+    /// Of a seed's faults only these, by number, or `none`.
+    #[arg(long, value_name = "NUMBERS")]
+    pub(crate) faults: Option<String>,
+    /// Of the clients only these, by number.
+    #[arg(long, value_name = "NUMBERS")]
+    pub(crate) only_clients: Option<String>,
+    /// Heal everything and stop sending at this second.
+    #[arg(long, value_name = "SECOND")]
+    pub(crate) calm_from: Option<u64>,
+    /// Make a failing run smaller, and print what is left of it.
+    #[arg(long)]
+    pub(crate) shrink: bool,
+    /// Add failing runs to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Print every step to standard error.
+    #[arg(long)]
+    pub(crate) trace: bool,
+    /// Switch a mutant on, or `all` in turn, and say how many seeds it takes to see it: a line of a table each.
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME|all")]
+    pub(crate) mutant: Option<String>,
+    /// Seeds that a mutant is looked for in, at most.
+    #[cfg(feature = "mutants")]
+    #[arg(long, default_value_t = 100)]
+    pub(crate) seeds: u64,
+    /// One line of JSON a run on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn in_range(text: &str, least: usize, most: usize) -> Result<usize, String> {
+    let number: usize = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (least..=most).contains(&number) { Ok(number) } else { Err(format!("it is {least} to {most}")) }
+}
+
+fn regions_of_a_simulation(text: &str) -> Result<usize, String> {
+    in_range(text, 2, 6)
+}
+
+fn clients_of_a_simulation(text: &str) -> Result<usize, String> {
+    in_range(text, 2, 1_000)
 }

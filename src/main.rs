@@ -8,6 +8,7 @@ mod ca;
 mod dev;
 mod output;
 mod serve;
+mod sim;
 mod verify;
 
 use std::process::ExitCode;
@@ -46,13 +47,15 @@ fn main() -> ExitCode {
 /// Says what is wrong with the arguments, or what help was asked for.
 fn usage(error: &clap::Error) -> ExitCode {
     let json = std::env::args_os().any(|argument| argument == "--json");
+    // `hearth sim` says 2 for runs that show nothing.
+    let code = if std::env::args_os().nth(1).is_some_and(|verb| verb == "sim") { sim::USAGE } else { USAGE };
     if error.use_stderr() && json {
         let text = error.to_string();
         // What follows the first empty line says how it is typed.
         let what: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
         let message = what.join(" ");
         return output::failure(
-            USAGE,
+            code,
             message.trim_start_matches("error: "),
             "see `hearth --help`, and `--help` of each verb",
             json,
@@ -60,7 +63,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     // Nobody may be there to read it.
     let _ = error.print();
-    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+    if error.use_stderr() { ExitCode::from(code) } else { ExitCode::SUCCESS }
 }
 
 async fn run(arguments: Arguments) -> ExitCode {
@@ -76,5 +79,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         Verb::Audit(arguments) => admin::audit(arguments).await,
         Verb::Chat(arguments) => dev::chat(arguments).await,
         Verb::Bench(arguments) => dev::bench(arguments).await,
+        // It takes one core and waits for nothing: the runtime is not used.
+        Verb::Sim(arguments) => sim::sim(&arguments),
     }
 }

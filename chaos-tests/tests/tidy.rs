@@ -13,9 +13,13 @@ const LONG_FUNCTIONS: [(&str, &str, usize); 1] = [("client/src/bench/report.rs",
 const LONG_FILES: [(&str, usize); 0] = [];
 
 /// Which of our packages each package may name, development dependencies included (ARCHITECTURE.md).
-const ARROWS: [(&str, &[&str]); 12] = [
-    ("hearth", &["hearth-mesh", "hearth-client", "hearth-config", "hearth-protocol", "chaos-tests"]),
-    ("chaos-tests", &["hearth-mesh", "hearth-client", "hearth-config", "hearth-protocol", "region-model"]),
+const ARROWS: [(&str, &[&str]); 13] = [
+    ("hearth", &["hearth-mesh", "hearth-client", "hearth-config", "hearth-protocol", "simulation", "chaos-tests"]),
+    (
+        "chaos-tests",
+        &["hearth-mesh", "hearth-client", "hearth-config", "hearth-protocol", "region-model", "simulation"],
+    ),
+    ("simulation", &["region-model", "hearth-protocol"]),
     (
         "hearth-mesh",
         &[
@@ -114,7 +118,7 @@ fn packages_depend_on_each_other_as_the_architecture_says() {
 #[test]
 fn pure_packages_bring_no_socket_clock_entropy_or_runtime() {
     let packages = manifests();
-    for name in ["hearth-protocol", "region-model"] {
+    for name in ["hearth-protocol", "region-model", "simulation"] {
         let (path, normal, _) = &packages[name];
         for dependency in IMPURE {
             assert!(!normal.contains(dependency), "{path}: {name} is pure and may not use {dependency}");
@@ -150,6 +154,31 @@ fn only_one_place_names_each_foreign_thing() {
             !path.starts_with("client/") || !transports || client_shell,
             "{path}: client/src/transport names these"
         );
+    }
+}
+
+/// The simulator implements ports over the code that ships: it decides nothing by what a frame, an entry or a refusal
+/// says. It may make such values, and never matches one.
+#[test]
+fn the_simulator_matches_no_protocol_enum() {
+    let mut enums = BTreeSet::new();
+    for (_, text) in files(&["rs"]).into_iter().filter(|(path, _)| path.starts_with("protocol/src/")) {
+        enums.extend(
+            text.lines()
+                .filter_map(|line| line.trim_start().strip_prefix("pub enum "))
+                .filter_map(|rest| rest.split([' ', '<', '{']).next().map(str::to_owned)),
+        );
+    }
+    assert!(enums.contains("Body") && enums.contains("EntryKind") && enums.len() > 10, "{enums:?}");
+    for (path, text) in files(&["rs"]).into_iter().filter(|(path, _)| path.starts_with("simulation/src/")) {
+        for line in text.lines() {
+            let arm = line.split_once("=>").map(|(pattern, _)| pattern);
+            let matched = line.split_once("matches!(").map(|(_, rest)| rest);
+            let bound = line.split_once("let ").and_then(|(_, rest)| rest.split_once(" = ")).map(|(pattern, _)| pattern);
+            let pattern = arm.or(matched).or(bound).unwrap_or_default();
+            let named = enums.iter().find(|name| pattern.contains(&format!("{name}::")));
+            assert!(named.is_none(), "{path} matches {named:?}: that belongs into region-model\n{line}");
+        }
     }
 }
 

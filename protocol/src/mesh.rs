@@ -450,3 +450,36 @@ pub struct Sealed {
     #[prost(uint64, tag = "7")]
     pub newer: u64,
 }
+
+impl Body {
+    /// The stored entries that a frame brings, as encoded.
+    #[must_use]
+    pub fn stored_entries(&self) -> &[Bytes] {
+        match self {
+            Self::Append(append) => &append.entries,
+            Self::Pulled(pulled) => &pulled.entries,
+            _ => &[],
+        }
+    }
+
+    /// What it is, for counts.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Forward(_) => "forward",
+            Self::Answer(_) => "answer",
+            Self::Append(_) => "append",
+            Self::Appended(_) => "appended",
+            Self::Lengths(_) => "lengths",
+            Self::Follow(_) => "follow",
+            Self::Request(_) => "request",
+            Self::Response(_) => "response",
+            Self::MapAsk(_) => "map-ask",
+            Self::MapTell(_) => "map-tell",
+            Self::Pull(_) => "pull",
+            Self::Pulled(_) => "pulled",
+            Self::Seal(_) => "seal",
+            Self::Sealed(_) => "sealed",
+        }
+    }
+}

@@ -12,6 +12,7 @@ pub mod core;
 pub mod effect;
 mod home;
 mod log;
+pub mod mutants;
 pub mod ownership;
 mod parking;
 pub mod ports;

@@ -76,4 +76,8 @@ pub trait Rules {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Shipped;
 
-impl Rules for Shipped {}
+impl Rules for Shipped {
+    fn has(&self, flaw: Flaw) -> bool {
+        crate::mutants::Mutant::Rule(flaw).is_on()
+    }
+}

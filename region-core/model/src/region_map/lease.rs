@@ -10,6 +10,7 @@ use hearth_protocol::RegionId;
 use super::command::{MapCommand, MapRefusal};
 use super::state::MapState;
 use super::{DRIFT_PERCENT, RENEW_EVERY};
+use crate::mutants::Mutant;
 use crate::ownership::Right;
 
 /// Renewals under way that a holder remembers; an older one's answer is not taken.
@@ -83,7 +84,8 @@ impl HolderLease {
     /// Whether the region may sequence at `now`. To be asked after the append, just before the ack.
     #[must_use]
     pub fn may_sequence(&self, now: Duration) -> bool {
-        !self.remaining(now).is_zero()
+        let lasts = Mutant::LeaseNeverLapses.is_on() && self.held.is_some();
+        lasts || !self.remaining(now).is_zero()
     }
 
     /// What is left of the lease at `now`; zero without one.
@@ -180,6 +182,9 @@ impl LeaderLeases {
         let term = entry.term;
         let Some(lease) = &entry.lease else { return LeaseStanding::Lapsed { term } };
         let applied = self.applied.get(region).filter(|(known, _)| *known == term).map_or(now, |(_, at)| *at);
+        if Mutant::FenceWithoutWaiting.is_on() {
+            return LeaseStanding::Lapsed { term };
+        }
         let until = applied.max(self.since) + leader_length(lease.milliseconds);
         match until.saturating_sub(now) {
             Duration::ZERO => LeaseStanding::Lapsed { term },

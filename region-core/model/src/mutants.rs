@@ -1,0 +1,84 @@
+//! Wrong readings in the code that ships, switched on by a test, one at a time in a process. Without the feature
+//! `mutants` every switch is off and compiled to nothing.
+
+use crate::ownership::Flaw;
+
+/// One wrong reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// One of ownership's rules is read wrongly.
+    Rule(Flaw),
+    /// A region that held a lease once goes on for ever.
+    LeaseNeverLapses,
+    /// A region is fenced while it may still hold its lease.
+    FenceWithoutWaiting,
+    /// A device's later sends overtake those that are parked.
+    ParkedIsOvertaken,
+}
+
+impl Mutant {
+    /// Every mutant with its name on the command line.
+    pub const ALL: [(&'static str, Self); 21] = [
+        ("seal-off", Self::Rule(Flaw::SealOff)),
+        ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
+        ("longest-wins", Self::Rule(Flaw::LongestWins)),
+        ("entry-epoch-wins", Self::Rule(Flaw::EntryEpochWins)),
+        ("accept-at-first-append", Self::Rule(Flaw::AcceptAtFirstAppend)),
+        ("accept-with-tail", Self::Rule(Flaw::AcceptWithTail)),
+        ("tail-dropped", Self::Rule(Flaw::TailDropped)),
+        ("count-unaccepted", Self::Rule(Flaw::CountUnaccepted)),
+        ("count-after-seal", Self::Rule(Flaw::CountAfterSeal)),
+        ("ack-before-copies", Self::Rule(Flaw::AckBeforeCopies)),
+        ("retry-at-once", Self::Rule(Flaw::RetryAtOnce)),
+        ("no-dedup", Self::Rule(Flaw::NoDedup)),
+        ("dedup-outlives-rewind", Self::Rule(Flaw::DedupOutlivesRewind)),
+        ("mark-by-conversation", Self::Rule(Flaw::MarkByConversation)),
+        ("fence-forgiven", Self::Rule(Flaw::FenceForgiven)),
+        ("loser-goes-on", Self::Rule(Flaw::LoserGoesOn)),
+        ("move-without-seal", Self::Rule(Flaw::MoveWithoutSeal)),
+        ("move-copies-home-only", Self::Rule(Flaw::MoveCopiesHomeOnly)),
+        ("lease-never-lapses", Self::LeaseNeverLapses),
+        ("fence-without-waiting", Self::FenceWithoutWaiting),
+        ("parked-is-overtaken", Self::ParkedIsOvertaken),
+    ];
+
+    /// Whether it is switched on.
+    #[must_use]
+    #[inline]
+    pub fn is_on(self) -> bool {
+        #[cfg(feature = "mutants")]
+        return switch::get() == Some(self);
+        #[cfg(not(feature = "mutants"))]
+        false
+    }
+}
+
+#[cfg(feature = "mutants")]
+mod switch {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::Mutant;
+
+    /// The place of the mutant in [`Mutant::ALL`], counted from 1; 0 for none.
+    static ON: AtomicUsize = AtomicUsize::new(0);
+
+    pub(super) fn get() -> Option<Mutant> {
+        let place = ON.load(Ordering::Relaxed).checked_sub(1)?;
+        Mutant::ALL.get(place).map(|(_, mutant)| *mutant)
+    }
+
+    pub(super) fn set(place: usize) {
+        ON.store(place, Ordering::Relaxed);
+    }
+}
+
+/// Switches a mutant on by its name, or all off; returns whether there is such a one.
+#[cfg(feature = "mutants")]
+pub fn switch_on(name: Option<&str>) -> bool {
+    let place = match name {
+        None => Some(0),
+        Some(name) => Mutant::ALL.iter().position(|(known, _)| *known == name).map(|place| place + 1),
+    };
+    switch::set(place.unwrap_or(0));
+    place.is_some()
+}

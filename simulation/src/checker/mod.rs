@@ -1,0 +1,248 @@
+//! Judges a history: which guarantees of design.md section 2 it shows broken.
+//!
+//! Every check is one pass with maps: the mesh hands out positions, so nothing has to be searched for.
+//!
+//! A loss statement frees the positions that it names from G1, G2 and G3: what was acked there must come back (G8).
+
+mod acks;
+mod lines;
+#[cfg(test)]
+mod planted;
+mod sessions;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hearth_protocol::{ConversationId, MessageId, Position};
+use serde::Serialize;
+
+use crate::history::{Acked, Event, History};
+
+/// What a history can break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Guarantee {
+    /// Acked is kept.
+    G1,
+    /// One order, no hole.
+    G2,
+    /// A message is there once, with its first ack.
+    G3,
+    /// Nothing is left out silently.
+    G4,
+    /// One writer an epoch.
+    G5,
+    /// An ack has the copies that it names.
+    G6,
+    /// Parked is kept.
+    G7,
+    /// What a loss statement names comes back.
+    G8,
+    /// Bounds hold.
+    G9,
+    /// Messages of a device stand in the order in which it sent them.
+    DeviceOrder,
+    /// Every send is answered once everything is healed.
+    Answered,
+}
+
+/// One thing that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    /// What is broken.
+    pub guarantee: Guarantee,
+    /// How, for people.
+    pub what: String,
+}
+
+/// What the checker found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Everything that does not hold, of each guarantee at most [`Report::MOST`].
+    pub violations: Vec<Violation>,
+    /// Messages handed over.
+    pub sends: usize,
+    /// Messages acked.
+    pub acked: usize,
+    /// Faults that began while a send was in flight, or during which one was.
+    pub faults_overlapping: usize,
+    /// Faults in all.
+    pub faults: usize,
+    /// Epochs above the first under which something was acked, over all conversations.
+    pub later_epochs_acked: usize,
+}
+
+impl Report {
+    /// Violations kept of each guarantee.
+    pub const MOST: usize = 50;
+
+    pub(crate) fn add(&mut self, guarantee: Guarantee, what: String) {
+        if self.count(&[guarantee]) < Self::MOST {
+            self.violations.push(Violation { guarantee, what });
+        }
+    }
+
+    /// How many violations there are of some guarantees.
+    #[must_use]
+    pub fn count(&self, guarantees: &[Guarantee]) -> usize {
+        self.violations.iter().filter(|violation| guarantees.contains(&violation.guarantee)).count()
+    }
+}
+
+/// Names a message in the mesh: an id is unique in its conversation.
+pub(crate) type Key = (ConversationId, MessageId);
+
+/// What is known of one message.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    /// When it was handed over first.
+    pub(crate) invoked: Option<u64>,
+    /// The highest position that was acked in its conversation then.
+    pub(crate) after: Option<Position>,
+    /// Its acks, without repetitions.
+    pub(crate) acks: Vec<Acked>,
+    /// When it was acked first.
+    pub(crate) acked_at: Option<u64>,
+    pub(crate) queued: bool,
+    pub(crate) refused: bool,
+    /// Whether a refusal said that it will never be taken, and nothing later said otherwise.
+    pub(crate) refused_for_good: bool,
+}
+
+/// A loss statement.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Loss {
+    from: Position,
+    below: u64,
+    covered_copies: usize,
+}
+
+/// What the passes share.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) sent: BTreeMap<Key, Sent>,
+    pub(crate) losses: BTreeMap<ConversationId, Vec<Loss>>,
+    pub(crate) voters: BTreeMap<ConversationId, usize>,
+}
+
+impl Facts {
+    /// Whether a loss statement may name what stood at a position.
+    pub(crate) fn may_be_lost(&self, conversation: ConversationId, position: Position) -> bool {
+        let named = |loss: &Loss| position >= loss.from && position.epoch.0 < loss.below;
+        self.losses.get(&conversation).is_some_and(|losses| losses.iter().any(named))
+    }
+
+    /// Whether a loss statement names an ack.
+    pub(crate) fn is_named(&self, conversation: ConversationId, acked: &Acked) -> bool {
+        let voters = self.voters.get(&conversation).copied().unwrap_or(3);
+        let copies = acked.level.copies(voters);
+        let named = |loss: &Loss| {
+            acked.position >= loss.from && acked.position.epoch.0 < loss.below && copies < loss.covered_copies
+        };
+        self.losses.get(&conversation).is_some_and(|losses| losses.iter().any(named))
+    }
+}
+
+/// Judges a history.
+#[must_use]
+pub fn check(history: &History) -> Report {
+    let mut report = Report::default();
+    let facts = gather(history, &mut report);
+    acks::check(history, &facts, &mut report);
+    let lines = lines::check(history, &facts, &mut report);
+    sessions::check(history, &facts, &lines, &mut report);
+    report.sends = facts.sent.values().filter(|sent| sent.invoked.is_some()).count();
+    report.acked = facts.sent.values().filter(|sent| !sent.acks.is_empty()).count();
+    overlaps(history, &facts, &mut report);
+    let later = |(key, sent): (&Key, &Sent)| {
+        let epochs = sent.acks.iter().map(|ack| ack.position.epoch.0).filter(|epoch| *epoch > 1);
+        epochs.map(|epoch| (key.0, epoch)).collect::<Vec<_>>()
+    };
+    report.later_epochs_acked = facts.sent.iter().flat_map(later).collect::<BTreeSet<_>>().len();
+    report
+}
+
+fn gather(history: &History, report: &mut Report) -> Facts {
+    let mut facts = Facts::default();
+    let mut highest: BTreeMap<ConversationId, Position> = BTreeMap::new();
+    for (at, event) in &history.events {
+        match event {
+            Event::Invoke(_, conversation, message) => {
+                let sent = facts.sent.entry((*conversation, *message)).or_default();
+                if sent.invoked.is_none() {
+                    sent.invoked = Some(*at);
+                    sent.after = highest.get(conversation).copied();
+                }
+                sent.refused_for_good = false;
+            }
+            Event::Ack { conversation, message, acked, on_disk, .. } => {
+                let sent = facts.sent.entry((*conversation, *message)).or_default();
+                if !sent.acks.iter().any(|ack| ack.position == acked.position && ack.time == acked.time) {
+                    sent.acks.push(acked.clone());
+                }
+                sent.acked_at.get_or_insert(*at);
+                let known = highest.entry(*conversation).or_insert(acked.position);
+                *known = (*known).max(acked.position);
+                if let Some(on_disk) = on_disk {
+                    facts.voters.insert(*conversation, on_disk.voters);
+                }
+            }
+            Event::Queued(_, conversation, message) => {
+                facts.sent.entry((*conversation, *message)).or_default().queued = true;
+            }
+            Event::Refused { conversation, message, again, .. } => {
+                let sent = facts.sent.entry((*conversation, *message)).or_default();
+                sent.refused = true;
+                sent.refused_for_good = !again;
+            }
+            Event::Loss { conversation, from, below, covered_copies } => {
+                let loss = Loss { from: *from, below: *below, covered_copies: *covered_copies };
+                facts.losses.entry(*conversation).or_default().push(loss);
+            }
+            Event::Bound { what, value, bound } if value > bound => {
+                report.add(Guarantee::G9, format!("{what} held {value}, and its bound is {bound}"));
+            }
+            Event::Shown(..)
+            | Event::Told(..)
+            | Event::Rewound(..)
+            | Event::Bound { .. }
+            | Event::FaultBegins(..)
+            | Event::FaultEnds(_)
+            | Event::Reading { .. } => {}
+        }
+    }
+    facts
+}
+
+/// Counts the faults during which a send was in flight.
+fn overlaps(history: &History, facts: &Facts, report: &mut Report) {
+    let mut open = BTreeMap::new();
+    let mut spans = Vec::new();
+    let end = history.events.last().map_or(0, |(at, _)| *at);
+    for (at, event) in &history.events {
+        match event {
+            Event::FaultBegins(id, _) => drop(open.insert(*id, *at)),
+            Event::FaultEnds(id) => spans.extend(open.remove(id).map(|from| (from, *at))),
+            _ => {}
+        }
+    }
+    spans.extend(open.into_values().map(|from| (from, end)));
+    let mut flights: Vec<(u64, u64)> =
+        facts.sent.values().filter_map(|sent| Some((sent.invoked?, sent.acked_at.unwrap_or(end)))).collect();
+    flights.sort_unstable();
+    // The latest end among the flights that began up to each.
+    let mut latest = 0;
+    let ends: Vec<u64> = flights
+        .iter()
+        .map(|(_, end)| {
+            latest = latest.max(*end);
+            latest
+        })
+        .collect();
+    report.faults = spans.len();
+    report.faults_overlapping = spans
+        .into_iter()
+        .filter(|(from, to)| {
+            let began = flights.partition_point(|(start, _)| start <= to);
+            began > 0 && ends[began - 1] >= *from
+        })
+        .count();
+}

@@ -1,0 +1,229 @@
+//! The checker judged: each guarantee is broken once in a history that is good otherwise, and found.
+
+use hearth_protocol::{ConversationId, Epoch, Level, MessageId, Position, Sequence};
+use uuid::Uuid;
+
+use super::{Guarantee, check};
+use crate::history::{Acked, Event, History, OnDisk, RegionSet, Row};
+
+const CONVERSATION: ConversationId = ConversationId(Uuid::from_u128(9));
+
+fn id(number: u128) -> MessageId {
+    MessageId(Uuid::from_u128(number))
+}
+
+fn at(epoch: u64, sequence: u64) -> Position {
+    Position { epoch: Epoch(epoch), sequence: Sequence(sequence) }
+}
+
+fn regions(places: &[usize]) -> RegionSet {
+    places.iter().copied().collect()
+}
+
+fn acked(position: Position) -> Acked {
+    Acked {
+        position,
+        time: position.sequence.0,
+        level: Level::Region,
+        home: Some(0),
+        regions: regions(&[0]),
+        again: false,
+    }
+}
+
+fn ack(session: u32, message: u128, acked: Acked) -> Event {
+    let on_disk = Some(OnDisk { voters: 3, regions: regions(&[0, 1]) });
+    Event::Ack { session, conversation: CONVERSATION, message: id(message), acked, on_disk }
+}
+
+fn invoke(session: u32, message: u128) -> Event {
+    Event::Invoke(session, CONVERSATION, id(message))
+}
+
+fn shown(session: u32, position: Position, message: u128) -> Event {
+    Event::Shown(session, CONVERSATION, position, id(message))
+}
+
+fn reading(region: usize, rows: &[(u64, u64, u128)]) -> Event {
+    let rows =
+        rows.iter().map(|(epoch, sequence, message)| Row { epoch: *epoch, sequence: *sequence, message: id(*message) });
+    Event::Reading { region, pass: 1, conversation: CONVERSATION, rows: rows.collect() }
+}
+
+fn history(events: Vec<Event>) -> History {
+    let mut history = History { regions: vec!["eu".to_owned(), "us".to_owned()], ..History::default() };
+    history.session("ann", 1);
+    history.session("bob", 2);
+    events.into_iter().enumerate().for_each(|(time, event)| history.add(time as u64, event));
+    history
+}
+
+const LINE: [(u64, u64, u128); 3] = [(1, 1, 11), (1, 2, 12), (1, 3, 13)];
+
+/// Ann sends 11 and 13, bob 12; bob is shown ann's.
+fn story() -> Vec<Event> {
+    vec![
+        invoke(0, 11),
+        ack(0, 11, acked(at(1, 1))),
+        shown(1, at(1, 1), 11),
+        invoke(1, 12),
+        ack(1, 12, acked(at(1, 2))),
+        invoke(0, 13),
+        ack(0, 13, acked(at(1, 3))),
+        shown(1, at(1, 3), 13),
+    ]
+}
+
+fn with(more: Vec<Event>, readings: Vec<Event>) -> Vec<Event> {
+    story().into_iter().chain(more).chain(readings).collect()
+}
+
+fn both(rows: &[(u64, u64, u128)]) -> Vec<Event> {
+    vec![reading(0, rows), reading(1, rows)]
+}
+
+fn broken(events: Vec<Event>) -> Vec<Guarantee> {
+    let mut found: Vec<Guarantee> =
+        check(&history(events)).violations.into_iter().map(|violation| violation.guarantee).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+fn finds(name: &str, guarantee: Guarantee, events: Vec<Event>) {
+    let found = broken(events);
+    assert!(found.contains(&guarantee), "{name}: {guarantee:?} is not among {found:?}");
+}
+
+#[test]
+fn a_good_history_breaks_nothing_and_is_counted() {
+    let report = check(&history(with(vec![], both(&LINE))));
+    assert_eq!(report.violations, vec![]);
+    assert_eq!((report.sends, report.acked), (3, 3));
+}
+
+#[test]
+fn lost_acked_messages_break_g1() {
+    finds("tail lost everywhere", Guarantee::G1, with(vec![], both(&LINE[..2])));
+    finds("one region lost its tail", Guarantee::G1, with(vec![], vec![reading(0, &LINE), reading(1, &LINE[..2])]));
+    finds("overwritten", Guarantee::G1, with(vec![], both(&[LINE[0], (1, 2, 99), LINE[2]])));
+    finds("moved", Guarantee::G1, with(vec![], both(&[(1, 1, 13), LINE[1], (1, 3, 11)])));
+}
+
+#[test]
+fn another_order_breaks_g2() {
+    finds("a hole", Guarantee::G2, with(vec![], both(&[LINE[0], LINE[1], (1, 4, 13)])));
+    let other = [LINE[0], LINE[1], (1, 3, 98)];
+    finds("regions differ", Guarantee::G2, with(vec![], vec![reading(0, &LINE), reading(1, &other)]));
+    finds("the epoch falls", Guarantee::G2, with(vec![], both(&[(2, 1, 11), (1, 2, 12), (1, 3, 13)])));
+    finds("shown backwards", Guarantee::G2, with(vec![shown(1, at(1, 1), 11)], both(&LINE)));
+    finds("a phantom", Guarantee::G2, with(vec![shown(0, at(1, 2), 77)], both(&LINE)));
+    let below = vec![invoke(0, 14), ack(0, 14, acked(at(1, 2)))];
+    finds("below an earlier ack", Guarantee::G2, with(below, both(&LINE)));
+}
+
+#[test]
+fn repetitions_break_g3() {
+    let again = [LINE[0], LINE[1], LINE[2], (1, 4, 11)];
+    finds("a second position", Guarantee::G3, with(vec![], both(&again)));
+    let retry = vec![invoke(0, 11), ack(0, 11, acked(at(1, 4)))];
+    finds("another ack", Guarantee::G3, with(retry, both(&LINE)));
+}
+
+#[test]
+fn what_is_left_out_silently_breaks_g4_and_what_is_told_does_not() {
+    let more = |told: bool| {
+        let mut events = vec![invoke(0, 14), ack(0, 14, acked(at(1, 4))), invoke(0, 15), ack(0, 15, acked(at(1, 5)))];
+        events.extend(told.then_some(Event::Told(1, Some(CONVERSATION))));
+        events.push(shown(1, at(1, 5), 15));
+        with(events, both(&[LINE[0], LINE[1], LINE[2], (1, 4, 14), (1, 5, 15)]))
+    };
+    finds("a silent gap", Guarantee::G4, more(false));
+    assert_eq!(broken(more(true)), vec![]);
+}
+
+/// The ack of its own message may come late; it is no gap in what a session is shown.
+#[test]
+fn an_own_message_on_its_way_is_no_gap() {
+    let line = [LINE[0], LINE[1], LINE[2], (1, 4, 14), (1, 5, 15)];
+    let own = vec![invoke(1, 14), invoke(0, 15), ack(0, 15, acked(at(1, 5))), shown(1, at(1, 5), 15)];
+    let elsewhere = vec![ack(0, 14, acked(at(1, 4)))];
+    assert_eq!(broken(with([own, elsewhere].concat(), both(&line))), vec![]);
+}
+
+#[test]
+fn a_second_writer_breaks_g5() {
+    let other = Acked { home: Some(1), ..acked(at(1, 4)) };
+    let line = [LINE[0], LINE[1], LINE[2], (1, 4, 14)];
+    finds("two homes of an epoch", Guarantee::G5, with(vec![invoke(0, 14), ack(0, 14, other)], both(&line)));
+    let stale = vec![
+        invoke(0, 14),
+        ack(0, 14, Acked { home: Some(1), ..acked(at(2, 4)) }),
+        invoke(0, 15),
+        ack(0, 15, acked(at(1, 5))),
+    ];
+    finds("a stale home acks", Guarantee::G5, with(stale, both(&LINE)));
+}
+
+#[test]
+fn acks_without_their_copies_break_g6() {
+    let two = Acked { level: Level::TwoRegions, regions: regions(&[0, 2]), ..acked(at(1, 4)) };
+    let line = [LINE[0], LINE[1], LINE[2], (1, 4, 14)];
+    finds(
+        "a region named that lacks it",
+        Guarantee::G6,
+        with(vec![invoke(0, 14), ack(0, 14, two.clone())], both(&line)),
+    );
+    let few = Event::Ack {
+        session: 0,
+        conversation: CONVERSATION,
+        message: id(14),
+        acked: Acked { regions: regions(&[0]), ..two },
+        on_disk: Some(OnDisk { voters: 3, regions: regions(&[0]) }),
+    };
+    finds("below its level", Guarantee::G6, with(vec![invoke(0, 14), few], both(&line)));
+}
+
+#[test]
+fn a_queued_message_that_goes_breaks_g7() {
+    let queued = vec![invoke(0, 14), Event::Queued(0, CONVERSATION, id(14))];
+    finds("queued, then dropped", Guarantee::G7, with(queued.clone(), both(&LINE)));
+    let refused = Event::Refused { session: 0, conversation: CONVERSATION, message: id(14), again: false };
+    assert_eq!(broken(with([queued, vec![refused]].concat(), both(&LINE))), vec![]);
+}
+
+/// A loss statement for all from 3 on: what is named there may come back elsewhere, and must come back.
+#[test]
+fn what_a_loss_statement_names_must_come_back_and_what_it_does_not_name_stays() {
+    let loss = |from| Event::Loss { conversation: CONVERSATION, from: at(1, from), below: 2, covered_copies: 2 };
+    let back = [LINE[0], LINE[1], (2, 3, 55), (2, 4, 13)];
+    assert_eq!(broken(with(vec![loss(3)], both(&back))), vec![]);
+    finds("did not come back", Guarantee::G8, with(vec![loss(3)], both(&[LINE[0], LINE[1], (2, 3, 55)])));
+    let short = with(vec![loss(4)], both(&[LINE[0], LINE[1], (2, 3, 55), (2, 4, 13)]));
+    finds("a statement that names one too few", Guarantee::G1, short);
+    let covered = Acked { level: Level::TwoRegions, regions: regions(&[0, 1]), ..acked(at(1, 4)) };
+    let events = vec![invoke(0, 14), ack(0, 14, covered), loss(3)];
+    let line = [LINE[0], LINE[1], (2, 3, 55), (2, 4, 13), (2, 5, 14)];
+    finds("a covered ack moved", Guarantee::G1, with(events, both(&line)));
+}
+
+#[test]
+fn a_full_queue_above_its_bound_breaks_g9() {
+    finds("too full", Guarantee::G9, with(vec![Event::Bound { what: "parked", value: 11, bound: 10 }], both(&LINE)));
+}
+
+#[test]
+fn messages_of_a_device_out_of_order_and_sends_without_an_answer_are_found() {
+    let line = [LINE[0], LINE[1], LINE[2], (1, 4, 15), (1, 5, 14)];
+    let events = vec![invoke(0, 14), invoke(0, 15), ack(0, 15, acked(at(1, 4))), ack(0, 14, acked(at(1, 5)))];
+    finds("swapped", Guarantee::DeviceOrder, with(events, both(&line)));
+    finds("unanswered", Guarantee::Answered, with(vec![invoke(0, 14)], both(&LINE)));
+}
+
+#[test]
+fn faults_count_as_overlapping_only_while_a_send_is_in_flight() {
+    let fault = |id| vec![Event::FaultBegins(id, "cut"), Event::FaultEnds(id)];
+    let events = [fault(1), vec![invoke(0, 14)], fault(2), vec![ack(0, 14, acked(at(1, 4)))], fault(3)].concat();
+    let report = check(&history(events));
+    assert_eq!((report.faults, report.faults_overlapping), (3, 1));
+}

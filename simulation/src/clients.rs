@@ -1,0 +1,506 @@
+//! Clients: they send, hear acks, send again under the same id, lose connections, and come back at other regions and
+//! from other devices.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use hearth_protocol::{
+    ConversationId, DeviceId, EntryKind, Level, LogId, MessageId, Position, SealedEntry, Timestamp, UserId,
+};
+use region_model::view::{Members, View};
+use region_model::{Ack, Command, Input, LogView, Outcome};
+
+use crate::history::{self, Acked, OnDisk, RegionSet, SessionId};
+use crate::plan::SECOND;
+use crate::random::Random;
+use crate::region::Ticket;
+use crate::world::{Event, World};
+
+/// A client does something this often, at least and at most.
+const ACTS: (u64, u64) = (SECOND / 5, SECOND);
+/// Unacked messages above which a client sends no new ones.
+const WINDOW: usize = 16;
+/// Without an answer for so long, a client sends again.
+const AGAIN: u64 = 10 * SECOND;
+/// Without an ack for a queued message for so long, a client comes back elsewhere.
+const AGAIN_QUEUED: u64 = 40 * SECOND;
+/// Without an answer from a region that stands still for so long, a client leaves it.
+const PATIENCE: u64 = 6 * SECOND;
+/// A region that is behind a membership is asked again after this.
+const BEHIND: u64 = SECOND / 4;
+/// The way between a client and its region.
+const WAY: (u64, u64) = (2_000, 30_000);
+
+/// Who waits for an answer of a core.
+#[derive(Clone, Debug)]
+pub(crate) enum Waits {
+    /// A connection, for a message.
+    Send { connection: u64, conversation: usize, message: MessageId },
+    /// A connection, to begin with a conversation.
+    Replay { connection: u64, conversation: usize },
+    /// An errand.
+    Errand(u64),
+    /// A change of a group's members.
+    Churn(usize),
+    /// The move of a home.
+    Move,
+}
+
+/// A message that is not acked yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Outstanding {
+    sending: Sending,
+    sent_at: u64,
+    queued: bool,
+    /// It was refused for now: everything is sent again then.
+    retry_at: Option<u64>,
+}
+
+/// A message on its way to a region.
+#[derive(Clone, Debug)]
+pub(crate) struct Sending {
+    client: usize,
+    conversation: usize,
+    message: MessageId,
+    level: Option<Level>,
+}
+
+/// One user with one device at a time.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) user: UserId,
+    pub(crate) prefers: usize,
+    device: DeviceId,
+    pub(crate) connection: Option<u64>,
+    connect_at: u64,
+    pub(crate) conversations: Vec<usize>,
+    pub(crate) outstanding: Vec<Outstanding>,
+    cursors: BTreeMap<usize, Position>,
+    pub(crate) random: Random,
+}
+
+impl Client {
+    pub(crate) fn new(seed: u64, number: usize, regions: usize) -> Self {
+        let mut random = Random::of(seed, "client", number);
+        Self {
+            user: UserId::new(format!("u{number}")).expect("a valid user id"),
+            prefers: number % regions,
+            device: DeviceId(random.uuid()),
+            connection: None,
+            connect_at: 0,
+            conversations: Vec::new(),
+            outstanding: Vec::new(),
+            cursors: BTreeMap::new(),
+            random,
+        }
+    }
+}
+
+/// A connection of a client.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) client: usize,
+    pub(crate) region: usize,
+    pub(crate) session: SessionId,
+    pub(crate) device: DeviceId,
+    /// Conversations that it is shown live, and the last position shown of each.
+    live: BTreeMap<usize, Position>,
+    /// When what was sent last arrives.
+    arrives: u64,
+}
+
+/// A conversation of the run.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    pub(crate) id: ConversationId,
+    pub(crate) log: LogId,
+    pub(crate) admin: usize,
+    /// Who comes and goes.
+    pub(crate) guest: Option<usize>,
+    pub(crate) ready: bool,
+    /// The change of members under way, and since when.
+    pub(crate) churn: Option<(Command, bool, u64)>,
+    pub(crate) guest_is_in: bool,
+}
+
+impl World {
+    pub(crate) fn client(&mut self, number: usize) {
+        let next = self.clients[number].random.between(ACTS.0, ACTS.1);
+        self.after(next, Event::Client(number));
+        let calm = self.now >= self.plan.calm_at;
+        let Some(connection) = self.clients[number].connection else {
+            if self.now >= self.clients[number].connect_at {
+                self.connect(number);
+            }
+            return;
+        };
+        let region = self.connections[&connection].region;
+        let client = &mut self.clients[number];
+        let oldest = client.outstanding.iter().map(|outstanding| outstanding.sent_at).min();
+        let waited = oldest.map_or(0, |at| self.now - at);
+        let roams = !calm && client.random.percent(1);
+        let stuck = client.outstanding.iter().any(|of| of.queued && self.now > of.sent_at + AGAIN_QUEUED);
+        if roams || stuck || (!self.regions[region].runs() && waited > PATIENCE) {
+            self.trace.count(self.now, "client-roams", number as u64, region as u64);
+            self.disconnect(connection, 0);
+            if self.clients[number].random.percent(50) {
+                let device = DeviceId(self.clients[number].random.uuid());
+                self.trace.count(self.now, "device-switched", number as u64, 0);
+                self.clients[number].device = device;
+            }
+            return;
+        }
+        let now = self.now;
+        let due = |of: &Outstanding| of.retry_at.map_or(!of.queued && now > of.sent_at + AGAIN, |at| now >= at);
+        if self.clients[number].outstanding.iter().any(due) {
+            self.send_all_again(number);
+        } else if !calm {
+            self.send_new(number);
+        }
+    }
+
+    fn send_new(&mut self, number: usize) {
+        let client = &mut self.clients[number];
+        let waits = client.outstanding.iter().any(|outstanding| outstanding.retry_at.is_some());
+        let ready: Vec<usize> =
+            client.conversations.iter().copied().filter(|at| self.conversations[*at].ready).collect();
+        if ready.is_empty() || waits || client.outstanding.len() >= WINDOW {
+            return;
+        }
+        let conversation = ready[client.random.below(ready.len())];
+        let level = match client.random.below(20) {
+            0 => Some(Level::Majority),
+            1 | 2 => Some(Level::TwoRegions),
+            _ => None,
+        };
+        let sending = Sending { client: number, conversation, message: MessageId(client.random.uuid()), level };
+        client.outstanding.push(Outstanding { sending: sending.clone(), sent_at: 0, queued: false, retry_at: None });
+        self.trace.count(self.now, "send", number as u64, conversation as u64);
+        self.send(sending);
+    }
+
+    /// A client sends everything unacked again, in order.
+    fn send_all_again(&mut self, number: usize) {
+        for sending in self.clients[number].outstanding.iter().map(|of| of.sending.clone()).collect::<Vec<_>>() {
+            self.resent += 1;
+            self.trace.count(self.now, "resend", number as u64, sending.conversation as u64);
+            self.send(sending);
+        }
+    }
+
+    fn send(&mut self, sending: Sending) {
+        let number = sending.client;
+        let client = &mut self.clients[number];
+        let Some(id) = client.connection else { return };
+        let way = client.random.between(WAY.0, WAY.1);
+        let outstanding = client.outstanding.iter_mut().find(|of| of.sending.message == sending.message);
+        if let Some(outstanding) = outstanding {
+            outstanding.sent_at = self.now;
+            outstanding.retry_at = None;
+        }
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let id_of = self.conversations[sending.conversation].id;
+        self.history.add(self.now, history::Event::Invoke(connection.session, id_of, sending.message));
+        connection.arrives = connection.arrives.max(self.now + way);
+        let (arrives, region) = (connection.arrives, connection.region);
+        self.at(arrives, Event::Sent { region, connection: id, sending: Box::new(sending) });
+    }
+
+    /// What a client sent arrived at its region.
+    pub(crate) fn sent(&mut self, region: usize, connection: u64, sending: Sending) {
+        let Some(device) = self.connections.get(&connection).map(|connection| connection.device) else { return };
+        let Sending { client, conversation, message, level } = sending;
+        let command = Command {
+            log: self.conversations[conversation].log,
+            kind: EntryKind::Message,
+            sender: self.clients[client].user.clone(),
+            id: message.0,
+            content: Bytes::from(format!("{{\"type\":\"text\",\"text\":\"{message}\"}}")),
+            reply_to: None,
+            expires_at: None,
+            level,
+            origin: self.regions[region].id.clone(),
+            original_time: None::<Timestamp>,
+        };
+        let reply = self.number();
+        self.tickets.insert(reply, Waits::Send { connection, conversation, message });
+        let salt = self.regions[region].random.salt();
+        self.input(region, Input::Command { command, salt, reply, device: Some(device) });
+    }
+
+    fn connect(&mut self, number: usize) {
+        let count = self.regions.len();
+        let client = &mut self.clients[number];
+        let region = if client.random.percent(70) { client.prefers } else { client.random.below(count) };
+        if !self.regions[region].runs() {
+            client.connect_at = self.now + SECOND / 2;
+            return;
+        }
+        let device = client.device;
+        let user = client.user.clone();
+        let conversations = client.conversations.clone();
+        let id = self.number();
+        let named = u64::from_be_bytes(device.0.as_bytes()[..8].try_into().unwrap_or_default());
+        let session = self.history.session(format!("{user} at {}", self.regions[region].id), named);
+        let connection =
+            Connection { client: number, region, session, device, live: BTreeMap::new(), arrives: self.now };
+        self.connections.insert(id, connection);
+        self.clients[number].connection = Some(id);
+        self.regions[region].sessions.entry(user.clone()).or_default().push(id);
+        self.trace.count(self.now, "connect", number as u64, region as u64);
+        self.input(region, Input::DeviceConnected(user, device));
+        for conversation in conversations {
+            self.begin_with(id, conversation);
+        }
+        self.arrival(region, number);
+        self.send_all_again(number);
+    }
+
+    /// A connection begins with a conversation: its region holds it from now on, and shows what the client lacks.
+    pub(crate) fn begin_with(&mut self, id: u64, conversation: usize) {
+        let Some(region) = self.connections.get(&id).map(|connection| connection.region) else { return };
+        let client = self.connections[&id].client;
+        if !self.conversations[conversation].ready || !self.clients[client].conversations.contains(&conversation) {
+            return;
+        }
+        let log = self.conversations[conversation].log;
+        self.input(region, Input::Follow { log, hold: true });
+        let reply = self.number();
+        self.tickets.insert(reply, Waits::Replay { connection: id, conversation });
+        self.input(region, Input::Query { log, ask: true, reply });
+    }
+
+    /// A conversation came to be: whoever is in it and connected begins with it.
+    pub(crate) fn begin_for_all(&mut self, conversation: usize) {
+        for number in 0..self.clients.len() {
+            if self.clients[number].conversations.contains(&conversation)
+                && let Some(id) = self.clients[number].connection
+            {
+                self.begin_with(id, conversation);
+            }
+        }
+    }
+
+    pub(crate) fn disconnect(&mut self, id: u64, wait: u64) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        let client = &mut self.clients[connection.client];
+        client.connection = None;
+        client.connect_at = self.now + wait;
+        if let Some(sessions) = self.regions[connection.region].sessions.get_mut(&client.user) {
+            sessions.retain(|known| *known != id);
+        }
+    }
+
+    pub(crate) fn drop_sessions(&mut self, region: usize) {
+        let here: Vec<u64> =
+            self.connections.iter().filter(|(_, connection)| connection.region == region).map(|(id, _)| *id).collect();
+        for id in here {
+            let wait = self.random.between(SECOND / 5, 5 * SECOND / 2);
+            self.disconnect(id, wait);
+        }
+    }
+
+    pub(crate) fn reply(&mut self, place: usize, ticket: Ticket, outcome: Outcome) {
+        let Some(waits) = self.tickets.get(&ticket).cloned() else { return };
+        match waits {
+            Waits::Send { connection, conversation, message } => {
+                let lost = self.now < self.plan.calm_at && self.regions[place].random.below(400) == 0;
+                if lost && matches!(outcome, Outcome::Acked(_)) {
+                    self.trace.count(self.now, "ack-lost", place as u64, ticket);
+                    self.disconnect(connection, SECOND / 5);
+                } else {
+                    let conversation = self.conversations[conversation].id;
+                    self.hear(place, connection, conversation, message, outcome);
+                }
+            }
+            Waits::Replay { connection, conversation } => self.live(connection, conversation),
+            Waits::Errand(errand) => self.errand_answered(errand, ticket, &outcome),
+            Waits::Churn(conversation) => self.churned(conversation, &outcome),
+            Waits::Move => self.trace.count(self.now, "move-refused", place as u64, 0),
+        }
+    }
+
+    /// A connection hears how a message ended, or that it waits.
+    pub(crate) fn hear(
+        &mut self,
+        place: usize,
+        id: u64,
+        conversation: ConversationId,
+        message: MessageId,
+        outcome: Outcome,
+    ) {
+        let Some(Connection { session, client, .. }) = self.connections.get(&id) else { return };
+        let (session, number) = (*session, *client);
+        let now = self.now;
+        let client = &mut self.clients[number];
+        let at = client.outstanding.iter().position(|of| of.sending.message == message);
+        match outcome {
+            Outcome::Acked(ack) => {
+                if let Some(at) = at {
+                    client.outstanding.remove(at);
+                }
+                let step = if ack.duplicate { "ack-again" } else { "ack" };
+                self.trace.count(now, step, ack.position.epoch.0, ack.position.sequence.0);
+                let on_disk = self.on_disk(conversation, message, &ack);
+                let acked = Acked {
+                    position: ack.position,
+                    time: ack.time.0,
+                    level: ack.level,
+                    home: self.place_of(&ack.home),
+                    regions: ack.regions.iter().filter_map(|region| self.place_of(region)).collect(),
+                    again: ack.duplicate,
+                };
+                self.history.add(now, history::Event::Ack { session, conversation, message, acked, on_disk });
+            }
+            Outcome::Queued(..) => {
+                if let Some(at) = at {
+                    client.outstanding[at].queued = true;
+                }
+                self.trace.count(now, "queued", place as u64, number as u64);
+                self.history.add(now, history::Event::Queued(session, conversation, message));
+            }
+            Outcome::Refused(refusal) => {
+                let again = refusal.retry_after.is_some();
+                if let Some(at) = at {
+                    if again {
+                        let after = refusal.retry_after.unwrap_or(1).min(5) * SECOND;
+                        client.outstanding[at].retry_at = Some(now + after);
+                    } else {
+                        client.outstanding.remove(at);
+                    }
+                }
+                let step = if again { "refused-for-now" } else { "refused" };
+                self.trace.count(now, step, place as u64, number as u64);
+                self.history.add(now, history::Event::Refused { session, conversation, message, again });
+            }
+        }
+    }
+
+    /// What the disks hold of an acked message now.
+    fn on_disk(&self, conversation: ConversationId, message: MessageId, ack: &Ack) -> Option<OnDisk> {
+        let log = LogId::conversation(conversation);
+        let home = self.place_of(&ack.home)?;
+        let voters = self.regions[home].disk.logs.get(&log)?.record.as_ref()?.voters.len();
+        let holds = |region: &usize| {
+            let entry = self.regions[*region].disk.entry(log, ack.position.sequence.0);
+            entry.is_some_and(|entry| entry.entry.fixed.id == message.0 && entry.entry.fixed.position == ack.position)
+        };
+        let regions: RegionSet = (0..self.regions.len()).filter(holds).collect();
+        Some(OnDisk { voters, regions })
+    }
+
+    /// A region shows an entry to the sessions of its members here.
+    pub(crate) fn deliver(
+        &mut self,
+        place: usize,
+        log: LogId,
+        entry: &SealedEntry,
+        audience: &Members,
+        skip: Option<Ticket>,
+    ) {
+        let Some(conversation) = self.by_log.get(&log).copied() else { return };
+        let skip = skip.and_then(|ticket| match self.tickets.get(&ticket) {
+            Some(Waits::Send { connection, .. }) => Some(*connection),
+            _ => None,
+        });
+        self.trace.count(self.now, "deliver", place as u64, entry.sequence().0);
+        if entry.sequence().0 == 0 {
+            return;
+        }
+        let sessions = &self.regions[place].sessions;
+        let users = audience.keys().filter_map(|user| sessions.get(user)).flatten();
+        for id in users.copied().filter(|id| Some(*id) != skip).collect::<Vec<_>>() {
+            self.show(id, conversation, entry);
+        }
+    }
+
+    /// A connection is shown an entry, unless its client has it or is not that far.
+    fn show(&mut self, id: u64, conversation: usize, entry: &SealedEntry) {
+        let fixed = &entry.entry.fixed;
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(last) = connection.live.get_mut(&conversation).filter(|last| **last < fixed.position) else { return };
+        *last = fixed.position;
+        let cursor = self.clients[connection.client].cursors.entry(conversation).or_default();
+        *cursor = (*cursor).max(fixed.position);
+        let (session, position) = (connection.session, fixed.position);
+        let event = history::Event::Shown(session, self.conversations[conversation].id, position, MessageId(fixed.id));
+        self.history.add(self.now, event);
+    }
+
+    /// Sessions of members are told that entries are left out.
+    pub(crate) fn skipped(&mut self, place: usize, log: LogId, users: &BTreeSet<UserId>) {
+        let Some(conversation) = log.as_conversation() else { return };
+        let sessions = &self.regions[place].sessions;
+        let connections = users.iter().filter_map(|user| sessions.get(user)).flatten();
+        for connection in connections.filter_map(|id| self.connections.get(id)) {
+            self.history.add(self.now, history::Event::Told(connection.session, Some(conversation)));
+        }
+    }
+
+    /// Entries from a number on have left the line: sessions of members go back before it.
+    pub(crate) fn rewound(&mut self, place: usize, log: LogId, from: u64, audience: &Members) {
+        let Some(conversation) = self.by_log.get(&log).copied() else { return };
+        let sessions = &self.regions[place].sessions;
+        let connections = audience.keys().filter_map(|user| sessions.get(user)).flatten();
+        for id in connections.copied().collect::<Vec<_>>() {
+            let Some(connection) = self.connections.get(&id) else { continue };
+            let client = &mut self.clients[connection.client];
+            if let Some(cursor) = client.cursors.get_mut(&conversation).filter(|cursor| cursor.sequence.0 >= from) {
+                cursor.sequence.0 = from.saturating_sub(1);
+            }
+            let id_of = self.conversations[conversation].id;
+            self.history.add(self.now, history::Event::Rewound(connection.session, id_of, from));
+        }
+    }
+
+    /// A conversation is shown live from now on, and the session is told that something may be left out before.
+    fn live(&mut self, id: u64, conversation: usize) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.live.entry(conversation).or_default();
+        let event = history::Event::Told(connection.session, Some(self.conversations[conversation].id));
+        self.history.add(self.now, event);
+    }
+
+    pub(crate) fn stop_showing(&mut self, number: usize, conversation: usize) {
+        let connection = self.clients[number].connection.and_then(|id| self.connections.get_mut(&id));
+        if let Some(connection) = connection {
+            connection.live.remove(&conversation);
+        }
+    }
+
+    /// A query is answered.
+    pub(crate) fn view(&mut self, place: usize, ticket: Ticket, view: &LogView) {
+        match self.tickets.remove(&ticket) {
+            Some(Waits::Replay { connection, conversation }) => self.replay(place, connection, conversation, view),
+            Some(Waits::Errand(errand)) => self.errand_viewed(errand, ticket, view),
+            Some(Waits::Move) => {
+                self.moves += 1;
+                self.trace.count(self.now, "moved", place as u64, 0);
+            }
+            _ => {}
+        }
+    }
+
+    /// What a region holds behind the client's cursor, up to the mark.
+    fn replay(&mut self, place: usize, id: u64, conversation: usize, view: &LogView) {
+        let Some(client) = self.connections.get(&id).map(|connection| connection.client) else { return };
+        // A region that does not know the membership yet would leave out what comes before it.
+        let member = match &view.view {
+            View::Conversation(state) => state.members.get(&self.clients[client].user).map(|member| member.since),
+            _ => None,
+        };
+        if view.held && member.is_none_or(|since| since >= view.marked) {
+            return self.after(BEHIND, Event::Begin { connection: id, conversation });
+        }
+        let cursor = self.clients[client].cursors.get(&conversation).copied().unwrap_or_default();
+        let from = cursor.sequence.0 + 1;
+        let open_end = view.open.map_or(0, |(_, to)| to);
+        self.live(id, conversation);
+        if view.held {
+            let log = self.conversations[conversation].log;
+            for entry in self.regions[place].disk.read(log, from.max(open_end), view.marked) {
+                self.show(id, conversation, &entry);
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The store of a region as the ports describe it, in maps: what is synced survives a power cut, what is written
+//! survives the end of the process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend};
+use hearth_protocol::{LogId, Placement, Position, RegionId, SealedEntry, mesh};
+use region_model::ports::{DedupKey, LoadedLog, LogAppend, length_of};
+
+/// One log.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StoredLog {
+    pub(crate) record: Option<LogRecord>,
+    /// By sequence; none in an open range.
+    pub(crate) entries: BTreeMap<u64, Arc<SealedEntry>>,
+    pub(crate) mark: u64,
+    snapshot: Option<(u64, Bytes)>,
+    change: u64,
+    /// What left the line, by position.
+    tail: BTreeMap<Position, Arc<SealedEntry>>,
+}
+
+impl StoredLog {
+    fn open(&self) -> Option<(u64, u64)> {
+        self.record.as_ref()?.open_ranges.first().copied()
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        length_of(self.entries.keys().next_back().copied(), self.record.as_ref())
+    }
+}
+
+/// What a soft write replaced: it comes back when power fails before the next sync.
+#[derive(Clone, Debug)]
+enum Undo {
+    Mark(LogId, u64),
+    Placement(LogId, Option<Placement>),
+    Unparked(ParkedSend),
+    Told(OutboxRecord),
+}
+
+/// The store of one region.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk {
+    pub(crate) logs: BTreeMap<LogId, StoredLog>,
+    dedup: BTreeMap<DedupKey, DedupRecord>,
+    placements: BTreeMap<LogId, Placement>,
+    pub(crate) parked: BTreeMap<u64, ParkedSend>,
+    pub(crate) outbox: BTreeMap<(LogId, u64, String), OutboxRecord>,
+    /// The counter of lease renewals, on disk before it is used.
+    pub(crate) counter: u64,
+    /// The incarnation that the map gave the store.
+    pub(crate) incarnation: u64,
+    change: u64,
+    soft: Vec<Undo>,
+}
+
+/// Why an append was not taken.
+#[derive(Debug, thiserror::Error)]
+#[error("{log} has {length} entries and is sealed at {sealed}, where its writer expects {expected} at {epoch}")]
+pub(crate) struct Conflict {
+    log: LogId,
+    length: u64,
+    sealed: u64,
+    expected: u64,
+    epoch: u64,
+}
+
+impl Disk {
+    /// Applies an append; returns the number of the change.
+    pub(crate) fn append(&mut self, append: LogAppend) -> Result<u64, Conflict> {
+        self.soft.clear();
+        self.change += 1;
+        let stored = self.logs.entry(append.log).or_default();
+        let sealed = stored.record.as_ref().map_or(0, |record| record.sealed.0);
+        if stored.length() != append.expect || append.epoch.0 < sealed {
+            let (length, expected, epoch) = (stored.length(), append.expect, append.epoch.0);
+            return Err(Conflict { log: append.log, length, sealed, expected, epoch });
+        }
+        if let Some(from) = append.apart {
+            for (_, entry) in stored.entries.split_off(&from) {
+                let fixed = &entry.entry.fixed;
+                let key = DedupKey { log: append.log, sender: fixed.sender.clone(), id: fixed.id };
+                if self.dedup.get(&key).is_some_and(|record| record.position == fixed.position) {
+                    self.dedup.remove(&key);
+                }
+                stored.tail.insert(fixed.position, entry);
+            }
+            self.outbox.retain(|(log, sequence, _), _| *log != append.log || *sequence < from);
+            stored.mark = stored.mark.min(from);
+            stored.snapshot = stored.snapshot.take().filter(|(length, _)| *length <= from);
+        }
+        if let Some(begin) = &append.begin {
+            stored.entries.retain(|sequence, _| !begin.dropped.contains(sequence));
+        }
+        let entries = append.filled.into_iter().chain(append.entries);
+        stored.entries.extend(entries.map(|entry| (entry.sequence().0, entry)));
+        if append.record.is_some() {
+            stored.record = append.record;
+        }
+        if append.snapshot.is_some() {
+            stored.snapshot = append.snapshot;
+        }
+        stored.mark = stored.mark.max(append.mark);
+        stored.change = self.change;
+        self.dedup.extend(append.dedup);
+        for item in append.outbox {
+            self.outbox.insert(outbox_key(&item), item);
+        }
+        Ok(self.change)
+    }
+
+    /// A write with a sync made everything before it durable.
+    pub(crate) fn park(&mut self, send: ParkedSend) {
+        self.soft.clear();
+        self.parked.insert(send.number, send);
+    }
+
+    pub(crate) fn put_mark(&mut self, log: LogId, mark: u64) {
+        if let Some(stored) = self.logs.get_mut(&log).filter(|stored| stored.mark < mark) {
+            self.soft.push(Undo::Mark(log, stored.mark));
+            stored.mark = mark.min(stored.length());
+        }
+    }
+
+    pub(crate) fn put_placement(&mut self, placement: Placement) {
+        let known = self.placements.get(&placement.log);
+        if known.is_none_or(|known| known.epoch <= placement.epoch) {
+            let log = placement.log;
+            let before = self.placements.insert(log, placement);
+            self.soft.push(Undo::Placement(log, before));
+        }
+    }
+
+    pub(crate) fn unpark(&mut self, number: u64) {
+        self.soft.extend(self.parked.remove(&number).map(Undo::Unparked));
+    }
+
+    pub(crate) fn told(&mut self, item: &OutboxRecord) {
+        self.soft.extend(self.outbox.remove(&outbox_key(item)).map(Undo::Told));
+    }
+
+    /// Power fails: what was not synced is as before.
+    pub(crate) fn lose_unsynced(&mut self) {
+        while let Some(undo) = self.soft.pop() {
+            match undo {
+                Undo::Mark(log, mark) => drop(self.logs.get_mut(&log).map(|stored| stored.mark = mark)),
+                Undo::Placement(log, Some(placement)) => drop(self.placements.insert(log, placement)),
+                Undo::Placement(log, None) => drop(self.placements.remove(&log)),
+                Undo::Unparked(send) => drop(self.parked.insert(send.number, send)),
+                Undo::Told(item) => drop(self.outbox.insert(outbox_key(&item), item)),
+            }
+        }
+    }
+
+    pub(crate) fn load(&self, log: LogId) -> LoadedLog {
+        let mut loaded = LoadedLog { placement: self.placements.get(&log).cloned(), ..LoadedLog::default() };
+        if let Some(stored) = self.logs.get(&log) {
+            let from = stored.snapshot.as_ref().map_or(0, |(length, _)| *length).min(stored.mark);
+            loaded.record.clone_from(&stored.record);
+            loaded.length = stored.length();
+            loaded.mark = stored.mark;
+            loaded.snapshot.clone_from(&stored.snapshot);
+            let below = stored.open().map_or(0, |(from, _)| from);
+            loaded.below_open = below.checked_sub(1).and_then(|last| stored.entries.get(&last).cloned());
+            loaded.last = stored.entries.values().next_back().cloned();
+            loaded.entries = stored.entries.range(from..).map(|(_, entry)| entry.clone()).collect();
+            loaded.change = stored.change;
+        }
+        loaded
+    }
+
+    pub(crate) fn entry(&self, log: LogId, sequence: u64) -> Option<&Arc<SealedEntry>> {
+        self.logs.get(&log)?.entries.get(&sequence)
+    }
+
+    pub(crate) fn read(&self, log: LogId, from: u64, to: u64) -> Vec<Arc<SealedEntry>> {
+        (from..to).map_while(|sequence| self.entry(log, sequence).cloned()).collect()
+    }
+
+    /// Logs of which a tail is kept.
+    pub(crate) fn tails(&self) -> Vec<LogId> {
+        self.logs.iter().filter(|(_, stored)| !stored.tail.is_empty()).map(|(log, _)| *log).collect()
+    }
+
+    pub(crate) fn tail(&self, log: LogId, after: Option<Position>, rows: usize) -> Vec<Arc<SealedEntry>> {
+        let Some(stored) = self.logs.get(&log) else { return Vec::new() };
+        let behind = stored.tail.iter().filter(|(position, _)| after.is_none_or(|after| **position > after));
+        behind.map(|(_, entry)| entry.clone()).take(rows).collect()
+    }
+
+    pub(crate) fn placement(&self, log: LogId) -> Option<&Placement> {
+        self.placements.get(&log)
+    }
+
+    pub(crate) fn dedup(&self, key: &DedupKey) -> Option<DedupRecord> {
+        self.dedup.get(key).cloned()
+    }
+
+    /// The lengths that a home compares with a replica, and the logs that a follower follows again.
+    pub(crate) fn compare(&self, me: &RegionId, peer: &RegionId) -> (Vec<mesh::Length>, BTreeSet<LogId>) {
+        let (mut lengths, mut follows) = (Vec::new(), BTreeSet::new());
+        for (log, stored) in &self.logs {
+            let Some(record) = &stored.record else { continue };
+            let placement_log = log.placement_slot().is_some();
+            if record.home == *me && (placement_log || record.voters.contains(peer)) {
+                let last = stored.entries.values().next_back();
+                lengths.push(mesh::Length {
+                    log: Bytes::copy_from_slice(&log.to_bytes()),
+                    epoch: record.accepted.0,
+                    length: stored.length(),
+                    hash: last.map_or_else(Bytes::new, |last| Bytes::copy_from_slice(&last.hash)),
+                    mark: stored.mark,
+                });
+            } else if record.home == *peer && !placement_log && !record.voters.contains(me) {
+                follows.insert(*log);
+            }
+        }
+        (lengths, follows)
+    }
+}
+
+fn outbox_key(item: &OutboxRecord) -> (LogId, u64, String) {
+    (item.log, item.position.sequence.0, item.user.as_str().to_owned())
+}

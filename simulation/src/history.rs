@@ -1,0 +1,189 @@
+//! What clients of a mesh saw, in the order of one clock. The simulator writes it, and so do the stories over real
+//! sockets; [`crate::checker`] judges both.
+
+use hearth_protocol::{ConversationId, Level, MessageId, Position};
+
+/// A session of the history, by its place in [`History::sessions`].
+pub type SessionId = u32;
+
+/// Regions of the history by their place in [`History::regions`], as a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RegionSet(u64);
+
+impl RegionSet {
+    /// Adds a region; one with a place above 63 is left out.
+    pub fn add(&mut self, region: usize) {
+        self.0 |= 1u64.checked_shl(u32::try_from(region).unwrap_or(u32::MAX)).unwrap_or(0);
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether all of these are among the others.
+    #[must_use]
+    pub fn is_within(self, others: Self) -> bool {
+        self.0 & !others.0 == 0
+    }
+}
+
+impl FromIterator<usize> for RegionSet {
+    fn from_iter<T: IntoIterator<Item = usize>>(regions: T) -> Self {
+        let mut set = Self::default();
+        regions.into_iter().for_each(|region| set.add(region));
+        set
+    }
+}
+
+/// An ack as a client got it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acked {
+    /// Where the message stands.
+    pub position: Position,
+    /// When it was sequenced, in milliseconds since the Unix epoch.
+    pub time: u64,
+    /// The level that it was acked at.
+    pub level: Level,
+    /// The region that sequenced it; `None` when the ack does not say.
+    pub home: Option<usize>,
+    /// The regions that it names.
+    pub regions: RegionSet,
+    /// Whether it says that the message stood there before: any home of a later epoch may say so.
+    pub again: bool,
+}
+
+/// What somebody who sees all disks saw at the moment of an ack. Real clients cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnDisk {
+    /// Voters of the conversation.
+    pub voters: usize,
+    /// Regions with this very entry on disk.
+    pub regions: RegionSet,
+}
+
+/// A row of a conversation, as a region gave it at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Its number, from 1.
+    pub sequence: u64,
+    /// Its epoch; 0 when the reader does not know it.
+    pub epoch: u64,
+    /// Its id.
+    pub message: MessageId,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A session hands a message over, for the first time or again. Recorded before the bytes leave.
+    Invoke(SessionId, ConversationId, MessageId),
+    /// A session hears an ack.
+    Ack {
+        /// Which.
+        session: SessionId,
+        /// Where.
+        conversation: ConversationId,
+        /// What.
+        message: MessageId,
+        /// How.
+        acked: Acked,
+        /// What the disks held then.
+        on_disk: Option<OnDisk>,
+    },
+    /// A session hears that a message is held, and will be sequenced or refused.
+    Queued(SessionId, ConversationId, MessageId),
+    /// A session hears that a message will not be sequenced.
+    Refused {
+        /// Which.
+        session: SessionId,
+        /// Where.
+        conversation: ConversationId,
+        /// What.
+        message: MessageId,
+        /// Whether the same message may be sent again and taken.
+        again: bool,
+    },
+    /// A session is shown an entry.
+    Shown(SessionId, ConversationId, Position, MessageId),
+    /// A session is told that entries were left out before what it is shown next; `None`: of any conversation.
+    Told(SessionId, Option<ConversationId>),
+    /// A session is told that entries from a number on have left the line.
+    Rewound(SessionId, ConversationId, u64),
+    /// A loss statement: positions from `from` on, below the epoch `below`, may be missing where fewer than
+    /// `covered_copies` regions had them.
+    Loss {
+        /// Of which conversation.
+        conversation: ConversationId,
+        /// The first position that may be missing.
+        from: Position,
+        /// The epoch that opened with the statement.
+        below: u64,
+        /// Acks with at least so many copies are covered.
+        covered_copies: usize,
+    },
+    /// A queue or a cache of a region was looked at.
+    Bound {
+        /// Which.
+        what: &'static str,
+        /// How full it was.
+        value: usize,
+        /// What it may hold.
+        bound: usize,
+    },
+    /// A fault begins.
+    FaultBegins(u32, &'static str),
+    /// A fault is over.
+    FaultEnds(u32),
+    /// A region gave a conversation from its first row to its end, after everything was healed.
+    Reading {
+        /// Which.
+        region: usize,
+        /// The first reading is 1; one after a restart of all regions is 2.
+        pass: u32,
+        /// Of what.
+        conversation: ConversationId,
+        /// What.
+        rows: Vec<Row>,
+    },
+}
+
+/// A client session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Who, for people.
+    pub name: String,
+    /// Names the device: messages of one device keep their order in a conversation.
+    pub device: u64,
+}
+
+/// One run.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// The regions' names.
+    pub regions: Vec<String>,
+    /// Its sessions.
+    pub sessions: Vec<Session>,
+    /// What happened, by a clock in microseconds that never goes back.
+    pub events: Vec<(u64, Event)>,
+}
+
+impl History {
+    /// Adds a session.
+    pub fn session(&mut self, name: impl Into<String>, device: u64) -> SessionId {
+        self.sessions.push(Session { name: name.into(), device });
+        SessionId::try_from(self.sessions.len() - 1).unwrap_or(SessionId::MAX)
+    }
+
+    /// Adds an event.
+    pub fn add(&mut self, at: u64, event: Event) {
+        self.events.push((at, event));
+    }
+}

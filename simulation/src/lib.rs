@@ -1,0 +1,35 @@
+//! A whole mesh in one thread, from one seed, over the code that ships.
+//!
+//! ```text
+//!   Plan (seed, faults, clients) ──► World: one queue of events in simulated time
+//!                                     │ RegionCore × n   the decisions that the release binary links
+//!                                     │ Disk, Links, MapService, Clock   ports, simulated
+//!                                     │ Client × n   sends, retries, roams
+//!                                     ▼
+//!                                  History ──► checker ──► verdict
+//! ```
+//! The same plan gives the same run, to the hash of everything that happened. [`history`] and [`checker`] know nothing
+//! of the simulation: the stories over real sockets fill the same history and are judged by the same checker.
+
+pub mod checker;
+mod clients;
+mod clock;
+mod disk;
+mod errands;
+mod faults;
+pub mod history;
+#[cfg(feature = "mutants")]
+pub mod hunt;
+mod map;
+mod network;
+mod plan;
+mod random;
+mod region;
+mod run;
+mod shrink;
+mod trace;
+mod world;
+
+pub use plan::{Fault, FaultKind, Plan, Size};
+pub use run::{Ran, STEPS, Verdict, run, run_told, run_whole};
+pub use shrink::{Shrunk, shrink};

@@ -1,0 +1,252 @@
+//! The links of the mesh. A connection keeps frames in order a lane, as the real ones do; a cut holds them back, and
+//! what is still held when a side notices is lost with the connection.
+
+use std::collections::BTreeMap;
+
+use hearth_protocol::{RegionId, SealedEntry, mesh};
+use region_model::{Input, Lane};
+
+use crate::plan::SECOND;
+use crate::random::Random;
+use crate::world::{Event, World};
+
+/// A side that hears nothing notices within this.
+const NOTICE: (u64, u64) = (3 * SECOND / 2, 4 * SECOND);
+/// Shortest and longest way of a frame, by pair of regions, in microseconds.
+const WAY: (u64, u64) = (5_000, 110_000);
+/// How much longer a frame may take than its pair's way, in percent.
+const JITTER: u64 = 20;
+/// How much longer a frame takes at most while a link reorders.
+const LATE: u64 = 2 * SECOND;
+/// How much later the second of two copies comes at most.
+const SECOND_COPY: u64 = SECOND / 2;
+
+/// What a fault does to one direction of a link.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Weather {
+    /// Cuts that hold: none passes while there is one.
+    pub(crate) cuts: u32,
+    /// Lost frames in a hundred.
+    pub(crate) loss: u64,
+    pub(crate) duplicates: u32,
+    pub(crate) late: u32,
+}
+
+/// One connection between two regions, made anew after each failure.
+#[derive(Debug, Default)]
+struct Link {
+    /// Counted up with each connection and each failure.
+    connection: u64,
+    alive: bool,
+    /// Whether the core of the lower and of the higher region was told that it is up.
+    told_up: [bool; 2],
+    /// From the lower to the higher region, and back.
+    weather: [Weather; 2],
+    /// Frames that wait for a cut to end, by direction.
+    held: [Vec<Box<mesh::Body>>; 2],
+    way: u64,
+}
+
+/// All links, by (lower, higher) place.
+#[derive(Debug)]
+pub(crate) struct Links {
+    links: BTreeMap<(usize, usize), Link>,
+    /// When the last frame of a lane arrives.
+    lanes: BTreeMap<(usize, usize, Lane), u64>,
+    random: Random,
+}
+
+impl Links {
+    pub(crate) fn new(seed: u64, regions: usize) -> Self {
+        let mut random = Random::of(seed, "links", 0);
+        let pairs = (0..regions).flat_map(|low| (low + 1..regions).map(move |high| (low, high)));
+        let links = pairs.map(|pair| (pair, Link { way: random.between(WAY.0, WAY.1), ..Link::default() })).collect();
+        Self { links, lanes: BTreeMap::new(), random }
+    }
+
+    fn between(&mut self, one: usize, other: usize) -> &mut Link {
+        self.links.entry((one.min(other), one.max(other))).or_default()
+    }
+
+    /// What a fault may change of one direction.
+    pub(crate) fn weather(&mut self, from: usize, to: usize) -> &mut Weather {
+        &mut self.between(from, to).weather[direction(from, to)]
+    }
+
+    /// Whether frames pass from one region to another now, both being up.
+    pub(crate) fn passes(&self, from: usize, to: usize) -> bool {
+        let link = self.links.get(&(from.min(to), from.max(to)));
+        link.is_none_or(|link| link.weather[direction(from, to)].cuts == 0)
+    }
+
+    /// The usual way between two regions, in microseconds.
+    pub(crate) fn way(&self, one: usize, other: usize) -> u64 {
+        self.links.get(&(one.min(other), one.max(other))).map_or(0, |link| link.way)
+    }
+}
+
+fn direction(from: usize, to: usize) -> usize {
+    usize::from(from > to)
+}
+
+impl World {
+    fn pairs(&self) -> Vec<(usize, usize)> {
+        self.links.links.keys().copied().collect()
+    }
+
+    /// Connects what is not connected and can be.
+    pub(crate) fn connect_links(&mut self) {
+        for (low, high) in self.pairs() {
+            let both_run = [low, high].iter().all(|side| self.regions[*side].runs());
+            let link = self.links.between(low, high);
+            let cut = link.weather.iter().any(|weather| weather.cuts > 0);
+            if link.alive || link.told_up != [false; 2] || cut || !both_run {
+                continue;
+            }
+            link.alive = true;
+            link.connection += 1;
+            link.told_up = [true; 2];
+            self.trace.count(self.now, "link-up", low as u64, high as u64);
+            for (side, peer) in [(low, high), (high, low)] {
+                self.regions[side].keeper.down.remove(&peer);
+                let peer_id = self.regions[peer].id.clone();
+                self.input(side, Input::LinkUp(peer_id));
+                self.compare(side, peer);
+            }
+        }
+    }
+
+    /// One direction of a link is cut from now on. Both sides notice after a while.
+    pub(crate) fn cut(&mut self, from: usize, to: usize) {
+        self.links.weather(from, to).cuts += 1;
+        self.notices_of(from, to);
+    }
+
+    /// One cut of a direction is over: what it held back arrives.
+    pub(crate) fn heal(&mut self, from: usize, to: usize) {
+        let way = direction(from, to);
+        let link = self.links.between(from, to);
+        link.weather[way].cuts = link.weather[way].cuts.saturating_sub(1);
+        if link.weather[way].cuts == 0 {
+            let (connection, held) = (link.connection, std::mem::take(&mut link.held[way]));
+            for body in held {
+                self.after(0, Event::Frame { from, to, connection, body });
+            }
+        }
+    }
+
+    /// A region stands still or died: the other sides notice.
+    pub(crate) fn notices_of_all(&mut self, region: usize) {
+        for peer in (0..self.regions.len()).filter(|peer| *peer != region) {
+            self.notices_of(region, peer);
+        }
+    }
+
+    fn notices_of(&mut self, one: usize, other: usize) {
+        let connection = self.links.between(one, other).connection;
+        for (side, peer) in [(one, other), (other, one)] {
+            let after = self.links.random.between(NOTICE.0, NOTICE.1);
+            self.after(after, Event::Notices { side, peer, connection });
+        }
+    }
+
+    /// A region died: its connections are gone.
+    pub(crate) fn break_links_of(&mut self, region: usize) {
+        for peer in (0..self.regions.len()).filter(|peer| *peer != region) {
+            self.links.between(region, peer).told_up[direction(region, peer)] = false;
+            self.break_link(region, peer);
+        }
+    }
+
+    fn break_link(&mut self, one: usize, other: usize) {
+        let link = self.links.between(one, other);
+        if link.alive {
+            link.alive = false;
+            link.connection += 1;
+            link.held = [Vec::new(), Vec::new()];
+        }
+        self.notices_of(one, other);
+    }
+
+    /// A side may notice that its connection is cut or gone.
+    pub(crate) fn notice(&mut self, side: usize, peer: usize, connection: u64) {
+        let still = [side, peer].iter().any(|region| !self.regions[*region].runs());
+        let link = self.links.between(side, peer);
+        let fine = link.weather.iter().all(|weather| weather.cuts == 0) && !still;
+        if link.connection != connection || (link.alive && fine) {
+            return;
+        }
+        if link.alive {
+            self.break_link(side, peer);
+        }
+        let told = &mut self.links.between(side, peer).told_up[direction(side, peer)];
+        if std::mem::take(told) {
+            self.trace.count(self.now, "link-down", side as u64, peer as u64);
+            let clock = self.regions[side].clock.monotonic(self.now);
+            self.regions[side].keeper.down.insert(peer, clock);
+            let peer = self.regions[peer].id.clone();
+            self.input(side, Input::LinkDown(peer));
+        }
+    }
+
+    pub(crate) fn send_frame(&mut self, from: usize, peer: &RegionId, lane: Lane, body: mesh::Body) {
+        let Some(to) = self.place_of(peer) else { return };
+        let links = &mut self.links;
+        let (connection, weather, way) = {
+            let link = links.between(from, to);
+            if !link.alive || !link.told_up[direction(from, to)] {
+                return;
+            }
+            (link.connection, link.weather[direction(from, to)], link.way)
+        };
+        if weather.loss > 0 && links.random.percent(weather.loss) {
+            self.trace.count(self.now, "frame-lost", from as u64, to as u64);
+            return;
+        }
+        let late = if weather.late > 0 { links.random.between(0, LATE) } else { 0 };
+        let earliest = self.now + way + links.random.between(0, way * JITTER / 100) + late;
+        let arrives = links.lanes.entry((from, to, lane)).or_default();
+        *arrives = earliest.max(*arrives);
+        let time = *arrives;
+        self.trace.count(self.now, body.name(), from as u64, to as u64);
+        if weather.duplicates > 0 {
+            let again = time + links.random.between(0, SECOND_COPY);
+            self.at(again, Event::Frame { from, to, connection, body: Box::new(body.clone()) });
+        }
+        self.at(time, Event::Frame { from, to, connection, body: Box::new(body) });
+    }
+
+    pub(crate) fn arrive(&mut self, from: usize, to: usize, connection: u64, body: Box<mesh::Body>) {
+        let link = self.links.between(from, to);
+        if link.connection != connection || !link.alive {
+            return;
+        }
+        if link.weather[direction(from, to)].cuts > 0 {
+            link.held[direction(from, to)].push(body);
+            return;
+        }
+        if !link.told_up[direction(to, from)] {
+            return;
+        }
+        let decode = |encoded: &bytes::Bytes| SealedEntry::decode(encoded.clone());
+        let Ok(entries) = body.stored_entries().iter().map(decode).collect() else { return };
+        let peer = self.regions[from].id.clone();
+        let salt = self.regions[to].random.salt();
+        self.input(to, Input::Frame { peer, body, entries, salt });
+    }
+
+    /// What the shell does at anti-entropy and when a link comes up.
+    pub(crate) fn compare(&mut self, region: usize, peer: usize) {
+        if region == peer || self.regions[region].core.is_none() {
+            return;
+        }
+        let (me, other) = (self.regions[region].id.clone(), self.regions[peer].id.clone());
+        let (lengths, follows) = self.regions[region].disk.compare(&me, &other);
+        if !lengths.is_empty() {
+            self.input(region, Input::CompareHomes(other, lengths));
+        }
+        for log in follows {
+            self.input(region, Input::Follow { log, hold: true });
+        }
+    }
+}

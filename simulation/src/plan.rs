@@ -1,0 +1,235 @@
+//! What will happen in a run, as data: the mesh, the clients, and every fault with its times. A shrinker takes things
+//! out of it; what is left happens at the same times as before.
+
+use serde::{Deserialize, Serialize};
+
+use crate::random::Random;
+
+/// Microseconds of a second.
+pub(crate) const SECOND: u64 = 1_000_000;
+/// Faults begin from here on: conversations are made before.
+const FIRST_FAULT: u64 = 3 * SECOND;
+/// Of a run, in percent: faults end and clients send up to here; the rest shows that everything comes to its end.
+const CALM_AFTER: u64 = 85;
+
+/// What goes wrong, or is done by an operator. Regions are named by their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FaultKind {
+    /// Nothing passes between two regions.
+    Cut(usize, usize),
+    /// Nothing passes from one region to another; back it does.
+    CutOneWay(usize, usize),
+    /// A region is cut off from all others.
+    Isolate(usize),
+    /// A part of the frames between two regions is lost: in a hundred, so many.
+    Loss(usize, usize, u64),
+    /// Frames between two regions come twice.
+    Duplicate(usize, usize),
+    /// Frames between two regions take long and overtake each other where they are of different logs.
+    Reorder(usize, usize),
+    /// The process dies: what it had handed to the store is done up to some point, unheard.
+    Crash(usize),
+    /// The machine loses power: what was not synced is gone.
+    PowerCut(usize),
+    /// The process stands still and goes on.
+    Pause(usize),
+    /// Every operation of the store takes this many times longer.
+    SlowDisk(usize, u64),
+    /// The next sync fails: the region stops, and comes back later.
+    FailedSync(usize),
+    /// The wall clock jumps by milliseconds, and back.
+    ClockJump(usize, i64),
+    /// The region's clients lose their connections at once.
+    Disconnect(usize),
+    /// The home of a conversation, by number, moves to a region.
+    Move(usize, usize),
+    /// All homes of a region move away.
+    Drain(usize),
+}
+
+impl FaultKind {
+    /// All names, in the order of the table.
+    pub const NAMES: [&'static str; 15] = [
+        "cut",
+        "cut-one-way",
+        "isolate",
+        "loss",
+        "duplicate",
+        "reorder",
+        "crash",
+        "power-cut",
+        "pause",
+        "slow-disk",
+        "failed-sync",
+        "clock-jump",
+        "disconnect",
+        "move",
+        "drain",
+    ];
+
+    /// Its name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cut(..) => "cut",
+            Self::CutOneWay(..) => "cut-one-way",
+            Self::Isolate(_) => "isolate",
+            Self::Loss(..) => "loss",
+            Self::Duplicate(..) => "duplicate",
+            Self::Reorder(..) => "reorder",
+            Self::Crash(_) => "crash",
+            Self::PowerCut(_) => "power-cut",
+            Self::Pause(_) => "pause",
+            Self::SlowDisk(..) => "slow-disk",
+            Self::FailedSync(_) => "failed-sync",
+            Self::ClockJump(..) => "clock-jump",
+            Self::Disconnect(_) => "disconnect",
+            Self::Move(..) => "move",
+            Self::Drain(_) => "drain",
+        }
+    }
+}
+
+/// One fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Its place in the whole plan of its seed: what a replay line names it by.
+    pub number: u32,
+    /// When it begins, in microseconds.
+    pub at: u64,
+    /// How long it lasts, in microseconds.
+    pub lasts: u64,
+    /// What.
+    pub kind: FaultKind,
+}
+
+/// How large a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Simulated seconds, 10 to 86,400.
+    pub seconds: u64,
+    /// Regions, 2 to 6.
+    pub regions: usize,
+    /// Clients, 2 to 1,000.
+    pub clients: usize,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self { seconds: 120, regions: 3, clients: 50 }
+    }
+}
+
+/// What will happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Where all chances come from.
+    pub seed: u64,
+    /// How large it is.
+    pub size: Size,
+    /// The faults, by their times.
+    pub faults: Vec<Fault>,
+    /// The clients that take part, by number.
+    pub clients: Vec<usize>,
+    /// When clients stop sending and every fault has ended, in microseconds.
+    pub calm_at: u64,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn new(seed: u64, size: Size) -> Self {
+        let calm_at = size.seconds * SECOND * CALM_AFTER / 100;
+        let mut random = Random::of(seed, "faults", 0);
+        let mut faults = Vec::new();
+        let mut at = FIRST_FAULT;
+        loop {
+            at += random.between(SECOND / 2, 9 * SECOND / 2);
+            if at + SECOND >= calm_at {
+                break;
+            }
+            let (kind, lasts) = draw(&mut random, size.regions);
+            let number = u32::try_from(faults.len()).unwrap_or(u32::MAX);
+            faults.push(Fault { number, at, lasts: lasts.min(calm_at - at), kind });
+        }
+        Self { seed, size, faults, clients: (0..size.clients).collect(), calm_at }
+    }
+
+    /// Only these faults, by number.
+    #[must_use]
+    pub fn with_faults(mut self, numbers: &[u32]) -> Self {
+        self.faults.retain(|fault| numbers.contains(&fault.number));
+        self
+    }
+
+    /// Only these clients.
+    #[must_use]
+    pub fn with_clients(mut self, numbers: &[usize]) -> Self {
+        self.clients.retain(|client| numbers.contains(client));
+        self
+    }
+
+    /// Stops sending and heals at this second, if that is earlier.
+    #[must_use]
+    pub fn calm_from(mut self, second: u64) -> Self {
+        self.calm_at = self.calm_at.min(second * SECOND);
+        self.faults.retain(|fault| fault.at < self.calm_at);
+        for fault in &mut self.faults {
+            fault.lasts = fault.lasts.min(self.calm_at - fault.at);
+        }
+        self
+    }
+
+    /// When the run is over unless something is still to come to its end, in microseconds.
+    #[must_use]
+    pub fn ends_at(&self) -> u64 {
+        self.calm_at + self.size.seconds * SECOND * (100 - CALM_AFTER) / 100
+    }
+
+    /// What to type to see this very run again.
+    #[must_use]
+    pub fn replay(&self) -> String {
+        let Size { seconds, regions, clients } = self.size;
+        let whole = Self::new(self.seed, self.size);
+        let mut line =
+            format!("hearth sim --seed {} --seconds {seconds} --regions {regions} --clients {clients}", self.seed);
+        let list = |numbers: Vec<String>| if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") };
+        if self.calm_at != whole.calm_at {
+            line += &format!(" --calm-from {}", self.calm_at / SECOND);
+        }
+        if self.faults.len() != whole.faults.len() {
+            line += &format!(" --faults {}", list(self.faults.iter().map(|fault| fault.number.to_string()).collect()));
+        }
+        if self.clients != whole.clients {
+            line += &format!(" --only-clients {}", list(self.clients.iter().map(ToString::to_string).collect()));
+        }
+        line
+    }
+}
+
+/// One fault and how long it lasts.
+fn draw(random: &mut Random, regions: usize) -> (FaultKind, u64) {
+    let one = random.below(regions);
+    let other = (one + 1 + random.below(regions - 1)) % regions;
+    let long = random.between(SECOND, 12 * SECOND);
+    match random.below(19) {
+        0 | 1 => (FaultKind::Cut(one, other), long),
+        2 | 3 => (FaultKind::CutOneWay(one, other), long),
+        4 => (FaultKind::Isolate(one), 2 * long),
+        5 => (FaultKind::Loss(one, other, random.between(2, 40)), long),
+        6 => (FaultKind::Duplicate(one, other), long),
+        7 => (FaultKind::Reorder(one, other), long),
+        8 | 9 => (FaultKind::Crash(one), long),
+        10 => (FaultKind::PowerCut(one), long),
+        11 => (FaultKind::Pause(one), random.between(SECOND / 10, 12 * SECOND)),
+        12 => (FaultKind::SlowDisk(one, random.between(5, 200)), long),
+        13 => (FaultKind::FailedSync(one), long),
+        14 => {
+            let jump = i64::try_from(random.between(0, 120_000)).unwrap_or(0) - 60_000;
+            (FaultKind::ClockJump(one, jump), long)
+        }
+        15 => (FaultKind::Disconnect(one), SECOND),
+        16 | 17 => (FaultKind::Move(random.below(1_000), one), 5 * SECOND),
+        _ => (FaultKind::Drain(one), 5 * SECOND),
+    }
+}

@@ -1,0 +1,69 @@
+//! Runs as a whole: the same seed twice, what a replay line means, runs that failed once.
+
+use simulation::{Plan, Size, Verdict, run};
+
+fn small() -> Size {
+    Size { seconds: 30, clients: 12, ..Size::default() }
+}
+
+#[test]
+fn the_same_seed_twice_gives_the_same_trace_and_another_seed_another() {
+    let (one, again, other) = (run(&Plan::new(5, small())), run(&Plan::new(5, small())), run(&Plan::new(6, small())));
+    assert_eq!((&one.trace_hash, one.sends, &one.steps), (&again.trace_hash, again.sends, &again.steps));
+    assert_ne!(one.trace_hash, other.trace_hash);
+    assert_eq!(one.trace_hash.len(), 64);
+}
+
+#[test]
+fn a_run_without_a_fault_holds_what_it_shows() {
+    for seed in 1..4 {
+        let ran = run(&Plan::new(seed, small()).with_faults(&[]));
+        println!("{}", ran.replay);
+        assert_eq!(ran.violations, vec![]);
+        assert_eq!(ran.verdict, Verdict::Inconclusive, "without faults it says little");
+        assert!(ran.acked > 200, "{} acked", ran.acked);
+    }
+}
+
+#[test]
+fn a_replay_line_says_what_was_left_out_of_a_plan() {
+    let plan = Plan::new(3, small());
+    assert_eq!(plan.replay(), "hearth sim --seed 3 --seconds 30 --regions 3 --clients 12");
+    let fewer = plan.clone().with_faults(&[1, 2]).with_clients(&[0, 4]);
+    assert!(fewer.replay().ends_with("--faults 1,2 --only-clients 0,4"), "{}", fewer.replay());
+    assert!(plan.calm_from(9).replay().contains("--calm-from 9"));
+}
+
+/// A plan from its replay line.
+fn read(line: &str) -> Plan {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let value = |flag: &str| words.iter().position(|word| *word == flag).map(|at| words[at + 1]);
+    let number = |flag: &str| value(flag).map(|text| text.parse::<u64>().expect("a number"));
+    let list = |text: &str| text.split(',').filter_map(|number| number.parse::<u32>().ok()).collect::<Vec<_>>();
+    let size = |flag: &str| usize::try_from(number(flag).expect("a size")).expect("small");
+    let size =
+        Size { seconds: number("--seconds").expect("seconds"), regions: size("--regions"), clients: size("--clients") };
+    let mut plan = Plan::new(number("--seed").expect("a seed"), size);
+    if let Some(second) = number("--calm-from") {
+        plan = plan.calm_from(second);
+    }
+    if let Some(text) = value("--faults") {
+        plan = plan.with_faults(&list(text));
+    }
+    if let Some(text) = value("--only-clients") {
+        let clients: Vec<usize> = list(text).into_iter().map(|client| client as usize).collect();
+        plan = plan.with_clients(&clients);
+    }
+    plan
+}
+
+#[test]
+fn runs_that_failed_once_hold() {
+    let lines = include_str!("../regressions.txt").lines().filter(|line| line.starts_with("hearth sim"));
+    for line in lines {
+        println!("{line}");
+        let plan = read(line);
+        assert_eq!(plan.replay(), line, "a line says all of its plan");
+        assert_eq!(run(&plan).violations, vec![], "{line}");
+    }
+}
