@@ -174,7 +174,8 @@ fn the_simulator_matches_no_protocol_enum() {
         for line in text.lines() {
             let arm = line.split_once("=>").map(|(pattern, _)| pattern);
             let matched = line.split_once("matches!(").map(|(_, rest)| rest);
-            let bound = line.split_once("let ").and_then(|(_, rest)| rest.split_once(" = ")).map(|(pattern, _)| pattern);
+            let bound =
+                line.split_once("let ").and_then(|(_, rest)| rest.split_once(" = ")).map(|(pattern, _)| pattern);
             let pattern = arm.or(matched).or(bound).unwrap_or_default();
             let named = enums.iter().find(|name| pattern.contains(&format!("{name}::")));
             assert!(named.is_none(), "{path} matches {named:?}: that belongs into region-model\n{line}");

@@ -188,18 +188,7 @@ impl Runtime {
                     self.region.hub.deliver(conversation, &entry, &audience, skip);
                 }
             }
-            Effect::Began { log, epoch, from, at, before, audience } => {
-                if let Some(conversation) = log.as_conversation() {
-                    let skipped = Skipped { conversation, epoch, from: from.max(1), at };
-                    self.region.hub.skipped(&skipped, from > 0, &before, &audience);
-                }
-            }
-            Effect::Rewound { log, epoch, from, audience } => {
-                if let Some(conversation) = log.as_conversation() {
-                    let after = from.saturating_sub(1);
-                    self.region.hub.rewound(&Rewound { conversation, epoch, after }, &audience);
-                }
-            }
+            told @ (Effect::Began { .. } | Effect::Rewound { .. }) => self.tell_sessions(told),
             Effect::UserChanged { log, entry } => self.region.user_changed(log, &entry),
             Effect::Outbox(item) => {
                 fail_point("before-outbox");
@@ -219,6 +208,25 @@ impl Runtime {
             | Effect::ReadHash { .. }
             | Effect::ReadTail { .. }
             | Effect::ReadForRetry { .. } => self.read(effect).await,
+        }
+    }
+
+    /// Tells sessions where what they see goes on.
+    fn tell_sessions(&self, effect: Effect<ReplyTo>) {
+        match effect {
+            Effect::Began { log, epoch, from, at, before, audience } => {
+                if let Some(conversation) = log.as_conversation() {
+                    let skipped = Skipped { conversation, epoch, from: from.max(1), at };
+                    self.region.hub.skipped(&skipped, from > 0, &before, &audience);
+                }
+            }
+            Effect::Rewound { log, epoch, from, audience } => {
+                if let Some(conversation) = log.as_conversation() {
+                    let after = from.saturating_sub(1);
+                    self.region.hub.rewound(&Rewound { conversation, epoch, after }, &audience);
+                }
+            }
+            _ => {}
         }
     }
 

@@ -9,6 +9,7 @@
 
 mod map_store;
 pub mod samples;
+mod tails;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,6 +18,7 @@ pub use map_store::{
     keys_of_the_map_are_put_ranged_and_taken_away_in_order,
     writes_of_the_map_keep_their_order_and_are_there_after_a_reopen,
 };
+pub use tails::what_is_put_apart_leaves_the_log_with_its_dedup_and_stays_as_its_tail;
 
 use bytes::Bytes;
 use hearth_protocol::record::{LogRecord, OutboxRecord};
@@ -360,47 +362,6 @@ pub async fn a_log_goes_on_above_an_open_range_that_is_filled_from_above_and_dro
     apply(&stores, vec![last]).await;
     assert_eq!(stores.log.read(log, 0, 99, 99, usize::MAX).await.expect("reads"), entries(log, 0..13));
     assert_eq!(stores.log.load(log).await.expect("loads").length, 13);
-}
-
-/// See the name.
-pub async fn what_is_put_apart_leaves_the_log_with_its_dedup_and_stays_as_its_tail(subject: &mut dyn Subject) {
-    let (log, other) = (conversation(1), conversation(2));
-    let stores = subject.stores();
-    let told = |sequence| outbox(1, sequence, "bob");
-    let marked = LogAppend {
-        mark: 6,
-        snapshot: Some((6, Bytes::from_static(b"view"))),
-        outbox: vec![told(1), told(5)],
-        ..append(log, 0, 6)
-    };
-    apply(&stores, vec![marked, append(other, 0, 1)]).await;
-    let cut = LogAppend { apart: Some(3), epoch: Epoch(2), record: Some(record(2)), ..append(log, 6, 0) };
-    let again = LogAppend { epoch: Epoch(2), dedup: vec![], ..append(log, 3, 1) };
-    apply(&stores, vec![cut, again]).await;
-    drop(stores);
-    for reopened in [false, true] {
-        if reopened {
-            subject.reopen();
-        }
-        let stores = subject.stores();
-        let loaded = stores.log.load(log).await.expect("loads");
-        assert_eq!((loaded.length, loaded.mark, loaded.snapshot), (4, 3, None));
-        assert_eq!(loaded.entries, entries(log, 0..4));
-        let found = stores.log.dedup((0..6).map(|sequence| dedup_key(log, sequence)).collect()).await.expect("answers");
-        assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, true, false, false, false]);
-        assert_eq!(stores.outbox.outbox(None, 9).await.expect("lists"), [told(1)]);
-        assert_eq!(stores.log.tails(None, 9).await.expect("lists"), [log]);
-        assert_eq!(stores.log.tails(Some(log), 9).await.expect("lists"), []);
-        let tail = stores.log.read_tail(log, None, 2).await.expect("reads");
-        assert_eq!(tail, entries(log, 3..5));
-        let after = Some(tail[1].entry.fixed.position);
-        assert_eq!(stores.log.read_tail(log, after, 9).await.expect("reads"), entries(log, 5..6));
-        assert_eq!(stores.log.read_tail(other, None, 9).await.expect("reads"), []);
-    }
-    let stores = subject.stores();
-    stores.log.remove(log).await.expect("removes");
-    assert_eq!(stores.log.load(log).await.expect("loads").length, 0);
-    assert_eq!(stores.log.tails(None, 9).await.expect("lists"), [log], "a tail outlives its log");
 }
 
 /// See the name: sequences, rows and bytes, but at least one entry.

@@ -133,7 +133,14 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Some(slot) => self.slot_opener(id, slot),
             None => self.log_opener(id),
         };
-        let Some((opener, replaced)) = opener else { return };
+        let Some((opener, replaced)) = opener else {
+            let slot_log = LogId::placement(Slot::of(&id));
+            if id.kind != LogKind::Placement && !matches!(self.logs.get(&slot_log), Some(Slotted::Ready(_))) {
+                // It left memory: it is looked through again.
+                self.on_log(slot_log, Waiting::Steward, now, effects);
+            }
+            return;
+        };
         let failover = Failover { opener, replaced, stage: Stage::Sealing, at: now.monotonic };
         self.failovers.under_way.insert(id, failover);
         self.ask_for_seals(id, effects);

@@ -297,18 +297,23 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// The region map changed: stewards may be others, homes fenced.
     pub(super) fn map_changed(&mut self, map: Arc<MapState>, now: Now, effects: &mut Vec<Effect<R>>) {
         let before = self.map.replace(Arc::clone(&map));
-        if before.is_some_and(|before| before.changed == map.changed) {
+        if before.as_ref().is_some_and(|before| before.changed == map.changed) {
             return;
         }
+        let fences = |map: &MapState| map.regions.iter().map(|entry| entry.fence).collect::<Vec<_>>();
         self.regions = map.members().map(|entry| entry.region.clone()).collect();
-        let any_fence = map.regions.iter().any(|entry| entry.fence > 0);
+        let fenced = match &before {
+            Some(before) => fences(before) != fences(&map),
+            None => map.regions.iter().any(|entry| entry.fence > 0),
+        };
         for (slot, group) in map.slots.iter() {
             let id = LogId::placement(slot);
             let loaded = matches!(self.logs.get(&id), Some(Slotted::Ready(_)));
             if loaded {
                 self.replace_steward(id, slot, now, effects);
             }
-            if group.steward == self.options.me && (Epoch(group.since) > FOUNDING || any_fence) {
+            let renamed = before.as_ref().is_none_or(|before| before.slots.group(slot) != Some(group));
+            if group.steward == self.options.me && (fenced || (renamed && Epoch(group.since) > FOUNDING)) {
                 self.on_log(id, Waiting::Steward, now, effects);
             }
         }
