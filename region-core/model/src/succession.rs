@@ -293,8 +293,11 @@ impl<R: Clone> Log<R> {
             || self.placement.as_ref().is_some_and(|placed| placed.epoch == epoch && placed.loss.is_some())
     }
 
-    /// An epoch may be accepted here before its placement says that it may lack something.
-    pub(crate) fn note_loss(&mut self, placement: &Placement) {
+    /// An epoch may be accepted here before its placement says whose it is, and that it may lack something.
+    pub(crate) fn note_placement(&mut self, placement: &Placement) {
+        if let Some(record) = self.record.as_mut().filter(|record| record.accepted == placement.epoch) {
+            record.home.clone_from(&placement.home);
+        }
         let openings = self.record.iter_mut().flat_map(|record| &mut record.openings);
         for opening in openings.filter(|opening| opening.epoch == placement.epoch) {
             opening.loss |= placement.loss.is_some();

@@ -172,7 +172,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 self.opened(id, now, effects);
             }
         }
-        if count > 0 && self.moves.contains_key(&id) {
+        if count > 0 && self.moves.contains_key(&id) && self.home_here(id) {
             self.with_log(id, now, effects, |log, context| log.ask_voters(context));
         }
     }
@@ -241,7 +241,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                     return;
                 }
                 changed = log.placement.as_ref().is_some_and(|known| known.epoch < epoch);
-                log.note_loss(&placement);
+                log.note_placement(&placement);
                 log.placement = Some(placement);
                 if changed {
                     again = self.take_waiters(id, effects);

@@ -169,7 +169,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return;
         }
         if let Some(number) = forwarded.parked {
-            self.forwards.remove(&said.forward_id);
+            if refused_now {
+                self.withdraw_late(vec![said.forward_id], now, effects);
+            } else {
+                self.forwards.remove(&said.forward_id);
+            }
             self.parked_answered(number, outcome, now, effects);
             return;
         }
@@ -181,17 +185,17 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
     }
 
-    /// Takes back forwards that were not answered in time, each with what its device sent to the same log after it:
-    /// else a send that comes now would be parked before those, and overtake them.
+    /// Takes back forwards that were not answered in time, and with them all messages on their way to the same logs:
+    /// else a send that comes now would be parked before those of its device, and overtake them.
     pub(super) fn withdraw_late(&mut self, mut late: Vec<u64>, now: Now, effects: &mut Vec<Effect<R>>) {
-        let mut devices: BTreeSet<(LogId, DeviceId)> = BTreeSet::new();
-        for forwarded in late.iter().filter_map(|id| self.forwards.get(id)) {
-            devices.extend(forwarded.device.map(|device| (forwarded.command.log, device)));
-        }
-        let of_devices = self.forwards.iter().filter(|(_, forwarded)| {
-            forwarded.device.is_some_and(|device| devices.contains(&(forwarded.command.log, device)))
-        });
-        late.extend(of_devices.map(|(id, _)| *id));
+        let messages =
+            late.iter().filter_map(|id| self.forwards.get(id)).filter(|forwarded| forwarded.device.is_some());
+        let logs: BTreeSet<LogId> = messages.map(|forwarded| forwarded.command.log).collect();
+        let of_logs = self
+            .forwards
+            .iter()
+            .filter(|(_, forwarded)| forwarded.device.is_some() && logs.contains(&forwarded.command.log));
+        late.extend(of_logs.map(|(id, _)| *id));
         self.withdraw(late, now, effects);
     }
 
