@@ -245,6 +245,13 @@ impl RunningRegion {
         self.lease.right().leased
     }
 
+    /// Resolves once the region holds its lease.
+    pub async fn until_it_may_sequence(&self) {
+        while !self.may_sequence() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Lets the sessions leave within `within`. Returns how many had not left.
     pub async fn drain(&self, within: Duration) -> usize {
         self.handle.set_draining(true);

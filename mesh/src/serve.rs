@@ -1,7 +1,7 @@
 //! `hearth serve`: one region from its configuration, until a signal or a failed store ends it.
 
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hearth_config::{RegionConfig, environment, load_at};
 use tokio::signal::unix::{SignalKind, signal};
@@ -52,6 +52,9 @@ pub fn read(path: &Path) -> Result<RegionConfig, ServeError> {
     }
 }
 
+/// How long a start waits for the lease of its region.
+const LEASE_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Runs a region until SIGINT or SIGTERM, then drains it; a second signal ends at once. `ready` is called once the
 /// region serves.
 ///
@@ -61,6 +64,8 @@ pub async fn serve(config: RegionConfig, ready: impl FnOnce(&RunningRegion)) -> 
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let region = RunningRegion::start(&config, RegionParts::default()).await?;
+    // Alone, or with too few of the map's voters, it serves what needs no home, and parks.
+    let _waited = tokio::time::timeout(LEASE_PATIENCE, region.until_it_may_sequence()).await;
     ready(&region);
     let reason = tokio::select! {
         _ = interrupt.recv() => None,
