@@ -112,6 +112,9 @@ pub struct Forward {
     /// round that come after it. 0 for none.
     #[prost(uint64, tag = "13")]
     pub round: u64,
+    /// Its place in the round, from 0.
+    #[prost(uint64, tag = "14")]
+    pub place: u64,
 }
 
 /// How a command ended, or that it waits.

@@ -123,9 +123,10 @@ fn frames() -> Vec<(&'static str, Body)> {
         parked: false,
         original_time: 0,
         round: 0,
+        place: 0,
     };
     let parked = Forward { parked: true, ..forward.clone() };
-    let in_round = Forward { round: 77, ..forward.clone() };
+    let in_round = Forward { round: 77, place: 2, ..forward.clone() };
     let tail = Forward { original_time: 1_790_000_000_100, ..parked.clone() };
     let forwards = [
         ("forward", Body::Forward(forward)),

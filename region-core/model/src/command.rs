@@ -48,6 +48,7 @@ impl Command {
             parked: false,
             original_time: self.original_time.map_or(0, |time| time.0),
             round: 0,
+            place: 0,
         }
     }
 

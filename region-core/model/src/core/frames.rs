@@ -46,10 +46,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         match &body {
             mesh::Body::Forward(forward) => {
                 let forward_id = forward.forward_id;
-                let round = forward.round;
+                let (round, asker) = (forward.round, peer.clone());
                 let waiter = Waiter::Peer { peer, forward_id, retry: false, parked: forward.parked, round };
-                if let Some(id) = LogId::from_bytes(&forward.log).filter(|id| self.rounds.is_refused(*id, &waiter)) {
-                    let refusal = Refusal::new(ErrorCode::HomeUnreachable, "one before it was refused");
+                let log = LogId::from_bytes(&forward.log);
+                if let Some(id) = log.filter(|id| self.rounds.is_out_of_turn(*id, &asker, round, forward.place)) {
+                    let refusal = Refusal::new(ErrorCode::HomeUnreachable, "one before it was refused or is missing");
                     answer(waiter, Outcome::Refused(refusal.with_retry_after(1)), effects, id);
                     return;
                 }

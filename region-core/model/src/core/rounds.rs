@@ -3,7 +3,7 @@
 //!
 //! The edge counts the forwards of messages under way to a log's home as one round. Once one of them is refused for now
 //! or taken back, nothing is forwarded until all are answered; what comes next is a new round. The home refuses all of a
-//! round that come after one that it refused.
+//! round that come after one that it refused, or that a link lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,12 +11,23 @@ use hearth_protocol::{LogId, RegionId};
 
 use crate::log::Waiter;
 
-/// Refused rounds that a home remembers; above it all are forgotten, and an order may break once.
-const REFUSED: usize = 65_536;
+/// Rounds that a home remembers; above it all are forgotten, which refuses what is under way once.
+const HEARD: usize = 65_536;
+
+/// The newest round that a home heard of one region about one log.
+#[derive(Debug)]
+struct Heard {
+    round: u64,
+    /// The place of the next one.
+    next: u64,
+    refused: bool,
+}
 
 #[derive(Debug)]
 struct Round {
     number: u64,
+    /// Forwards that went out in it.
+    sent: u64,
     under_way: BTreeSet<u64>,
     broken: bool,
 }
@@ -25,16 +36,17 @@ struct Round {
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
     under_way: BTreeMap<LogId, Round>,
-    refused: BTreeMap<(LogId, RegionId), u64>,
+    heard: BTreeMap<(LogId, RegionId), Heard>,
 }
 
 impl Rounds {
-    /// A forward of a message goes out; gives the number of its round.
-    pub(super) fn begin(&mut self, log: LogId, forward: u64) -> u64 {
-        let fresh = || Round { number: forward, under_way: BTreeSet::new(), broken: false };
+    /// A forward of a message goes out; gives the number of its round, and its place in it.
+    pub(super) fn begin(&mut self, log: LogId, forward: u64) -> (u64, u64) {
+        let fresh = || Round { number: forward, sent: 0, under_way: BTreeSet::new(), broken: false };
         let round = self.under_way.entry(log).or_insert_with(fresh);
         round.under_way.insert(forward);
-        round.number
+        round.sent += 1;
+        (round.number, round.sent - 1)
     }
 
     /// A forward was answered, or taken back; `broken` when it was not taken for now.
@@ -54,26 +66,35 @@ impl Rounds {
 
     /// This home refuses a forward for now, and with it the rest of its round.
     pub(super) fn refuse<R>(&mut self, log: LogId, waiter: &Waiter<R>) {
-        let Waiter::Peer { peer, round: round @ 1.., .. } = waiter else { return };
-        if self.refused.len() >= REFUSED {
-            self.refused.clear();
+        let Waiter::Peer { peer, round: number @ 1.., .. } = waiter else { return };
+        if let Some(heard) = self.heard.get_mut(&(log, peer.clone())).filter(|heard| heard.round == *number) {
+            heard.refused = true;
         }
-        let refused = self.refused.entry((log, peer.clone())).or_default();
-        *refused = (*refused).max(*round);
     }
 
-    /// Whether a forward is of a round of which one was refused.
-    pub(super) fn is_refused<R>(&self, log: LogId, waiter: &Waiter<R>) -> bool {
-        match waiter {
-            Waiter::Peer { peer, round: round @ 1.., .. } if !self.refused.is_empty() => {
-                self.refused.get(&(log, peer.clone())).is_some_and(|refused| round <= refused)
-            }
-            _ => false,
+    /// A forward came with its round and its place in it: whether one before it was refused or is missing.
+    pub(super) fn is_out_of_turn(&mut self, log: LogId, peer: &RegionId, number: u64, place: u64) -> bool {
+        if number == 0 {
+            return false;
         }
+        if self.heard.len() >= HEARD {
+            self.heard.clear();
+        }
+        let fresh = || Heard { round: 0, next: 0, refused: false };
+        let heard = self.heard.entry((log, peer.clone())).or_insert_with(fresh);
+        if number > heard.round {
+            *heard = Heard { round: number, next: 0, refused: false };
+        }
+        heard.refused |= number == heard.round && place > heard.next;
+        if number < heard.round || heard.refused {
+            return true;
+        }
+        heard.next = heard.next.max(place + 1);
+        false
     }
 
     /// The link to a peer broke: its numbers may begin again.
     pub(super) fn forget(&mut self, peer: &RegionId) {
-        self.refused.retain(|(_, asker), _| asker != peer);
+        self.heard.retain(|(_, asker), _| asker != peer);
     }
 }

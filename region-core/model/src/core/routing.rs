@@ -124,9 +124,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         effects: &mut Vec<Effect<R>>,
     ) {
         let forward_id = self.new_id();
-        let round = if device.is_some() { self.rounds.begin(command.log, forward_id) } else { 0 };
+        let (round, place) = if device.is_some() { self.rounds.begin(command.log, forward_id) } else { (0, 0) };
         let waits_for_room = parked.is_some() || command.original_time.is_some();
-        let forward = mesh::Forward { parked: waits_for_room, round, ..command.to_forward(forward_id) };
+        let forward = mesh::Forward { parked: waits_for_room, round, place, ..command.to_forward(forward_id) };
         effects.push(Effect::Send {
             peer: home.clone(),
             lane: Lane::Log(command.log),
