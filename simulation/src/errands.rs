@@ -297,7 +297,7 @@ impl World {
             }
             Step::Record(user) if view.placement.is_none() || !view.held => {
                 let log = LogId::user(&user);
-                let header = Header::User { user: user.clone() };
+                let header = Header::User { user };
                 let header = self.own(region, log, EntryKind::Header, header.encode());
                 if let Some(errand) = self.errands.get_mut(&number) {
                     errand.steps.pop_front();

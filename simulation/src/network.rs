@@ -43,6 +43,7 @@ struct Link {
     /// From the lower to the higher region, and back.
     weather: [Weather; 2],
     /// Frames that wait for a cut to end, by direction.
+    #[expect(clippy::vec_box, reason = "bodies go on as they came, in their boxes")]
     held: [Vec<Box<mesh::Body>>; 2],
     way: u64,
 }

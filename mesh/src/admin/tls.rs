@@ -151,7 +151,7 @@ impl ClientCertVerifier for Administrators {
 /// mesh, since an address says nothing about names.
 pub(crate) fn client(pem: &AdminPem, region: Option<&str>) -> Result<ClientConfig, AdminTlsError> {
     let material = read(pem)?;
-    if !material.chain.first().is_some_and(|certificate| admin_name(certificate).is_some()) {
+    if material.chain.first().is_none_or(|certificate| admin_name(certificate).is_none()) {
         return Err(AdminTlsError::NoAdministrator);
     }
     client_of(material, region)

@@ -38,7 +38,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return effects.push(Effect::View(reply, Box::new(log.view())));
         }
         let placing = placing_of(&placement);
-        let mut migration = match Migration::begin(placing, to.clone(), placement.voters.clone(), |_| false) {
+        let mut migration = match Migration::begin(placing, to.clone(), placement.voters, |_| false) {
             Ok(migration) => migration,
             Err(error) => return refuse(reply, Refusal::invalid(error.to_string()), effects),
         };
