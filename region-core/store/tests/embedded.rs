@@ -133,7 +133,7 @@ fn a_store_of_another_version_or_region_is_refused() {
     assert!(matches!(other, Err(OpenError::Region { found, .. }) if found == region("eu")));
     let file = folder.path().join("hearth-store");
     std::fs::write(&file, "7\n").expect("writes");
-    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 7, known: 2 })));
+    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 7, known: 3 })));
     std::fs::write(&file, "seven").expect("writes");
     assert!(matches!(try_open(folder.path()), Err(OpenError::Failed(_))));
     std::fs::remove_file(&file).expect("removes");
@@ -224,7 +224,7 @@ async fn a_store_of_the_first_format_opens_and_becomes_one_that_its_build_refuse
     let file = folder.path().join("hearth-store");
     std::fs::write(&file, "1\n").expect("writes");
     assert_eq!(length(&open(folder.path()).stores(), 1).await, 3);
-    assert_eq!(std::fs::read_to_string(&file).expect("reads"), "2\n");
+    assert_eq!(std::fs::read_to_string(&file).expect("reads"), "3\n");
 }
 
 fn child_folder() -> Option<PathBuf> {
