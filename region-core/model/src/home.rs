@@ -190,6 +190,11 @@ impl<R: Clone> Log<R> {
         self.decide_ready(context);
     }
 
+    /// Whether commands wait for their lookups.
+    pub(crate) fn has_undecided(&self) -> bool {
+        !self.home.submits.is_empty()
+    }
+
     /// Whether one more entry may wait for copies.
     fn has_room(&self) -> bool {
         self.pending.len() + self.home.submits.len() < limits::UNMARKED_ENTRIES
