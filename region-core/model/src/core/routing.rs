@@ -33,7 +33,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             let behind = !again && waiter.device().is_some() && self.lot.holds(id, &command.sender);
             // What came before it may still wait for its lookup: nothing of its device overtakes that.
             let undecided = matches!(self.logs.get(&id), Some(Slotted::Ready(log)) if log.has_undecided());
-            if (self.numbers(id, now) && !behind) || undecided {
+            if (self.numbers(id, now) || undecided) && !behind {
                 self.with_log(id, now, effects, |log, context| log.submit(command, salt, waiter, context));
             } else if self.opens(id) {
                 self.hold(id, Waiting::Command { command, salt, waiter, again }, effects);
