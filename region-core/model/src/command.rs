@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use hearth_protocol::client::QueuedReason;
-use hearth_protocol::{EntryKind, ErrorCode, Level, LogId, Position, Refusal, RegionId, Timestamp, UserId, mesh};
+use hearth_protocol::{
+    EntryKind, ErrorCode, Level, LogId, Position, Refusal, RegionId, SealedEntry, Timestamp, UserId, mesh,
+};
 use uuid::Uuid;
 
 /// A wish to append one entry to a log. The home decides.
@@ -152,4 +154,23 @@ impl Outcome {
         }
         answer.copies_missing.then(|| Self::Queued(QueuedReason::CopiesMissing, home.clone()))
     }
+}
+
+/// The command that an entry came from.
+pub(crate) fn command_of(log: LogId, sealed: &SealedEntry) -> Option<(Command, [u8; 16])> {
+    let fixed = &sealed.entry.fixed;
+    let (salt, content) = sealed.entry.content.as_ref()?;
+    let command = Command {
+        log,
+        kind: fixed.kind,
+        sender: fixed.sender.clone(),
+        id: fixed.id,
+        content: content.clone(),
+        reply_to: fixed.reply_to,
+        expires_at: fixed.expires_at,
+        level: Some(fixed.level),
+        origin: fixed.origin.clone(),
+        original_time: fixed.original_time,
+    };
+    Some((command, salt[..].try_into().unwrap_or_default()))
 }

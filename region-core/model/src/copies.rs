@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::client::QueuedReason;
-use hearth_protocol::{Change, Epoch, Level, LogKind, RegionId, SealedEntry, mesh};
+use hearth_protocol::{Change, EntryKind, Epoch, Level, LogKind, RegionId, SealedEntry, UserId, mesh};
 
-use crate::command::{Ack, Outcome};
+use crate::command::{Ack, Command, Outcome, command_of};
 use crate::core::Context;
 use crate::effect::{Effect, Lane};
 use crate::home::answer;
@@ -43,6 +43,16 @@ impl<R: Clone> Log<R> {
                 self.catch_up(&peer, context);
             }
         }
+    }
+
+    /// Messages of a user above the mark, as they were sent.
+    pub(crate) fn unmarked_of(&self, sender: &UserId) -> Vec<Command> {
+        let of_it = self
+            .pending
+            .iter()
+            .map(|pending| &pending.entry)
+            .filter(|sealed| sealed.entry.fixed.kind == EntryKind::Message && sealed.entry.fixed.sender == *sender);
+        of_it.filter_map(|sealed| command_of(self.id, sealed)).map(|(command, _)| command).collect()
     }
 
     /// Entries above the mark, `from <= sequence < to`.

@@ -9,7 +9,7 @@ use hearth_protocol::{
 use uuid::Uuid;
 
 use super::{Following, Now, RegionCore, Slotted, WAITING_FOR_LOG, Waiting, region_sender, too_many_waiting};
-use crate::command::{Command, Outcome};
+use crate::command::{Command, Outcome, command_of};
 use crate::effect::Effect;
 use crate::home::answer;
 use crate::log::{Log, Waiter};
@@ -411,23 +411,4 @@ fn say<R>(id: LogId, says: Vec<(RegionId, hearth_protocol::mesh::Body)>, effects
     for (peer, body) in says {
         effects.push(Effect::Send { peer, lane: crate::effect::Lane::Log(id), body });
     }
-}
-
-/// The command that an entry came from.
-pub(super) fn command_of(log: LogId, sealed: &SealedEntry) -> Option<(Command, [u8; 16])> {
-    let fixed = &sealed.entry.fixed;
-    let (salt, content) = sealed.entry.content.as_ref()?;
-    let command = Command {
-        log,
-        kind: fixed.kind,
-        sender: fixed.sender.clone(),
-        id: fixed.id,
-        content: content.clone(),
-        reply_to: fixed.reply_to,
-        expires_at: fixed.expires_at,
-        level: Some(fixed.level),
-        origin: fixed.origin.clone(),
-        original_time: fixed.original_time,
-    };
-    Some((command, salt[..].try_into().unwrap_or_default()))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use hearth_protocol::client::QueuedReason;
 use hearth_protocol::record::ParkedSend;
-use hearth_protocol::{DeviceId, EntryKind, ErrorCode, LogId, MessageId, Refusal, RegionId, UserId};
+use hearth_protocol::{ConversationId, DeviceId, EntryKind, ErrorCode, LogId, MessageId, Refusal, RegionId, UserId};
 
 use super::{Now, RELEASE_WINDOW, RegionCore, Slotted, Waiting, home_unreachable};
 use crate::command::{Command, Outcome};
@@ -49,6 +49,19 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             effects.push(refused(refusal));
             return;
         }
+        self.keep(command, conversation, device, vec![reply], now, effects);
+    }
+
+    /// Writes a send down, behind all that are parked.
+    fn keep(
+        &mut self,
+        command: Command,
+        conversation: ConversationId,
+        device: DeviceId,
+        replies: Vec<R>,
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
         let send = ParkedSend {
             number: self.lot.next_number(),
             conversation,
@@ -63,15 +76,30 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             refused: None,
         };
         effects.push(Effect::Park(Box::new(send.clone())));
-        self.lot.insert(Parked {
-            send,
-            durable: false,
-            told: false,
-            replies: vec![reply],
-            others: BTreeSet::new(),
-            forward: None,
-            waits: false,
-        });
+        let others = BTreeSet::new();
+        self.lot.insert(Parked { send, durable: false, told: false, replies, others, forward: None, waits: false });
+    }
+
+    /// A home that may not number parks what a user sends, and before it what the user has in the log above the mark:
+    /// that may leave the line when another region becomes the home, and the next send must not come before it.
+    pub(super) fn park_unmarked(
+        &mut self,
+        command: &Command,
+        device: Option<DeviceId>,
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let (Some(device), Some(conversation)) = (device, command.log.as_conversation()) else { return };
+        let Some(Slotted::Ready(log)) = self.logs.get(&command.log) else { return };
+        if self.lot.holds(command.log, &command.sender) {
+            return;
+        }
+        for earlier in log.unmarked_of(&command.sender) {
+            let room = self.lot.check_room(command.log, earlier.content.len()).is_ok();
+            if room && self.lot.number_of(command.log, &earlier.sender, earlier.id).is_none() {
+                self.keep(earlier, conversation, device, Vec::new(), now, effects);
+            }
+        }
     }
 
     /// The same message again, while it is here: told again, not parked twice. Another device that sends it is told how

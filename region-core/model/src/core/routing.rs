@@ -74,6 +74,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         match waiter {
             Waiter::Local { reply, device, .. } => {
                 let me = self.options.me.clone();
+                self.park_unmarked(&command, device, now, effects);
                 self.park(command, &me, reply, device, now, effects);
             }
             waiter @ (Waiter::Peer { .. } | Waiter::Gone) => {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use hearth_protocol::{Epoch, LogId, LogKind, Position, SealedEntry};
 
-use super::homes::command_of;
 use super::{Now, RegionCore, Waiting};
 use crate::effect::Effect;
 use crate::home::is_by_id;
