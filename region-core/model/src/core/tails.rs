@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hearth_protocol::{Epoch, LogId, LogKind, Position, SealedEntry};
 
 use super::{Now, RegionCore, Waiting};
+use crate::command::command_of;
 use crate::effect::Effect;
 use crate::home::is_by_id;
 
