@@ -30,6 +30,8 @@ const BATCH: usize = 1_024;
 const OPERATIONS: usize = 1_024;
 /// Bytes of a page for a replica that is behind.
 const PAGE_BYTES: usize = 1024 * 1024;
+/// Bytes of entries of which the hashes are read at a time.
+const HASHES_READ_BYTES: usize = 4 * 1024 * 1024;
 const TICK: Duration = Duration::from_millis(100);
 
 type Operation = Pin<Box<dyn Future<Output = Result<Vec<Input<ReplyTo>>, StoreError>> + Send>>;
@@ -205,7 +207,7 @@ impl Runtime {
             Effect::Load(_)
             | Effect::ReadForReplica { .. }
             | Effect::ReadForPull { .. }
-            | Effect::ReadHash { .. }
+            | Effect::ReadHashes { .. }
             | Effect::ReadTail { .. }
             | Effect::ReadForRetry { .. } => self.read(effect).await,
         }
@@ -251,9 +253,10 @@ impl Runtime {
                 let entry = store.read(log, sequence, sequence + 1, 1, usize::MAX).await?.into_iter().next();
                 Ok(vec![Input::RetryRead(ticket, entry)])
             }),
-            Effect::ReadHash { log, sequence } => Box::pin(async move {
-                let entry = store.read(log, sequence, sequence + 1, 1, usize::MAX).await?.into_iter().next();
-                Ok(vec![Input::HashRead { log, sequence, entry }])
+            Effect::ReadHashes { log, sequence, rows } => Box::pin(async move {
+                let to = sequence.saturating_add(rows as u64);
+                let entries = store.read(log, sequence, to, rows, HASHES_READ_BYTES).await?;
+                Ok(vec![Input::HashesRead { log, sequence, entries }])
             }),
             Effect::ReadTail { log, after, rows } => Box::pin(async move {
                 let entries = store.read_tail(log, after, rows).await?;

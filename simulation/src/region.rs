@@ -272,8 +272,8 @@ impl World {
             Effect::ReadForRetry { log, sequence, ticket } => {
                 Input::RetryRead(ticket, disk.entry(log, sequence).cloned())
             }
-            Effect::ReadHash { log, sequence } => {
-                Input::HashRead { log, sequence, entry: disk.entry(log, sequence).cloned() }
+            Effect::ReadHashes { log, sequence, rows } => {
+                Input::HashesRead { log, sequence, entries: disk.read(log, sequence, sequence + rows as u64) }
             }
             Effect::ReadTail { log, after, rows } => Input::TailPage { log, entries: disk.tail(log, after, rows) },
             _ => return,
@@ -302,7 +302,7 @@ impl World {
             Effect::Load(_)
             | Effect::ReadForReplica { .. }
             | Effect::ReadForPull { .. }
-            | Effect::ReadHash { .. }
+            | Effect::ReadHashes { .. }
             | Effect::ReadTail { .. }
             | Effect::ReadForRetry { .. } => {
                 self.trace.count(self.now, read_name(&effect), place as u64, 0);
@@ -374,7 +374,7 @@ fn read_name(effect: &Effect<Ticket>) -> &'static str {
         Effect::Load(_) => "load",
         Effect::ReadForReplica { .. } => "read-for-replica",
         Effect::ReadForPull { .. } => "read-for-pull",
-        Effect::ReadHash { .. } => "read-hash",
+        Effect::ReadHashes { .. } => "read-hash",
         Effect::ReadTail { .. } => "read-tail",
         _ => "read-for-retry",
     }

@@ -318,7 +318,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 self.appended(log, length, change, ranges, now, effects);
                 self.promised(log, promises, now, effects);
             }
-            Input::HashRead { log, sequence, entry } => self.hash_read(log, sequence, entry, now, effects),
+            Input::HashesRead { log, sequence, entries } => self.hashes_read(log, sequence, &entries, now, effects),
             Input::TailPage { log, entries } => self.tail_page(log, &entries, now, effects),
             Input::TailsAtStart(logs) => self.tails_at_start(logs),
             Input::Map(map) => self.map_changed(map, now, effects),

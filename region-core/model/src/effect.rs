@@ -65,12 +65,14 @@ pub enum Effect<R> {
         /// Names the question.
         ticket: u64,
     },
-    /// Read the hash of one entry; answer with `Input::HashRead`.
-    ReadHash {
+    /// Read hashes of entries; answer with `Input::HashesRead`.
+    ReadHashes {
         /// The log.
         log: LogId,
-        /// The entry.
+        /// The first entry.
         sequence: u64,
+        /// How many at most.
+        rows: usize,
     },
     /// Read a page of a log's tail; answer with `Input::TailPage`.
     ReadTail {

@@ -21,8 +21,10 @@ use crate::view::Members;
 /// Bytes of a newer line that are held beside the log until it is complete. A line that differs for longer is not
 /// taken: the replica tells of a fork.
 const STAGED_BYTES: usize = 256 * 1024 * 1024;
-/// Hashes that were read and are kept.
-const HASHES: usize = 1_024;
+/// Hashes that are read at a time.
+const HASHES_AT_ONCE: usize = 1_024;
+/// Hashes that were read and are kept: more than one frame can ask for.
+const HASHES: usize = 8_192;
 
 /// A commit that changes what a log promised or which line it is on, and what follows once it is durable.
 #[derive(Debug, Default)]
@@ -171,12 +173,12 @@ impl<R: Clone> Log<R> {
         opening.map(|opening| opening.previous).or_else(|| self.hashes.get(&sequence).copied())
     }
 
-    /// A hash that a decision asked for was read.
-    pub(crate) fn hash_read(&mut self, entry: &SealedEntry) {
-        if self.hashes.len() >= HASHES {
+    /// Hashes that a decision asked for were read.
+    pub(crate) fn hashes_read(&mut self, entries: &[Arc<SealedEntry>]) {
+        if self.hashes.len() + entries.len() > HASHES {
             self.hashes.clear();
         }
-        self.hashes.insert(entry.sequence().0, entry.hash);
+        self.hashes.extend(entries.iter().map(|entry| (entry.sequence().0, entry.hash)));
     }
 
     /// Whether nothing newer than the accepted epoch was promised here.
@@ -392,6 +394,7 @@ impl<R: Clone> Log<R> {
         let owner = accepts.then(|| (peer.clone(), self.voters_under(frame.epoch, voters)));
         self.take_step(step, peer, owner, context);
         if self.epoch() == frame.epoch {
+            self.hashes.clear();
             // What a home of before told may be of another line.
             let before = if accepted_before == frame.epoch { self.told_mark } else { 0 };
             self.told_mark = before.max(frame.mark);
@@ -507,5 +510,5 @@ impl<R: Clone> Log<R> {
 
 /// A hash has to be read before a decision can be made.
 pub(crate) fn read_first<R>(log: hearth_protocol::LogId, unread: Unread, effects: &mut Vec<Effect<R>>) {
-    effects.push(Effect::ReadHash { log, sequence: unread.0 });
+    effects.push(Effect::ReadHashes { log, sequence: unread.0, rows: HASHES_AT_ONCE });
 }

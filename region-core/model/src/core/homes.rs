@@ -331,17 +331,19 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
     }
 
-    /// A hash that a decision needs was read.
-    pub(super) fn hash_read(
+    /// Hashes that a decision needs were read, from `sequence` on.
+    pub(super) fn hashes_read(
         &mut self,
         id: LogId,
         sequence: u64,
-        entry: Option<Arc<SealedEntry>>,
+        entries: &[Arc<SealedEntry>],
         now: Now,
         effects: &mut Vec<Effect<R>>,
     ) {
-        match (entry, self.logs.get_mut(&id)) {
-            (Some(entry), Some(Slotted::Ready(log))) if entry.sequence().0 == sequence => log.hash_read(&entry),
+        match self.logs.get_mut(&id) {
+            Some(Slotted::Ready(log)) if entries.first().is_some_and(|first| first.sequence().0 == sequence) => {
+                log.hashes_read(entries);
+            }
             // It left the log meanwhile: whoever asked sends again.
             _ => {
                 if let Some(held) = self.held.get_mut(&id) {

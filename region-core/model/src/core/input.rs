@@ -100,14 +100,14 @@ pub enum Input<R> {
         /// Appends among it with [`crate::ports::LogAppend::promises`].
         promises: usize,
     },
-    /// The answer to `Effect::ReadHash`.
-    HashRead {
+    /// The answer to `Effect::ReadHashes`.
+    HashesRead {
         /// The log.
         log: LogId,
         /// The sequence that was asked for.
         sequence: u64,
-        /// The entry; `None` when it is not there.
-        entry: Option<Arc<SealedEntry>>,
+        /// Entries from there on; empty when it is not there.
+        entries: Vec<Arc<SealedEntry>>,
     },
     /// The answer to `Effect::ReadTail`.
     TailPage {

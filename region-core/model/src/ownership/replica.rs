@@ -134,6 +134,7 @@ impl<E: LineEntry> Replica<E> {
         for entry in &append.entries {
             plan.take(append, entry, rules)?;
         }
+        plan.ask_on(append);
         plan.take_mark(append, rules);
         plan.judge_trust(rules)?;
         Ok(self.finish(plan, rules))

@@ -280,6 +280,19 @@ impl<'h, E: LineEntry, H: Held<E> + ?Sized> Plan<'h, E, H> {
         self.asks = Some(self.asks.map_or(from, |before| before.min(from)));
     }
 
+    /// Towards accepting an epoch its home is asked for what comes behind what a frame held: where the lines agree for
+    /// longer than a page, the length of this log says nothing of where they part.
+    pub(super) fn ask_on(&mut self, append: &Append<E>) {
+        let Some(last) = append.entries.last() else { return };
+        if self.asks.is_some() || self.conflict.is_some() || self.standing.accepted >= append.epoch {
+            return;
+        }
+        let next = self.standing.staged.as_ref().map_or((last.sequence() + 1).min(self.length()), |staged| staged.end);
+        if next < append.opening.first {
+            self.ask(next);
+        }
+    }
+
     /// Where the lines may still agree, below `at`: forks lie at openings, of this line or of the other.
     fn lower(&self, at: u64) -> u64 {
         self.standing.openings.iter().map(|opening| opening.first).filter(|first| *first < at).max().unwrap_or(0)

@@ -405,8 +405,9 @@ impl Sim {
             Effect::ReadForRetry { log, sequence, ticket } => {
                 Input::RetryRead(ticket, disk.entry(log, sequence).cloned())
             }
-            Effect::ReadHash { log, sequence } => {
-                Input::HashRead { log, sequence, entry: disk.entry(log, sequence).cloned() }
+            Effect::ReadHashes { log, sequence, rows } => {
+                let entries = (sequence..sequence + rows as u64).map_while(|at| disk.entry(log, at).cloned()).collect();
+                Input::HashesRead { log, sequence, entries }
             }
             Effect::ReadTail { log, after, rows } => Input::TailPage { log, entries: disk.tail(log, after, rows) },
             other => panic!("not a read: {other:?}"),
@@ -447,7 +448,7 @@ impl Sim {
             Effect::Load(_)
             | Effect::ReadForReplica { .. }
             | Effect::ReadForPull { .. }
-            | Effect::ReadHash { .. }
+            | Effect::ReadHashes { .. }
             | Effect::ReadTail { .. }
             | Effect::ReadForRetry { .. } => {
                 self.after(self.setup.store, Event::Reads { region, start, effect: Box::new(effect) });
