@@ -147,6 +147,9 @@ impl AdminNode {
     pub(super) async fn home(&self, conversation: ConversationId) -> Result<Option<HomeRow>, StoreError> {
         let loaded = self.stores.log.load(LogId::conversation(conversation)).await?;
         let Some(placement) = loaded.placement else { return Ok(None) };
+        // A change of it stands in the log.
+        let shown = self.handle.view(LogId::conversation(conversation)).await;
+        let mode = shown.map_or(placement.partition_mode, |view| view.mode);
         let copy = loaded.record.map(|record| CopyRow {
             length: loaded.length,
             mark: loaded.mark,
@@ -155,7 +158,6 @@ impl AdminNode {
             openings: record.openings.iter().map(|opening| (opening.epoch.0, opening.first)).collect(),
             open_ranges: record.open_ranges,
         });
-        let mode = serde_json::to_value(placement.partition_mode).ok();
         Ok(Some(HomeRow {
             conversation,
             region: self.region.clone(),
@@ -163,7 +165,7 @@ impl AdminNode {
             epoch: placement.epoch.0,
             voters: placement.voters,
             durability: placement.durability.as_str().to_owned(),
-            partition_mode: mode.and_then(|mode| mode.as_str().map(str::to_owned)).unwrap_or_default(),
+            partition_mode: mode.as_str().to_owned(),
             allowed_regions: placement.allowed_regions,
             copy,
         }))

@@ -11,6 +11,7 @@ mod links;
 mod lookups;
 mod moves;
 mod parked;
+mod partition;
 mod pulls;
 mod rounds;
 mod routing;

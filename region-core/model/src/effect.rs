@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::record::{Opening, OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, Placement, Position, Refusal, RegionId, SealedEntry, UserId, mesh};
 use uuid::Uuid;
@@ -205,6 +206,10 @@ pub struct LogView {
     pub openings: Vec<Opening>,
     /// The folded state.
     pub view: View,
+    /// What an edge does while the home is out of reach.
+    pub mode: PartitionMode,
+    /// Whether the home is out of the reach of this region: behind a link that is down, or here without a lease.
+    pub home_out_of_reach: bool,
 }
 
 /// Names a send for the connections that wait for it.
