@@ -36,10 +36,9 @@ pub(super) async fn drain(
     let mut left = Left::default();
     let mut moves = Vec::new();
     let mut loads = vec![0_u64; others.len()];
-    for log in node.homes_of(me).await? {
-        let placement = node.stores.placements.placement(log).await?;
-        match placement.and_then(|placement| target(&placement, &others, &mut loads)) {
-            Some(to) => moves.push((log, to)),
+    for owned in node.homes_of(me).await? {
+        match owned.placement.and_then(|placement| target(&placement, &others, &mut loads)) {
+            Some(to) => moves.push((owned.log, to)),
             None => left.add("none of its other voters takes part and is in reach".to_owned()),
         }
     }

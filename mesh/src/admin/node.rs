@@ -6,7 +6,7 @@ use std::time::Duration;
 use edge_gateway::GatewayHandle;
 use hearth_protocol::admin::{CopyRow, HomeRow, LossRow, Losses, NodeStatus, ParkedPage, ParkedRow, RegionRow, Status};
 use hearth_protocol::record::LogRecord;
-use hearth_protocol::{ConversationId, LogId, LogKind, RegionId, RegionMap};
+use hearth_protocol::{ConversationId, LogId, LogKind, Placement, RegionId, RegionMap};
 use region_core::{Readiness, RegionHandle};
 use region_map::{LeaseView, MapNode, RegionMapLog as _};
 use region_model::ports::{LogSummary, StoreError, Stores};
@@ -41,6 +41,34 @@ pub(crate) struct AdminNode {
     pub(crate) under_way: parking_lot::Mutex<Option<String>>,
 }
 
+/// A log that is held here, and where it lives.
+#[derive(Clone, Debug)]
+pub(super) struct Owned {
+    pub(super) log: LogId,
+    pub(super) home: RegionId,
+    pub(super) voters: Vec<RegionId>,
+    /// Its placement, where that is the newest word of it that is known here.
+    pub(super) placement: Option<Placement>,
+    /// Epochs that opened with a loss statement, and their first sequences.
+    pub(super) losses: Vec<(u64, u64)>,
+}
+
+impl Owned {
+    /// After a failover or a move a placement is known before the log accepts its epoch; an epoch may be accepted before
+    /// its placement is known.
+    fn of(summary: LogSummary, placement: Option<Placement>) -> Self {
+        let LogSummary { log, record, .. } = summary;
+        let losses = statements(&record).collect();
+        match placement.filter(|placement| placement.epoch >= record.accepted) {
+            Some(placement) => {
+                let (home, voters) = (placement.home.clone(), placement.voters.clone());
+                Self { log, home, voters, placement: Some(placement), losses }
+            }
+            None => Self { log, home: record.home, voters: record.voters, placement: None, losses },
+        }
+    }
+}
+
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -55,31 +83,36 @@ impl AdminNode {
         *region == self.region || self.links.is_up(region.as_str())
     }
 
-    /// Runs over all logs of a kind that are held here, a page at a time.
-    pub(super) async fn each_log(&self, kind: LogKind, mut look: impl FnMut(LogSummary)) -> Result<(), StoreError> {
-        let mut after = None;
-        loop {
-            let page = self.stores.log.logs(kind, after, PAGE).await?;
-            let full = page.len() == PAGE;
-            after = page.last().map(|summary| summary.log);
-            page.into_iter().for_each(&mut look);
-            if !full {
-                return Ok(());
+    /// Conversations and users' records that are held here, with where they live: as the newest
+    /// word of them says, which a placement may be and what the log itself accepted.
+    pub(super) async fn owned_logs(&self, mut look: impl FnMut(Owned)) -> Result<(), StoreError> {
+        for kind in MOVABLE {
+            let mut after = None;
+            loop {
+                let page = self.stores.log.logs(kind, after, PAGE).await?;
+                let full = page.len() == PAGE;
+                after = page.last().map(|summary| summary.log);
+                for summary in page {
+                    let placement = self.stores.placements.placement(summary.log).await?;
+                    look(Owned::of(summary, placement));
+                }
+                if !full {
+                    break;
+                }
             }
         }
+        Ok(())
     }
 
     /// Conversations and users' records whose home is `home`, of those that are held here.
-    pub(super) async fn homes_of(&self, home: &RegionId) -> Result<Vec<LogId>, StoreError> {
+    pub(super) async fn homes_of(&self, home: &RegionId) -> Result<Vec<Owned>, StoreError> {
         let mut logs = Vec::new();
-        for kind in MOVABLE {
-            self.each_log(kind, |summary| {
-                if summary.record.home == *home {
-                    logs.push(summary.log);
-                }
-            })
-            .await?;
-        }
+        self.owned_logs(|owned| {
+            if owned.home == *home {
+                logs.push(owned);
+            }
+        })
+        .await?;
         Ok(logs)
     }
 
@@ -109,14 +142,12 @@ impl AdminNode {
 
     async fn node_status(&self) -> Result<NodeStatus, StoreError> {
         let (mut logs, mut homes, mut losses) = (0, 0, 0);
-        for kind in MOVABLE {
-            self.each_log(kind, |summary| {
-                logs += 1;
-                homes += u64::from(summary.record.home == self.region);
-                losses += statements(&summary.record).count() as u64;
-            })
-            .await?;
-        }
+        self.owned_logs(|owned| {
+            logs += 1;
+            homes += u64::from(owned.home == self.region);
+            losses += owned.losses.len() as u64;
+        })
+        .await?;
         let mut parked = 0;
         let mut after = None;
         loop {
