@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::admin_arguments::{
     AuditArguments, HomeArguments, HomeVerb, How, ParkedArguments, ParkedVerb, RegionArguments, RegionVerb, Where,
 };
-use crate::{admin_text, output};
+use crate::{admin_text, losses, output};
 
 /// Refused, with what to type instead; or a walk that found faults.
 pub(crate) const REFUSED: u8 = 1;
@@ -209,13 +209,10 @@ async fn status(at: &Where) -> Result<ExitCode, Failure> {
 
 async fn losses(at: &Where) -> Result<ExitCode, Failure> {
     let (answers, silent): (Vec<Losses>, _) = ask_all(at, admin::LOSSES).await?;
-    // Every region that holds a log knows its statements.
-    let mut rows: Vec<_> = answers.iter().flat_map(|answer| &answer.losses).collect();
-    rows.sort_by(|one, other| (&one.log, one.epoch).cmp(&(&other.log, other.epoch)));
-    rows.dedup_by(|one, other| (&one.log, one.epoch) == (&other.log, other.epoch));
+    let rows = losses::together(&answers);
     let more = answers.iter().any(|answer| answer.more);
     let body = json!({ "losses": rows, "more": more, "unreachable": silent });
-    Ok(show(at.json, &body, &admin_text::losses(&rows, more), &silent))
+    Ok(show(at.json, &body, &losses::text(&rows, more), &silent))
 }
 
 async fn home_show(at: &Where, conversation: &str) -> Result<ExitCode, Failure> {

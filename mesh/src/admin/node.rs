@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edge_gateway::GatewayHandle;
-use hearth_protocol::admin::{CopyRow, HomeRow, LossRow, Losses, NodeStatus, ParkedPage, ParkedRow, RegionRow, Status};
+use hearth_protocol::admin::{CopyRow, HomeRow, LossRow, LossStatementRow, Losses, NodeStatus, ParkedPage, ParkedRow, RegionRow, Status};
 use hearth_protocol::record::LogRecord;
 use hearth_protocol::{ConversationId, LogId, LogKind, Placement, RegionId, RegionMap};
-use region_core::{Readiness, RegionHandle};
+use region_core::{Loss, Readiness, RegionHandle};
 use region_map::{LeaseView, MapNode, RegionMapLog as _};
 use region_model::ports::{LogSummary, StoreError, Stores};
 use region_model::region_map::{MapState, RegionState};
@@ -49,7 +49,20 @@ pub(super) struct Owned {
     pub(super) voters: Vec<RegionId>,
     /// Its placement, where that is the newest word of it that is known here.
     pub(super) placement: Option<Placement>,
-    /// Epochs that opened with a loss statement, and their first sequences.
+    fn loss_row(loss: Loss) -> LossRow {
+    let Loss { log, home, epoch, first, statement, accepted, tail, back, settled } = loss;
+    let statement = statement.map(|statement| LossStatementRow {
+        lost_home: statement.lost_home,
+        epoch: statement.epoch.0,
+        from: statement.from,
+        covered_copies: statement.covered_copies,
+        made_at: statement.made_at,
+    });
+    let log = log.as_conversation().map_or_else(|| log.to_string(), |conversation| conversation.to_string());
+    LossRow { log, home: Some(home), epoch, first, statement, accepted, tail, back, settled }
+}
+
+/// Epochs that opened with a loss statement, and their first sequences.
     pub(super) losses: Vec<(u64, u64)>,
 }
 
@@ -223,25 +236,10 @@ impl AdminNode {
     }
 
     pub(super) async fn losses(&self) -> Result<Losses, StoreError> {
-        let mut losses = Vec::new();
-        let mut more = false;
-        for kind in MOVABLE {
-            self.each_log(kind, |summary| {
-                for (epoch, first) in statements(&summary.record) {
-                    if losses.len() == ROWS {
-                        more = true;
-                        return;
-                    }
-                    let log = match summary.log.as_conversation() {
-                        Some(conversation) => conversation.to_string(),
-                        None => summary.log.to_string(),
-                    };
-                    losses.push(LossRow { log, home: Some(summary.record.home.clone()), epoch, first });
-                }
-            })
-            .await?;
-        }
-        Ok(Losses { region: self.region.clone(), losses, more })
+        let mut losses = self.handle.losses().await?;
+        let more = losses.len() > ROWS;
+        losses.truncate(ROWS);
+        Ok(Losses { region: self.region.clone(), losses: losses.into_iter().map(loss_row).collect(), more })
     }
 
     /// The members of the mesh that take part and that this node reaches, beside `but`.
@@ -249,6 +247,19 @@ impl AdminNode {
         let live = map.members().filter(|entry| entry.state == RegionState::Active && entry.region != *but);
         live.filter(|entry| self.is_up(&entry.region)).map(|entry| entry.region.clone()).collect()
     }
+}
+
+fn loss_row(loss: Loss) -> LossRow {
+    let Loss { log, home, epoch, first, statement, accepted, tail, back, settled } = loss;
+    let statement = statement.map(|statement| LossStatementRow {
+        lost_home: statement.lost_home,
+        epoch: statement.epoch.0,
+        from: statement.from,
+        covered_copies: statement.covered_copies,
+        made_at: statement.made_at,
+    });
+    let log = log.as_conversation().map_or_else(|| log.to_string(), |conversation| conversation.to_string());
+    LossRow { log, home: Some(home), epoch, first, statement, accepted, tail, back, settled }
 }
 
 /// Epochs that opened with a loss statement, and their first sequences.

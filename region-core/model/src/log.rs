@@ -244,6 +244,7 @@ impl<R: Clone> Log<R> {
             view: self.view.clone(),
             mode: self.partition_mode(),
             home_out_of_reach: false,
+            tail_settled: None,
         }
     }
 
