@@ -114,8 +114,7 @@ async fn show(State(gateway): Gateway, Caller(user): Caller, params: RawPathPara
 async fn change(State(gateway): Gateway, Caller(user): Caller, params: RawPathParams, request: Request) -> Answer {
     let id = conversation_of(&params)?;
     let key = idempotency_key(request.headers())?;
-    let patch: PatchConversation =
-        patch(body(&gateway, request).await?, &["settings", "allowedRegions"])?;
+    let patch: PatchConversation = patch(body(&gateway, request).await?, &["settings", "allowedRegions"])?;
     if let Some(name) = &patch.name {
         check_name(name)?;
     }

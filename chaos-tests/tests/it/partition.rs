@@ -21,7 +21,8 @@ async fn heal(mesh: &Mesh, peer: &Peer) {
 
 async fn told(mesh: &Mesh, peer: &Peer, reachable: bool) {
     let home = mesh.regions[0].id.clone();
-    let status = |frame: &Value| frame["payload"]["region"] == home.as_str() && frame["payload"]["reachable"] == reachable;
+    let status =
+        |frame: &Value| frame["payload"]["region"] == home.as_str() && frame["payload"]["reachable"] == reachable;
     peer.expect_within("region.status", NOTICED, status).await;
 }
 
@@ -76,8 +77,10 @@ async fn behind_a_cut_link_read_only_refuses_sends_and_fail_refuses_reads_too_an
 
     heal(&mesh, &bob).await;
     bob.say(&group, "after the heal").await;
-    until("reads go on", NOTICED, || async { mesh.try_history("bob", 1, &group).await.is_ok_and(|rows| rows.len() == 5) })
-        .await;
+    until("reads go on", NOTICED, || async {
+        mesh.try_history("bob", 1, &group).await.is_ok_and(|rows| rows.len() == 5)
+    })
+    .await;
     drop((bob, cem));
     mesh.end().await;
 }
