@@ -171,16 +171,15 @@ impl Region {
     }
 
     /// The statements about a log, oldest first, as the placement log of its slot has them; none where that is not here.
-    async fn statements_of(
-        &self,
-        log: LogId,
-        known: &mut Known,
-    ) -> Result<Vec<(u64, u64, LossStatement)>, StoreError> {
+    async fn statements_of(&self, log: LogId, known: &mut Known) -> Result<Vec<(u64, u64, LossStatement)>, StoreError> {
         let slot = Slot::of(&log);
-        if !known.slots.contains_key(&slot.0) {
-            known.slots.insert(slot.0, self.statements_of_slot(slot).await?);
+        if let Some(statements) = known.slots.get(&slot.0) {
+            return Ok(statements.get(&log).cloned().unwrap_or_default());
         }
-        Ok(known.slots.get(&slot.0).and_then(|logs| logs.get(&log)).cloned().unwrap_or_default())
+        let statements = self.statements_of_slot(slot).await?;
+        let found = statements.get(&log).cloned().unwrap_or_default();
+        known.slots.insert(slot.0, statements);
+        Ok(found)
     }
 
     async fn statements_of_slot(&self, slot: Slot) -> Result<Statements, StoreError> {
@@ -250,9 +249,9 @@ fn unexplained<'a>(
     let accepted = summary.record.accepted.0;
     let opened = summary.record.openings.iter().filter(|opening| opening.loss);
     let opened = opened.map(|opening| (opening.epoch.0, opening.first, None));
-    let placed = placed.filter(|placement| placement.epoch.0 > accepted).and_then(|placement| {
-        placement.loss.clone().map(|loss| (placement.epoch.0, placement.first, Some(loss)))
-    });
+    let placed = placed
+        .filter(|placement| placement.epoch.0 > accepted)
+        .and_then(|placement| placement.loss.clone().map(|loss| (placement.epoch.0, placement.first, Some(loss))));
     opened.chain(placed).map(move |(epoch, first, statement)| Loss {
         log: summary.log,
         home: home.clone(),

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edge_gateway::GatewayHandle;
-use hearth_protocol::admin::{CopyRow, HomeRow, LossRow, LossStatementRow, Losses, NodeStatus, ParkedPage, ParkedRow, RegionRow, Status};
-use hearth_protocol::record::LogRecord;
+use hearth_protocol::admin::{
+    CopyRow, HomeRow, LossRow, LossStatementRow, Losses, NodeStatus, ParkedPage, ParkedRow, RegionRow, Status,
+};
 use hearth_protocol::{ConversationId, LogId, LogKind, Placement, RegionId, RegionMap};
 use region_core::{Loss, Readiness, RegionHandle};
 use region_map::{LeaseView, MapNode, RegionMapLog as _};
@@ -49,21 +50,8 @@ pub(super) struct Owned {
     pub(super) voters: Vec<RegionId>,
     /// Its placement, where that is the newest word of it that is known here.
     pub(super) placement: Option<Placement>,
-    fn loss_row(loss: Loss) -> LossRow {
-    let Loss { log, home, epoch, first, statement, accepted, tail, back, settled } = loss;
-    let statement = statement.map(|statement| LossStatementRow {
-        lost_home: statement.lost_home,
-        epoch: statement.epoch.0,
-        from: statement.from,
-        covered_copies: statement.covered_copies,
-        made_at: statement.made_at,
-    });
-    let log = log.as_conversation().map_or_else(|| log.to_string(), |conversation| conversation.to_string());
-    LossRow { log, home: Some(home), epoch, first, statement, accepted, tail, back, settled }
-}
-
-/// Epochs that opened with a loss statement, and their first sequences.
-    pub(super) losses: Vec<(u64, u64)>,
+    /// Epochs that opened with a loss statement.
+    pub(super) losses: u64,
 }
 
 impl Owned {
@@ -71,7 +59,7 @@ impl Owned {
     /// its placement is known.
     fn of(summary: LogSummary, placement: Option<Placement>) -> Self {
         let LogSummary { log, record, .. } = summary;
-        let losses = statements(&record).collect();
+        let losses = record.openings.iter().filter(|opening| opening.loss).count() as u64;
         match placement.filter(|placement| placement.epoch >= record.accepted) {
             Some(placement) => {
                 let (home, voters) = (placement.home.clone(), placement.voters.clone());
@@ -158,7 +146,7 @@ impl AdminNode {
         self.owned_logs(|owned| {
             logs += 1;
             homes += u64::from(owned.home == self.region);
-            losses += owned.losses.len() as u64;
+            losses += owned.losses;
         })
         .await?;
         let mut parked = 0;
@@ -260,9 +248,4 @@ fn loss_row(loss: Loss) -> LossRow {
     });
     let log = log.as_conversation().map_or_else(|| log.to_string(), |conversation| conversation.to_string());
     LossRow { log, home: Some(home), epoch, first, statement, accepted, tail, back, settled }
-}
-
-/// Epochs that opened with a loss statement, and their first sequences.
-fn statements(record: &LogRecord) -> impl Iterator<Item = (u64, u64)> {
-    record.openings.iter().filter(|opening| opening.loss).map(|opening| (opening.epoch.0, opening.first))
 }

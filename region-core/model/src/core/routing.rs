@@ -29,9 +29,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.look_up(id, Waiting::Command { command, salt, waiter, again }, now, effects);
             return;
         };
-        if !again
-            && let Some(refusal) = self.refused_by_mode(&command, &waiter, now)
-        {
+        if !again && let Some(refusal) = self.refused_by_mode(&command, &waiter, now) {
             return answer(waiter, Outcome::Refused(refusal), effects, id);
         }
         if home == self.options.me {

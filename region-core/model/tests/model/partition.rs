@@ -74,8 +74,7 @@ fn a_home_without_its_lease_is_out_of_reach_for_its_own_sessions_and_a_new_home_
     let mut sim = Sim::new(1);
     sim.found_map();
     let log = sim.group_at(0, 1);
-    let changed =
-        sim.change(0, log, &user("ann"), EntryKind::System, &Change::PartitionMode(PartitionMode::ReadOnly));
+    let changed = sim.change(0, log, &user("ann"), EntryKind::System, &Change::PartitionMode(PartitionMode::ReadOnly));
     sim.acked(changed);
     sim.settle(&[0, 1, 2], log);
     sim.isolate(0);
