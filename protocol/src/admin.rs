@@ -250,6 +250,10 @@ pub enum Change {
         /// In a mesh of two regions: on the operator's word that the other one is down.
         #[serde(default)]
         force: bool,
+        /// On the operator's word: homes are opened with the voters that live, and what those lack is stated as lost
+        /// until the others are back. With `force` also where a majority of the map's voters is down.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        accept_loss: bool,
     },
     /// Gives a region that is back what it had.
     Failback {

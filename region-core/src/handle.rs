@@ -370,6 +370,12 @@ impl RegionHandle {
         self.region.move_home(log, to).await
     }
 
+    /// The operator's word that homes of a region that was fenced by this version of the map may be opened here with
+    /// fewer voters than their acks ask for, once those that live had some seconds to answer. Forgotten with a restart.
+    pub async fn accept_loss(&self, region: RegionId, fence: u64) {
+        self.region.input(Input::AcceptLoss(region, fence)).await;
+    }
+
     /// What this region knows of a log; a log unknown here is asked of its steward.
     ///
     /// # Errors

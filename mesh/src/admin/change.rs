@@ -11,7 +11,7 @@ use region_model::region_map::{MapAnswer, MapCommand, MapRefusal, MapState};
 use tokio::sync::mpsc;
 
 use super::node::AdminNode;
-use super::{drain, failover, moves, regions};
+use super::{drain, failback, failover, moves, regions};
 
 /// Lines that wait for a slow reader; more lines of progress are left out, all others wait.
 const LINES: usize = 256;
@@ -239,8 +239,11 @@ impl AdminNode {
 
     async fn perform(&self, change: &Change, dry: bool, tell: &Teller) -> Result<Made, Refused> {
         match change {
-            Change::Failover { region, force } => failover::failover(self, region, *force, dry, tell).await,
-            Change::Failback { region } => failover::failback(self, region, dry, tell).await,
+            Change::Failover { region, force, accept_loss } => {
+                let word = failover::Word { force: *force, accept_loss: *accept_loss };
+                failover::failover(self, region, word, dry, tell).await
+            }
+            Change::Failback { region } => failback::failback(self, region, dry, tell).await,
             Change::Drain { over_milliseconds, rate, .. } => {
                 drain::drain(self, Duration::from_millis(*over_milliseconds), *rate, dry, tell).await
             }
