@@ -11,6 +11,7 @@ mod five_regions;
 mod links;
 mod membership;
 mod metrics;
+mod operators;
 mod partition;
 mod scenario;
 mod serve;

@@ -85,8 +85,8 @@ fn may_fail_over(node: &AdminNode, map: &MapState, region: &RegionId, word: Word
             return Err(Refused::because(message, "look at it: hearth region status"));
         }
     };
-    if force && map.members().count() > 2 && map.map_voters != [node.region.clone()] {
-        lossy::may_force(node, map, region, accept_loss)?;
+    if (force || accept_loss) && map.members().count() > 2 {
+        lossy::may_give_word(node, map, region, word)?;
     }
     let alone = map.members().count() == 2 && map.named_map_voter().is_some_and(|voter| *voter == *region);
     if alone && !force && !node.is_up(region) {

@@ -9,7 +9,7 @@ use region_model::region_map::{MapState, RegionState};
 use tokio::time::{Instant, sleep};
 
 use super::change::{Made, PATIENCE, Refused, Teller};
-use super::failover::{Dealt, count, deal, fence};
+use super::failover::{Dealt, Word, count, deal, fence};
 use super::node::AdminNode;
 
 /// Longest wait for the homes to be open; those that are not by then go on opening.
@@ -25,23 +25,32 @@ fn lives(node: &AdminNode, map: &MapState, region: &RegionId) -> bool {
     matches!(state, Some(RegionState::Active | RegionState::Draining)) && node.is_up(region)
 }
 
-/// By force the map of more than two regions goes on with one voter only where no majority of its voters is in reach.
-pub(super) fn may_force(node: &AdminNode, map: &MapState, region: &RegionId, accept_loss: bool) -> Result<(), Refused> {
-    let up = map.map_voters.iter().filter(|voter| node.is_up(voter)).count();
-    if up * 2 > map.map_voters.len() {
-        let message =
-            format!("{up} of the {} voters of the region map are in reach: they decide", map.map_voters.len());
-        let accept = if accept_loss { " --accept-loss" } else { "" };
-        return Err(Refused::because(message, format!("type: hearth region failover {region}{accept}")));
+/// The word of a loss, and that of force, in a mesh of more than two regions: by force the map goes on with one voter,
+/// which is allowed only where no majority of its voters is in reach, and needed only there.
+pub(super) fn may_give_word(node: &AdminNode, map: &MapState, region: &RegionId, word: Word) -> Result<(), Refused> {
+    if map.map_voters == [node.region.clone()] {
+        return Ok(());
     }
-    if !accept_loss {
-        let message = "a majority of the region map's voters is out of reach: what it decided last may be lost";
-        let hint = format!(
-            "start one of them; or, when they are gone for certain: hearth region failover {region} --accept-loss --force"
-        );
-        return Err(Refused::because(message, hint));
+    let (up, all) = (map.map_voters.iter().filter(|voter| node.is_up(voter)).count(), map.map_voters.len());
+    let decides = up * 2 > all;
+    let accept = if word.accept_loss { " --accept-loss" } else { "" };
+    match word {
+        Word { force: true, .. } if decides => {
+            let message = format!("{up} of the {all} voters of the region map are in reach: they decide");
+            Err(Refused::because(message, format!("type: hearth region failover {region}{accept}")))
+        }
+        Word { force: true, accept_loss: true } => Ok(()),
+        Word { force: false, .. } if decides => Ok(()),
+        Word { .. } => {
+            let message = format!(
+                "{up} of the {all} voters of the region map are in reach: what they decided last may not be known here"
+            );
+            let hint = format!(
+                "start one of them; or, when they are gone for certain: hearth region failover {region} --accept-loss --force"
+            );
+            Err(Refused::because(message, hint))
+        }
     }
-    Ok(())
 }
 
 /// Says what would be done beyond a failover, and what may be lost.
