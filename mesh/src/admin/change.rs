@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_protocol::admin::{AuditLine, Change, ChangeRequest, Line};
 use hearth_protocol::{RegionId, Timestamp};
-use region_map::{NotDecided, NotFailedOver, RegionMapLog as _, StartError};
+use region_map::{NotDecided, NotFailedOver, RegionMapLog as _, SlotsMoved, StartError};
 use region_model::ports::StoreError;
 use region_model::region_map::{MapAnswer, MapCommand, MapRefusal, MapState};
 use tokio::sync::mpsc;
@@ -171,6 +171,17 @@ impl AdminNode {
             }
         }
         Err(Refused::because("the region map keeps changing", "type the same again"))
+    }
+
+    /// Gives the slots of a fenced region to others, and waits until the map here says so.
+    pub(super) async fn reassign(&self, region: &RegionId) -> Result<SlotsMoved, Refused> {
+        let slots = self.map.reassign(region, PATIENCE).await?;
+        let mut watch = self.map.watch();
+        let left = usize::try_from(slots.left).unwrap_or(usize::MAX);
+        let shown = watch.wait_for(|map| map.slots.stewarded(region) <= left);
+        // One that stays behind shows it later.
+        let _late = tokio::time::timeout(PATIENCE, shown).await.is_err();
+        Ok(slots)
     }
 
     /// The map as of a version, or as it is here when that does not come.

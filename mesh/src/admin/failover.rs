@@ -52,7 +52,7 @@ pub(super) async fn failover(
     }
     let fence = fence(node, region, tell).await?;
     tell.progress("fence", 1, Some(1), format!("{region} is fenced by version {fence} of the region map"));
-    let slots = node.map.reassign(region, PATIENCE).await?;
+    let slots = node.reassign(region).await?;
     tell.progress("slots", u64::from(slots.moved), None, format!("{} slots have new stewards", slots.moved));
     let text = if slots.left > 0 {
         format!("{region} is fenced; {} slots stay with it, because none of their voters takes part", slots.left)
@@ -160,7 +160,7 @@ async fn force_failover(node: &AdminNode, region: &RegionId, homes: u64, tell: &
     let answer = node.map.name_map_voter_by_force(PATIENCE).await?;
     let fact = answer.fact().map_err(Clone::clone);
     fact?;
-    let slots = node.map.reassign(region, PATIENCE).await?;
+    let slots = node.reassign(region).await?;
     let text = format!("{region} is fenced on your word that it is down; {} slots have new stewards", slots.moved);
     let made = if answer.changed() || slots.moved > 0 { Made::changed(text) } else { Made::already(text) };
     Ok(made
@@ -180,13 +180,15 @@ pub(super) fn count(slots: &Dealt) -> u64 {
 pub(super) async fn deal(node: &AdminNode, slots: Dealt, tell: &Teller) -> Result<u64, Refused> {
     let (total, mut moved) = (count(&slots), 0);
     for ((steward, voters), slots) in slots {
-        node.propose(|map| MapCommand::Place {
+        let place = |map: &MapState| MapCommand::Place {
             slots: slots.clone(),
             steward: steward.clone(),
             voters: voters.clone(),
             seen: map.changed,
-        })
-        .await?;
+        };
+        let answer = node.propose(place).await?;
+        // What is looked at next, here or by whoever asked, has it.
+        node.newer(answer.version()).await;
         moved += slots.len() as u64;
         tell.progress("slots", moved, Some(total), format!("{moved} of {total} slots are dealt anew"));
     }

@@ -128,7 +128,7 @@ pub(super) async fn failover(
         .collect();
     let mut moved = 0;
     for gone in &gone {
-        moved += u64::from(node.map.reassign(gone, PATIENCE).await?.moved);
+        moved += u64::from(node.reassign(gone).await?.moved);
     }
     tell.progress("slots", moved, None, format!("{moved} slots have new stewards"));
     let map = node.map_state();

@@ -21,6 +21,8 @@ const ASK_AGAIN_MILLISECONDS: u64 = 1_000;
 const PLACED_WITHIN_MILLISECONDS: u64 = 5_000;
 /// On the operator's word a log is opened with the voters that answered within this.
 const WAITED_FOR_MILLISECONDS: u64 = 3_000;
+/// A log whose voters do not answer within this makes room for one that waits.
+const TURN_MILLISECONDS: u64 = 6_000;
 /// Entries of a placement log that are fetched at a time.
 const FETCHED: u64 = 256;
 
@@ -66,6 +68,13 @@ impl Failovers {
         }
     }
 
+    /// An attempt to open a placement log ends when the map has named its steward and voters anew.
+    fn end_older(&mut self, log: LogId, epoch: Epoch) {
+        if self.under_way.get(&log).is_some_and(|failover| failover.opener.epoch() < epoch) {
+            self.under_way.remove(&log);
+        }
+    }
+
     fn pop(&mut self) -> Option<LogId> {
         let log = self.queue.pop_front()?;
         self.queued.remove(&log);
@@ -103,6 +112,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return;
         };
         if !log.is_home_of(&self.options.me) {
+            self.failovers.end_older(id, placement.epoch);
             if placement.generation != u64::MAX {
                 self.failovers.push(id);
             }
@@ -341,6 +351,12 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             let Some(failover) = self.failovers.under_way.get_mut(&id) else { continue };
             let waited = now.monotonic.saturating_sub(failover.at);
             match &failover.stage {
+                Stage::Sealing
+                    if now.monotonic >= failover.began + TURN_MILLISECONDS && !self.failovers.queue.is_empty() =>
+                {
+                    self.failovers.under_way.remove(&id);
+                    self.failovers.push(id);
+                }
                 Stage::Sealing if waited >= ASK_AGAIN_MILLISECONDS => {
                     failover.at = now.monotonic;
                     if fewer.contains(&id) {

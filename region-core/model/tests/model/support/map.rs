@@ -82,6 +82,13 @@ impl Sim {
         let region = self.regions[index].id.clone();
         let seen = self.region_map.as_ref().expect("it is founded").changed;
         self.change_map(&MapCommand::NameMapVoter { region, force: true, seen });
+        for other in (0..self.regions.len()).filter(|other| *other != index) {
+            let region = self.regions[other].id.clone();
+            let seen = self.region_map.as_ref().expect("it is founded").changed;
+            self.change_map(&MapCommand::Reassign { region, seen });
+            // It asks voters that are gone for their promises.
+            self.run_for(700);
+        }
         let slots = (0..hearth_protocol::Slot::COUNT).map(hearth_protocol::Slot).collect();
         self.deal_slots(slots, index, &[index]);
     }
