@@ -75,7 +75,7 @@ pub(crate) async fn run(region: Arc<Region>) {
     let sweeps = async {
         loop {
             let began = Instant::now();
-            match region.losses().await {
+            match region.losses_if_any().await {
                 Ok(losses) => {
                     let open = losses.iter().filter(|loss| region.counts_as_open(loss)).count();
                     region.counters.open_losses.store(open as u64, Ordering::Relaxed);
@@ -92,6 +92,12 @@ pub(crate) async fn run(region: Arc<Region>) {
 }
 
 impl Region {
+    /// A mesh that never fenced a region never failed over a home: there is nothing to be walked for.
+    async fn losses_if_any(&self) -> Result<Vec<Loss>, StoreError> {
+        let fenced = self.ownership.map().borrow().regions.iter().any(|entry| entry.fence > 0);
+        if fenced { self.losses().await } else { Ok(Vec::new()) }
+    }
+
     /// Every loss statement of conversations and users' records that this region knows.
     pub(crate) async fn losses(&self) -> Result<Vec<Loss>, StoreError> {
         let mut losses = Vec::new();
@@ -115,6 +121,8 @@ impl Region {
                 if page.len() < PAGE {
                     break;
                 }
+                // Others have their turn between two pages.
+                tokio::task::yield_now().await;
             }
         }
         Ok(losses)

@@ -244,8 +244,15 @@ impl World {
         let id = self.number();
         let named = u64::from_be_bytes(device.0.as_bytes()[..8].try_into().unwrap_or_default());
         let session = self.history.session(format!("{user} at {}", self.regions[region].id), named);
-        let connection =
-            Connection { client: number, region, session, device, live: BTreeMap::new(), removed: BTreeSet::new(), arrives: self.now };
+        let connection = Connection {
+            client: number,
+            region,
+            session,
+            device,
+            live: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            arrives: self.now,
+        };
         self.connections.insert(id, connection);
         self.clients[number].connection = Some(id);
         self.regions[region].sessions.entry(user.clone()).or_default().push(id);
