@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::admin_arguments::{
     AuditArguments, HomeArguments, HomeVerb, How, ParkedArguments, ParkedVerb, RegionArguments, RegionVerb, Where,
 };
-use crate::{admin_text, output};
+use crate::{admin_text, losses, output};
 
 /// Refused, with what to type instead; or a walk that found faults.
 pub(crate) const REFUSED: u8 = 1;
@@ -148,7 +148,9 @@ pub(crate) async fn region(arguments: RegionArguments) -> ExitCode {
     match arguments.verb {
         RegionVerb::Status(at) => told(status(&at).await, at.json),
         RegionVerb::Losses(at) => told(losses(&at).await, at.json),
-        RegionVerb::Failover { region, force, how } => change(&how, Change::Failover { region, force }).await,
+        RegionVerb::Failover { region, force, accept_loss, how } => {
+            change(&how, Change::Failover { region, force, accept_loss }).await
+        }
         RegionVerb::Failback { region, how } => change(&how, Change::Failback { region }).await,
         RegionVerb::Drain { region, undo: true, how, .. } => change(&how, Change::Undrain { region }).await,
         RegionVerb::Drain { region, over, rate, how, .. } => {
@@ -209,13 +211,10 @@ async fn status(at: &Where) -> Result<ExitCode, Failure> {
 
 async fn losses(at: &Where) -> Result<ExitCode, Failure> {
     let (answers, silent): (Vec<Losses>, _) = ask_all(at, admin::LOSSES).await?;
-    // Every region that holds a log knows its statements.
-    let mut rows: Vec<_> = answers.iter().flat_map(|answer| &answer.losses).collect();
-    rows.sort_by(|one, other| (&one.log, one.epoch).cmp(&(&other.log, other.epoch)));
-    rows.dedup_by(|one, other| (&one.log, one.epoch) == (&other.log, other.epoch));
+    let rows = losses::together(&answers);
     let more = answers.iter().any(|answer| answer.more);
     let body = json!({ "losses": rows, "more": more, "unreachable": silent });
-    Ok(show(at.json, &body, &admin_text::losses(&rows, more), &silent))
+    Ok(show(at.json, &body, &losses::text(&rows, more), &silent))
 }
 
 async fn home_show(at: &Where, conversation: &str) -> Result<ExitCode, Failure> {
@@ -277,6 +276,8 @@ async fn ask_change(at: &Where, request: &ChangeRequest) -> Result<ExitCode, Fai
         region if region.is_some() && *region == last => 2,
         _ => 1,
     });
+    let for_all = matches!(request.change, Change::Failover { accept_loss: true, .. });
+    let mut made = false;
     let mut unreachable = None;
     let mut at_region: Option<RegionId> = None;
     let mut refused = None;
@@ -287,18 +288,27 @@ async fn ask_change(at: &Where, request: &ChangeRequest) -> Result<ExitCode, Fai
         match target.client.change(request, |line| tell(line, at.json)).await {
             Ok(Line::Refused { message, hint, at: other, failed }) => {
                 let code = if failed { FAILED } else { REFUSED };
+                if made {
+                    output::note(&format!("note: {message}"));
+                    continue;
+                }
                 refused = Some(Failure::new(code, message, hint));
                 if other.is_none() {
                     break;
                 }
                 at_region = other;
             }
+            // The word of a loss is heard by every steward.
+            Ok(_) if for_all => made = true,
             Ok(_) => return Ok(ExitCode::SUCCESS),
             Err(error @ AskError::Unreachable { .. }) => {
                 unreachable.get_or_insert(error);
             }
             Err(error) => return Err(error.into()),
         }
+    }
+    if made {
+        return Ok(ExitCode::SUCCESS);
     }
     let nobody = || Failure::new(NOBODY, "no node answers", "start one, or name it with --admin");
     Err(refused.or(unreachable.map(Failure::from)).unwrap_or_else(nobody))

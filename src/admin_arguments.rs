@@ -49,9 +49,14 @@ pub(crate) enum RegionVerb {
         /// The region that is gone.
         #[arg(value_parser = region)]
         region: RegionId,
-        /// In a mesh of two regions: on your word that it is down. It then starts fenced.
+        /// In a mesh of two regions, and with `--accept-loss` where a majority of the region map's voters is gone: on
+        /// your word that they are down. They then start fenced.
         #[arg(long)]
         force: bool,
+        /// On your word: open its homes with the voters that live, though they may lack what was acked. What may be
+        /// missing is stated, and comes back with its region: hearth region losses.
+        #[arg(long)]
+        accept_loss: bool,
         /// How, and where.
         #[command(flatten)]
         how: How,

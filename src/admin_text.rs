@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use hearth_protocol::RegionId;
-use hearth_protocol::admin::{AuditLine, FaultRow, HomeRow, LossRow, NodeStatus, ParkedPage, Status};
+use hearth_protocol::admin::{AuditLine, FaultRow, HomeRow, NodeStatus, ParkedPage, Status};
 
 /// Rows as columns, each as wide as its widest cell.
-fn table(rows: &[Vec<String>]) -> String {
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -19,7 +19,7 @@ fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-fn head(names: &[&str]) -> Vec<String> {
+pub(crate) fn head(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| name.to_uppercase()).collect()
 }
 
@@ -132,21 +132,6 @@ pub(crate) fn parked(pages: &[ParkedPage]) -> String {
     if rows.len() == 1 { "nothing is parked".to_owned() } else { table(&rows) }
 }
 
-pub(crate) fn losses(losses: &[&LossRow], more: bool) -> String {
-    if losses.is_empty() {
-        return "no loss statements".to_owned();
-    }
-    let mut rows = vec![head(&["log", "home", "epoch", "opened at"])];
-    for loss in losses {
-        let home = loss.home.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string);
-        rows.push(vec![loss.log.clone(), home, loss.epoch.to_string(), loss.first.to_string()]);
-    }
-    if more {
-        rows.push(vec!["… and more".to_owned()]);
-    }
-    table(&rows)
-}
-
 pub(crate) fn audit(lines: &[(&RegionId, &AuditLine)]) -> String {
     if lines.is_empty() {
         return "no change was asked for".to_owned();
@@ -171,7 +156,7 @@ pub(crate) fn fault(fault: &FaultRow) -> String {
 }
 
 /// An instant for people, to the second.
-fn time(milliseconds: u64) -> String {
+pub(crate) fn time(milliseconds: u64) -> String {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(milliseconds);
     humantime::format_rfc3339_seconds(time).to_string()
 }

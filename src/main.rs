@@ -6,6 +6,7 @@ mod admin_text;
 mod arguments;
 mod ca;
 mod dev;
+mod losses;
 mod output;
 mod serve;
 mod sim;

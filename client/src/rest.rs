@@ -309,6 +309,7 @@ impl Api<'_> {
             participant_ids: others.to_vec(),
             kind: None,
             settings: SettingsPatch::default(),
+            partition_mode: None,
         };
         self.request(Method::POST, "/groups", Some(&body)).await
     }

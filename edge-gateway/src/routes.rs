@@ -114,13 +114,12 @@ async fn show(State(gateway): Gateway, Caller(user): Caller, params: RawPathPara
 async fn change(State(gateway): Gateway, Caller(user): Caller, params: RawPathParams, request: Request) -> Answer {
     let id = conversation_of(&params)?;
     let key = idempotency_key(request.headers())?;
-    let patch: PatchConversation =
-        patch(body(&gateway, request).await?, &["settings", "partitionMode", "allowedRegions"])?;
+    let patch: PatchConversation = patch(body(&gateway, request).await?, &["settings", "allowedRegions"])?;
     if let Some(name) = &patch.name {
         check_name(name)?;
     }
-    if patch.name.is_none() && patch.durability.is_none() {
-        return Err(Refusal::invalid("nothing to change: `name` or `durability`").into());
+    if patch.is_empty() {
+        return Err(Refusal::invalid("nothing to change: `name`, `durability` or `partitionMode`").into());
     }
     call(&gateway, &user, ApiCall::PatchConversation { id, patch, key }).await
 }

@@ -138,6 +138,7 @@ async fn a_region_holds_a_conversation_from_a_members_arrival_until_its_departur
         participant_ids: vec![user("bob")],
         kind: None,
         settings: hearth_protocol::rest::SettingsPatch::default(),
+        partition_mode: None,
     };
     let answer = home.handle.api(&user("ann"), ApiCall::CreateGroup { group, key: Uuid::new_v4(), keyed: false }).await;
     let row: Value = serde_json::from_slice(&answer.body).expect("a row");

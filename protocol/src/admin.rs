@@ -180,6 +180,33 @@ pub struct LossRow {
     pub epoch: u64,
     /// The first sequence of that epoch.
     pub first: u64,
+    /// What may be missing; none where the placement log of its slot is not held by who answers.
+    pub statement: Option<LossStatementRow>,
+    /// Whether the region that answers accepted the epoch: what it had of an older line is apart by then.
+    pub accepted: bool,
+    /// Entries of the tail of the region that answers that the statement names.
+    pub tail: u64,
+    /// Of those, how many are in the line again.
+    pub back: u64,
+    /// Whether the present home took or refused all of that tail.
+    pub settled: bool,
+}
+
+/// What a loss statement says: every position from (`epoch`, `from`) on that was acked with fewer than `coveredCopies`
+/// copies may be missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LossStatementRow {
+    /// The home that was replaced: what is missing is on its disk.
+    pub lost_home: RegionId,
+    /// The epoch that the winner had accepted.
+    pub epoch: u64,
+    /// The first sequence of that epoch that may be missing.
+    pub from: u64,
+    /// Acks with at least so many copies are all in the line.
+    pub covered_copies: u32,
+    /// When the statement was made.
+    pub made_at: Timestamp,
 }
 
 /// The audit log of a node, newest last.
@@ -223,6 +250,10 @@ pub enum Change {
         /// In a mesh of two regions: on the operator's word that the other one is down.
         #[serde(default)]
         force: bool,
+        /// On the operator's word: homes are opened with the voters that live, and what those lack is stated as lost
+        /// until the others are back. With `force` also where a majority of the map's voters is down.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        accept_loss: bool,
     },
     /// Gives a region that is back what it had.
     Failback {

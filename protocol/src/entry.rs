@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::ids::{ConversationId, Epoch, Position, RegionId, Sequence, Timestamp, UserId};
-use crate::placement::{Level, Placement, PlacementV1};
+use crate::placement::{Level, PartitionMode, Placement, PlacementV1};
 
 /// A SHA-256.
 pub type Hash = [u8; 32];
@@ -380,6 +380,8 @@ pub enum Change {
         /// The placement.
         placement: Placement,
     },
+    /// What a conversation does from now on while its home is out of reach.
+    PartitionMode(PartitionMode),
 }
 
 /// What opens a log, at sequence 0.

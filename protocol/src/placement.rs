@@ -66,17 +66,29 @@ impl Level {
     }
 }
 
-/// What sends do while the home is out of reach. Only `park` is served yet.
+/// What an edge does with a conversation while its home is out of reach (design.md 4.9).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PartitionMode {
-    /// Held durably at the edge region.
+    /// Sends are held durably at the edge region, reads go on.
     #[default]
     Park,
-    /// Refused, reads go on.
+    /// Sends are refused, reads go on.
     ReadOnly,
-    /// Refused.
+    /// Sends and reads are refused.
     Fail,
+}
+
+impl PartitionMode {
+    /// The mode as clients and operators write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Park => "park",
+            Self::ReadOnly => "read-only",
+            Self::Fail => "fail",
+        }
+    }
 }
 
 /// `{conversation, home, epoch, voters, durability, partition mode, allowed regions}` of one log.
@@ -92,7 +104,7 @@ pub struct Placement {
     pub voters: Vec<RegionId>,
     /// The level that it was created with.
     pub durability: Level,
-    /// What sends do while the home is out of reach.
+    /// What an edge does while the home is out of reach, as it was created; a change of it is an entry of the log.
     pub partition_mode: PartitionMode,
     /// Regions that may hold it; `None` allows all.
     pub allowed_regions: Option<Vec<RegionId>>,

@@ -174,6 +174,9 @@ pub struct CreateGroup {
     /// What differs from the defaults.
     #[serde(default)]
     pub settings: SettingsPatch,
+    /// What edges do while its home is out of reach. Default: `park`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_mode: Option<crate::placement::PartitionMode>,
 }
 
 /// Settings as a request names them.
@@ -248,6 +251,9 @@ pub struct ConversationRow {
     pub durability: Option<crate::placement::Level>,
     /// Only in the single row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_mode: Option<crate::placement::PartitionMode>,
+    /// Only in the single row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub voters: Option<Vec<RegionId>>,
     /// Only in the single row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -301,6 +307,17 @@ pub struct PatchConversation {
     /// The default level of its messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<crate::placement::Level>,
+    /// What edges do while its home is out of reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_mode: Option<crate::placement::PartitionMode>,
+}
+
+impl PatchConversation {
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.name.is_none() && self.durability.is_none() && self.partition_mode.is_none()
+    }
 }
 
 /// `GET /users/{id}`.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use hearth_protocol::entry::{ConversationKind, MemberAction, Role};
+use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::rest::{ApiAnswer, ConversationRow, CreateGroup, FeedResponse, PatchConversation, PatchUser};
 use hearth_protocol::{
     Change, ConversationId, EntryKind, ErrorCode, Header, Level, LogId, Refusal, RegionId, Slot, UserId, limits,
@@ -14,7 +15,7 @@ use uuid::Uuid;
 
 use crate::feed::FeedCursor;
 use crate::handle::ApiCall;
-use crate::reads::has_rows_of;
+use crate::reads::{check_mode, has_rows_of};
 use crate::region::Region;
 
 /// Conversations of one page of the feed.
@@ -98,6 +99,7 @@ impl Region {
         pass_on: bool,
     ) -> Result<ApiAnswer, Refusal> {
         let view = self.view(LogId::conversation(id), true).await?;
+        check_mode(&view, user)?;
         if !self.holds(&view) || !has_rows_of(&view, user, call) {
             return self.pass_on(&view, user, call, pass_on).await;
         }
@@ -188,8 +190,8 @@ impl Region {
 
     /// Each changed field is an entry of its own; their keys differ, so that a retry of the whole repeats none.
     async fn patch(&self, log: LogId, user: &UserId, patch: &PatchConversation, key: Uuid) -> Result<(), Refusal> {
-        if patch.name.is_none() && patch.durability.is_none() {
-            return Err(Refusal::invalid("nothing to change: give `name` or `durability`"));
+        if patch.is_empty() {
+            return Err(Refusal::invalid("nothing to change: give `name`, `durability` or `partitionMode`"));
         }
         if let Some(name) = &patch.name {
             check_name(name)?;
@@ -199,6 +201,10 @@ impl Region {
             self.check_level(level)?;
             let key = Uuid::from_u128(key.as_u128() ^ 1);
             self.change(log, user, EntryKind::System, key, &Change::Durability(level)).await?;
+        }
+        if let Some(mode) = patch.partition_mode {
+            let key = Uuid::from_u128(key.as_u128() ^ 2);
+            self.change(log, user, EntryKind::System, key, &Change::PartitionMode(mode)).await?;
         }
         Ok(())
     }
@@ -226,7 +232,7 @@ impl Region {
         }
         let id = hearth_protocol::ids::direct_conversation(user, &other);
         let log = LogId::conversation(id);
-        let placement = self.place(log, Level::Region).await?;
+        let placement = self.place(log, Level::Region, PartitionMode::Park).await?;
         if placement.home != *self.me() {
             return self.to_home(&placement.home, user, &ApiCall::CreateDirect { other }, pass_on).await;
         }
@@ -273,7 +279,7 @@ impl Region {
         }
         let log = self.group_id(user, key, self.me());
         let id = ConversationId(log.id);
-        self.place(log, Level::Region).await?;
+        self.place(log, Level::Region, group.partition_mode.unwrap_or_default()).await?;
         let created = self.create(log, user, &header).await?;
         let view = self.view(log, false).await?;
         let row = self.conversation_row(id, &view, user, true).await?;
@@ -455,6 +461,7 @@ impl Region {
         pass_on: bool,
     ) -> Result<ConversationRow, Refusal> {
         let view = self.view(LogId::conversation(id), true).await?;
+        check_mode(&view, user)?;
         let call = ApiCall::Conversation { id };
         if self.holds(&view) && has_rows_of(&view, user, &call) {
             return self.conversation_row(id, &view, user, false).await;

@@ -23,7 +23,7 @@ use crate::ownership::Ownership;
 use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
-use crate::{departures, expiry, notices, outbox, ownership};
+use crate::{Loss, departures, expiry, losses, notices, outbox, ownership};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -201,6 +201,7 @@ impl RegionHandle {
         tokio::spawn(notices::run(region.clone(), notice_queue));
         tokio::spawn(departures::run(region.clone()));
         tokio::spawn(expiry::run(region.clone()));
+        tokio::spawn(losses::run(region.clone()));
         Ok(Self { region })
     }
 
@@ -369,12 +370,26 @@ impl RegionHandle {
         self.region.move_home(log, to).await
     }
 
+    /// The operator's word that homes of a region that was fenced by this version of the map may be opened here with
+    /// fewer voters than their acks ask for, once those that live had some seconds to answer. Forgotten with a restart.
+    pub async fn accept_loss(&self, region: RegionId, fence: u64) {
+        self.region.input(Input::AcceptLoss(region, fence)).await;
+    }
+
     /// What this region knows of a log; a log unknown here is asked of its steward.
     ///
     /// # Errors
     /// What a question to a steward may meet.
     pub async fn view(&self, log: hearth_protocol::LogId) -> Result<region_model::LogView, Refusal> {
         self.region.view(log, true).await
+    }
+
+    /// Every loss statement that this region knows, and what it has of what may be missing. Walks all logs.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn losses(&self) -> Result<Vec<Loss>, StoreError> {
+        self.region.losses().await
     }
 
     /// Answers a REST call.

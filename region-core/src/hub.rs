@@ -21,7 +21,16 @@ pub(crate) struct Notice {
     pub(crate) conversation: ConversationId,
     /// Who gets `conversation.new` instead of `conversation.updated`: those who just came in.
     pub(crate) joined: Vec<UserId>,
-    pub(crate) users: Vec<UserId>,
+    pub(crate) users: Concerned,
+}
+
+/// Whom a notice is for.
+#[derive(Debug)]
+pub(crate) enum Concerned {
+    /// Members who were online when it was made.
+    Users(Vec<UserId>),
+    /// All members who are online when it is told.
+    Members,
 }
 
 /// The sessions of one region.
@@ -89,7 +98,7 @@ impl Hub {
         drop(users);
         if held && !online.is_empty() {
             let joined = audience.keys().filter(|user| !before.contains_key(*user)).cloned().collect();
-            let notice = Notice { conversation: skipped.conversation, joined, users: online };
+            let notice = Notice { conversation: skipped.conversation, joined, users: Concerned::Users(online) };
             // A notice that finds the queue full is left out: the change feed has it.
             if self.notices.try_send(notice).is_err() {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -143,6 +152,28 @@ impl Hub {
         gone.iter().filter_map(|user| users.get(user)).for_each(&mut show);
     }
 
+    /// A conversation has another home: members who are online are told in time, as far as the queue has room. The row of
+    /// a conversation that is not told of has it when it is read next.
+    pub(crate) fn home_changed(&self, conversation: ConversationId) {
+        if self.users.read().is_empty() {
+            return;
+        }
+        let notice = Notice { conversation, joined: Vec::new(), users: Concerned::Members };
+        if self.notices.try_send(notice).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Those of the members who have a session here.
+    pub(crate) fn online(&self, audience: &Members) -> Vec<UserId> {
+        let users = self.users.read();
+        if audience.len() <= users.len() {
+            audience.keys().filter(|user| users.contains_key(*user)).cloned().collect()
+        } else {
+            users.keys().filter(|user| audience.contains_key(*user)).cloned().collect()
+        }
+    }
+
     fn notice(&self, conversation: ConversationId, sealed: &SealedEntry, audience: &Members, gone: Vec<UserId>) {
         let joined = match sealed.entry.fixed.kind {
             EntryKind::Header => audience.keys().cloned().collect(),
@@ -158,18 +189,12 @@ impl Hub {
             | EntryKind::User
             | EntryKind::Placement => return,
         };
-        let users = self.users.read();
-        let online: Vec<UserId> = if audience.len() <= users.len() {
-            audience.keys().filter(|user| users.contains_key(*user)).cloned().collect()
-        } else {
-            users.keys().filter(|user| audience.contains_key(*user)).cloned().collect()
-        };
-        drop(users);
+        let online = self.online(audience);
         if online.is_empty() && gone.is_empty() {
             return;
         }
         // A notice that finds the queue full is left out: the change feed has it.
-        if self.notices.try_send(Notice { conversation, joined, users: online }).is_err() {
+        if self.notices.try_send(Notice { conversation, joined, users: Concerned::Users(online) }).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

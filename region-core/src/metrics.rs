@@ -85,13 +85,15 @@ impl Collector for RegionCollector {
         spent.encode(seconds.encode_family(&labels)?)?;
         let gauges = region.gauges.lock().clone();
         let ready = i64::from(region.failed.borrow().is_none() && !*region.draining.borrow());
-        let values: [(&str, &str, i64); 7] = [
+        let losses = signed(load(&region.counters.open_losses));
+        let values: [(&str, &str, i64); 8] = [
             ("hearth_region_ready", "1 while the region serves", ready),
             ("hearth_store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),
             ("hearth_home_loaded_logs", "Logs in memory", signed(gauges.loaded_logs as u64)),
             ("hearth_home_forwards", "Commands on their way to other regions", signed(gauges.forwards as u64)),
             ("hearth_home_parked", "Parked sends", signed(gauges.parked as u64)),
             ("hearth_home_failing_over", "Logs that are given a home here", signed(gauges.failing_over as u64)),
+            ("hearth_home_losses_open", "Loss statements whose missing part has not come back", losses),
             ("hearth_home_tails", "Logs whose tails have not come back yet", signed(gauges.tails as u64)),
         ];
         for (name, help, value) in values {

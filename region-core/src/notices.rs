@@ -6,7 +6,7 @@ use hearth_protocol::LogId;
 use hearth_protocol::client::{ServerFrame, encode_server_frame};
 use tokio::sync::mpsc;
 
-use crate::hub::Notice;
+use crate::hub::{Concerned, Notice};
 use crate::region::Region;
 
 /// Runs until the region stops.
@@ -21,7 +21,12 @@ pub(crate) async fn run(region: Arc<Region>, mut notices: mpsc::Receiver<Notice>
         let Some(notice) = notice else { return };
         // The first entry may be here before the placement is; then its steward is asked.
         let Ok(view) = region.view(LogId::conversation(notice.conversation), true).await else { continue };
-        for user in &notice.users {
+        let users = match (notice.users, view.view.members()) {
+            (Concerned::Users(users), _) => users,
+            (Concerned::Members, Some(members)) => region.hub.online(members),
+            (Concerned::Members, None) => Vec::new(),
+        };
+        for user in &users {
             let Ok(row) = region.conversation_row(notice.conversation, &view, user, true).await else { continue };
             let frame = if notice.joined.contains(user) {
                 ServerFrame::ConversationNew(Box::new(row))

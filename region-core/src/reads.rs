@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::rest::{
     ConversationRow, HistoryQuery, HistoryResponse, MembersResponse, Participant, Range, Row, SyncCursor, SyncRefusal,
     SyncRequest, SyncResponse, SyncedConversation, UserRow,
@@ -38,6 +39,16 @@ pub(crate) fn seen<'a>(view: &'a LogView, user: &UserId) -> Result<Seen<'a>, Ref
     let member = state.members.get(user).ok_or_else(Refusal::no_conversation)?;
     let from = state.visible_from(member).max(view.floor);
     Ok(Seen { state, member, from, to: view.marked.max(1) })
+}
+
+/// In partition mode `fail` a region that does not reach the home shows a conversation to nobody. Who is no member is
+/// told what non-members are told.
+pub(crate) fn check_mode(view: &LogView, user: &UserId) -> Result<(), Refusal> {
+    if view.mode != PartitionMode::Fail || !view.home_out_of_reach || (view.held && seen(view, user).is_err()) {
+        return Ok(());
+    }
+    Err(Refusal::new(ErrorCode::HomeUnreachable, "its home is out of reach, and it is not shown meanwhile")
+        .with_retry_after(5))
 }
 
 /// The rows of a page of history, `from <= sequence < to`.
@@ -195,6 +206,7 @@ impl Region {
             member_count: whole.then_some(state.members.len() as u64),
             settings: whole.then(|| state.settings.clone()),
             durability: whole.then_some(state.level),
+            partition_mode: whole.then_some(view.mode),
             voters: whole.then(|| placement.voters.clone()),
             floor_sequence: whole.then_some(view.floor),
         })
@@ -289,6 +301,7 @@ impl Region {
         pass_on: bool,
     ) -> Result<SyncedConversation, Refusal> {
         let view = self.view(LogId::conversation(cursor.conversation_id), pass_on).await?;
+        check_mode(&view, user)?;
         let missing = |seen: Seen<'_>| !has_rows(&view, cursor.last_sequence.saturating_add(1).max(seen.from), seen.to);
         if self.holds(&view) && !seen(&view, user).is_ok_and(missing) {
             return self.sync_conversation(cursor, &view, user, limit).await;

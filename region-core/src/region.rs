@@ -77,6 +77,8 @@ pub(crate) struct ShellCounters {
     pub(crate) frames_not_sent: AtomicU64,
     pub(crate) frames_unreadable: AtomicU64,
     pub(crate) forks: AtomicU64,
+    /// Loss statements that count as open here.
+    pub(crate) open_losses: AtomicU64,
 }
 
 /// A running region.

@@ -10,7 +10,7 @@ use region_model::LogView;
 
 use crate::edge::Rewound;
 use crate::handle::{ApiCall, Replay};
-use crate::reads::{has_rows, seen};
+use crate::reads::{check_mode, has_rows, seen};
 use crate::region::Region;
 
 impl Region {
@@ -23,6 +23,7 @@ impl Region {
     ) -> Result<Replay, Refusal> {
         let id = cursor.conversation_id;
         let view = self.view(LogId::conversation(id), true).await?;
+        check_mode(&view, user)?;
         if let Some(rewound) = rewound_for(&view, cursor) {
             let good = SyncCursor { last_sequence: rewound.after, epoch: Some(rewound.epoch), ..cursor.clone() };
             let replay = Box::pin(self.replay(user, &good, rows, newest)).await?;

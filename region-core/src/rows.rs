@@ -48,6 +48,9 @@ fn change_json(sealed: &SealedEntry) -> Option<serde_json::Value> {
         (EntryKind::System, Change::Durability(level)) => {
             Some(json!({"action": "durability", "by": by, "durability": level}))
         }
+        (EntryKind::System, Change::PartitionMode(mode)) => {
+            Some(json!({"action": "partitionMode", "by": by, "partitionMode": mode}))
+        }
         _ => None,
     }
 }

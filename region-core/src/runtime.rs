@@ -191,6 +191,11 @@ impl Runtime {
                 }
             }
             told @ (Effect::Began { .. } | Effect::Rewound { .. }) => self.tell_sessions(told),
+            Effect::HomeChanged(log) => {
+                if let Some(conversation) = log.as_conversation() {
+                    self.region.hub.home_changed(conversation);
+                }
+            }
             Effect::UserChanged { log, entry } => self.region.user_changed(log, &entry),
             Effect::Outbox(item) => {
                 fail_point("before-outbox");

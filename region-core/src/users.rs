@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::{Change, EntryKind, ErrorCode, Header, Level, LogId, Placement, Refusal, RegionId, Slot, UserId};
 use region_model::view::View;
 use region_model::{Input, LogView};
@@ -18,12 +19,18 @@ const LOOKS: u32 = 500;
 
 impl Region {
     /// Where a log lives; placed with its home here when nobody has placed it.
-    pub(crate) async fn place(&self, log: LogId, durability: Level) -> Result<Placement, Refusal> {
+    pub(crate) async fn place(
+        &self,
+        log: LogId,
+        durability: Level,
+        partition_mode: PartitionMode,
+    ) -> Result<Placement, Refusal> {
         if let Some(placement) = self.view(log, true).await?.placement {
             return Ok(placement);
         }
         let generation = self.ownership.map().borrow().generation_of(self.me());
-        let placement = Placement { generation, ..self.options.map.first_placement(log, self.me(), durability) };
+        let first = self.options.map.first_placement(log, self.me(), durability);
+        let placement = Placement { generation, partition_mode, ..first };
         let change = Change::Place { replaces: None, placement };
         let command =
             self.own_command(LogId::placement(Slot::of(&log)), EntryKind::Placement, Uuid::new_v4(), change.encode());
@@ -43,7 +50,7 @@ impl Region {
         {
             return Ok(placement.home);
         }
-        let placement = self.place(log, Level::Majority).await?;
+        let placement = self.place(log, Level::Majority, PartitionMode::Park).await?;
         let header = Header::User { user: user.clone() };
         self.command(self.own_command(log, EntryKind::Header, Uuid::new_v4(), header.encode())).await?;
         Ok(placement.home)

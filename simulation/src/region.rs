@@ -331,6 +331,7 @@ impl World {
                 self.trace.count(self.now, "rewound", place as u64, from);
                 self.rewound(place, log, from, &audience);
             }
+            Effect::HomeChanged(_) => self.trace.count(self.now, "home-changed", place as u64, 0),
             Effect::UserChanged { entry, .. } => {
                 self.trace.count(self.now, "user-changed", place as u64, entry.sequence().0);
             }

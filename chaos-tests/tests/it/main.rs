@@ -11,6 +11,8 @@ mod five_regions;
 mod links;
 mod membership;
 mod metrics;
+mod operators;
+mod partition;
 mod scenario;
 mod serve;
 mod sessions;

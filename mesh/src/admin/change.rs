@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_protocol::admin::{AuditLine, Change, ChangeRequest, Line};
 use hearth_protocol::{RegionId, Timestamp};
-use region_map::{NotDecided, NotFailedOver, RegionMapLog as _, StartError};
+use region_map::{NotDecided, NotFailedOver, RegionMapLog as _, SlotsMoved, StartError};
 use region_model::ports::StoreError;
 use region_model::region_map::{MapAnswer, MapCommand, MapRefusal, MapState};
 use tokio::sync::mpsc;
 
 use super::node::AdminNode;
-use super::{drain, failover, moves, regions};
+use super::{drain, failback, failover, moves, regions};
 
 /// Lines that wait for a slow reader; more lines of progress are left out, all others wait.
 const LINES: usize = 256;
@@ -173,6 +173,17 @@ impl AdminNode {
         Err(Refused::because("the region map keeps changing", "type the same again"))
     }
 
+    /// Gives the slots of a fenced region to others, and waits until the map here says so.
+    pub(super) async fn reassign(&self, region: &RegionId) -> Result<SlotsMoved, Refused> {
+        let slots = self.map.reassign(region, PATIENCE).await?;
+        let mut watch = self.map.watch();
+        let left = usize::try_from(slots.left).unwrap_or(usize::MAX);
+        let shown = watch.wait_for(|map| map.slots.stewarded(region) <= left);
+        // One that stays behind shows it later.
+        let _late = tokio::time::timeout(PATIENCE, shown).await.is_err();
+        Ok(slots)
+    }
+
     /// The map as of a version, or as it is here when that does not come.
     pub(super) async fn newer(&self, version: u64) -> MapState {
         let mut watch = self.map.watch();
@@ -239,8 +250,11 @@ impl AdminNode {
 
     async fn perform(&self, change: &Change, dry: bool, tell: &Teller) -> Result<Made, Refused> {
         match change {
-            Change::Failover { region, force } => failover::failover(self, region, *force, dry, tell).await,
-            Change::Failback { region } => failover::failback(self, region, dry, tell).await,
+            Change::Failover { region, force, accept_loss } => {
+                let word = failover::Word { force: *force, accept_loss: *accept_loss };
+                failover::failover(self, region, word, dry, tell).await
+            }
+            Change::Failback { region } => failback::failback(self, region, dry, tell).await,
             Change::Drain { over_milliseconds, rate, .. } => {
                 drain::drain(self, Duration::from_millis(*over_milliseconds), *rate, dry, tell).await
             }

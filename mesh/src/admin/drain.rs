@@ -7,7 +7,8 @@ use hearth_protocol::{Placement, RegionId};
 use region_model::region_map::{MapCommand, MapState, RegionState};
 
 use super::change::{Made, Refused, Teller};
-use super::failover::{Dealt, count, deal, own_slots};
+use super::failback::{own_slot_count, take_slots};
+use super::failover::{Dealt, count, deal};
 use super::moves::{Left, many};
 use super::node::AdminNode;
 
@@ -36,10 +37,9 @@ pub(super) async fn drain(
     let mut left = Left::default();
     let mut moves = Vec::new();
     let mut loads = vec![0_u64; others.len()];
-    for log in node.homes_of(me).await? {
-        let placement = node.stores.placements.placement(log).await?;
-        match placement.and_then(|placement| target(&placement, &others, &mut loads)) {
-            Some(to) => moves.push((log, to)),
+    for owned in node.homes_of(me).await? {
+        match owned.placement.and_then(|placement| target(&placement, &others, &mut loads)) {
+            Some(to) => moves.push((owned.log, to)),
             None => left.add("none of its other voters takes part and is in reach".to_owned()),
         }
     }
@@ -80,20 +80,20 @@ pub(super) async fn drain(
 pub(super) async fn undrain(node: &AdminNode, dry: bool, tell: &Teller) -> Result<Made, Refused> {
     let map = node.map_state();
     let me = &node.region;
-    let own = own_slots(node, &map, me);
+    let own = own_slot_count(node, &map);
     if dry {
         tell.plan(format!("{me} takes part, and takes sessions, as before"));
-        tell.plan(format!("{me} becomes steward of {} slots again; homes stay where they are", count(&own)));
-        return Ok(Made::already("nothing was changed: this was a dry run").count("slotsMoved", count(&own)));
+        tell.plan(format!("{me} becomes steward of {own} slots again; homes stay where they are"));
+        return Ok(Made::already("nothing was changed: this was a dry run").count("slotsMoved", own));
     }
     let changed = set_draining(node, false).await?;
     let drained = node.handle.readiness() != region_core::Readiness::Ready;
     node.handle.set_draining(false);
     node.gateway.resume_serving();
-    let slots = deal(node, own, tell).await?;
+    let (slots, left) = take_slots(node, me, tell).await?;
     let text = format!("{me} takes part; to bring homes back: hearth home move --selector home=OTHER --to {me}");
     let made = if changed || drained || slots > 0 { Made::changed(text) } else { Made::already(text) };
-    Ok(made.count("slotsMoved", slots))
+    Ok(made.count("slotsMoved", slots).count("slotsLeft", left))
 }
 
 async fn set_draining(node: &AdminNode, draining: bool) -> Result<bool, Refused> {

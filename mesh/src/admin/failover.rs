@@ -8,6 +8,7 @@ use region_map::NotFailedOver;
 use region_model::region_map::{LEASE, MapCommand, MapFact, MapState, RegionState};
 
 use super::change::{Made, PATIENCE, Refused, Teller};
+use super::lossy;
 use super::node::AdminNode;
 
 /// Longest wait for a lease to lapse: two of the usual length, since one may have been renewed just before.
@@ -15,56 +16,43 @@ const LAPSE_PATIENCE: Duration = Duration::from_secs(2 * LEASE.as_secs());
 /// Between two looks whether it has.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// What the operator gives his word for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Word {
+    /// That the region, and with `accept_loss` a majority of the map's voters, is down.
+    pub(super) force: bool,
+    /// That homes are opened with the voters that live.
+    pub(super) accept_loss: bool,
+}
+
 /// Fences a region and gives its slots to others.
 pub(super) async fn failover(
     node: &AdminNode,
     region: &RegionId,
-    force: bool,
+    word: Word,
     dry: bool,
     tell: &Teller,
 ) -> Result<Made, Refused> {
     let map = node.map_state();
-    let Some(entry) = map.region(region) else { return Err(Refused::unknown(&map, region)) };
-    if *region == node.region {
-        let hint =
-            format!("ask the node of another region; to empty {region} while it runs: hearth region drain {region}");
-        return Err(Refused::because("a region does not fail itself over", hint));
-    }
-    let fenced = match entry.state {
-        RegionState::Active | RegionState::Draining => false,
-        RegionState::Fenced => true,
-        state @ (RegionState::Following | RegionState::Removed) => {
-            let message = format!("{region} is {}: it has nothing to fail over", state.as_str());
-            return Err(Refused::because(message, "look at it: hearth region status"));
-        }
-    };
-    if force && map.members().count() > 2 {
-        let message = "--force is for a mesh of two regions, where no majority can say that the other one is down";
-        return Err(Refused::because(message, format!("type: hearth region failover {region}")));
-    }
-    let alone = map.members().count() == 2 && map.named_map_voter().is_some_and(|voter| *voter == *region);
-    if alone && !force && !node.is_up(region) {
-        let message = format!("{region} is the one voter of the region map and is out of reach");
-        let hint = format!("if it is down for certain: hearth region failover {region} --force; it then starts fenced");
-        return Err(Refused::because(message, hint));
-    }
-    if !fenced && !force && node.is_up(region) {
-        let message = format!("{region} is in reach and renews its lease");
-        let hint = format!(
-            "stop it first (hearth dev stop {region}), or empty it while it runs: hearth region drain {region}"
-        );
-        return Err(Refused::because(message, hint));
-    }
+    let fenced = may_fail_over(node, &map, region, word)?;
     let homes = node.homes_of(region).await?.len() as u64;
+    // Typed again, the map goes on with one voter already.
+    let force = word.force && map.map_voters != [node.region.clone()];
     if dry {
+        if word.accept_loss {
+            lossy::plan(node, &map, region, force, tell).await?;
+        }
         return plan_failover(&map, region, force, homes, tell);
+    }
+    if word.accept_loss {
+        return lossy::failover(node, region, fenced, force, tell).await;
     }
     if force {
         return force_failover(node, region, homes, tell).await;
     }
     let fence = fence(node, region, tell).await?;
     tell.progress("fence", 1, Some(1), format!("{region} is fenced by version {fence} of the region map"));
-    let slots = node.map.reassign(region, PATIENCE).await?;
+    let slots = node.reassign(region).await?;
     tell.progress("slots", u64::from(slots.moved), None, format!("{} slots have new stewards", slots.moved));
     let text = if slots.left > 0 {
         format!("{region} is fenced; {} slots stay with it, because none of their voters takes part", slots.left)
@@ -78,6 +66,42 @@ pub(super) async fn failover(
         .count("slotsMoved", slots.moved.into())
         .count("slotsLeft", slots.left.into())
         .count("homesKnownHere", homes))
+}
+
+/// Whether the region is fenced already, where nothing speaks against its failover.
+fn may_fail_over(node: &AdminNode, map: &MapState, region: &RegionId, word: Word) -> Result<bool, Refused> {
+    let Word { force, accept_loss } = word;
+    let Some(entry) = map.region(region) else { return Err(Refused::unknown(map, region)) };
+    if *region == node.region {
+        let hint =
+            format!("ask the node of another region; to empty {region} while it runs: hearth region drain {region}");
+        return Err(Refused::because("a region does not fail itself over", hint));
+    }
+    let fenced = match entry.state {
+        RegionState::Active | RegionState::Draining => false,
+        RegionState::Fenced => true,
+        state @ (RegionState::Following | RegionState::Removed) => {
+            let message = format!("{region} is {}: it has nothing to fail over", state.as_str());
+            return Err(Refused::because(message, "look at it: hearth region status"));
+        }
+    };
+    if (force || accept_loss) && map.members().count() > 2 {
+        lossy::may_give_word(node, map, region, word)?;
+    }
+    let alone = map.members().count() == 2 && map.named_map_voter().is_some_and(|voter| *voter == *region);
+    if alone && !force && !node.is_up(region) {
+        let message = format!("{region} is the one voter of the region map and is out of reach");
+        let hint = format!("if it is down for certain: hearth region failover {region} --force; it then starts fenced");
+        return Err(Refused::because(message, hint));
+    }
+    if !fenced && (accept_loss || !force) && node.is_up(region) {
+        let message = format!("{region} is in reach and renews its lease");
+        let hint = format!(
+            "stop it first (hearth dev stop {region}), or empty it while it runs: hearth region drain {region}"
+        );
+        return Err(Refused::because(message, hint));
+    }
+    Ok(fenced)
 }
 
 /// What the map would do is asked of a copy of it.
@@ -111,7 +135,7 @@ fn plan_failover(map: &MapState, region: &RegionId, force: bool, homes: u64, tel
 }
 
 /// A fence stands once the lease must have lapsed; one that is renewed meanwhile is held by a region that lives.
-async fn fence(node: &AdminNode, region: &RegionId, tell: &Teller) -> Result<u64, Refused> {
+pub(super) async fn fence(node: &AdminNode, region: &RegionId, tell: &Teller) -> Result<u64, Refused> {
     let deadline = tokio::time::Instant::now() + LAPSE_PATIENCE;
     loop {
         match node.map.fence(region, PATIENCE).await {
@@ -136,7 +160,7 @@ async fn force_failover(node: &AdminNode, region: &RegionId, homes: u64, tell: &
     let answer = node.map.name_map_voter_by_force(PATIENCE).await?;
     let fact = answer.fact().map_err(Clone::clone);
     fact?;
-    let slots = node.map.reassign(region, PATIENCE).await?;
+    let slots = node.reassign(region).await?;
     let text = format!("{region} is fenced on your word that it is down; {} slots have new stewards", slots.moved);
     let made = if answer.changed() || slots.moved > 0 { Made::changed(text) } else { Made::already(text) };
     Ok(made
@@ -145,56 +169,8 @@ async fn force_failover(node: &AdminNode, region: &RegionId, homes: u64, tell: &
         .count("homesKnownHere", homes))
 }
 
-/// Gives a region that is back the slots that are its own by the configuration.
-pub(super) async fn failback(node: &AdminNode, region: &RegionId, dry: bool, tell: &Teller) -> Result<Made, Refused> {
-    let map = node.map_state();
-    let Some(entry) = map.region(region) else { return Err(Refused::unknown(&map, region)) };
-    match entry.state {
-        RegionState::Active => {}
-        RegionState::Draining => {
-            let message = format!("{region} is draining");
-            return Err(Refused::because(message, format!("end the drain: hearth region drain {region} --undo")));
-        }
-        RegionState::Fenced | RegionState::Following | RegionState::Removed => {
-            let message = format!("{region} is {}: it can take nothing back", entry.state.as_str());
-            let hint =
-                format!("start it and wait until `hearth region status` says active (dev: hearth dev start {region})");
-            return Err(Refused::because(message, hint));
-        }
-    }
-    if !node.is_up(region) {
-        let message = format!("{region} is out of reach of {}", node.region);
-        return Err(Refused::because(message, "mend the link, or ask the node of a region that reaches it"));
-    }
-    let own = own_slots(node, &map, region);
-    let total = count(&own);
-    if dry {
-        tell.plan(format!("{region} becomes steward of {total} slots again"));
-        tell.plan(format!("homes stay where they are: hearth home move --selector home=OTHER --to {region}"));
-        return Ok(Made::already("nothing was changed: this was a dry run").count("slotsMoved", total));
-    }
-    let moved = deal(node, own, tell).await?;
-    let text = format!(
-        "{region} stewards what is its own; to bring homes back: hearth home move --selector home=OTHER --to {region}"
-    );
-    let made = if moved > 0 { Made::changed(text) } else { Made::already(text) };
-    Ok(made.count("slotsMoved", moved))
-}
-
 /// Slots by the steward and the voters that they are to have.
 pub(super) type Dealt = BTreeMap<(RegionId, Vec<RegionId>), Vec<Slot>>;
-
-/// Slots that are a region's by the configuration and that others steward; it votes for them still.
-pub(super) fn own_slots(node: &AdminNode, map: &MapState, region: &RegionId) -> Dealt {
-    let mut own = Dealt::new();
-    for (slot, group) in map.slots.iter() {
-        let is_own = node.configured.steward(slot) == region;
-        if is_own && group.steward != *region && group.voters.contains(region) {
-            own.entry((region.clone(), group.voters.clone())).or_default().push(slot);
-        }
-    }
-    own
-}
 
 pub(super) fn count(slots: &Dealt) -> u64 {
     slots.values().map(|slots| slots.len() as u64).sum()
@@ -204,13 +180,15 @@ pub(super) fn count(slots: &Dealt) -> u64 {
 pub(super) async fn deal(node: &AdminNode, slots: Dealt, tell: &Teller) -> Result<u64, Refused> {
     let (total, mut moved) = (count(&slots), 0);
     for ((steward, voters), slots) in slots {
-        node.propose(|map| MapCommand::Place {
+        let place = |map: &MapState| MapCommand::Place {
             slots: slots.clone(),
             steward: steward.clone(),
             voters: voters.clone(),
             seen: map.changed,
-        })
-        .await?;
+        };
+        let answer = node.propose(place).await?;
+        // What is looked at next, here or by whoever asked, has it.
+        node.newer(answer.version()).await;
         moved += slots.len() as u64;
         tell.progress("slots", moved, Some(total), format!("{moved} of {total} slots are dealt anew"));
     }

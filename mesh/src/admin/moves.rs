@@ -62,10 +62,10 @@ pub(super) async fn all(node: &AdminNode, to: &RegionId, rate: u32, dry: bool, t
     }
     let mut moves = Vec::new();
     let mut left = Left::default();
-    for log in node.homes_of(&node.region).await? {
-        match node.stores.placements.placement(log).await? {
+    for owned in node.homes_of(&node.region).await? {
+        match owned.placement {
             Some(placement) => match may_move(node, &placement, to) {
-                Ok(()) => moves.push((log, to.clone())),
+                Ok(()) => moves.push((owned.log, to.clone())),
                 Err(refused) => left.add(refused.message),
             },
             None => left.add("its placement is not known here yet".to_owned()),

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edge_gateway::GatewayHandle;
-use hearth_protocol::admin::{CopyRow, HomeRow, LossRow, Losses, NodeStatus, ParkedPage, ParkedRow, RegionRow, Status};
-use hearth_protocol::record::LogRecord;
-use hearth_protocol::{ConversationId, LogId, LogKind, RegionId, RegionMap};
-use region_core::{Readiness, RegionHandle};
+use hearth_protocol::admin::{
+    CopyRow, HomeRow, LossRow, LossStatementRow, Losses, NodeStatus, ParkedPage, ParkedRow, RegionRow, Status,
+};
+use hearth_protocol::{ConversationId, LogId, LogKind, Placement, RegionId, RegionMap};
+use region_core::{Loss, Readiness, RegionHandle};
 use region_map::{LeaseView, MapNode, RegionMapLog as _};
 use region_model::ports::{LogSummary, StoreError, Stores};
 use region_model::region_map::{MapState, RegionState};
@@ -41,6 +42,34 @@ pub(crate) struct AdminNode {
     pub(crate) under_way: parking_lot::Mutex<Option<String>>,
 }
 
+/// A log that is held here, and where it lives.
+#[derive(Clone, Debug)]
+pub(super) struct Owned {
+    pub(super) log: LogId,
+    pub(super) home: RegionId,
+    pub(super) voters: Vec<RegionId>,
+    /// Its placement, where that is the newest word of it that is known here.
+    pub(super) placement: Option<Placement>,
+    /// Epochs that opened with a loss statement.
+    pub(super) losses: u64,
+}
+
+impl Owned {
+    /// After a failover or a move a placement is known before the log accepts its epoch; an epoch may be accepted before
+    /// its placement is known.
+    fn of(summary: LogSummary, placement: Option<Placement>) -> Self {
+        let LogSummary { log, record, .. } = summary;
+        let losses = record.openings.iter().filter(|opening| opening.loss).count() as u64;
+        match placement.filter(|placement| placement.epoch >= record.accepted) {
+            Some(placement) => {
+                let (home, voters) = (placement.home.clone(), placement.voters.clone());
+                Self { log, home, voters, placement: Some(placement), losses }
+            }
+            None => Self { log, home: record.home, voters: record.voters, placement: None, losses },
+        }
+    }
+}
+
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -55,31 +84,36 @@ impl AdminNode {
         *region == self.region || self.links.is_up(region.as_str())
     }
 
-    /// Runs over all logs of a kind that are held here, a page at a time.
-    pub(super) async fn each_log(&self, kind: LogKind, mut look: impl FnMut(LogSummary)) -> Result<(), StoreError> {
-        let mut after = None;
-        loop {
-            let page = self.stores.log.logs(kind, after, PAGE).await?;
-            let full = page.len() == PAGE;
-            after = page.last().map(|summary| summary.log);
-            page.into_iter().for_each(&mut look);
-            if !full {
-                return Ok(());
+    /// Conversations and users' records that are held here, with where they live: as the newest
+    /// word of them says, which a placement may be and what the log itself accepted.
+    pub(super) async fn owned_logs(&self, mut look: impl FnMut(Owned)) -> Result<(), StoreError> {
+        for kind in MOVABLE {
+            let mut after = None;
+            loop {
+                let page = self.stores.log.logs(kind, after, PAGE).await?;
+                let full = page.len() == PAGE;
+                after = page.last().map(|summary| summary.log);
+                for summary in page {
+                    let placement = self.stores.placements.placement(summary.log).await?;
+                    look(Owned::of(summary, placement));
+                }
+                if !full {
+                    break;
+                }
             }
         }
+        Ok(())
     }
 
     /// Conversations and users' records whose home is `home`, of those that are held here.
-    pub(super) async fn homes_of(&self, home: &RegionId) -> Result<Vec<LogId>, StoreError> {
+    pub(super) async fn homes_of(&self, home: &RegionId) -> Result<Vec<Owned>, StoreError> {
         let mut logs = Vec::new();
-        for kind in MOVABLE {
-            self.each_log(kind, |summary| {
-                if summary.record.home == *home {
-                    logs.push(summary.log);
-                }
-            })
-            .await?;
-        }
+        self.owned_logs(|owned| {
+            if owned.home == *home {
+                logs.push(owned);
+            }
+        })
+        .await?;
         Ok(logs)
     }
 
@@ -109,14 +143,12 @@ impl AdminNode {
 
     async fn node_status(&self) -> Result<NodeStatus, StoreError> {
         let (mut logs, mut homes, mut losses) = (0, 0, 0);
-        for kind in MOVABLE {
-            self.each_log(kind, |summary| {
-                logs += 1;
-                homes += u64::from(summary.record.home == self.region);
-                losses += statements(&summary.record).count() as u64;
-            })
-            .await?;
-        }
+        self.owned_logs(|owned| {
+            logs += 1;
+            homes += u64::from(owned.home == self.region);
+            losses += owned.losses;
+        })
+        .await?;
         let mut parked = 0;
         let mut after = None;
         loop {
@@ -147,6 +179,9 @@ impl AdminNode {
     pub(super) async fn home(&self, conversation: ConversationId) -> Result<Option<HomeRow>, StoreError> {
         let loaded = self.stores.log.load(LogId::conversation(conversation)).await?;
         let Some(placement) = loaded.placement else { return Ok(None) };
+        // A change of it stands in the log.
+        let shown = self.handle.view(LogId::conversation(conversation)).await;
+        let mode = shown.map_or(placement.partition_mode, |view| view.mode);
         let copy = loaded.record.map(|record| CopyRow {
             length: loaded.length,
             mark: loaded.mark,
@@ -155,7 +190,6 @@ impl AdminNode {
             openings: record.openings.iter().map(|opening| (opening.epoch.0, opening.first)).collect(),
             open_ranges: record.open_ranges,
         });
-        let mode = serde_json::to_value(placement.partition_mode).ok();
         Ok(Some(HomeRow {
             conversation,
             region: self.region.clone(),
@@ -163,7 +197,7 @@ impl AdminNode {
             epoch: placement.epoch.0,
             voters: placement.voters,
             durability: placement.durability.as_str().to_owned(),
-            partition_mode: mode.and_then(|mode| mode.as_str().map(str::to_owned)).unwrap_or_default(),
+            partition_mode: mode.as_str().to_owned(),
             allowed_regions: placement.allowed_regions,
             copy,
         }))
@@ -190,25 +224,10 @@ impl AdminNode {
     }
 
     pub(super) async fn losses(&self) -> Result<Losses, StoreError> {
-        let mut losses = Vec::new();
-        let mut more = false;
-        for kind in MOVABLE {
-            self.each_log(kind, |summary| {
-                for (epoch, first) in statements(&summary.record) {
-                    if losses.len() == ROWS {
-                        more = true;
-                        return;
-                    }
-                    let log = match summary.log.as_conversation() {
-                        Some(conversation) => conversation.to_string(),
-                        None => summary.log.to_string(),
-                    };
-                    losses.push(LossRow { log, home: Some(summary.record.home.clone()), epoch, first });
-                }
-            })
-            .await?;
-        }
-        Ok(Losses { region: self.region.clone(), losses, more })
+        let mut losses = self.handle.losses().await?;
+        let more = losses.len() > ROWS;
+        losses.truncate(ROWS);
+        Ok(Losses { region: self.region.clone(), losses: losses.into_iter().map(loss_row).collect(), more })
     }
 
     /// The members of the mesh that take part and that this node reaches, beside `but`.
@@ -218,7 +237,15 @@ impl AdminNode {
     }
 }
 
-/// Epochs that opened with a loss statement, and their first sequences.
-fn statements(record: &LogRecord) -> impl Iterator<Item = (u64, u64)> {
-    record.openings.iter().filter(|opening| opening.loss).map(|opening| (opening.epoch.0, opening.first))
+fn loss_row(loss: Loss) -> LossRow {
+    let Loss { log, home, epoch, first, statement, accepted, tail, back, settled } = loss;
+    let statement = statement.map(|statement| LossStatementRow {
+        lost_home: statement.lost_home,
+        epoch: statement.epoch.0,
+        from: statement.from,
+        covered_copies: statement.covered_copies,
+        made_at: statement.made_at,
+    });
+    let log = log.as_conversation().map_or_else(|| log.to_string(), |conversation| conversation.to_string());
+    LossRow { log, home: Some(home), epoch, first, statement, accepted, tail, back, settled }
 }

@@ -5,7 +5,7 @@ use region_model::region_map::{MapCommand, RegionState};
 
 use super::change::{Made, PATIENCE, Refused, Teller};
 use super::failover::{Dealt, count, deal};
-use super::node::{AdminNode, MOVABLE};
+use super::node::AdminNode;
 
 /// Adds a region: it follows first; once it runs and is in reach it takes part.
 pub(super) async fn add(node: &AdminNode, region: &RegionId, dry: bool, tell: &Teller) -> Result<Made, Refused> {
@@ -115,13 +115,11 @@ async fn remove_from_map(node: &AdminNode, region: &RegionId) -> Result<bool, Re
 /// Refused while a log that is held here has its home or a vote there.
 async fn needed_by(node: &AdminNode, region: &RegionId) -> Result<(), Refused> {
     let (mut homes, mut votes) = (0_u64, 0_u64);
-    for kind in MOVABLE {
-        node.each_log(kind, |summary| {
-            homes += u64::from(summary.record.home == *region);
-            votes += u64::from(summary.record.voters.contains(region));
-        })
-        .await?;
-    }
+    node.owned_logs(|owned| {
+        homes += u64::from(owned.home == *region);
+        votes += u64::from(owned.voters.contains(region));
+    })
+    .await?;
     if homes > 0 {
         let message = format!("{region} is the home of {homes} logs that {} knows", node.region);
         return Err(Refused::because(message, format!("move them first: hearth region drain {region}")));

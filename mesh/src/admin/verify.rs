@@ -1,13 +1,12 @@
 //! `hearth verify`: every log of a store, entry by entry.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use hearth_protocol::admin::{FaultRow, Line};
 use hearth_protocol::record::LogRecord;
-use hearth_protocol::{LogId, LogKind, RegionId, SealedEntry};
+use hearth_protocol::{LogId, LogKind, RegionId};
 use region_model::chain::ChainCheck;
-use region_model::ports::{LogSummary, StoreError, Stores};
+use region_model::ports::{LogLook, NotRead, StoreError, Stores};
 use region_store::embedded::{Embedded, EmbeddedOptions, OpenError};
 
 use super::change::Teller;
@@ -20,14 +19,6 @@ const TELL_EVERY: u64 = 500;
 /// Faults told; more are only counted.
 const FAULTS_TOLD: u64 = 1_000;
 
-/// Where the logs are.
-enum Source {
-    /// The store of a region that runs: one whose row does not read stops its region, so the walk ends there.
-    Running(Stores),
-    /// The store of a region that is down: it is opened again behind a row that does not read.
-    Folder { folder: PathBuf, region: RegionId, store: Option<Embedded> },
-}
-
 /// Why a walk did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum NotVerified {
@@ -37,38 +28,16 @@ pub enum NotVerified {
     /// There is no store at that place.
     #[error("{} holds no store", .0.display())]
     NoStore(PathBuf),
-    /// The store does not read, and where was told as a fault if it is known.
+    /// The store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-impl Source {
-    fn stores(&mut self) -> Result<Stores, OpenError> {
-        match self {
-            Self::Running(stores) => Ok(stores.clone()),
-            Self::Folder { folder, region, store } => {
-                let open = match store.take() {
-                    Some(open) if open.broken().borrow().is_none() => open,
-                    broken => {
-                        drop(broken);
-                        Embedded::open(folder, region, &EmbeddedOptions::default())?
-                    }
-                };
-                let stores = open.stores();
-                *store = Some(open);
-                Ok(stores)
-            }
-        }
-    }
-
-    fn goes_on_behind_what_does_not_read(&self) -> bool {
-        matches!(self, Self::Folder { .. })
-    }
-}
-
 /// A walk over all logs.
 struct Walk<'a> {
-    source: Source,
+    stores: Stores,
+    /// Whether the region writes meanwhile.
+    running: bool,
     region: RegionId,
     tell: &'a Teller,
     logs: u64,
@@ -76,12 +45,18 @@ struct Walk<'a> {
     faults: u64,
 }
 
-/// Walks the store of a region that runs.
+impl<'a> Walk<'a> {
+    fn new(stores: Stores, running: bool, region: RegionId, tell: &'a Teller) -> Self {
+        Self { stores, running, region, tell, logs: 0, entries: 0, faults: 0 }
+    }
+}
+
+/// Walks the store of a region that runs. What does not read is a fault, and does not stop the region.
 ///
 /// # Errors
 /// [`NotVerified`].
 pub(super) async fn running(region: RegionId, stores: Stores, tell: &Teller) -> Result<Line, NotVerified> {
-    Walk { source: Source::Running(stores), region, tell, logs: 0, entries: 0, faults: 0 }.run().await
+    Walk::new(stores, true, region, tell).run().await
 }
 
 /// Walks the store of a region that is down, in its data folder. Opening it replays what its journal holds.
@@ -93,8 +68,8 @@ pub async fn folder(data: &Path, region: RegionId, tell: &Teller) -> Result<Line
     if !folder.is_dir() {
         return Err(NotVerified::NoStore(folder));
     }
-    let source = Source::Folder { folder, region: region.clone(), store: None };
-    Walk { source, region, tell, logs: 0, entries: 0, faults: 0 }.run().await
+    let store = Embedded::open(&folder, &region, &EmbeddedOptions::default())?;
+    Walk::new(store.stores(), false, region, tell).run().await
 }
 
 impl Walk<'_> {
@@ -102,13 +77,21 @@ impl Walk<'_> {
         for kind in KINDS {
             let mut after = None;
             loop {
-                let page = self.page(kind, after).await?;
-                let full = page.len() == PAGE;
-                after = page.last().map(|summary| summary.log);
-                for summary in page {
-                    self.log(&summary).await?;
+                let page = match self.stores.inspect.log_ids(kind, after, PAGE).await {
+                    Ok(page) => page,
+                    Err(NotRead::Store(error)) => return Err(error.into()),
+                    Err(NotRead::Row(error)) => {
+                        let place = after.map_or_else(|| format!("{kind:?}"), |log| format!("after {log}"));
+                        let fault = format!("the list of logs does not read, those behind are not walked: {error}");
+                        self.fault(place, 0, fault, None);
+                        break;
+                    }
+                };
+                after = page.last().copied();
+                for log in &page {
+                    self.log(*log).await?;
                 }
-                if !full {
+                if page.len() < PAGE {
                     break;
                 }
             }
@@ -117,32 +100,33 @@ impl Walk<'_> {
         Ok(Line::Verified { region, logs, entries, faults })
     }
 
-    async fn page(&mut self, kind: LogKind, after: Option<LogId>) -> Result<Vec<LogSummary>, NotVerified> {
-        let stores = self.source.stores()?;
-        match stores.log.logs(kind, after, PAGE).await {
-            Ok(page) => Ok(page),
-            Err(error) => {
-                let place = after.map_or_else(|| "the start".to_owned(), |log| log.to_string());
-                let fault =
-                    format!("a record or a last entry of one of the {PAGE} logs behind it does not read: {error}");
-                self.fault(format!("after {place}"), 0, fault, None);
-                Err(error.into())
+    /// What is known of a log; `None` once its record was told not to read.
+    async fn look(&mut self, log: LogId) -> Result<Option<LogLook>, NotVerified> {
+        match self.stores.inspect.look(log).await {
+            Ok(look) => Ok(look),
+            Err(NotRead::Store(error)) => Err(error.into()),
+            Err(NotRead::Row(error)) => {
+                self.fault(log.to_string(), 0, format!("its record or its end does not read: {error}"), None);
+                Ok(None)
             }
         }
     }
 
-    async fn log(&mut self, summary: &LogSummary) -> Result<(), NotVerified> {
-        let mut found = self.walk(summary).await?;
-        if !found.is_empty() && !self.source.goes_on_behind_what_does_not_read() {
+    async fn log(&mut self, log: LogId) -> Result<(), NotVerified> {
+        if let Some(mut look) = self.look(log).await? {
+            let mut found = self.walk(log, &look).await?;
             // A running region may have put a tail apart or begun above a gap meanwhile: the log as it is now counts.
-            let loaded = self.source.stores()?.log.load(summary.log).await?;
-            if let Some(record) = loaded.record.filter(|record| *record != summary.record) {
-                let now = LogSummary { record, length: loaded.length, mark: loaded.mark, ..summary.clone() };
-                found = self.walk(&now).await?;
+            if !found.is_empty()
+                && self.running
+                && let Some(now) = self.look(log).await?
+                && now.record != look.record
+            {
+                found = self.walk(log, &now).await?;
+                look = now;
             }
-        }
-        for (sequence, fault) in found {
-            self.fault(summary.log.to_string(), sequence, fault, Some(&summary.record));
+            for (sequence, fault) in found {
+                self.fault(log.to_string(), sequence, fault, Some(&look.record));
+            }
         }
         self.logs += 1;
         if self.logs.is_multiple_of(TELL_EVERY) {
@@ -152,40 +136,31 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// What is wrong with one log, by sequence.
-    async fn walk(&mut self, summary: &LogSummary) -> Result<Vec<(u64, String)>, NotVerified> {
-        let mut check = ChainCheck::new(&summary.record);
+    /// What is wrong with one log, by sequence. Entries are read one at a time, so that one that does not read has a
+    /// number.
+    async fn walk(&mut self, log: LogId, look: &LogLook) -> Result<Vec<(u64, String)>, NotVerified> {
+        let mut check = ChainCheck::new(&look.record);
         let mut found = Vec::new();
-        while check.next() < summary.length {
+        while check.next() < look.length {
             let sequence = check.next();
-            match self.entry(summary.log, sequence).await {
+            match self.stores.inspect.entry(log, sequence).await {
                 Ok(entry) => {
                     self.entries += 1;
                     if let Err(fault) = check.take(entry.as_deref()) {
                         found.push((sequence, fault.to_string()));
                     }
                 }
-                Err(error) => {
-                    let fault = format!("it does not read: {error}");
-                    if !self.source.goes_on_behind_what_does_not_read() {
-                        self.fault(summary.log.to_string(), sequence, fault, Some(&summary.record));
-                        return Err(error.into());
-                    }
-                    found.push((sequence, fault));
+                Err(NotRead::Row(error)) => {
+                    found.push((sequence, format!("it does not read: {error}")));
                     check.skip();
                 }
+                Err(NotRead::Store(error)) => return Err(error.into()),
             }
         }
-        if let Err(fault) = check.end(summary.mark) {
-            found.push((summary.length, fault.to_string()));
+        if let Err(fault) = check.end(look.mark) {
+            found.push((look.length, fault.to_string()));
         }
         Ok(found)
-    }
-
-    /// One at a time, so that one that does not read has a number.
-    async fn entry(&mut self, log: LogId, sequence: u64) -> Result<Option<Arc<SealedEntry>>, StoreError> {
-        let stores = self.source.stores().map_err(|error| StoreError::Unavailable(Arc::from(error.to_string())))?;
-        Ok(stores.log.read(log, sequence, sequence + 1, 1, usize::MAX).await?.pop())
     }
 
     fn fault(&mut self, log: String, sequence: u64, fault: String, record: Option<&LogRecord>) {

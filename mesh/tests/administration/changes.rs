@@ -6,7 +6,7 @@ use hearth_protocol::{ConversationId, RegionId};
 use crate::support::{Mesh, id};
 
 fn failover(region: &str) -> Change {
-    Change::Failover { region: id(region), force: false }
+    Change::Failover { region: id(region), force: false, accept_loss: false }
 }
 
 fn drain(region: &str) -> Change {

@@ -37,6 +37,24 @@ fn entry(epoch: u64, sequence: u64, previous: Hash) -> Arc<SealedEntry> {
     SealedEntry::seal(Entry { fixed, content: Some((salt, content)) })
 }
 
+fn empty_append(log: LogId) -> LogAppend {
+    LogAppend {
+        log,
+        expect: 0,
+        epoch: Epoch(1),
+        entries: vec![],
+        mark: 0,
+        record: None,
+        snapshot: None,
+        apart: None,
+        promises: false,
+        begin: None,
+        filled: vec![],
+        dedup: vec![],
+        outbox: vec![],
+    }
+}
+
 /// The log with this number, of entries with these epochs, the one at `broken` with another predecessor.
 async fn plant(folder: &Path, number: u128, epochs: &[u64], broken: Option<u64>) -> LogId {
     let log = LogId::conversation(ConversationId(Uuid::from_u128(number)));
@@ -56,22 +74,32 @@ async fn plant(folder: &Path, number: u128, epochs: &[u64], broken: Option<u64>)
         published: 0,
         open_ranges: vec![],
     };
-    let append = LogAppend {
-        log,
-        expect: 0,
-        epoch: Epoch(1),
-        entries,
-        mark: 0,
-        record: Some(record),
-        snapshot: None,
-        apart: None,
-        promises: false,
-        begin: None,
-        filled: vec![],
-        dedup: vec![],
-        outbox: vec![],
-    };
+    let append = LogAppend { entries, record: Some(record), ..empty_append(log) };
     store.stores().log.append(vec![append]).await.expect("appended");
+    store.close();
+    log
+}
+
+/// The log with this number, whose entry at `spoiled` has other content on disk than it was sealed with.
+async fn plant_unreadable(folder: &Path, number: u128, spoiled: u64) -> LogId {
+    let log = plant(folder, number, &[1, 1, 1, 1], None).await;
+    let store = Embedded::open(&folder.join("store"), &id("ra"), &EmbeddedOptions::default()).expect("opens");
+    let stores = store.stores();
+    let mut entries = stores.log.read(log, 0, 4, 4, usize::MAX).await.expect("it reads");
+    let whole = Arc::clone(&entries[usize::try_from(spoiled).expect("small")]);
+    let mut encoded = whole.encoded.to_vec();
+    *encoded.last_mut().expect("it has content") ^= 1;
+    let spoiled_entry = SealedEntry { entry: whole.entry.clone(), encoded: encoded.into(), hash: whole.hash };
+    entries.truncate(usize::try_from(spoiled).expect("small"));
+    // What follows it is written again behind it.
+    let rest = stores.log.read(log, spoiled + 1, 4, 4, usize::MAX).await.expect("it reads");
+    let record = stores.log.load(log).await.expect("it reads").record;
+    stores.log.remove(log).await.expect("removed");
+    entries.push(Arc::new(spoiled_entry));
+    entries.extend(rest);
+    let append = LogAppend { log, expect: 0, entries, record, ..empty_append(log) };
+    stores.log.append(vec![append]).await.expect("appended");
+    drop(stores);
     store.close();
     log
 }
@@ -107,6 +135,20 @@ async fn a_changed_entry_and_a_forked_epoch_are_named_with_log_sequence_and_what
     assert!(faults[0].fault.contains("predecessor") && faults[1].fault.contains("forked"));
     assert!(faults.iter().all(|fault| fault.hint.contains("rb") && fault.hint.contains("hearth region failover ra")));
     assert_eq!(last, Line::Verified { region: id("ra"), logs: 3, entries: 12, faults: 2 });
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_read_is_named_and_the_walk_goes_on_behind_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let middle = plant_unreadable(folder.path(), 1, 2).await;
+    let last = plant_unreadable(folder.path(), 2, 3).await;
+    let forked = plant(folder.path(), 3, &[1, 1, 2, 1], None).await;
+    let (faults, ended) = walk(folder.path()).await;
+    println!("{faults:#?}");
+    let places: Vec<_> = faults.iter().map(|fault| (fault.log.clone(), fault.sequence)).collect();
+    assert_eq!(places, [(middle.to_string(), 2), (last.to_string(), 3), (forked.to_string(), 2)]);
+    assert!(faults[..2].iter().all(|fault| fault.fault.contains("does not read") && fault.fault.contains("digest")));
+    assert_eq!(ended, Line::Verified { region: id("ra"), logs: 3, entries: 10, faults: 3 });
 }
 
 #[tokio::test]

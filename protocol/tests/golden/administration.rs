@@ -22,8 +22,12 @@ fn every_change_has_its_golden_form_and_reads_back() {
     let conversation = ConversationId(Uuid::from_u128(7));
     let ask = |change| ChangeRequest { change, dry_run: true };
     golden(
-        &ask(Change::Failover { region: us.clone(), force: false }),
+        &ask(Change::Failover { region: us.clone(), force: false, accept_loss: false }),
         r#"{"change":{"do":"failover","region":"us-east","force":false},"dryRun":true}"#,
+    );
+    golden(
+        &Change::Failover { region: us.clone(), force: true, accept_loss: true },
+        r#"{"do":"failover","region":"us-east","force":true,"acceptLoss":true}"#,
     );
     golden(&Change::Failback { region: us.clone() }, r#"{"do":"failback","region":"us-east"}"#);
     golden(

@@ -6,6 +6,7 @@ use hearth_protocol::client::{
     encode_message_new, encode_server_frame,
 };
 use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, Role, Settings};
+use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::rest::{
     ConversationRow, HistoryResponse, Participant, Range, Row, SyncRefusal, SyncResponse, SyncedConversation,
 };
@@ -67,6 +68,7 @@ fn conversation_row(whole: bool) -> ConversationRow {
             retention_days: 30,
         }),
         durability: whole.then_some(Level::Majority),
+        partition_mode: None,
         voters: whole.then(|| vec![region("eu-west"), region("us-east")]),
         floor_sequence: whole.then_some(1),
     }
@@ -148,6 +150,7 @@ fn message_frames() -> Vec<(&'static str, ServerFrame)> {
         error: ErrorCode::Expired,
         message: "parked longer than 7 days".to_owned(),
     };
+    let read_only = ConversationRow { partition_mode: Some(PartitionMode::ReadOnly), ..conversation_row(true) };
     vec![
         ("message.ack", ack(None)),
         ("message.ack-duplicate", ack(Some(true))),
@@ -159,6 +162,7 @@ fn message_frames() -> Vec<(&'static str, ServerFrame)> {
         ("message.new-member", ServerFrame::New(Box::new(member_row()))),
         ("conversation.new", ServerFrame::ConversationNew(Box::new(conversation_row(false)))),
         ("conversation.updated", ServerFrame::ConversationUpdated(Box::new(conversation_row(true)))),
+        ("conversation.updated-read-only", ServerFrame::ConversationUpdated(Box::new(read_only))),
     ]
 }
 

@@ -76,6 +76,9 @@ fn changes() -> Vec<(&'static str, Change)> {
         ("profile-nothing", Change::Profile { display_name: None, avatar_url: None }),
         ("place-2", Change::Place { replaces: Some(Epoch(1)), placement: opened_placement() }),
         ("place-2-first", Change::Place { replaces: None, placement: placement() }),
+        ("partition-mode-park", Change::PartitionMode(PartitionMode::Park)),
+        ("partition-mode-read-only", Change::PartitionMode(PartitionMode::ReadOnly)),
+        ("partition-mode-fail", Change::PartitionMode(PartitionMode::Fail)),
     ]
 }
 

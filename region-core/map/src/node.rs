@@ -322,16 +322,16 @@ impl MapNode {
         Ok(())
     }
 
-    /// In a mesh of at most two regions, on the operator's word that the other one is down: this region becomes the one
-    /// map voter, and the other one is fenced and starts fenced. The map as this region has it goes on.
+    /// On the operator's word that a majority of the map's voters is down: this region becomes the one map voter, and all
+    /// others are fenced and start fenced. The map as this region has it goes on.
     ///
     /// # Errors
-    /// [`StartError::Failed`] where more than two regions are; else of the store, or when the map does not answer
-    /// within `patience`.
+    /// [`StartError::Failed`] before there is a map; else of the store, or when the map does not answer within
+    /// `patience`.
     pub async fn name_map_voter_by_force(&self, patience: Duration) -> Result<MapAnswer, StartError> {
         let map = self.inner.applied.map();
-        if map.version == 0 || map.members().count() > 2 {
-            return Err(StartError::Failed(MapRefusal::NotTwoRegions.to_string()));
+        if map.version == 0 {
+            return Err(StartError::Failed(MapRefusal::NotFounded.to_string()));
         }
         let region = self.inner.options.region.clone();
         if map.map_voters != [region.clone()] {

@@ -7,6 +7,7 @@
 //! ```
 //! makes one `#[tokio::test]` of each sentence. Every sentence gets a subject of its own, with empty stores.
 
+mod looks;
 mod map_store;
 pub mod samples;
 mod tails;
@@ -14,6 +15,7 @@ mod tails;
 use std::future::Future;
 use std::pin::Pin;
 
+pub use looks::a_look_shows_what_a_read_shows_and_ids_without_records;
 pub use map_store::{
     keys_of_the_map_are_put_ranged_and_taken_away_in_order,
     writes_of_the_map_keep_their_order_and_are_there_after_a_reopen,
@@ -62,6 +64,7 @@ macro_rules! store_conformance {
             dedup_finds_what_was_appended_and_nothing_else,
             dedup_records_before_a_time_are_forgotten_page_by_page_and_no_others,
             logs_are_paged_by_id_within_their_kind,
+            a_look_shows_what_a_read_shows_and_ids_without_records,
             a_removed_log_leaves_only_its_placement,
             a_placement_of_an_older_epoch_is_ignored,
             the_outbox_is_ordered_and_forgets_what_is_done,

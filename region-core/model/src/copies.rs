@@ -375,7 +375,10 @@ impl<R: Clone> Log<R> {
         }
         replica.flying = None;
         replica.sent = durable;
-        if durable > 0 {
+        // That a new steward opened a placement log is told of an empty one, too: who has its epoch has its line.
+        let opened = self.id.kind == LogKind::Placement
+            && self.record.as_ref().is_some_and(|record| record.accepted > Epoch(1) && record.voters.contains(peer));
+        if durable > 0 || opened {
             self.send_entries(peer, durable, &[], Lane::Log(self.id), context);
         }
     }

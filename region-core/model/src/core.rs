@@ -11,6 +11,7 @@ mod links;
 mod lookups;
 mod moves;
 mod parked;
+mod partition;
 mod pulls;
 mod rounds;
 mod routing;
@@ -322,6 +323,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Input::TailPage { log, entries } => self.tail_page(log, &entries, now, effects),
             Input::TailsAtStart(logs) => self.tails_at_start(logs),
             Input::Map(map) => self.map_changed(map, now, effects),
+            Input::AcceptLoss(region, fence) => self.accept_loss(region, fence, now, effects),
             Input::Move { log, to, reply } => self.on_log(log, Waiting::Move { to, reply }, now, effects),
             Input::ReplicaPage { log, peer, from, entries } => {
                 let home_here = self.home_here(log);

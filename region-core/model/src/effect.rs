@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::record::{Opening, OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, Placement, Position, Refusal, RegionId, SealedEntry, UserId, mesh};
 use uuid::Uuid;
@@ -144,6 +145,8 @@ pub enum Effect<R> {
         /// Members as last known here.
         audience: Arc<Members>,
     },
+    /// A conversation has its home elsewhere from now on: sessions of members here are told.
+    HomeChanged(LogId),
     /// A user record that this region holds changed, up to the mark.
     UserChanged {
         /// The record.
@@ -207,6 +210,12 @@ pub struct LogView {
     pub openings: Vec<Opening>,
     /// The folded state.
     pub view: View,
+    /// What an edge does while the home is out of reach.
+    pub mode: PartitionMode,
+    /// Whether the home is out of the reach of this region: behind a link that is down, or here without a lease.
+    pub home_out_of_reach: bool,
+    /// Whether the present home took, or refused for good, all of the tail that is kept here; `None` without a tail.
+    pub tail_settled: Option<bool>,
 }
 
 /// Names a send for the connections that wait for it.

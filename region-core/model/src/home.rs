@@ -150,8 +150,9 @@ impl<R> HomeState<R> {
     }
 }
 
-/// Entries that clients name by id: only they are deduplicated.
-pub(crate) fn is_by_id(kind: EntryKind) -> bool {
+/// Entries that clients name by id: only they are deduplicated, and come back when they are in a tail.
+#[must_use]
+pub fn is_by_id(kind: EntryKind) -> bool {
     matches!(kind, EntryKind::Message | EntryKind::Member | EntryKind::System)
 }
 

@@ -25,4 +25,5 @@ pub mod view;
 pub use command::{Ack, Command, Outcome};
 pub use core::{CoreGauges, CoreOptions, Input, Now, RegionCore, region_sender};
 pub use effect::{DeviceOutcome, Effect, Lane, LogView};
+pub use home::is_by_id;
 pub use parking::ParkingBounds;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::record::{DedupRecord, LogRecord, Opening, OutboxRecord};
 use hearth_protocol::{
     Change, DeviceId, EntryKind, Epoch, Hash, Header, LogId, LogKind, Placement, RegionId, SealedEntry, Timestamp,
@@ -241,7 +242,19 @@ impl<R: Clone> Log<R> {
             floor: self.record.as_ref().map_or(1, |record| record.floor.max(1)),
             openings: self.record.as_ref().map(|record| record.openings.clone()).unwrap_or_default(),
             view: self.view.clone(),
+            mode: self.partition_mode(),
+            home_out_of_reach: false,
+            tail_settled: None,
         }
+    }
+
+    /// What an edge does while the home is out of reach: as it was changed last, or as it was created.
+    pub(crate) fn partition_mode(&self) -> PartitionMode {
+        let changed = match &self.view {
+            View::Conversation(state) => state.partition_mode,
+            View::Empty | View::User(_) | View::Placements(_) => None,
+        };
+        changed.or(self.placement.as_ref().map(|placement| placement.partition_mode)).unwrap_or_default()
     }
 
     /// An entry above the mark.

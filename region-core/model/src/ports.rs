@@ -221,6 +221,42 @@ pub trait MessageLog: Send + Sync + std::fmt::Debug {
     async fn remove(&self, log: LogId) -> Result<(), StoreError>;
 }
 
+/// What is known of a log without reading an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLook {
+    /// Its record.
+    pub record: LogRecord,
+    /// Entries held.
+    pub length: u64,
+    /// The mark as last stored.
+    pub mark: u64,
+}
+
+/// Why a look at a store found nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRead {
+    /// This row does not read; others may.
+    #[error("{0}")]
+    Row(String),
+    /// The store does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Looks at logs for whoever checks a store. Nothing is decided by what is read here, so a row that does not read is
+/// told, and does not make the store unavailable as a read of [`MessageLog`] does.
+#[async_trait]
+pub trait Inspect: Send + Sync + std::fmt::Debug {
+    /// Ids of the logs of one kind that the region holds, after `after`; their records are not read.
+    async fn log_ids(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Result<Vec<LogId>, NotRead>;
+
+    /// What is known of a log; `None` when it is not held.
+    async fn look(&self, log: LogId) -> Result<Option<LogLook>, NotRead>;
+
+    /// One entry; `None` when it is not there.
+    async fn entry(&self, log: LogId, sequence: u64) -> Result<Option<Arc<SealedEntry>>, NotRead>;
+}
+
 /// Placements as this region learned them from the placement logs.
 #[async_trait]
 pub trait Placements: Send + Sync + std::fmt::Debug {
@@ -306,6 +342,8 @@ pub struct Stores {
     pub parking: Arc<dyn ParkingLot>,
     /// The region map's keys.
     pub map: Arc<dyn MapStore>,
+    /// Looks that find what does not read.
+    pub inspect: Arc<dyn Inspect>,
     /// Who the store is.
     pub identity: StoreIdentity,
     /// Counters of what the store did, for metrics.

@@ -30,7 +30,7 @@ use std::thread::JoinHandle;
 
 use hearth_protocol::RegionId;
 use hearth_protocol::record::StoreIdentity;
-use region_model::ports::{AppendOutcome, LogAppend, StoreCounters, StoreError, Stores};
+use region_model::ports::{AppendOutcome, LogAppend, NotRead, StoreCounters, StoreError, Stores};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use applier::{Applier, Behind, COMMITS_BEHIND};
@@ -174,6 +174,7 @@ impl Embedded {
             outbox: Arc::clone(&self.shared) as _,
             parking: Arc::clone(&self.shared) as _,
             map: Arc::clone(&self.shared) as _,
+            inspect: Arc::clone(&self.shared) as _,
             identity: self.shared.identity.clone(),
             counters: Arc::clone(&self.shared.counters),
         }
@@ -247,6 +248,13 @@ impl Shared {
         self.check()?;
         self.behind.caught_up().await;
         read(&self.tables).map_err(|error| self.unreadable(&error))
+    }
+
+    /// As [`Shared::read`], for a look that breaks nothing.
+    async fn look_at<T>(&self, look: impl FnOnce(&Tables) -> Result<T, ReadError>) -> Result<T, NotRead> {
+        self.check()?;
+        self.behind.caught_up().await;
+        look(&self.tables).map_err(|error| NotRead::Row(error.to_string()))
     }
 
     fn unreadable(&self, error: &ReadError) -> StoreError {

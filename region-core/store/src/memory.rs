@@ -28,6 +28,7 @@ pub enum Call {
     Dedup,
     ExpireDedup,
     Logs,
+    Inspect,
     Tails,
     PutMarks,
     Remove,
@@ -139,7 +140,8 @@ impl Memory {
             placements: Arc::clone(&handle) as _,
             outbox: Arc::clone(&handle) as _,
             parking: Arc::clone(&handle) as _,
-            map: handle,
+            map: Arc::clone(&handle) as _,
+            inspect: handle,
             identity: StoreIdentity { store: self.shared.store, region: self.shared.region.clone(), incarnation },
             counters: Arc::clone(&self.shared.counters),
         }

@@ -105,3 +105,42 @@ async fn of_two_regions_one_goes_on_by_force_and_the_other_one_starts_fenced() {
     assert_eq!(mesh.node(&eu).leadership().leader, Some(us));
     mesh.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_three_regions_the_last_one_goes_on_by_force_and_takes_the_others_as_voters_again() {
+    let mut mesh = Mesh::start(&["eu", "us", "ap"], Duration::from_millis(5)).await;
+    mesh.all_hold_leases().await;
+    let (eu, us, ap) = (region("eu"), region("us"), region("ap"));
+    mesh.kill(&eu).await;
+    mesh.kill(&us).await;
+    let named = mesh.node(&ap).name_map_voter_by_force(PATIENCE).await.expect("decided");
+    assert!(named.changed(), "{named:?}");
+    let map = mesh.map(&ap);
+    assert_eq!((map.generation, &map.map_voters[..]), (1, std::slice::from_ref(&ap)));
+    mesh.until("ap holds its lease", || mesh.running[&ap].lease.may_sequence().then_some(())).await;
+    for name in [&eu, &us] {
+        assert_eq!(map.region(name).map(|entry| entry.state), Some(RegionState::Fenced));
+        mesh.start_region(name).await;
+    }
+    for name in [&eu, &us] {
+        mesh.until("it learns the new map and comes back from its fence", || {
+            (mesh.map(name).generation == 1 && mesh.running[name].lease.may_sequence()).then_some(())
+        })
+        .await;
+        loop {
+            match mesh.node(&ap).add_voter(name.clone(), PATIENCE).await.expect("decided").fact() {
+                Ok(_) => break,
+                Err(refusal) => {
+                    assert!(matches!(refusal, MapRefusal::VotersChanging | MapRefusal::Changed(_)), "{refusal:?}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    }
+    mesh.until("three voters", || {
+        let leadership = mesh.node(&ap).leadership();
+        (leadership.voters.len() == 3 && !leadership.changing).then_some(())
+    })
+    .await;
+    mesh.stop().await;
+}

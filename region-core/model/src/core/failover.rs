@@ -19,6 +19,10 @@ const UNDER_WAY: usize = 512;
 const ASK_AGAIN_MILLISECONDS: u64 = 1_000;
 /// A placement that did not come to stand within this is made again, from the seals on.
 const PLACED_WITHIN_MILLISECONDS: u64 = 5_000;
+/// On the operator's word a log is opened with the voters that answered within this.
+const WAITED_FOR_MILLISECONDS: u64 = 3_000;
+/// A log whose voters do not answer within this makes room for one that waits.
+const TURN_MILLISECONDS: u64 = 6_000;
 /// Entries of a placement log that are fetched at a time.
 const FETCHED: u64 = 256;
 
@@ -39,6 +43,8 @@ struct Failover {
     opener: Opener<RegionId, Hash>,
     replaced: Placement,
     stage: Stage,
+    /// When voters were asked first, in milliseconds.
+    began: u64,
     /// When it was last asked or placed, in milliseconds.
     at: u64,
 }
@@ -51,12 +57,21 @@ pub(super) struct Failovers {
     queued: BTreeSet<LogId>,
     /// The newest epoch that was heard of, above which the next attempt begins.
     above: BTreeMap<LogId, Epoch>,
+    /// Fences, by region, whose homes may be opened with fewer voters than their acks ask for: the operator said so.
+    losses_accepted: BTreeMap<RegionId, u64>,
 }
 
 impl Failovers {
     fn push(&mut self, log: LogId) {
         if !self.under_way.contains_key(&log) && self.queued.insert(log) {
             self.queue.push_back(log);
+        }
+    }
+
+    /// An attempt to open a placement log ends when the map has named its steward and voters anew.
+    fn end_older(&mut self, log: LogId, epoch: Epoch) {
+        if self.under_way.get(&log).is_some_and(|failover| failover.opener.epoch() < epoch) {
+            self.under_way.remove(&log);
         }
     }
 
@@ -97,6 +112,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return;
         };
         if !log.is_home_of(&self.options.me) {
+            self.failovers.end_older(id, placement.epoch);
             if placement.generation != u64::MAX {
                 self.failovers.push(id);
             }
@@ -141,7 +157,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             }
             return;
         };
-        let failover = Failover { opener, replaced, stage: Stage::Sealing, at: now.monotonic };
+        let (began, at) = (now.monotonic, now.monotonic);
+        let failover = Failover { opener, replaced, stage: Stage::Sealing, began, at };
         self.failovers.under_way.insert(id, failover);
         self.ask_for_seals(id, effects);
     }
@@ -157,9 +174,13 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let accepted = log.record.as_ref().map(|record| record.accepted).unwrap_or_default().min(before);
         let opening = OpeningAt { epoch: accepted, first: 0, previous: Hash::default() };
         let (home, voters) = (placement.home.clone(), placement.voters.clone());
+        // Where the map named other voters, a majority of them need not hold what was acked before.
+        let known = log.record.as_ref().map(|record| record.voters.iter().collect::<BTreeSet<_>>());
+        let others = known.is_some_and(|known| known != voters.iter().collect());
         let replaces = Placing { home, generation: placement.generation, opening, voters };
         let replaced = Placement { epoch: before, ..placement };
-        Some((Opener::begin(replaces, before, Level::Majority, false), replaced))
+        let opener = Opener::begin(replaces, before, Level::Majority, false);
+        Some((if others { opener.sealing_all() } else { opener }, replaced))
     }
 
     /// An opener for a log whose home is fenced.
@@ -171,6 +192,21 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let above = self.failovers.above.get(&id).copied().unwrap_or_default();
         let opener = Opener::begin(placing_of(&placement), above, placement.durability, false);
         Some((opener, placement))
+    }
+
+    /// The operator's word: homes of a fenced region may be opened with fewer voters than their acks ask for, once those
+    /// that live had time to answer. Forgotten with a restart.
+    pub(super) fn accept_loss(&mut self, region: RegionId, fence: u64, now: Now, effects: &mut Vec<Effect<R>>) {
+        self.failovers.losses_accepted.insert(region, fence);
+        self.go_on_failing_over(now, effects);
+    }
+
+    /// Whether a log is opened with the voters that answered so far.
+    fn opens_with_fewer(&self, failover: &Failover, now: Now) -> bool {
+        let home = &failover.replaced.home;
+        let accepted = self.failovers.losses_accepted.get(home) == Some(&self.generation_of(home));
+        let is_slot = failover.replaced.log.kind == LogKind::Placement;
+        accepted && !is_slot && now.monotonic >= failover.began + WAITED_FOR_MILLISECONDS
     }
 
     fn ask_for_seals(&self, id: LogId, effects: &mut Vec<Effect<R>>) {
@@ -309,12 +345,23 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// What was not answered is asked for again; what was not placed begins again.
     pub(super) fn go_on_failing_over(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
         let ids: Vec<LogId> = self.failovers.under_way.keys().copied().collect();
+        let fewer = self.failovers.under_way.iter().filter(|(_, failover)| self.opens_with_fewer(failover, now));
+        let fewer: BTreeSet<LogId> = fewer.map(|(id, _)| *id).collect();
         for id in ids {
             let Some(failover) = self.failovers.under_way.get_mut(&id) else { continue };
             let waited = now.monotonic.saturating_sub(failover.at);
             match &failover.stage {
+                Stage::Sealing
+                    if now.monotonic >= failover.began + TURN_MILLISECONDS && !self.failovers.queue.is_empty() =>
+                {
+                    self.failovers.under_way.remove(&id);
+                    self.failovers.push(id);
+                }
                 Stage::Sealing if waited >= ASK_AGAIN_MILLISECONDS => {
                     failover.at = now.monotonic;
+                    if fewer.contains(&id) {
+                        failover.opener.accept_loss();
+                    }
                     // A winner may have come back to life meanwhile.
                     self.choose(id, now, effects);
                     if self.failovers.under_way.get(&id).is_some_and(|at| matches!(at.stage, Stage::Sealing)) {

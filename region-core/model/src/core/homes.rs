@@ -262,6 +262,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
         self.begin_failovers(now, effects);
         if changed {
+            if id.kind == LogKind::Conversation && epoch > FOUNDING {
+                effects.push(Effect::HomeChanged(id));
+            }
             self.sealed_homes.remove(&id);
             self.moved(id, &home, epoch, effects);
             self.follow_home(id, &home);

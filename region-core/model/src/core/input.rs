@@ -129,6 +129,9 @@ pub enum Input<R> {
         /// Whom to answer: by a view once it moved, or a refusal.
         reply: R,
     },
+    /// The operator's word that homes of a fenced region may be opened with fewer voters than their acks ask for
+    /// (design.md 4.4): the region, and the version of the map that fenced it.
+    AcceptLoss(RegionId, u64),
     /// The answer to `Effect::ReadForReplica`.
     ReplicaPage {
         /// The log.

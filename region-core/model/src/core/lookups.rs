@@ -132,6 +132,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Some(Slotted::Ready(log)) => log.view(),
             Some(Slotted::Loading(_)) | None => LogView::default(),
         };
+        view.home_out_of_reach = !self.reaches_home(id, now);
+        view.tail_settled = self.tails.get(&id).map(super::tails::Tail::is_settled);
         if self.follows.get(&id) == Some(&Following::Left) {
             // Nobody tells this region what happens there any more.
             view.held = false;

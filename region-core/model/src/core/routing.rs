@@ -29,6 +29,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.look_up(id, Waiting::Command { command, salt, waiter, again }, now, effects);
             return;
         };
+        if !again && let Some(refusal) = self.refused_by_mode(&command, &waiter, now) {
+            return answer(waiter, Outcome::Refused(refusal), effects, id);
+        }
         if home == self.options.me {
             let behind = !again && waiter.device().is_some() && self.lot.holds(id, &command.sender);
             // What came before it may still wait for its lookup: nothing of its device overtakes that.

@@ -67,6 +67,8 @@ pub struct Opener<R: Ord, C> {
     replaces: Placing<R, C>,
     lowest: Level,
     accept_loss: bool,
+    /// No fewer voters than these are sealed, whatever the level asks for.
+    fewest: usize,
     promises: BTreeMap<R, Promise<C>>,
 }
 
@@ -75,7 +77,19 @@ impl<R: Clone + Debug + Ord, C: Copy + Ord + Debug> Opener<R, C> {
     /// as for [`seals_needed`]; only the operator sets `accept_loss`, which opens with whatever is sealed.
     pub fn begin(replaces: Placing<R, C>, above: Epoch, lowest: Level, accept_loss: bool) -> Self {
         let epoch = Epoch(above.max(replaces.epoch()).0 + 1);
-        Self { epoch, replaces, lowest, accept_loss, promises: BTreeMap::new() }
+        Self { epoch, replaces, lowest, accept_loss, fewest: 1, promises: BTreeMap::new() }
+    }
+
+    /// Seals every voter: they are others than those that the acks of before counted, so that fewer may hold none of
+    /// their copies.
+    #[must_use]
+    pub fn sealing_all(self) -> Self {
+        Self { fewest: self.replaces.voters.len(), ..self }
+    }
+
+    /// The operator takes it on himself what an opening with whatever is sealed may lack.
+    pub fn accept_loss(&mut self) {
+        self.accept_loss = true;
     }
 
     /// The epoch to seal at.
@@ -125,7 +139,7 @@ impl<R: Clone + Debug + Ord, C: Copy + Ord + Debug> Opener<R, C> {
     fn needed(&self, rules: &impl Rules) -> usize {
         let needed = seals_needed(self.replaces.voters.len(), self.lowest);
         let fewer = usize::from(rules.has(Flaw::OneSealTooFew));
-        if self.accept_loss { 1 } else { (needed - fewer).max(1) }
+        if self.accept_loss { 1 } else { (needed - fewer).max(self.fewest) }
     }
 
     /// Who may win: the voters with the greatest (accepted epoch, length). Equals may hold different unacked entries,

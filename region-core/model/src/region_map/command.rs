@@ -146,8 +146,8 @@ pub enum MapCommand {
         /// See [`MapCommand`].
         seen: u64,
     },
-    /// With one or two regions: the region becomes the one map voter. By force the other one is fenced without a wait
-    /// for its lease, on the word of the operator that it is down.
+    /// With one or two regions: the region becomes the one map voter. By force, and then of any number of regions, all
+    /// others are fenced without a wait for their leases, on the word of the operator that the voters are down.
     NameMapVoter {
         /// Which.
         region: RegionId,
@@ -270,8 +270,8 @@ pub enum MapRefusal {
     /// The region still stewards or votes for placement logs, or votes on the map.
     #[error("the region still has slots or votes")]
     InUse,
-    /// The one map voter is named in meshes of at most two regions.
-    #[error("a map voter is named only where at most two regions are")]
+    /// Without force the one map voter is named in meshes of at most two regions.
+    #[error("a map voter is named only where at most two regions are, or by force")]
     NotTwoRegions,
     /// The last change of map voters is still under way.
     #[error("the last change of map voters is still under way")]

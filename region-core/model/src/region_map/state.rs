@@ -516,7 +516,7 @@ impl MapState {
 
     fn name_map_voter(&self, region: &RegionId, force: bool, seen: u64) -> Decision {
         let entry = self.known(region)?;
-        if self.members().count() > 2 {
+        if self.members().count() > 2 && !force {
             return Err(MapRefusal::NotTwoRegions);
         }
         if self.map_voters == [region.clone()] {

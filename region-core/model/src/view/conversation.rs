@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, MemberAction, Role, Settings};
+use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::{Change, EntryKind, ErrorCode, Level, Refusal, SealedEntry, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,10 @@ pub struct ConversationState {
     pub messages: u64,
     /// Of those, by sender.
     pub sent: BTreeMap<UserId, u64>,
+    /// What edges do while the home is out of reach, once it was changed; else the placement says it. Snapshots carry
+    /// it behind everything else.
+    #[serde(skip)]
+    pub partition_mode: Option<PartitionMode>,
 }
 
 impl ConversationState {
@@ -65,6 +70,7 @@ impl ConversationState {
             members: Arc::new(members.into_iter().map(|(user, role)| (user, member(role))).collect()),
             messages: 0,
             sent: BTreeMap::new(),
+            partition_mode: None,
         }
     }
 
@@ -83,6 +89,7 @@ impl ConversationState {
             EntryKind::System => match sealed.change() {
                 Some(Change::Name(name)) => self.name = Some(name),
                 Some(Change::Durability(level)) => self.level = level,
+                Some(Change::PartitionMode(mode)) => self.partition_mode = Some(mode),
                 _ => {}
             },
             EntryKind::Header
@@ -230,8 +237,11 @@ impl ConversationState {
             }
             Some(Change::Name(name)) if self.name.as_ref() == Some(&name) => Decision::AlreadySo,
             Some(Change::Durability(level)) if self.level == level => Decision::AlreadySo,
-            Some(change @ (Change::Name(_) | Change::Durability(_))) => Decision::change(&change),
-            _ => Decision::refuse(Refusal::invalid("not a change of name or durability")),
+            Some(Change::PartitionMode(mode)) if self.partition_mode == Some(mode) => Decision::AlreadySo,
+            Some(change @ (Change::Name(_) | Change::Durability(_) | Change::PartitionMode(_))) => {
+                Decision::change(&change)
+            }
+            _ => Decision::refuse(Refusal::invalid("not a change of name, durability or partition mode")),
         }
     }
 }

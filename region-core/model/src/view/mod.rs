@@ -79,9 +79,11 @@ impl Decision {
     }
 }
 
-/// Version byte of snapshots. Version 1 had placements of the first form.
+/// Version byte of snapshots. Version 1 had placements of the first form; version 3 is version 2 with the partition mode
+/// of a conversation behind it, and is written where there is one.
 const SNAPSHOT_VERSION: u8 = 2;
 const FIRST_SNAPSHOT_VERSION: u8 = 1;
+const MODE_SNAPSHOT_VERSION: u8 = 3;
 /// The number of [`View::Placements`] in the stored form.
 const PLACEMENTS: u8 = 3;
 
@@ -89,9 +91,17 @@ impl View {
     /// The stored form of a snapshot. It is a cache: the entries rebuild it.
     #[must_use]
     pub fn snapshot(&self) -> Bytes {
-        Bytes::from(
-            postcard::to_extend(self, vec![SNAPSHOT_VERSION]).expect("views hold nothing that postcard refuses"),
-        )
+        let mode = match self {
+            View::Conversation(state) => state.partition_mode,
+            View::Empty | View::User(_) | View::Placements(_) => None,
+        };
+        let version = if mode.is_some() { MODE_SNAPSHOT_VERSION } else { SNAPSHOT_VERSION };
+        let encoded = postcard::to_extend(self, vec![version]);
+        let encoded = encoded.and_then(|bytes| match mode {
+            Some(mode) => postcard::to_extend(&mode, bytes),
+            None => Ok(bytes),
+        });
+        Bytes::from(encoded.expect("views hold nothing that postcard refuses"))
     }
 
     /// Reads [`View::snapshot`]; `None` for another version: the entries then rebuild it.
@@ -102,6 +112,13 @@ impl View {
                 PlacementState::from_first_version(rest).map(Self::Placements)
             }
             Some((&(SNAPSHOT_VERSION | FIRST_SNAPSHOT_VERSION), rest)) => postcard::from_bytes(rest).ok(),
+            Some((&MODE_SNAPSHOT_VERSION, rest)) => {
+                let (mut view, mode) = postcard::take_from_bytes::<Self>(rest).ok()?;
+                if let Self::Conversation(state) = &mut view {
+                    Arc::make_mut(state).partition_mode = Some(postcard::from_bytes(mode).ok()?);
+                }
+                Some(view)
+            }
             _ => None,
         }
     }

@@ -71,7 +71,14 @@ impl UserState {
                     self.avatar_url = avatar_url;
                 }
             }
-            Some(Change::Members { .. } | Change::Name(_) | Change::Durability(_) | Change::Place { .. }) | None => {}
+            Some(
+                Change::Members { .. }
+                | Change::Name(_)
+                | Change::Durability(_)
+                | Change::PartitionMode(_)
+                | Change::Place { .. },
+            )
+            | None => {}
         }
     }
 
@@ -92,7 +99,11 @@ impl UserState {
                 display_name.as_ref().is_none_or(|name| *name == self.display_name)
                     && avatar_url.as_ref().is_none_or(|url| *url == self.avatar_url)
             }
-            Change::Members { .. } | Change::Name(_) | Change::Durability(_) | Change::Place { .. } => {
+            Change::Members { .. }
+            | Change::Name(_)
+            | Change::Durability(_)
+            | Change::PartitionMode(_)
+            | Change::Place { .. } => {
                 return Decision::refuse(Refusal::invalid("not a change of a user record"));
             }
         };

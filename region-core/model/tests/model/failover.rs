@@ -194,3 +194,78 @@ fn whatever_fails_over_what_two_regions_acked_is_in_every_line_at_last() {
         assert!(sim.forks.is_empty(), "{:?}", sim.forks);
     }
 }
+
+#[test]
+fn a_new_steward_of_a_placement_log_that_nobody_used_is_accepted_by_its_voters() {
+    let mut sim = Sim::new(1);
+    sim.found_map();
+    let slot = hearth_protocol::Slot(6);
+    sim.deal_slots(vec![slot], 1, &[0, 1, 2]);
+    let log = LogId::placement(slot);
+    sim.run_until("all have accepted it", |sim| {
+        let accepted =
+            |region: &usize| sim.regions[*region].disk.load(log).record.map_or(0, |record| record.accepted.0);
+        ALL.iter().all(|region| accepted(region) == sim.region_map.as_ref().expect("founded").version)
+    });
+}
+
+/// Every slot, as the configuration deals them.
+fn slots_of(region: u16) -> Vec<hearth_protocol::Slot> {
+    (0..hearth_protocol::Slot::COUNT).filter(|slot| slot % 3 == region).map(hearth_protocol::Slot).collect()
+}
+
+#[test]
+fn the_last_of_three_regions_goes_on_by_the_operators_word_and_what_it_lacked_is_stated_and_comes_back() {
+    for seed in 0..6 {
+        let mut sim = Sim::new(seed);
+        sim.found_map();
+        let log = sim.group_at(0, 1);
+        let first = sim.send(0, log, &Message::new("ann", 0).at(Level::Majority));
+        sim.acked(first);
+        sim.settle(&ALL, log);
+        // What the two that are lost acked together is not at the third.
+        sim.isolate(2);
+        sim.run_for(5_000);
+        let lost: Vec<u64> =
+            (1..4).map(|id| sim.send(0, log, &Message::new("ann", id).at(Level::TwoRegions))).collect();
+        for ticket in &lost {
+            sim.acked(*ticket);
+        }
+        sim.crash(0);
+        sim.crash(1);
+        sim.heal_all();
+        sim.go_on_alone(2);
+        sim.run_for(15_000);
+        assert_eq!(epoch(&sim, 2, log), 1, "without the word too few voters live");
+        sim.accept_loss(2, 0);
+        sim.run_until("the log is open", |sim| epoch(sim, 2, log) > 1);
+        let loss = sim.regions[2].disk.placements[&log].loss.clone().expect("a loss statement");
+        assert_eq!((loss.lost_home.as_str(), loss.covered_copies, loss.epoch.0), ("eu", 3, 1));
+        let after = sim.send(2, log, &Message::new("cem", 10).at(Level::Region));
+        assert_eq!(sim.acked(after).home.as_str(), "ap");
+        let waits = sim.send(2, log, &Message::new("cem", 11).at(Level::TwoRegions));
+        sim.start(0);
+        sim.start(1);
+        sim.run_for(3_000);
+        sim.come_back(0);
+        sim.come_back(1);
+        // They vote for placement logs again, then steward their own once they have them.
+        let all = (0..hearth_protocol::Slot::COUNT).map(hearth_protocol::Slot).collect();
+        sim.deal_slots(all, 2, &[2, 0, 1]);
+        sim.acked(waits);
+        sim.run_until("all that was lost is back in every line", |sim| {
+            ALL.iter().all(|region| sim.message_ids(*region, log).len() == 6)
+        });
+        sim.run_for(5_000);
+        sim.deal_slots(slots_of(0), 0, &[0, 1, 2]);
+        sim.deal_slots(slots_of(1), 1, &[0, 1, 2]);
+        sim.run_for(10_000);
+        sim.settle(&ALL, log);
+        check_lines(&sim, log, &[]);
+        assert!(ALL.iter().all(|region| home(&sim, *region, log) == "ap"), "the last placement stands everywhere");
+        let placed = sim.group_at(2, 2);
+        let sent = sim.send(0, placed, &Message::new("ben", 20).at(Level::Majority));
+        sim.acked(sent);
+        assert!(sim.forks.is_empty(), "{:?}", sim.forks);
+    }
+}

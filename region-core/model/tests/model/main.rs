@@ -4,6 +4,7 @@ mod failover;
 mod faults;
 mod logs;
 mod parking;
+mod partition;
 mod properties;
 mod sends;
 mod support;

@@ -250,8 +250,20 @@ fn map_voters_change_one_by_one_and_the_last_one_stays() {
     }
     let last = remove(&map, "sa");
     assert_eq!(refused(&mut map, &last), MapRefusal::Range(RangeOf::MapVoters));
-    let named = MapCommand::NameMapVoter { region: region("eu"), force: true, seen: map.changed };
+    let named = MapCommand::NameMapVoter { region: region("eu"), force: false, seen: map.changed };
     assert_eq!(refused(&mut map, &named), MapRefusal::NotTwoRegions);
+}
+
+#[test]
+fn of_three_regions_one_is_named_by_force_fences_the_others_and_takes_them_as_voters_again() {
+    let mut map = founded(&["eu", "us", "ap"]);
+    let named = MapCommand::NameMapVoter { region: region("us"), force: true, seen: map.changed };
+    changed(&mut map, &named);
+    assert_eq!((map.generation, &map.map_voters[..]), (1, &[region("us")][..]));
+    for name in ["eu", "ap"] {
+        assert_eq!(map.region(&region(name)).map(|entry| entry.state), Some(RegionState::Fenced));
+    }
+    assert_eq!(map.region(&region("us")).map(|entry| entry.state), Some(RegionState::Active));
 }
 
 #[test]

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{LogId, LogKind, Placement, Position, SealedEntry, Timestamp};
 use region_model::ports::{
-    AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MapChange, MapStore, MapSync, MessageLog, OutboxLog,
-    ParkingLot, Placements, StoreError,
+    AppendOutcome, DedupKey, Inspect, LoadedLog, LogAppend, LogLook, LogSummary, MapChange, MapStore, MapSync,
+    MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError,
 };
 
 use super::Shared;
@@ -76,6 +76,22 @@ impl MessageLog for Shared {
 
     async fn remove(&self, log: LogId) -> Result<(), StoreError> {
         self.write(Write::Remove(log)).await
+    }
+}
+
+#[async_trait]
+impl Inspect for Shared {
+    async fn log_ids(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Result<Vec<LogId>, NotRead> {
+        self.look_at(|tables| tables.log_ids(kind, after, limit)).await
+    }
+
+    async fn look(&self, log: LogId) -> Result<Option<LogLook>, NotRead> {
+        self.look_at(|tables| tables.look(log)).await
+    }
+
+    async fn entry(&self, log: LogId, sequence: u64) -> Result<Option<Arc<SealedEntry>>, NotRead> {
+        let entries = self.look_at(|tables| tables.read(log, sequence, sequence + 1, 1, usize::MAX)).await?;
+        Ok(entries.into_iter().next())
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, Readable, Snapshot};
 use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend, Record};
 use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Sequence, Timestamp};
-use region_model::ports::{LoadedLog, LogSummary, length_of};
+use region_model::ports::{LoadedLog, LogLook, LogSummary, length_of};
 
 use super::heads::Head;
 use super::keys::{self, ReadError};
@@ -214,17 +214,8 @@ impl Tables {
 
     pub(super) fn logs(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Result<Vec<LogSummary>, ReadError> {
         let view = self.database.snapshot();
-        let (first, last) = ([kind as u8; 1], [kind as u8 + 1; 1]);
-        let after = after.map(|log| log.to_bytes());
-        let lower = match &after {
-            Some(after) if after[..] > first[..] => Bound::Excluded(&after[..]),
-            _ => Bound::Included(&first[..]),
-        };
-        if matches!(lower, Bound::Excluded(after) if after >= &last[..]) {
-            return Ok(Vec::new());
-        }
         let mut summaries = Vec::new();
-        for row in view.range::<&[u8], _>(&self.logs, (lower, Bound::Excluded(&last[..]))).take(limit) {
+        for row in self.rows_of_kind(&view, kind, after).take(limit) {
             let (key, value) = row.into_inner()?;
             let log = LogId::from_bytes(&key).ok_or(ReadError::Form("logs"))?;
             let tail = self.end(&view, log, true)?;
@@ -239,6 +230,33 @@ impl Tables {
             });
         }
         Ok(summaries)
+    }
+
+    /// Rows of the logs of a kind, by id, after `after`.
+    fn rows_of_kind(&self, view: &Snapshot, kind: LogKind, after: Option<LogId>) -> fjall::Iter {
+        let (first, last) = ([kind as u8; 1], [kind as u8 + 1; 1]);
+        let after = after.map(|log| log.to_bytes());
+        let lower = match &after {
+            Some(after) if after[..] >= last[..] => Bound::Included(&last[..]),
+            Some(after) if after[..] > first[..] => Bound::Excluded(&after[..]),
+            _ => Bound::Included(&first[..]),
+        };
+        view.range::<&[u8], _>(&self.logs, (lower, Bound::Excluded(&last[..])))
+    }
+
+    /// Ids of the logs of a kind, from their keys alone.
+    pub(super) fn log_ids(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Result<Vec<LogId>, ReadError> {
+        let view = self.database.snapshot();
+        let rows = self.rows_of_kind(&view, kind, after).take(limit);
+        rows.map(|row| LogId::from_bytes(&row.key()?).ok_or(ReadError::Form("logs"))).collect()
+    }
+
+    /// What is known of a log without reading an entry.
+    pub(super) fn look(&self, log: LogId) -> Result<Option<LogLook>, ReadError> {
+        let view = self.database.snapshot();
+        let Some(record) = record::<LogRecord>(&view, &self.logs, &log.to_bytes())? else { return Ok(None) };
+        let tail = self.end(&view, log, false)?;
+        Ok(Some(LogLook { length: length_of(tail.sequence, Some(&record)), record, mark: tail.mark }))
     }
 
     /// Logs with a tail: each is found by one seek.

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use hearth_protocol::record::{DedupRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{LogId, LogKind, Placement, Position, SealedEntry, Timestamp};
 use region_model::ports::{
-    AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MapChange, MapStore, MapSync, MessageLog, OutboxLog,
-    ParkingLot, Placements, StoreError,
+    AppendOutcome, DedupKey, Inspect, LoadedLog, LogAppend, LogLook, LogSummary, MapChange, MapStore, MapSync,
+    MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError,
 };
 
-use super::{Call, Handle};
+use super::{Call, Handle, Tables};
 
 #[async_trait]
 impl MessageLog for Handle {
@@ -79,6 +79,24 @@ impl MessageLog for Handle {
 
     async fn remove(&self, log: LogId) -> Result<(), StoreError> {
         self.call(Call::Remove, move |tables| tables.remove(log)).await
+    }
+}
+
+#[async_trait]
+impl Inspect for Handle {
+    async fn log_ids(&self, kind: LogKind, after: Option<LogId>, limit: usize) -> Result<Vec<LogId>, NotRead> {
+        let logs = self.call(Call::Inspect, move |tables| tables.logs(kind, after, limit)).await?;
+        Ok(logs.into_iter().map(|summary| summary.log).collect())
+    }
+
+    async fn look(&self, log: LogId) -> Result<Option<LogLook>, NotRead> {
+        let loaded = self.call(Call::Inspect, move |tables| tables.load(log)).await?;
+        Ok(loaded.record.map(|record| LogLook { record, length: loaded.length, mark: loaded.mark }))
+    }
+
+    async fn entry(&self, log: LogId, sequence: u64) -> Result<Option<Arc<SealedEntry>>, NotRead> {
+        let read = move |tables: &mut Tables| tables.read(log, sequence, sequence + 1, 1, usize::MAX);
+        Ok(self.call(Call::Inspect, read).await?.pop())
     }
 }
 

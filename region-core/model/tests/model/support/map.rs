@@ -73,3 +73,38 @@ impl Sim {
         self.input(index, Input::Tick);
     }
 }
+
+impl Sim {
+    /// On the operator's word a region goes on alone: the one voter of the map, steward and voter of every slot; all
+    /// others are fenced.
+    pub(crate) fn go_on_alone(&mut self, index: usize) {
+        (0..self.regions.len()).filter(|other| *other != index).for_each(|other| self.lapse(other));
+        let region = self.regions[index].id.clone();
+        let seen = self.region_map.as_ref().expect("it is founded").changed;
+        self.change_map(&MapCommand::NameMapVoter { region, force: true, seen });
+        for other in (0..self.regions.len()).filter(|other| *other != index) {
+            let region = self.regions[other].id.clone();
+            let seen = self.region_map.as_ref().expect("it is founded").changed;
+            self.change_map(&MapCommand::Reassign { region, seen });
+            // It asks voters that are gone for their promises.
+            self.run_for(700);
+        }
+        let slots = (0..hearth_protocol::Slot::COUNT).map(hearth_protocol::Slot).collect();
+        self.deal_slots(slots, index, &[index]);
+    }
+
+    /// The operator's word that homes of a fenced region may be opened with fewer voters.
+    pub(crate) fn accept_loss(&mut self, at: usize, of: usize) {
+        let (_, fence) = self.term(of);
+        let lost = self.regions[of].id.clone();
+        self.input(at, Input::AcceptLoss(lost, fence));
+    }
+
+    /// The map names steward and voters of some slots' placement logs.
+    pub(crate) fn deal_slots(&mut self, slots: Vec<hearth_protocol::Slot>, steward: usize, voters: &[usize]) {
+        let name = |index: &usize| self.regions[*index].id.clone();
+        let (steward, voters) = (name(&steward), voters.iter().map(name).collect());
+        let seen = self.region_map.as_ref().expect("it is founded").changed;
+        self.change_map(&MapCommand::Place { slots, steward, voters, seen });
+    }
+}

@@ -166,6 +166,8 @@ pub(crate) struct Sim {
     pub(crate) gaps: usize,
     pub(crate) outbox: Vec<OutboxRecord>,
     pub(crate) user_changes: Vec<(usize, LogId, u64)>,
+    /// Sessions of a region were told of another home.
+    pub(crate) home_changes: Vec<(usize, LogId)>,
     /// Whether refusals are told to devices when they come.
     pub(crate) devices_connected: bool,
     /// Every `n`th `Append` frame between regions is lost, when set.
@@ -216,6 +218,7 @@ impl Sim {
             gaps: 0,
             outbox: Vec::new(),
             user_changes: Vec::new(),
+            home_changes: Vec::new(),
             devices_connected: true,
             lose_appends: None,
             duplicate_frames: false,
@@ -486,6 +489,7 @@ impl Sim {
                 shown.retain(|shown| shown.sequence < from);
                 self.regions[region].next_shown.insert(log, from);
             }
+            Effect::HomeChanged(log) => self.home_changes.push((region, log)),
             Effect::UserChanged { log, entry } => self.user_changes.push((region, log, entry.sequence().0)),
             Effect::Outbox(item) => self.outbox.push(item),
             Effect::Device { send, ended } => self.tell_device(region, *send, ended),
