@@ -105,6 +105,8 @@ pub(crate) struct Connection {
     pub(crate) device: DeviceId,
     /// Conversations that it is shown live, and the last position shown of each.
     live: BTreeMap<usize, Position>,
+    /// Conversations whose stream here has passed the removal of this user.
+    removed: BTreeSet<usize>,
     /// When what was sent last arrives.
     arrives: u64,
 }
@@ -243,7 +245,7 @@ impl World {
         let named = u64::from_be_bytes(device.0.as_bytes()[..8].try_into().unwrap_or_default());
         let session = self.history.session(format!("{user} at {}", self.regions[region].id), named);
         let connection =
-            Connection { client: number, region, session, device, live: BTreeMap::new(), arrives: self.now };
+            Connection { client: number, region, session, device, live: BTreeMap::new(), removed: BTreeSet::new(), arrives: self.now };
         self.connections.insert(id, connection);
         self.clients[number].connection = Some(id);
         self.regions[region].sessions.entry(user.clone()).or_default().push(id);
@@ -407,10 +409,28 @@ impl World {
         if entry.sequence().0 == 0 {
             return;
         }
+        self.follow_guest(place, conversation, audience);
         let sessions = &self.regions[place].sessions;
         let users = audience.keys().filter_map(|user| sessions.get(user)).flatten();
         for id in users.copied().filter(|id| Some(*id) != skip).collect::<Vec<_>>() {
             self.show(id, conversation, entry);
+        }
+    }
+
+    /// A guest who was removed and is a member again hears so where the stream says it, as the notice of a region tells
+    /// it: what came between is not for it.
+    fn follow_guest(&mut self, place: usize, conversation: usize, audience: &Members) {
+        let Conversation { id, guest, .. } = self.conversations[conversation];
+        let Some((number, id_of)) = guest.and_then(|guest| Some((guest, self.clients[guest].connection?))) else {
+            return;
+        };
+        let Some(connection) = self.connections.get_mut(&id_of).filter(|connection| connection.region == place) else {
+            return;
+        };
+        if !audience.contains_key(&self.clients[number].user) {
+            connection.removed.insert(conversation);
+        } else if connection.removed.remove(&conversation) {
+            self.history.add(self.now, history::Event::Told(connection.session, Some(id)));
         }
     }
 

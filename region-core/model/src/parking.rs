@@ -1,4 +1,5 @@
-//! Sends that wait at this edge region until their home can be reached, in the order of each device.
+//! Sends that wait at this edge region until their home can be reached, in the order of each user: a person may go on from
+//! another device, whose sends then stand behind those of the first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,7 +48,7 @@ pub(crate) struct Parked<R> {
     pub(crate) others: BTreeSet<DeviceId>,
     /// The forward under which it is on its way to the home.
     pub(crate) forward: Option<u64>,
-    /// Whether the home could not take it now: until it is offered again, later ones of its device stay behind it.
+    /// Whether the home could not take it now: until it is offered again, later ones of its sender stay behind it.
     pub(crate) waits: bool,
 }
 
@@ -58,8 +59,8 @@ pub(crate) struct ParkingLot<R> {
     sends: BTreeMap<u64, Parked<R>>,
     by_log: BTreeMap<LogId, BTreeSet<u64>>,
     ids: BTreeMap<(LogId, UserId, Uuid), u64>,
-    /// By conversation and device: how many sends are not refused.
-    held: BTreeMap<(LogId, UserId, DeviceId), usize>,
+    /// By conversation and user: how many sends are not refused.
+    held: BTreeMap<(LogId, UserId), usize>,
     bytes: usize,
     next: u64,
 }
@@ -87,11 +88,9 @@ impl<R> ParkingLot<R> {
         self.sends.len()
     }
 
-    /// Whether a device has sends of a conversation here that are not refused: later ones queue behind them.
-    pub(crate) fn holds(&self, log: LogId, user: &UserId, device: DeviceId) -> bool {
-        !self.held.is_empty()
-            && !Mutant::ParkedIsOvertaken.is_on()
-            && self.held.contains_key(&(log, user.clone(), device))
+    /// Whether a user has sends of a conversation here that are not refused: later ones queue behind them.
+    pub(crate) fn holds(&self, log: LogId, user: &UserId) -> bool {
+        !self.held.is_empty() && !Mutant::ParkedIsOvertaken.is_on() && self.held.contains_key(&(log, user.clone()))
     }
 
     /// The number under which a send is parked already.
@@ -134,7 +133,7 @@ impl<R> ParkingLot<R> {
         self.next = self.next.max(number + 1);
         self.bytes += parked.send.content.len();
         if parked.send.refused.is_none() {
-            *self.held.entry((log, parked.send.sender.clone(), parked.send.device)).or_default() += 1;
+            *self.held.entry((log, parked.send.sender.clone())).or_default() += 1;
         }
         self.by_log.entry(log).or_default().insert(number);
         self.ids.insert((log, parked.send.sender.clone(), parked.send.id.0), number);
@@ -168,7 +167,7 @@ impl<R> ParkingLot<R> {
     }
 
     fn hold_one_less(&mut self, send: &ParkedSend) {
-        let key = (LogId::conversation(send.conversation), send.sender.clone(), send.device);
+        let key = (LogId::conversation(send.conversation), send.sender.clone());
         if let Some(held) = self.held.get_mut(&key) {
             *held -= 1;
             if *held == 0 {
@@ -197,7 +196,7 @@ impl<R> ParkingLot<R> {
         }
     }
 
-    /// The home could not take a send: it, and those of its device behind it, wait for [`ParkingLot::offer_again`].
+    /// The home could not take a send: it, and those of its sender behind it, wait for [`ParkingLot::offer_again`].
     pub(crate) fn wait(&mut self, number: u64) {
         if let Some(parked) = self.sends.get_mut(&number) {
             parked.forward = None;
@@ -213,22 +212,21 @@ impl<R> ParkingLot<R> {
     }
 
     /// Sends of a conversation that may go out now, in order: on disk, not refused, not on their way, behind none of
-    /// their device that waits, and no more than leave `window` of them on their way.
+    /// their sender that waits, and no more than leave `window` of them on their way.
     pub(crate) fn ready(&self, log: LogId, window: usize) -> Vec<u64> {
         let Some(numbers) = self.by_log.get(&log) else { return Vec::new() };
         let mut ready = Vec::new();
-        let mut behind: BTreeSet<(&UserId, DeviceId)> = BTreeSet::new();
+        let mut behind: BTreeSet<&UserId> = BTreeSet::new();
         let mut on_their_way = 0;
         for number in numbers {
             let Some(parked) = self.sends.get(number).filter(|parked| parked.send.refused.is_none()) else { continue };
             if on_their_way + ready.len() >= window || !parked.durable {
                 break;
             }
-            let device = (&parked.send.sender, parked.send.device);
             if parked.forward.is_some() {
                 on_their_way += 1;
-            } else if parked.waits || behind.contains(&device) {
-                behind.insert(device);
+            } else if parked.waits || behind.contains(&parked.send.sender) {
+                behind.insert(&parked.send.sender);
             } else {
                 ready.push(*number);
             }
@@ -275,16 +273,16 @@ mod tests {
 
     use super::*;
 
-    fn lot(devices: &[u128]) -> (ParkingLot<()>, LogId) {
+    fn lot(users: &[&str]) -> (ParkingLot<()>, LogId) {
         let conversation = ConversationId(Uuid::from_u128(1));
         let mut lot = ParkingLot::new(ParkingBounds::default());
-        for device in devices {
+        for user in users {
             let number = lot.next_number();
             let send = ParkedSend {
                 number,
                 conversation,
-                sender: UserId::new("ann").expect("a valid name"),
-                device: DeviceId(Uuid::from_u128(*device)),
+                sender: UserId::new(*user).expect("a valid name"),
+                device: DeviceId(Uuid::from_u128(u128::from(number))),
                 id: MessageId(Uuid::from_u128(u128::from(number))),
                 content: Bytes::from_static(b"{}"),
                 reply_to: None,
@@ -300,8 +298,8 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_send_that_the_home_could_not_take_no_later_one_of_its_device_goes_out_and_others_do() {
-        let (mut lot, log) = lot(&[7, 8, 7, 8, 7]);
+    fn behind_a_send_that_the_home_could_not_take_no_later_one_of_its_sender_goes_out_from_any_device_and_others_do() {
+        let (mut lot, log) = lot(&["ann", "bob", "ann", "bob", "ann"]);
         let numbers = lot.ready(log, 2);
         assert_eq!(numbers.len(), 2);
         numbers.iter().for_each(|number| lot.on_its_way(*number, Some(*number)));

@@ -30,7 +30,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return;
         };
         if home == self.options.me {
-            let behind = !again && waiter.device().is_some_and(|device| self.lot.holds(id, &command.sender, device));
+            let behind = !again && waiter.device().is_some() && self.lot.holds(id, &command.sender);
             if self.numbers(id, now) && !behind {
                 self.with_log(id, now, effects, |log, context| log.submit(command, salt, waiter, context));
             } else if self.opens(id) {
@@ -98,7 +98,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             let key = (command.log, command.sender.clone(), command.id);
             self.awaiting.insert(key, reply.clone());
         }
-        let behind = !again && device.is_some_and(|device| self.lot.holds(command.log, &command.sender, device));
+        let behind = !again && device.is_some() && self.lot.holds(command.log, &command.sender);
         let behind = behind || (device.is_some() && self.rounds.is_broken(command.log));
         if !self.links_up.contains(&home) || behind {
             self.park(command, &home, reply, device, now, effects);
