@@ -15,6 +15,8 @@ use crate::{until, web};
 
 /// Longest wait for a region to serve after its start.
 const STARTS: Duration = Duration::from_secs(30);
+/// Slots of a mesh.
+const SLOTS: f64 = 4_096.0;
 /// Tries to tell a region of cuts.
 const TELL_TRIES: usize = 5;
 /// Between two tries of a verb that is refused because the mesh has not noticed yet.
@@ -239,16 +241,17 @@ pub async fn home(mesh: &Mesh, conversation: &str) -> Value {
 }
 
 /// Fences that the regions committed since they started.
-pub async fn fences(mesh: &Mesh) -> f64 {
+pub async fn fences(mesh: &Mesh) -> u64 {
     let mut sum = 0.0;
     for region in 0..mesh.regions.len() {
         sum += mesh.metric(region, "hearth_map_fences_total", "").await;
     }
-    sum
+    // A counter is whole and small.
+    sum as u64
 }
 
-/// What of the mesh has not come to rest; `None` when every region takes part and holds its lease, and nothing is failing
-/// over, set apart or parked.
+/// What of the mesh has not come to rest; `None` when every region takes part and holds its lease, every slot has
+/// a steward, and nothing is failing over, set apart or parked.
 pub async fn unsettled(mesh: &Mesh) -> Option<String> {
     for asked in 0..mesh.regions.len() {
         let answer = web::try_call(None, &mesh.regions[asked].http, "GET", "/metrics", None, None, &[]).await;
@@ -259,6 +262,9 @@ pub async fn unsettled(mesh: &Mesh) -> Option<String> {
         };
         if sum("hearth_region_state{", "state=\"active\"") < mesh.regions.len() as f64 {
             return Some(format!("not every region is active, says region {asked}"));
+        }
+        if sum("hearth_region_slots{", "") != SLOTS {
+            return Some(format!("region {asked} knows slots without a steward"));
         }
         if sum("hearth_lease_seconds{", "") <= 0.0 {
             return Some(format!("region {asked} holds no lease"));

@@ -100,6 +100,20 @@ pub fn epochs(
     (seen.union(&acked).count(), without)
 }
 
+/// The longest time between two acks of one conversation, its first and its last ack taken as ends.
+#[must_use]
+pub fn longest_silence(history: &History) -> Duration {
+    let mut last: BTreeMap<ConversationId, u64> = BTreeMap::new();
+    let mut longest = 0;
+    for (at, event) in &history.events {
+        if let Event::Ack { conversation, .. } = event {
+            let before = last.insert(*conversation, *at).unwrap_or(*at);
+            longest = longest.max(at - before);
+        }
+    }
+    Duration::from_micros(longest)
+}
+
 /// The middle and the greatest of some times; `None` of none.
 #[must_use]
 pub fn middle_and_most(times: &[Duration]) -> Option<(Duration, Duration)> {
@@ -124,7 +138,8 @@ mod tests {
     fn ack(of: u128, epoch: u64, sequence: u64, home: usize) -> Event {
         let position = Position { epoch: Epoch(epoch), sequence: Sequence(sequence) };
         let (time, level) = (0, Level::default());
-        let acked = Acked { position, time, level, home: Some(home), regions: [home].into_iter().collect(), again: false };
+        let acked =
+            Acked { position, time, level, home: Some(home), regions: [home].into_iter().collect(), again: false };
         let message = MessageId(Uuid::from_u128(u128::from(sequence)));
         Event::Ack { session: 0, conversation: conversation(of), message, acked, on_disk: None }
     }
@@ -132,10 +147,16 @@ mod tests {
     /// One conversation at home in 0, the other in 1; 0 is gone from second 2 on.
     fn story() -> (History, Performed) {
         let mut history = History::default();
-        let events =
-            [(1, ack(1, 1, 1, 0)), (1, ack(2, 1, 1, 1)), (3, ack(2, 1, 2, 1)), (9, ack(1, 3, 2, 2)), (10, ack(1, 3, 3, 2))];
+        let events = [
+            (1, ack(1, 1, 1, 0)),
+            (1, ack(2, 1, 1, 1)),
+            (3, ack(2, 1, 2, 1)),
+            (9, ack(1, 3, 2, 2)),
+            (10, ack(1, 3, 3, 2)),
+        ];
         events.into_iter().for_each(|(at, event)| history.add(at * SECOND, event));
-        let fault = Performed { fault: 4, takes_away: Some(0), fails_over: true, began: 2 * SECOND, ended: 20 * SECOND };
+        let fault =
+            Performed { fault: 4, takes_away: Some(0), fails_over: true, began: 2 * SECOND, ended: 20 * SECOND };
         (history, fault)
     }
 
@@ -155,6 +176,12 @@ mod tests {
         assert_eq!(epochs(&history, &BTreeMap::new()), (3, vec![]));
         let opened = BTreeMap::from([(conversation(1), BTreeSet::from([1, 2, 3]))]);
         assert_eq!(epochs(&history, &opened), (4, vec![(conversation(1), 2)]));
+    }
+
+    #[test]
+    fn the_longest_silence_is_counted_for_each_conversation_by_itself() {
+        assert_eq!(longest_silence(&story().0), Duration::from_secs(8));
+        assert_eq!(longest_silence(&History::default()), Duration::ZERO);
     }
 
     #[test]

@@ -37,16 +37,8 @@ pub enum Kind {
 
 impl Kind {
     /// All names.
-    pub const NAMES: [&'static str; 8] = [
-        "isolate",
-        "isolate-outward",
-        "isolate-inward",
-        "cut",
-        "cut-one-way",
-        "kill",
-        "stop",
-        "fail-over-by-hand",
-    ];
+    pub const NAMES: [&'static str; 8] =
+        ["isolate", "isolate-outward", "isolate-inward", "cut", "cut-one-way", "kill", "stop", "fail-over-by-hand"];
 
     /// Its name in reports.
     #[must_use]
@@ -95,9 +87,7 @@ impl Kind {
     pub fn cuts(self) -> BTreeSet<(usize, usize)> {
         let others = |region: usize| (0..REGIONS).filter(move |other| *other != region);
         match self {
-            Self::Isolate(region) => {
-                others(region).flat_map(|other| [(region, other), (other, region)]).collect()
-            }
+            Self::Isolate(region) => others(region).flat_map(|other| [(region, other), (other, region)]).collect(),
             Self::IsolateOutward(region) => others(region).map(|other| (region, other)).collect(),
             Self::IsolateInward(region) => others(region).map(|other| (other, region)).collect(),
             Self::Cut(one, other) => [(one, other), (other, one)].into(),

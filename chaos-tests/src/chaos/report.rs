@@ -49,8 +49,12 @@ pub struct Report {
     pub violations: Vec<Violation>,
     /// Fences that the region map had.
     pub failovers: usize,
+    /// Fences by `hearth_map_fences_total` at the end of the load; a process that was killed has forgotten its own.
+    pub fences_counted: u64,
     /// How the homes of each region that was gone came to others.
     pub rehomed: Vec<Rehomed>,
+    /// The longest time without an ack in a conversation.
+    pub silence: Duration,
     /// Epochs seen, over all conversations.
     pub epochs: usize,
     /// Epochs seen without an ack under them.
@@ -112,7 +116,10 @@ impl Report {
             return Some("no home that was gone acked elsewhere".to_owned());
         }
         if let Some(of) = self.rehomed.iter().find(|of| of.without > 0) {
-            return Some(format!("{} homes that fault {} took away never acked under a newer epoch", of.without, of.fault));
+            return Some(format!(
+                "{} homes that fault {} took away never acked under a newer epoch",
+                of.without, of.fault
+            ));
         }
         if self.epochs_without_ack > 0 {
             return Some(format!("{} of {} epochs saw no ack", self.epochs_without_ack, self.epochs));
@@ -154,6 +161,7 @@ impl Report {
             "outOfOrder": self.out_of_order(),
             "violations": self.violations,
             "failovers": self.failovers,
+            "longestSilenceMs": millis(self.silence),
             "firstAckMs": self.failover_times().into_iter().map(millis).collect::<Vec<_>>(),
             "firstAckP50Ms": times.map(|(middle, _)| millis(middle)),
             "firstAckMaxMs": times.map(|(_, most)| millis(most)),
@@ -203,14 +211,26 @@ pub fn replay(seed: u64) -> String {
 pub fn table(reports: &[Report]) -> String {
     let mut text = format!(
         "{:>6} {:>12} {:>6} {:>6} {:>5} {:>5} {:>6} {:>6} {:>5} {:>6} {:>7} {:>7} {:>7} {:>6}\n",
-        "seed", "verdict", "faults", "acked", "lost", "twice", "order", "other", "fails", "epochs", "p50 s", "max s",
-        "settled", "took s"
+        "seed",
+        "verdict",
+        "faults",
+        "acked",
+        "lost",
+        "twice",
+        "order",
+        "other",
+        "fails",
+        "epochs",
+        "p50 s",
+        "max s",
+        "settled",
+        "took s"
     );
-    let seconds = |time: Option<Duration>| time.map_or_else(|| "-".to_owned(), |time| format!("{:.1}", time.as_secs_f64()));
+    let seconds =
+        |time: Option<Duration>| time.map_or_else(|| "-".to_owned(), |time| format!("{:.1}", time.as_secs_f64()));
     for report in reports {
         let times = middle_and_most(&report.failover_times());
-        let other =
-            report.violations.len() - report.lost() - report.duplicated() - report.out_of_order();
+        let other = report.violations.len() - report.lost() - report.duplicated() - report.out_of_order();
         let _ = writeln!(
             text,
             "{:>6} {:>12} {:>6} {:>6} {:>5} {:>5} {:>6} {:>6} {:>5} {:>6} {:>7} {:>7} {:>7.1} {:>6.0}",
@@ -279,6 +299,8 @@ mod tests {
             acked: LEAST_ACKED,
             violations: Vec::new(),
             failovers,
+            fences_counted: 1,
+            silence: Duration::from_secs(9),
             rehomed: vec![Rehomed { fault: 0, after: vec![Duration::from_secs(8)], without: 0 }],
             epochs: 8,
             epochs_without_ack: 0,

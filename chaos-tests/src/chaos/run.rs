@@ -217,6 +217,7 @@ struct Seen {
     openings: Openings,
     done: BTreeMap<usize, When>,
     fences: usize,
+    fences_counted: u64,
     clients: Vec<Client>,
     shared: Arc<Shared>,
     /// What does not hold that no client can see.
@@ -262,6 +263,7 @@ async fn perform(mesh: &mut Mesh, plan: &Plan, say: &impl Fn(&str)) -> Seen {
     let settled = healed.elapsed();
     driver.look().await;
     let (done, fences) = (std::mem::take(&mut driver.done), driver.fences.len());
+    let fences_counted = driver::fences(mesh).await;
     say(&format!("  {} acked; settled, {fences} fences; reading", crowd.acked()));
     let (clients, sessions, shared) = crowd.end().await;
     sessions.iter().for_each(|peers| checker.observe_resumed(peers));
@@ -277,7 +279,7 @@ async fn perform(mesh: &mut Mesh, plan: &Plan, say: &impl Fn(&str)) -> Seen {
     readings.extend(again);
     silent.extend(silent_again);
     faults.extend(silent.into_iter().map(|what| (Guarantee::G1, what)));
-    Seen { checker, readings, openings, done, fences, clients, shared, faults, settled }
+    Seen { checker, readings, openings, done, fences, fences_counted, clients, shared, faults, settled }
 }
 
 fn judge(plan: &Plan, seen: Seen, began: Instant, folder: &Path, log: &str) -> Report {
@@ -310,6 +312,8 @@ fn judge(plan: &Plan, seen: Seen, began: Instant, folder: &Path, log: &str) -> R
         acked: judged.acked,
         violations,
         failovers: seen.fences,
+        fences_counted: seen.fences_counted,
+        silence: measure::longest_silence(&history),
         rehomed: measure::rehomed(&history, &performed),
         epochs,
         epochs_without_ack: without.len(),
