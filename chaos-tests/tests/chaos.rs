@@ -15,7 +15,7 @@ const NO_PAUSE: Duration = Duration::from_secs(5);
 
 async fn held(plan: Plan) -> Report {
     let _permit = ONE_AT_A_TIME.lock().await;
-    let report = run(&plan, |text| println!("{text}")).await;
+    let report = run(&plan, None, |text| println!("{text}")).await;
     assert_eq!(report.verdict(), Verdict::Held, "{}", report.story());
     println!("{}", report.json());
     report

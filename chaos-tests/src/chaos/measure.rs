@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hearth_protocol::ConversationId;
+use hearth_protocol::{ConversationId, MessageId};
 use simulation::history::{Event, History};
 
 /// A fault as it was performed, by the clock of the history, in microseconds.
@@ -114,6 +114,25 @@ pub fn longest_silence(history: &History) -> Duration {
     Duration::from_micros(longest)
 }
 
+/// Messages that were acked at one position and stand at another: they left a line and came back (G8).
+#[must_use]
+pub fn readmitted(history: &History) -> usize {
+    let mut stands: BTreeMap<(ConversationId, MessageId), u64> = BTreeMap::new();
+    for (_, event) in &history.events {
+        if let Event::Reading { conversation, rows, .. } = event {
+            stands.extend(rows.iter().map(|row| ((*conversation, row.message), row.sequence)));
+        }
+    }
+    let moved = history.events.iter().filter_map(|(_, event)| match event {
+        Event::Ack { conversation, message, acked, .. } => {
+            let now = stands.get(&(*conversation, *message))?;
+            (*now != acked.position.sequence.0).then_some((*conversation, *message))
+        }
+        _ => None,
+    });
+    moved.collect::<BTreeSet<_>>().len()
+}
+
 /// The middle and the greatest of some times; `None` of none.
 #[must_use]
 pub fn middle_and_most(times: &[Duration]) -> Option<(Duration, Duration)> {
@@ -125,8 +144,8 @@ pub fn middle_and_most(times: &[Duration]) -> Option<(Duration, Duration)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hearth_protocol::{Epoch, Level, MessageId, Position, Sequence};
-    use simulation::history::Acked;
+    use hearth_protocol::{Epoch, Level, Position, Sequence};
+    use simulation::history::{Acked, Row};
     use uuid::Uuid;
 
     const SECOND: u64 = 1_000_000;
@@ -182,6 +201,15 @@ mod tests {
     fn the_longest_silence_is_counted_for_each_conversation_by_itself() {
         assert_eq!(longest_silence(&story().0), Duration::from_secs(8));
         assert_eq!(longest_silence(&History::default()), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_message_that_stands_elsewhere_than_it_was_acked_has_come_back() {
+        let (mut history, _) = story();
+        let row = |sequence, message| Row { sequence, epoch: 1, message: MessageId(Uuid::from_u128(message)) };
+        let rows = vec![row(1, 1), row(2, 3)];
+        history.add(20 * SECOND, Event::Reading { region: 0, pass: 1, conversation: conversation(1), rows });
+        assert_eq!(readmitted(&history), 1, "3 was acked at 3; 2 is lost, which others say");
     }
 
     #[test]

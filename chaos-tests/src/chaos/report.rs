@@ -71,6 +71,8 @@ pub struct Report {
     pub put_off: BTreeMap<String, usize>,
     /// Loss statements, over all conversations.
     pub losses: usize,
+    /// Messages that left a line at a failover and came back under another number.
+    pub readmitted: usize,
     /// From the end of the last fault until nothing was failing over, set apart, parked or open.
     pub settled: Duration,
     /// How long the run took.
@@ -172,6 +174,7 @@ impl Report {
             "refused": self.refused,
             "putOff": self.put_off,
             "lossStatements": self.losses,
+            "readmitted": self.readmitted,
             "settledMs": millis(self.settled),
             "seconds": self.took.as_secs_f64(),
             "kept": self.kept,
@@ -310,6 +313,7 @@ mod tests {
             refused: BTreeMap::new(),
             put_off: BTreeMap::new(),
             losses: 0,
+            readmitted: 0,
             settled: Duration::from_secs(2),
             took: Duration::from_secs(80),
             kept: None,

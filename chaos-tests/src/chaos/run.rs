@@ -225,18 +225,21 @@ struct Seen {
     settled: Duration,
 }
 
-/// Performs a run; `say` hears of its progress.
+/// Performs a run, of the code as it ships or, where `mutant` names one, of a wrong reading of it; `say` hears of its
+/// progress.
 ///
 /// # Panics
 /// When the mesh does not start, does not take a fault, or ends with a code or a log that it must not have.
-pub async fn run(plan: &Plan, say: impl Fn(&str)) -> Report {
+pub async fn run(plan: &Plan, mutant: Option<&str>, say: impl Fn(&str)) -> Report {
     say(&replay(plan.seed));
     let began = Instant::now();
     // Kept unless all held: also when this function panics.
     let folder = tempfile::Builder::new().prefix("hearth-chaos-").tempdir().expect("a folder").keep();
     let data = folder.join("data");
     let arguments = [&QUICK[..], &["--processes", "--failover-after", "2s"]].concat();
-    let mut mesh = Mesh::with(Setup { arguments: &arguments, data: Some(&data), ..Setup::default() }).await;
+    let environment: Vec<(&str, &str)> = mutant.map(|name| ("HEARTH_MUTANT", name)).into_iter().collect();
+    let setup = Setup { arguments: &arguments, environment: &environment, data: Some(&data) };
+    let mut mesh = Mesh::with(setup).await;
     let seen = perform(&mut mesh, plan, &say).await;
     let report = judge(plan, seen, began, &folder, &mesh.log());
     mesh.end().await;
@@ -323,6 +326,7 @@ fn judge(plan: &Plan, seen: Seen, began: Instant, folder: &Path, log: &str) -> R
         refused: of_clients(|client| &client.book.refused),
         put_off: of_clients(|client| &client.book.put_off),
         losses: seen.openings.losses,
+        readmitted: measure::readmitted(&history),
         settled: seen.settled,
         took: began.elapsed(),
         kept: None,
