@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::{
-    Change, EntryKind, Epoch, ErrorCode, Level, LogId, LogKind, Placement, Refusal, RegionId, SealedEntry, Slot,
+    Change, EntryKind, Epoch, ErrorCode, Level, LogId, LogKind, Placement, Refusal, RegionId, SealedEntry, Slot, UserId,
 };
 use uuid::Uuid;
 
@@ -225,6 +225,28 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             }
         }
         again
+    }
+
+    /// What a user's devices here sent, was numbered and may not be acked now is parked before a later send of theirs is:
+    /// else that one stands before all of it once another home takes over. Where it is acked after all, its id keeps it
+    /// from being there twice.
+    pub(super) fn park_numbered(&mut self, id: LogId, sender: &UserId, now: Now, effects: &mut Vec<Effect<R>>) {
+        let Some(Slotted::Ready(log)) = self.logs.get_mut(&id) else { return };
+        let mut earlier = Vec::new();
+        for pending in log.pending.iter_mut().filter(|pending| pending.entry.entry.fixed.sender == *sender) {
+            let Some((command, _)) = command_of(id, &pending.entry) else { continue };
+            for waiter in std::mem::take(&mut pending.waiters) {
+                match waiter {
+                    Waiter::Local { reply, device: Some(device), .. } => earlier.push((command.clone(), reply, device)),
+                    other => pending.waiters.push(other),
+                }
+            }
+        }
+        log.home.waiters -= earlier.len();
+        let me = self.options.me.clone();
+        for (command, reply, device) in earlier {
+            self.park(command, &me, reply, Some(device), now, effects);
+        }
     }
 
     /// A placement is known here: the log's home may be another one from now on.

@@ -72,6 +72,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         match waiter {
             Waiter::Local { reply, device, .. } => {
                 let me = self.options.me.clone();
+                if device.is_some() {
+                    self.park_numbered(command.log, &command.sender, now, effects);
+                }
                 self.park(command, &me, reply, device, now, effects);
             }
             waiter @ (Waiter::Peer { .. } | Waiter::Gone) => {
