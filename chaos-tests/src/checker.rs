@@ -2,7 +2,8 @@
 //! simulated runs by the same rules.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hearth_protocol::{ConversationId, Epoch, Level, MessageId, Position, Sequence};
 use serde_json::Value;
@@ -10,6 +11,7 @@ use simulation::checker::{self, Guarantee};
 use simulation::history::{Acked, Event, History, RegionSet, Row, SessionId};
 use uuid::Uuid;
 
+use crate::chaos::book::is_for_now;
 use crate::peer::Peer;
 
 /// Collects what sessions saw, and compares it with histories.
@@ -19,6 +21,22 @@ pub struct Checker {
     history: History,
     acked: BTreeMap<MessageId, u64>,
     devices: BTreeMap<(String, String), u64>,
+    /// Where each message went.
+    sent: BTreeMap<MessageId, ConversationId>,
+    faults: u32,
+}
+
+/// What a region gave of a conversation from its first row to its end.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// The region's place.
+    pub region: usize,
+    /// 1 for the first reading, 2 for the one after a restart of all regions.
+    pub pass: u32,
+    /// Of which conversation.
+    pub conversation: String,
+    /// Its rows.
+    pub rows: Vec<Value>,
 }
 
 fn id(value: &Value) -> Uuid {
@@ -34,8 +52,28 @@ fn conversation_of(payload: &Value) -> Option<ConversationId> {
 }
 
 impl Checker {
+    /// Of a mesh of these regions, whose clock begins at zero now.
+    #[must_use]
+    pub fn of(regions: Vec<String>) -> Self {
+        let history = History { regions, ..History::default() };
+        Self { began: Some(Instant::now()), history, ..Self::default() }
+    }
+
     /// Takes in all that a session saw and sent.
     pub fn observe(&mut self, peer: &Peer) {
+        let session = self.session(&peer.user, &peer.device);
+        self.observe_as(session, peer);
+    }
+
+    /// Takes in the connections of one client, each of which resumed where the one before it had ended: what it was shown
+    /// has to go on without a silent gap from one to the next.
+    pub fn observe_resumed(&mut self, peers: &[Arc<Peer>]) {
+        let Some(first) = peers.first() else { return };
+        let session = self.session(&first.user, &first.device);
+        peers.iter().for_each(|peer| self.observe_as(session, peer));
+    }
+
+    fn observe_as(&mut self, session: SessionId, peer: &Peer) {
         let mut happened: Vec<(Instant, Happened)> = peer
             .sent()
             .into_iter()
@@ -45,12 +83,47 @@ impl Checker {
         // What was sent at the moment of a frame was sent before it.
         happened.sort_by_key(|(at, _)| *at);
         let began = *self.began.get_or_insert_with(|| happened.first().map_or_else(Instant::now, |(at, _)| *at));
-        let session = self.session(&peer.user, &peer.device);
         for (at, happened) in happened {
             // A session that was watched before the first one observed begins at zero.
             let at = u64::try_from(at.saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX);
             self.take(at, session, happened);
         }
+    }
+
+    /// A moment by the clock of the history, in microseconds.
+    #[must_use]
+    pub fn micros(&self, at: Instant) -> u64 {
+        let since = self.began.map_or(Duration::ZERO, |began| at.saturating_duration_since(began));
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Notes a fault.
+    pub fn fault(&mut self, name: &'static str, began: Instant, ended: Instant) {
+        self.faults += 1;
+        self.history.add(self.micros(began), Event::FaultBegins(self.faults, name));
+        self.history.add(self.micros(ended), Event::FaultEnds(self.faults));
+    }
+
+    /// Notes a loss statement: positions from `from` on, below the epoch `below`, may be missing where fewer than
+    /// `covered_copies` regions had them.
+    pub fn loss(&mut self, conversation: &str, from: Position, below: u64, covered_copies: usize) {
+        let conversation = ConversationId(named(conversation));
+        self.history.add(0, Event::Loss { conversation, from, below, covered_copies });
+    }
+
+    /// What happened, by one clock, with what was read of it.
+    #[must_use]
+    pub fn history(&self, readings: &[Reading]) -> History {
+        let mut history = self.history.clone();
+        // Sessions are observed one after the other; the checker wants one clock.
+        history.events.sort_by_key(|(at, _)| *at);
+        let end = history.events.last().map_or(0, |(at, _)| *at);
+        for Reading { region, pass, conversation, rows } in readings {
+            let conversation = ConversationId(named(conversation));
+            let rows = rows.iter().map(row).collect();
+            history.add(end, Event::Reading { region: *region, pass: *pass, conversation, rows });
+        }
+        history
     }
 
     fn session(&mut self, user: &str, device: &str) -> SessionId {
@@ -62,6 +135,7 @@ impl Checker {
     fn take(&mut self, at: u64, session: SessionId, happened: Happened) {
         let frame = match happened {
             Happened::Sent(conversation, message) => {
+                self.sent.insert(MessageId(message), ConversationId(conversation));
                 let event = Event::Invoke(session, ConversationId(conversation), MessageId(message));
                 return self.history.add(at, event);
             }
@@ -72,13 +146,20 @@ impl Checker {
             (ConversationId(id(&payload["conversationId"])), MessageId(id(&payload["messageId"])));
         let event = match frame["type"].as_str().unwrap_or_default() {
             "message.ack" => {
-                let acked = acked(payload);
+                let acked = acked(payload, &self.history.regions);
                 self.acked.entry(message).or_insert(acked.position.sequence.0);
                 Event::Ack { session, conversation, message, acked, on_disk: None }
             }
             "message.new" => Event::Shown(session, conversation, position(payload), message),
             "message.queued" => Event::Queued(session, conversation, message),
             "message.refused" => Event::Refused { session, conversation, message, again: false },
+            "error" => {
+                // An error that answers a message names it by the request's id.
+                let message = MessageId(id(&frame["id"]));
+                let Some(conversation) = self.sent.get(&message).copied() else { return };
+                Event::Refused { session, conversation, message, again: is_for_now(payload) }
+            }
+            "connected" if frame["resumed"] == "fresh" => Event::Told(session, None),
             "sync.required" | "sync.gap" => Event::Told(session, conversation_of(payload)),
             "conversation.rewound" => {
                 Event::Rewound(session, conversation, payload["afterSequence"].as_u64().unwrap_or(0) + 1)
@@ -103,16 +184,13 @@ impl Checker {
     /// What does not hold for a conversation, given its history in each region.
     #[must_use]
     pub fn faults(&self, conversation: &str, histories: &[Vec<Value>]) -> Vec<String> {
-        let conversation = ConversationId(named(conversation));
-        let mut history = self.history.clone();
-        // Sessions are observed one after the other; the checker wants one clock.
-        history.events.sort_by_key(|(at, _)| *at);
+        let of = |(region, rows): (usize, &Vec<Value>)| {
+            let conversation = conversation.to_owned();
+            Reading { region, pass: 1, conversation, rows: rows.clone() }
+        };
+        let readings: Vec<Reading> = histories.iter().enumerate().map(of).collect();
+        let mut history = self.history(&readings);
         history.regions = (0..histories.len()).map(|region| format!("region {region}")).collect();
-        let end = history.events.last().map_or(0, |(at, _)| *at);
-        for (region, rows) in histories.iter().enumerate() {
-            let rows = rows.iter().map(row).collect();
-            history.add(end, Event::Reading { region, pass: 1, conversation, rows });
-        }
         let report = checker::check(&history);
         // A story that waits for answers asks for them by itself; one that ends a session does not hear all.
         let counts = report.violations.into_iter().filter(|violation| violation.guarantee != Guarantee::Answered);
@@ -143,14 +221,16 @@ fn position(payload: &Value) -> Position {
     Position { epoch: Epoch(number("epoch")), sequence: Sequence(number("sequenceNumber")) }
 }
 
-fn acked(payload: &Value) -> Acked {
+fn acked(payload: &Value, regions: &[String]) -> Acked {
+    let place = |region: &Value| regions.iter().position(|known| *region == known.as_str());
+    let named = payload["durability"]["regions"].as_array();
     let level = payload["durability"]["level"].as_str().and_then(Level::parse).unwrap_or_default();
     Acked {
         position: position(payload),
         time: payload["timestamp"].as_u64().unwrap_or(0),
         level,
-        home: None,
-        regions: RegionSet::default(),
+        home: place(&payload["home"]),
+        regions: named.into_iter().flatten().filter_map(place).collect::<RegionSet>(),
         again: payload["duplicate"].as_bool().unwrap_or(false),
     }
 }

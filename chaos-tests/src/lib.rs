@@ -3,6 +3,7 @@
 //!
 //! It knows the shipped binary and the client contract, and nothing of the server's code.
 
+pub mod chaos;
 pub mod checker;
 pub mod load;
 pub mod mesh;

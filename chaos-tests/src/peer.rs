@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hearth_client::rest::Rest;
-use hearth_client::transport::{Connection, Received};
+use hearth_client::transport::{Connection, Received, TransportError};
 use hearth_client::{Address, TransportKind};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -183,9 +183,27 @@ impl Peer {
         auth: Auth,
         secrets: Secrets,
     ) -> Self {
+        let opened = Self::try_open_at(address, user, kind, tls, auth, secrets).await;
+        opened.unwrap_or_else(|error| panic!("{user} at {}: {error}", address.http))
+    }
+
+    /// As [`Peer::open_at`].
+    ///
+    /// # Errors
+    /// Why it cannot be reached.
+    ///
+    /// # Panics
+    /// When no TLS client can be made on this machine.
+    pub async fn try_open_at(
+        address: &Address,
+        user: &str,
+        kind: TransportKind,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        auth: Auth,
+        secrets: Secrets,
+    ) -> Result<Self, TransportError> {
         let rest = Rest::new(tls.clone()).expect("a client");
-        let opened = Connection::open(address, kind, tls, &rest).await;
-        let connection = opened.unwrap_or_else(|error| panic!("{user} at {}: {error}", address.http));
+        let connection = Connection::open(address, kind, tls, &rest).await?;
         let device = auth.device.unwrap_or_else(new_id);
         let mut payload = json!({ "token": auth.token, "deviceId": device });
         if let Some(resume) = auth.resume {
@@ -209,7 +227,7 @@ impl Peer {
             secrets,
         };
         peer.frame(json!({ "type": "auth", "payload": payload })).await;
-        peer
+        Ok(peer)
     }
 
     /// Sends an object as it is.
@@ -325,6 +343,41 @@ impl Peer {
     #[must_use]
     pub fn frames(&self) -> Vec<Frame> {
         self.record.lock().expect("no panic holds it").frames.clone()
+    }
+
+    /// The frames from the `from`th on, so far.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn since(&self, from: usize) -> Vec<Value> {
+        let record = self.record.lock().expect("no panic holds it");
+        record.frames.iter().skip(from).map(|frame| frame.value.clone()).collect()
+    }
+
+    /// Waits for the first frame of `kind`; `None` when the connection ends before, or it is not there within `within`.
+    pub async fn heard(&self, kind: &str, within: Duration) -> Option<Value> {
+        let deadline = tokio::time::Instant::now() + within;
+        let mut changed = self.changed.clone();
+        loop {
+            changed.mark_unchanged();
+            if let Some(frame) = self.since(0).into_iter().find(|frame| frame["type"] == kind) {
+                return Some(frame);
+            }
+            if self.closed().is_some() || tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                return None;
+            }
+        }
+    }
+
+    /// Drops the connection as a network does that is gone: nobody is told. Nothing is heard of it any more.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn abandon(&self) {
+        self.task.abort();
+        let mut record = self.record.lock().expect("no panic holds it");
+        record.closed.get_or_insert((Instant::now(), None));
     }
 
     /// Payloads of all frames of a type so far.
@@ -455,6 +508,9 @@ async fn pump(
                 Ok(Received::Text(text)) => {
                     let value = serde_json::from_str(&text).unwrap_or(Value::Null);
                     let mut record = record.lock().expect("no panic holds it");
+                    if record.closed.is_some() {
+                        return;
+                    }
                     record.tally.take_in(&value);
                     let index = record.frames.len();
                     record.frames.push(Frame { at: Instant::now(), value });

@@ -265,6 +265,7 @@ pub async fn child(region: &str, say: fn(&str)) -> Result<(), DevError> {
     let failed = |reason: String| DevError::Failed(reason);
     let spec = std::env::var(CHILD).map_err(|_| failed("this is a part of `hearth dev --processes`".to_owned()))?;
     let spec: DevSpec = serde_json::from_str(&spec).map_err(|error| failed(error.to_string()))?;
+    mutate()?;
     let mut signals = Signals::caught()?;
     let secrets = Folder::secrets_of(&spec.data)?;
     let mesh = DevMesh::new(spec, secrets);
@@ -296,6 +297,19 @@ pub async fn child(region: &str, say: fn(&str)) -> Result<(), DevError> {
             }
         }
     }
+}
+
+/// Switches on the wrong reading of the core that a test names, for this region's whole life.
+#[cfg(feature = "mutants")]
+fn mutate() -> Result<(), DevError> {
+    let Ok(name) = std::env::var("HEARTH_MUTANT") else { return Ok(()) };
+    let known = region_model::mutants::switch_on(Some(&name));
+    known.then_some(()).ok_or_else(|| DevError::Failed(format!("there is no mutant {name:?}: see hearth sim --mutant")))
+}
+
+#[cfg(not(feature = "mutants"))]
+fn mutate() -> Result<(), DevError> {
+    Ok(())
 }
 
 async fn answer(mesh: Arc<DevMesh>, region: String, line: String, say: fn(&str)) {

@@ -220,13 +220,14 @@ impl<R: Clone> Log<R> {
         context: &mut Context<'_, R>,
     ) {
         let Write { stage, apart, adopt, append: entries, standing } = write;
-        let adopted = if adopt { std::mem::take(&mut self.newer.entries) } else { Vec::new() };
-        if !self.newer.take(if adopt { StageWrite::Drop } else { stage }, standing.staged.clone()) {
+        if !self.newer.take(stage, standing.staged.clone()) {
             self.newer = NewerLine::default();
             let conflict = self.body_of(&Said::Conflict { at: self.length });
             after.says = after.says.drain(..).filter_map(|(peer, _)| Some((peer, conflict.clone()?))).collect();
             return self.say_after_writes(after.says, context);
         }
+        // What the same frame staged is adopted with what was staged before.
+        let adopted = if adopt { std::mem::take(&mut self.newer).entries } else { Vec::new() };
         let record = self.record_of(&standing, owner, context.me);
         let entries: Vec<Arc<SealedEntry>> = adopted.into_iter().chain(entries).collect();
         let cut = apart.filter(|apart| *apart < self.length);

@@ -6,7 +6,7 @@ use hearth_protocol::{Level, LogId};
 use region_model::{Input, Outcome};
 use uuid::Uuid;
 
-use crate::support::{Message, Sim};
+use crate::support::{Message, Sim, message_id};
 
 const USERS: [&str; 3] = ["ann", "ben", "cem"];
 const ALL: [usize; 3] = [0, 1, 2];
@@ -93,6 +93,35 @@ fn a_tail_of_the_old_home_comes_back_under_its_first_time_and_no_id_twice() {
         check_lines(&sim, log, &[]);
         let returned = sim.entries(1, log).iter().filter(|entry| entry.entry.fixed.original_time.is_some()).count();
         assert_eq!(returned, 4, "all but the one that its sender sent again");
+    }
+}
+
+/// The later send comes to the home when its lease is over, while the earlier ones wait there for their copies.
+#[test]
+fn what_a_home_had_numbered_when_its_lease_lapsed_stands_before_what_the_same_user_sent_later() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(seed);
+        sim.found_map();
+        let log = sim.group_at(0, 1);
+        let first = sim.send(0, log, &Message::new("ann", 0).at(Level::Majority));
+        sim.acked(first);
+        sim.settle(&ALL, log);
+        sim.isolate(0);
+        for id in 1..4 {
+            sim.send(0, log, &Message::new("ann", id).at(Level::Majority));
+        }
+        sim.run_for(2_000);
+        sim.lapse(0);
+        sim.send(0, log, &Message::new("ann", 4).at(Level::Majority));
+        sim.run_for(2_000);
+        sim.fail_over(0);
+        sim.run_until("the log has another home", |sim| epoch(sim, 1, log) > 1);
+        sim.heal_all();
+        sim.run_for(6_000);
+        sim.come_back(0);
+        sim.run_until("all came", |sim| ALL.iter().all(|region| sim.message_ids(*region, log).len() == 5));
+        sim.settle(&ALL, log);
+        assert_eq!(sim.message_ids(1, log), (0..5).map(message_id).collect::<Vec<_>>(), "seed {seed}");
     }
 }
 
@@ -187,7 +216,7 @@ fn whatever_fails_over_what_two_regions_acked_is_in_every_line_at_last() {
                 let acks = sim.replies.get(ticket).into_iter().flatten();
                 acks.into_iter().any(|reply| matches!(reply, Outcome::Acked(_)))
             })
-            .map(|(id, _)| crate::support::message_id(*id))
+            .map(|(id, _)| message_id(*id))
             .collect();
         assert!(!acked.is_empty());
         check_lines(&sim, log, &acked);
