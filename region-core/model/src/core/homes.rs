@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::{
-    Change, EntryKind, Epoch, ErrorCode, Level, LogId, LogKind, Placement, Refusal, RegionId, SealedEntry, Slot, UserId,
+    Change, EntryKind, Epoch, ErrorCode, Level, LogId, LogKind, Placement, Refusal, RegionId, SealedEntry, Slot,
 };
 use uuid::Uuid;
 
