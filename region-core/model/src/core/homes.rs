@@ -240,7 +240,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 if log.placement.as_ref().is_some_and(|known| known.epoch > epoch) {
                     return;
                 }
-                changed = log.placement.as_ref().is_some_and(|known| known.epoch < epoch);
+                let known = log.placement.as_ref().map_or(FOUNDING, |known| known.epoch);
+                changed = known < epoch;
                 log.note_placement(&placement);
                 log.placement = Some(placement);
                 if changed {
@@ -261,6 +262,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             None => changed = true,
         }
         self.begin_failovers(now, effects);
+        if !changed && home == me {
+            // It was told before it could be taken up.
+            self.ensure_open(id, now, effects);
+        }
         if changed {
             if id.kind == LogKind::Conversation && epoch > FOUNDING {
                 effects.push(Effect::HomeChanged(id));
