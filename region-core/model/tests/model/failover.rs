@@ -31,6 +31,17 @@ fn check_lines(sim: &Sim, log: LogId, acked: &[Uuid]) {
     }
 }
 
+/// A mesh with a map and a group at its first region, with one message that all of them hold.
+fn with_one_message(seed: u64) -> (Sim, LogId) {
+    let mut sim = Sim::new(seed);
+    sim.found_map();
+    let log = sim.group_at(0, 1);
+    let first = sim.send(0, log, &Message::new("ann", 0).at(Level::Majority));
+    sim.acked(first);
+    sim.settle(&ALL, log);
+    (sim, log)
+}
+
 #[test]
 fn a_home_that_is_cut_off_is_replaced_and_what_was_parked_meanwhile_is_acked_by_the_new_one() {
     for seed in 0..20 {
@@ -65,12 +76,7 @@ fn a_home_that_is_cut_off_is_replaced_and_what_was_parked_meanwhile_is_acked_by_
 #[test]
 fn a_tail_of_the_old_home_comes_back_under_its_first_time_and_no_id_twice() {
     for seed in 0..20 {
-        let mut sim = Sim::new(seed);
-        sim.found_map();
-        let log = sim.group_at(0, 1);
-        let first = sim.send(0, log, &Message::new("ann", 0).at(Level::Majority));
-        sim.acked(first);
-        sim.settle(&ALL, log);
+        let (mut sim, log) = with_one_message(seed);
         sim.isolate(0);
         let tail: Vec<u64> = (1..6).map(|id| sim.send(0, log, &Message::new("ann", id).at(Level::Region))).collect();
         for ticket in &tail {
@@ -100,12 +106,7 @@ fn a_tail_of_the_old_home_comes_back_under_its_first_time_and_no_id_twice() {
 #[test]
 fn what_a_home_had_numbered_when_its_lease_lapsed_stands_before_what_the_same_user_sent_later() {
     for seed in 0..20 {
-        let mut sim = Sim::new(seed);
-        sim.found_map();
-        let log = sim.group_at(0, 1);
-        let first = sim.send(0, log, &Message::new("ann", 0).at(Level::Majority));
-        sim.acked(first);
-        sim.settle(&ALL, log);
+        let (mut sim, log) = with_one_message(seed);
         sim.isolate(0);
         for id in 1..4 {
             sim.send(0, log, &Message::new("ann", id).at(Level::Majority));
@@ -246,12 +247,7 @@ fn slots_of(region: u16) -> Vec<hearth_protocol::Slot> {
 #[test]
 fn the_last_of_three_regions_goes_on_by_the_operators_word_and_what_it_lacked_is_stated_and_comes_back() {
     for seed in 0..6 {
-        let mut sim = Sim::new(seed);
-        sim.found_map();
-        let log = sim.group_at(0, 1);
-        let first = sim.send(0, log, &Message::new("ann", 0).at(Level::Majority));
-        sim.acked(first);
-        sim.settle(&ALL, log);
+        let (mut sim, log) = with_one_message(seed);
         // What the two that are lost acked together is not at the third.
         sim.isolate(2);
         sim.run_for(5_000);
