@@ -16,8 +16,6 @@ use crate::random::Random;
 use crate::region::Ticket;
 use crate::world::{Event, World};
 
-/// A client does something this often, at least and at most.
-const ACTS: (u64, u64) = (SECOND / 5, SECOND);
 /// Unacked messages above which a client sends no new ones.
 const WINDOW: usize = 16;
 /// Without an answer for so long, a client sends again.
@@ -127,7 +125,8 @@ pub(crate) struct Conversation {
 
 impl World {
     pub(crate) fn client(&mut self, number: usize) {
-        let next = self.clients[number].random.between(ACTS.0, ACTS.1);
+        let pace = self.plan.size.pace * 1_000;
+        let next = self.clients[number].random.between(pace / 3, pace * 5 / 3);
         self.after(next, Event::Client(number));
         let calm = self.now >= self.plan.calm_at;
         let Some(connection) = self.clients[number].connection else {

@@ -112,11 +112,16 @@ pub struct Size {
     pub regions: usize,
     /// Clients, 2 to 1,000.
     pub clients: usize,
+    /// Milliseconds after which a client does something, in the mean, 10 to 60,000.
+    pub pace: u64,
 }
+
+/// Clients act this often unless told otherwise: with what faults hold up, each sends more than once a second.
+pub const PACE: u64 = 440;
 
 impl Default for Size {
     fn default() -> Self {
-        Self { seconds: 120, regions: 3, clients: 50 }
+        Self { seconds: 120, regions: 3, clients: 50, pace: PACE }
     }
 }
 
@@ -189,10 +194,13 @@ impl Plan {
     /// What to type to see this very run again.
     #[must_use]
     pub fn replay(&self) -> String {
-        let Size { seconds, regions, clients } = self.size;
+        let Size { seconds, regions, clients, pace } = self.size;
         let whole = Self::new(self.seed, self.size);
         let mut line =
             format!("hearth sim --seed {} --seconds {seconds} --regions {regions} --clients {clients}", self.seed);
+        if pace != PACE {
+            line += &format!(" --pace {pace}");
+        }
         let list = |numbers: Vec<String>| if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") };
         if self.calm_at != whole.calm_at {
             line += &format!(" --calm-from {}", self.calm_at / SECOND);

@@ -26,6 +26,7 @@ use crate::command::Command;
 use crate::effect::{Effect, SendKey};
 use crate::home::{LinksUp, RetryCheck};
 use crate::log::{Log, Waiter};
+use crate::mutants::Mutant;
 use crate::ownership::{Migration, Right};
 use crate::parking::ParkingLot;
 use crate::ports::LoadedLog;
@@ -351,6 +352,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             }
             Input::CompareHomes(peer, lengths) => self.compare_homes(&peer, lengths, effects),
             Input::Tick => self.tick(now, effects),
+            Input::AntiEntropy if Mutant::AntiEntropyOff.is_on() => {}
             Input::AntiEntropy => self.anti_entropy(now, effects),
         }
     }

@@ -34,8 +34,13 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
         if home == self.options.me {
             let behind = !again && waiter.device().is_some() && self.lot.holds(id, &command.sender);
-            // What came before it may still wait for its lookup: nothing of its device overtakes that.
-            let undecided = matches!(self.logs.get(&id), Some(Slotted::Ready(log)) if log.has_undecided());
+            // What came before it may still wait for its lookup: nothing of its device overtakes that, not even to be
+            // parked.
+            let (undecided, of_user) = match self.logs.get(&id) {
+                Some(Slotted::Ready(log)) => (log.has_undecided(), behind && log.has_undecided_of(&command.sender)),
+                Some(Slotted::Loading(_)) | None => (false, false),
+            };
+            let behind = behind && !of_user;
             if (self.numbers(id, now) || undecided) && !behind {
                 self.with_log(id, now, effects, |log, context| log.submit(command, salt, waiter, context));
             } else if self.opens(id) {
