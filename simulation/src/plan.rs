@@ -117,7 +117,7 @@ pub struct Size {
 }
 
 /// Clients act this often unless told otherwise: with what faults hold up, each sends more than once a second.
-pub const PACE: u64 = 440;
+pub const PACE: u64 = 400;
 
 impl Default for Size {
     fn default() -> Self {

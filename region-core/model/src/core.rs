@@ -34,6 +34,7 @@ use crate::region_map::MapState;
 use crate::succession::{Owned, OwnedWrite};
 use crate::view::Bounds;
 pub use input::{CoreOptions, Input, Now};
+pub(crate) use parked::is_passing;
 use pulls::pull_page;
 
 /// A forward that the home holds and does not answer within this is offered again: the answer may be lost.

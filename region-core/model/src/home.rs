@@ -13,7 +13,7 @@ use hearth_protocol::{
 use uuid::Uuid;
 
 use crate::command::{Ack, Command, Outcome};
-use crate::core::Context;
+use crate::core::{Context, is_passing};
 use crate::effect::{Effect, Lane};
 use crate::log::{Log, Pending, PushedBy, Replicas, Waiter, first_record, outbox_records};
 use crate::mutants::Mutant;
@@ -56,6 +56,9 @@ struct Paced<R> {
     waiter: Waiter<R>,
 }
 
+/// Refusals of parked messages that a home remembers of a log; of more, the oldest go.
+const REFUSED: usize = 256;
+
 /// What names a command within its log: sender and id.
 type SentId = (UserId, Uuid);
 
@@ -78,6 +81,9 @@ pub(crate) struct HomeState<R> {
     turns_away: bool,
     /// Parked messages that wait for room, in the order in which they came.
     paced: VecDeque<Paced<R>>,
+    /// Parked messages that were refused for good: should the answer be lost, they are refused again, also if their
+    /// sender is a member again by then, since what the sender parked behind them may have been taken.
+    refused: VecDeque<(SentId, Refusal)>,
     /// Open lookups, each with how many submits wait for it. One is asked at a time for an id: answers to several could
     /// not be told apart.
     lookups: BTreeMap<SentId, usize>,
@@ -98,6 +104,7 @@ impl<R> Default for HomeState<R> {
             submits: VecDeque::new(),
             turns_away: false,
             paced: VecDeque::new(),
+            refused: VecDeque::new(),
             lookups: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             settled: VecDeque::new(),
@@ -315,6 +322,10 @@ impl<R: Clone> Log<R> {
             self.answer_retry(&record, &command, waiter, context);
             return;
         }
+        if let Some(refusal) = self.refused_before(&command, &waiter) {
+            answer(waiter, Outcome::Refused(refusal), context.effects, self.id);
+            return;
+        }
         if self.length == 0 && self.id.kind == LogKind::Placement {
             self.open_placement_log(context);
         }
@@ -324,7 +335,25 @@ impl<R: Clone> Log<R> {
                 None => self.append(command, content, level, salt, waiter, context),
             },
             Decision::AlreadySo => self.answer_already(waiter, context),
-            Decision::Refuse(refusal) => answer(waiter, Outcome::Refused(refusal), context.effects, self.id),
+            Decision::Refuse(refusal) => {
+                self.remember_refusal(&command, &waiter, &refusal);
+                answer(waiter, Outcome::Refused(refusal), context.effects, self.id);
+            }
+        }
+    }
+
+    fn refused_before(&self, command: &Command, waiter: &Waiter<R>) -> Option<Refusal> {
+        let is_it = |((sender, id), _): &&(SentId, Refusal)| *id == command.id && *sender == command.sender;
+        let refused = waiter.is_parked().then(|| self.home.refused.iter().find(is_it))?;
+        refused.map(|(_, refusal)| refusal.clone())
+    }
+
+    fn remember_refusal(&mut self, command: &Command, waiter: &Waiter<R>, refusal: &Refusal) {
+        if waiter.is_parked() && !is_passing(refusal.error) {
+            if self.home.refused.len() >= REFUSED {
+                self.home.refused.pop_front();
+            }
+            self.home.refused.push_back(((command.sender.clone(), command.id), refusal.clone()));
         }
     }
 

@@ -285,7 +285,7 @@ fn kept_refusal(send: &ParkedSend) -> Option<Refusal> {
 }
 
 /// Whether a refusal says that the same send may be taken later.
-pub(super) fn is_passing(error: ErrorCode) -> bool {
+pub(crate) fn is_passing(error: ErrorCode) -> bool {
     matches!(
         error,
         ErrorCode::HomeUnreachable
