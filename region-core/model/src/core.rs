@@ -144,6 +144,8 @@ enum Waiting<R> {
     Compare(RegionId, mesh::Length),
     /// This region may have to open an epoch.
     Open,
+    /// This region opened an epoch with a commit after which the log was read again.
+    Opened,
     /// This region stewards a slot: it opens its placement log and looks for homes that are fenced.
     Steward,
     Move {
@@ -502,6 +504,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 }
             }
             Waiting::Open => self.ensure_open(id, now, effects),
+            Waiting::Opened => self.opened(id, now, effects),
             Waiting::Steward => self.steward(id, now, effects),
             Waiting::Move { to, reply } => self.begin_move(id, &to, reply, now, effects),
             Waiting::Follow { hold: true } if self.placement_of(id).is_none() => {
@@ -554,7 +557,7 @@ impl<R> Waiting<R> {
             | Self::LinkUp(_)
             | Self::Compare(..)
             | Self::Open
-            | Self::Steward
+            | Self::Opened | Self::Steward
             | Self::Move { .. } => false,
         }
     }

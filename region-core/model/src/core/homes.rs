@@ -168,7 +168,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 effects.push(Effect::Load(id));
                 self.tail_found(id);
             }
-            if opened && !reload {
+            if opened && reload {
+                self.on_log(id, Waiting::Opened, now, effects);
+            } else if opened {
                 self.opened(id, now, effects);
             }
         }
