@@ -235,6 +235,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let (home, epoch) = (placement.home.clone(), placement.epoch);
         let me = self.options.me.clone();
         self.failovers.placed(&placement);
+        if placement.generation < self.generation_of(&home) && self.home_here(LogId::placement(Slot::of(&id))) {
+            // It came to stand after its home was fenced: the steward passed over it when it looked for such logs.
+            self.failovers.push(id);
+        }
         let mut again = Vec::new();
         let mut changed = home == me;
         match self.logs.get_mut(&id) {
