@@ -365,6 +365,9 @@ pub(crate) struct SimArguments {
     /// Milliseconds between two acts of a client, in the mean, 10 to 60,000.
     #[arg(long, default_value_t = simulation::PACE, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub(crate) pace: u64,
+    /// Cut regions off one after the other, so that homes fail over again and again.
+    #[arg(long)]
+    pub(crate) successions: bool,
     /// Of a seed's faults only these, by number, or `none`.
     #[arg(long, value_name = "NUMBERS")]
     pub(crate) faults: Option<String>,

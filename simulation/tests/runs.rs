@@ -46,6 +46,7 @@ fn read(line: &str) -> Plan {
         regions: size("--regions"),
         clients: size("--clients"),
         pace: number("--pace").unwrap_or(simulation::PACE),
+        successions: words.contains(&"--successions"),
     };
     let mut plan = Plan::new(number("--seed").expect("a seed"), size);
     if let Some(second) = number("--calm-from") {
