@@ -188,7 +188,9 @@ impl<R: Clone> Log<R> {
             return;
         }
         let counts = said.accepted == accepted || Mutant::Rule(Flaw::CountUnaccepted).is_on();
-        if said.accepted < accepted && said.length > 0 && !said.fork && !counts {
+        // One that has promised and holds nothing cannot say where to go on from.
+        let lost = said.length > 0 || !said.resend;
+        if said.accepted < accepted && lost && !said.fork && !counts {
             self.bring_over(peer, said, opening, context);
             return;
         }
