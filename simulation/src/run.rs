@@ -242,6 +242,10 @@ impl World {
         if waiting > 0 {
             return Some(format!("{waiting} messages are not acked"));
         }
+        let tails: usize = self.regions.iter().filter_map(|region| Some(region.core.as_ref()?.gauges().tails)).sum();
+        if tails > 0 {
+            return Some(format!("{tails} tails have not come back"));
+        }
         for (number, conversation) in self.conversations.iter().enumerate() {
             if !conversation.ready {
                 return Some(format!("{} is not made", conversation.log));
