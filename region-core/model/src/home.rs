@@ -344,7 +344,9 @@ impl<R: Clone> Log<R> {
 
     fn refused_before(&self, command: &Command, waiter: &Waiter<R>) -> Option<Refusal> {
         let is_it = |((sender, id), _): &&(SentId, Refusal)| *id == command.id && *sender == command.sender;
-        let refused = waiter.is_parked().then(|| self.home.refused.iter().find(is_it))?;
+        // What comes back with a tail was admitted once, whatever became of a parked copy of it.
+        let asks_again = waiter.is_parked() && command.original_time.is_none();
+        let refused = asks_again.then(|| self.home.refused.iter().find(is_it))?;
         refused.map(|(_, refusal)| refusal.clone())
     }
 
