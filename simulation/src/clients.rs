@@ -147,6 +147,7 @@ impl World {
             if self.clients[number].random.percent(50) {
                 let device = DeviceId(self.clients[number].random.uuid());
                 self.trace.count(self.now, "device-switched", number as u64, 0);
+                self.forget(number);
                 self.clients[number].device = device;
             }
             return;
@@ -157,6 +158,18 @@ impl World {
             self.send_all_again(number);
         } else if !calm {
             self.send_new(number);
+        }
+    }
+
+    /// A device is gone for good: what was queued goes on without it, and what was not may be lost.
+    fn forget(&mut self, number: usize) {
+        if !self.clients[number].outstanding.iter().any(|of| of.queued) {
+            return;
+        }
+        for Outstanding { sending, .. } in std::mem::take(&mut self.clients[number].outstanding) {
+            self.trace.count(self.now, "forgotten", number as u64, sending.conversation as u64);
+            let conversation = self.conversations[sending.conversation].id;
+            self.history.add(self.now, history::Event::Forgotten(conversation, sending.message));
         }
     }
 

@@ -12,7 +12,7 @@ use crate::plan::{FaultKind, Plan, SECOND};
 use crate::world::World;
 
 /// Protocol steps that the end of a report counts, whether they happened or not.
-pub const STEPS: [&str; 58] = [
+pub const STEPS: [&str; 59] = [
     "send",
     "resend",
     "ack",
@@ -24,6 +24,7 @@ pub const STEPS: [&str; 58] = [
     "connect",
     "client-roams",
     "device-switched",
+    "forgotten",
     "members-change",
     "deliver",
     "began",

@@ -81,8 +81,9 @@ pub(crate) struct HomeState<R> {
     turns_away: bool,
     /// Parked messages that wait for room, in the order in which they came.
     paced: VecDeque<Paced<R>>,
-    /// Parked messages that were refused for good: should the answer be lost, they are refused again, also if their
-    /// sender is a member again by then, since what the sender parked behind them may have been taken.
+    /// Parked messages that were refused for good: should the answer be lost, they are refused again, wherever they come
+    /// from and also if their sender is a member again by then, since what the sender parked behind them may have been
+    /// taken.
     refused: VecDeque<(SentId, Refusal)>,
     /// Open lookups, each with how many submits wait for it. One is asked at a time for an id: answers to several could
     /// not be told apart.
@@ -210,10 +211,10 @@ impl<R: Clone> Log<R> {
         !self.home.submits.is_empty()
     }
 
-    /// Whether sends of a user that were never parked wait for their lookups: later ones go behind them, and share what
-    /// becomes of them.
+    /// Whether sends of a user's devices here, never parked, wait for their lookups: later ones go behind them, and share
+    /// what becomes of them.
     pub(crate) fn has_undecided_of(&self, user: &UserId) -> bool {
-        self.home.submits.iter().any(|submit| submit.command.sender == *user && !submit.waiter.is_parked())
+        self.home.submits.iter().any(|submit| submit.command.sender == *user && submit.waiter.device().is_some())
     }
 
     /// Whether one more entry may wait for copies.
@@ -322,7 +323,7 @@ impl<R: Clone> Log<R> {
             self.answer_retry(&record, &command, waiter, context);
             return;
         }
-        if let Some(refusal) = self.refused_before(&command, &waiter) {
+        if let Some(refusal) = self.refused_before(&command) {
             answer(waiter, Outcome::Refused(refusal), context.effects, self.id);
             return;
         }
@@ -342,11 +343,10 @@ impl<R: Clone> Log<R> {
         }
     }
 
-    fn refused_before(&self, command: &Command, waiter: &Waiter<R>) -> Option<Refusal> {
+    fn refused_before(&self, command: &Command) -> Option<Refusal> {
         let is_it = |((sender, id), _): &&(SentId, Refusal)| *id == command.id && *sender == command.sender;
         // What comes back with a tail was admitted once, whatever became of a parked copy of it.
-        let asks_again = waiter.is_parked() && command.original_time.is_none();
-        let refused = asks_again.then(|| self.home.refused.iter().find(is_it))?;
+        let refused = command.original_time.is_none().then(|| self.home.refused.iter().find(is_it))?;
         refused.map(|(_, refusal)| refusal.clone())
     }
 

@@ -123,7 +123,7 @@ fn device_order(conversation: ConversationId, order: &[MessageId], facts: &Facts
 
 fn answered(facts: &Facts, lines: &Lines, report: &mut Report) {
     for ((conversation, message), sent) in &facts.sent {
-        let open = sent.invoked.is_some() && sent.acks.is_empty() && !sent.refused_for_good;
+        let open = sent.invoked.is_some() && sent.acks.is_empty() && !sent.refused_for_good && !sent.forgotten;
         if open && lines.contains_key(conversation) {
             report.add(Guarantee::Answered, format!("{message} of {conversation} was never answered"));
         }
