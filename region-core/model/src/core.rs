@@ -185,6 +185,13 @@ struct Forwarded<R> {
     tail: bool,
 }
 
+impl<R> Forwarded<R> {
+    /// Whether it is to be sequenced in the order in which it went out.
+    fn is_in_order(&self) -> bool {
+        self.device.is_some() || self.tail
+    }
+}
+
 /// Those who wait for a placement from a steward.
 #[derive(Debug)]
 struct Lookup<R> {

@@ -75,6 +75,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             } else {
                 self.links_up.contains(&placement.home)
             };
+            let reached = reached && !self.rounds.is_broken(id);
             let Some(tail) = self.tails.get_mut(&id) else { continue };
             if placement.epoch > tail.epoch {
                 *tail = Tail { epoch: placement.epoch, ..Tail::default() };
