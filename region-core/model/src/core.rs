@@ -524,9 +524,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             }
             Waiting::Release => self.release(id, now, effects),
             Waiting::LinkUp(peer) => {
-                let home_here = self.home_here(id);
-                self.with_log(id, now, effects, |log, context| {
-                    if home_here { log.replica_link_up(&peer, context) } else { log.resend_asked = None }
+                let (home_here, opens) = (self.home_here(id), self.opens(id));
+                self.with_log(id, now, effects, |log, context| match home_here {
+                    true if opens => {}
+                    true => log.replica_link_up(&peer, context),
+                    false => log.resend_asked = None,
                 });
             }
             Waiting::Compare(peer, length) => {
