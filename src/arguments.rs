@@ -362,6 +362,12 @@ pub(crate) struct SimArguments {
     /// Clients, 2 to 1,000.
     #[arg(long, default_value_t = 50, value_parser = clients_of_a_simulation)]
     pub(crate) clients: usize,
+    /// Milliseconds between two acts of a client, in the mean, 10 to 60,000.
+    #[arg(long, default_value_t = simulation::PACE, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub(crate) pace: u64,
+    /// Cut regions off one after the other, so that homes fail over again and again.
+    #[arg(long)]
+    pub(crate) successions: bool,
     /// Of a seed's faults only these, by number, or `none`.
     #[arg(long, value_name = "NUMBERS")]
     pub(crate) faults: Option<String>,

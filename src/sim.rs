@@ -83,13 +83,18 @@ fn table(title: &str, rows: Vec<(&str, u64)>) {
     }
 }
 
+fn size_of(arguments: &SimArguments) -> Size {
+    let SimArguments { seconds, regions, clients, pace, successions, .. } = *arguments;
+    Size { seconds, regions, clients, pace, successions }
+}
+
 /// Runs the verb.
 pub(crate) fn sim(arguments: &SimArguments) -> ExitCode {
     #[cfg(feature = "mutants")]
     if let Some(name) = &arguments.mutant {
         return mutants(arguments, name);
     }
-    let size = Size { seconds: arguments.seconds, regions: arguments.regions, clients: arguments.clients };
+    let size = size_of(arguments);
     let plans: Box<dyn Iterator<Item = Plan>> = match (arguments.seed, arguments.hours) {
         (Some(seed), None) => match narrowed(arguments, Plan::new(seed, size)) {
             Ok(plan) => Box::new(std::iter::once(plan)),
@@ -213,7 +218,7 @@ fn numbers<T: std::str::FromStr>(list: &str) -> Result<Vec<T>, String> {
 /// Prints a row of docs/simulation.md for a mutant, or for each.
 #[cfg(feature = "mutants")]
 fn mutants(arguments: &SimArguments, name: &str) -> ExitCode {
-    let size = Size { seconds: arguments.seconds, regions: arguments.regions, clients: arguments.clients };
+    let size = size_of(arguments);
     let names: Vec<&str> = simulation::hunt::names().filter(|known| name == "all" || name == *known).collect();
     if names.is_empty() {
         let known: Vec<&str> = simulation::hunt::names().collect();

@@ -16,8 +16,6 @@ use crate::random::Random;
 use crate::region::Ticket;
 use crate::world::{Event, World};
 
-/// A client does something this often, at least and at most.
-const ACTS: (u64, u64) = (SECOND / 5, SECOND);
 /// Unacked messages above which a client sends no new ones.
 const WINDOW: usize = 16;
 /// Without an answer for so long, a client sends again.
@@ -127,7 +125,8 @@ pub(crate) struct Conversation {
 
 impl World {
     pub(crate) fn client(&mut self, number: usize) {
-        let next = self.clients[number].random.between(ACTS.0, ACTS.1);
+        let pace = self.plan.size.pace * 1_000;
+        let next = self.clients[number].random.between(pace / 3, pace * 5 / 3);
         self.after(next, Event::Client(number));
         let calm = self.now >= self.plan.calm_at;
         let Some(connection) = self.clients[number].connection else {
@@ -148,6 +147,7 @@ impl World {
             if self.clients[number].random.percent(50) {
                 let device = DeviceId(self.clients[number].random.uuid());
                 self.trace.count(self.now, "device-switched", number as u64, 0);
+                self.forget(number);
                 self.clients[number].device = device;
             }
             return;
@@ -158,6 +158,18 @@ impl World {
             self.send_all_again(number);
         } else if !calm {
             self.send_new(number);
+        }
+    }
+
+    /// A device is gone for good: what was queued goes on without it, and what was not may be lost.
+    fn forget(&mut self, number: usize) {
+        if !self.clients[number].outstanding.iter().any(|of| of.queued) {
+            return;
+        }
+        for Outstanding { sending, .. } in std::mem::take(&mut self.clients[number].outstanding) {
+            self.trace.count(self.now, "forgotten", number as u64, sending.conversation as u64);
+            let conversation = self.conversations[sending.conversation].id;
+            self.history.add(self.now, history::Event::Forgotten(conversation, sending.message));
         }
     }
 

@@ -54,6 +54,10 @@ pub(crate) struct Errand {
     done: Done,
     /// Whom the answer comes to, and since when it is waited for.
     waits: Option<(Ticket, u64)>,
+    /// Whether it had a placement made: until its region knows of it, it is looked for again after a pause.
+    placed: bool,
+    /// When it goes on: what was planned for another time counts no more.
+    goes_on: u64,
 }
 
 fn change(
@@ -158,9 +162,9 @@ impl World {
 
     fn begin_errand(&mut self, region: usize, steps: impl IntoIterator<Item = Step>, done: Done) {
         let number = self.number();
-        let errand = Errand { region, steps: steps.into_iter().collect(), done, waits: None };
+        let errand = Errand { region, steps: steps.into_iter().collect(), done, waits: None, placed: false, goes_on: 0 };
         self.errands.insert(number, errand);
-        self.after(0, Event::Errand(number));
+        self.go_on_after(number, 0);
     }
 
     /// A user connected at a region: its record names the region, and is followed there.
@@ -209,12 +213,19 @@ impl World {
     }
 
     /// An errand goes on, or is tried again.
+    fn go_on_after(&mut self, number: u64, microseconds: u64) {
+        if let Some(errand) = self.errands.get_mut(&number) {
+            errand.goes_on = self.now + microseconds;
+            self.after(microseconds, Event::Errand(number));
+        }
+    }
+
     pub(crate) fn errand(&mut self, number: u64) {
-        let Some(errand) = self.errands.get(&number) else { return };
+        let Some(errand) = self.errands.get(&number).filter(|errand| errand.goes_on <= self.now) else { return };
         let (region, waits) = (errand.region, errand.waits);
         if !self.regions[region].runs() {
             match errand.done {
-                Done::Ready(_) => self.after(SECOND, Event::Errand(number)),
+                Done::Ready(_) => self.go_on_after(number, SECOND),
                 Done::Nothing | Done::Told(_) => self.drop_errand(number),
             }
             return;
@@ -230,7 +241,7 @@ impl World {
         if let Some(errand) = self.errands.get_mut(&number) {
             errand.waits = Some((ticket, self.now));
         }
-        self.after(PATIENCE + 1, Event::Errand(number));
+        self.go_on_after(number, PATIENCE + 1);
         match step {
             Step::Command(command) => {
                 let salt = self.regions[region].random.salt();
@@ -252,7 +263,7 @@ impl World {
         if let Some(errand) = self.errands.get_mut(&number) {
             errand.steps.pop_front();
             errand.waits = None;
-            self.after(0, Event::Errand(number));
+            self.go_on_after(number, 0);
         }
     }
 
@@ -271,16 +282,22 @@ impl World {
         match outcome {
             Outcome::Acked(_) => self.step_done(number),
             Outcome::Refused(refusal) if refusal.retry_after.is_some() => {
-                if let Some(errand) = self.errands.get_mut(&number) {
-                    errand.waits = None;
-                }
-                self.after(PAUSE, Event::Errand(number));
+                self.later(number);
             }
             Outcome::Refused(_) | Outcome::Queued(..) => {
                 self.trace.count(self.now, "errand-refused", number, 0);
                 self.drop_errand(number);
             }
         }
+    }
+
+    /// The same step again, after a pause.
+    fn later(&mut self, number: u64) {
+        if let Some(errand) = self.errands.get_mut(&number) {
+            errand.waits = None;
+            errand.placed = false;
+        }
+        self.go_on_after(number, PAUSE);
     }
 
     pub(crate) fn errand_viewed(&mut self, number: u64, ticket: Ticket, view: &LogView) {
@@ -292,7 +309,14 @@ impl World {
         let Some(step) = errand.steps.front().cloned() else { return };
         match step {
             Step::Placed(log, level) if view.placement.is_none() => {
+                if errand.placed {
+                    self.later(number);
+                    return;
+                }
                 let place = self.placing(region, log, level);
+                if let Some(errand) = self.errands.get_mut(&number) {
+                    errand.placed = true;
+                }
                 self.put_before(number, vec![Step::Command(Box::new(place))]);
             }
             Step::Record(user) if view.placement.is_none() || !view.held => {
@@ -316,7 +340,7 @@ impl World {
                 errand.steps.push_front(step);
             }
             errand.waits = None;
-            self.after(0, Event::Errand(number));
+            self.go_on_after(number, 0);
         }
     }
 

@@ -111,6 +111,10 @@ pub enum Event {
         /// Whether the same message may be sent again and taken.
         again: bool,
     },
+    /// A region will not sequence a message that it held, and keeps that for a device that may never come back.
+    RefusalKept(ConversationId, MessageId),
+    /// The device that handed a message over is gone for good: nobody hands it over again or hears how it ends.
+    Forgotten(ConversationId, MessageId),
     /// A session is shown an entry.
     Shown(SessionId, ConversationId, Position, MessageId),
     /// A session is told that entries were left out before what it is shown next; `None`: of any conversation.

@@ -30,6 +30,6 @@ mod shrink;
 mod trace;
 mod world;
 
-pub use plan::{Fault, FaultKind, Plan, Size};
+pub use plan::{Fault, FaultKind, PACE, Plan, Size};
 pub use run::{Ran, STEPS, Verdict, run, run_told, run_whole};
 pub use shrink::{Shrunk, shrink};

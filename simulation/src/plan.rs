@@ -112,11 +112,18 @@ pub struct Size {
     pub regions: usize,
     /// Clients, 2 to 1,000.
     pub clients: usize,
+    /// Milliseconds after which a client does something, in the mean, 10 to 60,000.
+    pub pace: u64,
+    /// Whether regions are cut off one after the other, so that homes fail over again and again.
+    pub successions: bool,
 }
+
+/// Clients act this often unless told otherwise: with what faults hold up, each sends more than once a second.
+pub const PACE: u64 = 400;
 
 impl Default for Size {
     fn default() -> Self {
-        Self { seconds: 120, regions: 3, clients: 50 }
+        Self { seconds: 120, regions: 3, clients: 50, pace: PACE, successions: false }
     }
 }
 
@@ -151,6 +158,12 @@ impl Plan {
             let (kind, lasts) = draw(&mut random, size.regions);
             let number = u32::try_from(faults.len()).unwrap_or(u32::MAX);
             faults.push(Fault { number, at, lasts: lasts.min(calm_at - at), kind });
+        }
+        if size.successions {
+            succeed(&mut faults, &mut random, size.regions, calm_at);
+        }
+        for (number, fault) in (0..).zip(&mut faults) {
+            fault.number = number;
         }
         Self { seed, size, faults, clients: (0..size.clients).collect(), calm_at }
     }
@@ -189,10 +202,16 @@ impl Plan {
     /// What to type to see this very run again.
     #[must_use]
     pub fn replay(&self) -> String {
-        let Size { seconds, regions, clients } = self.size;
+        let Size { seconds, regions, clients, pace, successions } = self.size;
         let whole = Self::new(self.seed, self.size);
         let mut line =
             format!("hearth sim --seed {} --seconds {seconds} --regions {regions} --clients {clients}", self.seed);
+        if pace != PACE {
+            line += &format!(" --pace {pace}");
+        }
+        if successions {
+            line += " --successions";
+        }
         let list = |numbers: Vec<String>| if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") };
         if self.calm_at != whole.calm_at {
             line += &format!(" --calm-from {}", self.calm_at / SECOND);
@@ -205,6 +224,29 @@ impl Plan {
         }
         line
     }
+}
+
+/// Instead of what keeps regions apart by chance, one region after the other is out of reach for longer than its lease;
+/// the next one goes about when it comes back, so that who seals meets lines of more than one epoch.
+fn succeed(faults: &mut Vec<Fault>, random: &mut Random, regions: usize, calm_at: u64) {
+    let apart = |kind: FaultKind| {
+        matches!(kind, FaultKind::Isolate(_) | FaultKind::Pause(_) | FaultKind::PowerCut(_) | FaultKind::FailedSync(_))
+    };
+    faults.retain(|fault| !apart(fault.kind) && fault.number % 2 == 0);
+    let (mut at, mut region) = (FIRST_FAULT, random.below(regions));
+    while at + 3 * SECOND < calm_at {
+        let lasts = random.between(14 * SECOND, 22 * SECOND);
+        let kind = match random.below(4) {
+            0 => FaultKind::Pause(region),
+            1 => FaultKind::Crash(region),
+            _ => FaultKind::Isolate(region),
+        };
+        faults.push(Fault { number: 0, at, lasts: lasts.min(calm_at - at), kind });
+        at += lasts + random.between(0, 5 * SECOND);
+        at -= random.between(0, 3 * SECOND);
+        region = (region + 1 + random.below(regions - 1)) % regions;
+    }
+    faults.sort_by_key(|fault| fault.at);
 }
 
 /// One fault and how long it lasts.

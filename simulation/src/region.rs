@@ -351,7 +351,12 @@ impl World {
         let of_device = |connection: &&u64| {
             self.connections.get(*connection).is_some_and(|connection| connection.device == send.device)
         };
-        let Some(connection) = connections.iter().find(of_device).copied() else { return };
+        let Some(connection) = connections.iter().find(of_device).copied() else {
+            if matches!(ended, DeviceOutcome::Refused(_)) {
+                self.history.add(self.now, history::Event::RefusalKept(send.conversation, send.id));
+            }
+            return;
+        };
         let outcome = match ended {
             DeviceOutcome::Acked(ack) => Outcome::Acked(ack),
             DeviceOutcome::Refused(refusal) => {

@@ -12,7 +12,7 @@ use crate::plan::{FaultKind, Plan, SECOND};
 use crate::world::World;
 
 /// Protocol steps that the end of a report counts, whether they happened or not.
-pub const STEPS: [&str; 58] = [
+pub const STEPS: [&str; 59] = [
     "send",
     "resend",
     "ack",
@@ -24,6 +24,7 @@ pub const STEPS: [&str; 58] = [
     "connect",
     "client-roams",
     "device-switched",
+    "forgotten",
     "members-change",
     "deliver",
     "began",
@@ -241,6 +242,10 @@ impl World {
         let waiting: usize = self.clients.iter().map(|client| client.outstanding.len()).sum();
         if waiting > 0 {
             return Some(format!("{waiting} messages are not acked"));
+        }
+        let tails: usize = self.regions.iter().filter_map(|region| Some(region.core.as_ref()?.gauges().tails)).sum();
+        if tails > 0 {
+            return Some(format!("{tails} tails have not come back"));
         }
         for (number, conversation) in self.conversations.iter().enumerate() {
             if !conversation.ready {

@@ -20,6 +20,8 @@ use crate::random::Random;
 use crate::region::{Region, Ticket};
 use crate::trace::Trace;
 
+/// What may happen in a simulated second, in the mean: far above what a failover takes.
+const EVENTS_A_SECOND: u64 = 40_000;
 /// Cores tick this often.
 const TICK: u64 = SECOND / 10;
 /// Links that are down are tried this often.
@@ -239,13 +241,17 @@ impl World {
 
     /// Runs until a time, in microseconds.
     pub(crate) fn run_until(&mut self, end: u64) {
-        while self.events.peek().is_some_and(|planned| planned.at <= end) {
+        let most = EVENTS_A_SECOND * (self.now.max(end) / SECOND + 60);
+        while self.planned < most && self.events.peek().is_some_and(|planned| planned.at <= end) {
             let Some(Planned { at, event, .. }) = self.events.pop() else { break };
             self.now = at;
             match event.region() {
                 Some(region) if self.regions[region].paused > 0 => self.regions[region].held.push(event),
                 _ => self.happen(event),
             }
+        }
+        if self.planned >= most && self.broken.is_empty() {
+            self.broken.push(format!("{most} things happened within {} s: some of them go on for ever", end / SECOND));
         }
         self.now = end;
     }

@@ -41,8 +41,13 @@ fn read(line: &str) -> Plan {
     let number = |flag: &str| value(flag).map(|text| text.parse::<u64>().expect("a number"));
     let list = |text: &str| text.split(',').filter_map(|number| number.parse::<u32>().ok()).collect::<Vec<_>>();
     let size = |flag: &str| usize::try_from(number(flag).expect("a size")).expect("small");
-    let size =
-        Size { seconds: number("--seconds").expect("seconds"), regions: size("--regions"), clients: size("--clients") };
+    let size = Size {
+        seconds: number("--seconds").expect("seconds"),
+        regions: size("--regions"),
+        clients: size("--clients"),
+        pace: number("--pace").unwrap_or(simulation::PACE),
+        successions: words.contains(&"--successions"),
+    };
     let mut plan = Plan::new(number("--seed").expect("a seed"), size);
     if let Some(second) = number("--calm-from") {
         plan = plan.calm_from(second);

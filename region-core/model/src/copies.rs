@@ -11,6 +11,8 @@ use crate::core::Context;
 use crate::effect::{Effect, Lane};
 use crate::home::answer;
 use crate::log::{Beginning, Log, Pending, Replica, outbox_records};
+use crate::mutants::Mutant;
+use crate::ownership::Flaw;
 
 /// Entries of one page for a replica that is behind.
 const CATCH_UP_ENTRIES: u64 = 2_048;
@@ -185,7 +187,10 @@ impl<R: Clone> Log<R> {
         if replica.forked || replica.lapsed || replica.begin.is_some() {
             return;
         }
-        if said.accepted < accepted && said.length > 0 && !said.fork {
+        let counts = said.accepted == accepted || Mutant::Rule(Flaw::CountUnaccepted).is_on();
+        // One that has promised and holds nothing cannot say where to go on from.
+        let lost = said.length > 0 || !said.resend;
+        if said.accepted < accepted && lost && !said.fork && !counts {
             self.bring_over(peer, said, opening, context);
             return;
         }
@@ -194,7 +199,7 @@ impl<R: Clone> Log<R> {
             context.effects.push(Effect::Fork { log: self.id, peer: peer.clone() });
             return;
         }
-        if said.accepted == accepted || said.length == 0 {
+        if counts || said.length == 0 {
             replica.acked = if said.resend { said.length } else { replica.acked.max(said.length) };
         }
         match replica.flying {
@@ -246,9 +251,14 @@ impl<R: Clone> Log<R> {
     fn voter_lengths(&self, me: &RegionId) -> Vec<u64> {
         let Some(record) = &self.record else { return Vec::new() };
         let length = |voter: &RegionId| {
-            if voter == me { self.durable } else { self.home.replicas.get(voter).map_or(0, |replica| replica.acked) }
+            if voter == me { self.held_here() } else { self.home.replicas.get(voter).map_or(0, |replica| replica.acked) }
         };
         record.voters.iter().map(length).collect()
+    }
+
+    /// How many entries count as on disk here.
+    fn held_here(&self) -> u64 {
+        if Mutant::AckBeforeDisk.is_on() { self.length } else { self.durable }
     }
 
     /// The voters that have an entry on disk, as far as they said.
@@ -264,7 +274,8 @@ impl<R: Clone> Log<R> {
         let mut lengths = self.voter_lengths(me);
         let voters = lengths.len();
         lengths.sort_unstable_by(|one, other| other.cmp(one));
-        LEVELS.map(|level| lengths.get(level.copies(voters) - 1).copied().unwrap_or(0).min(self.durable))
+        let copies = |level: Level| if Mutant::Rule(Flaw::AckBeforeCopies).is_on() { 1 } else { level.copies(voters) };
+        LEVELS.map(|level| lengths.get(copies(level) - 1).copied().unwrap_or(0).min(self.held_here()))
     }
 
     /// Entries below it have the copies of a level.
@@ -332,7 +343,8 @@ impl<R: Clone> Log<R> {
     fn move_mark(&mut self, covered: [u64; 3], context: &mut Context<'_, R>) {
         let least = if self.id.kind == LogKind::Conversation { Level::Region } else { Level::Majority };
         while let Some(front) = self.pending.front() {
-            let level = front.entry.entry.fixed.level.max(least);
+            let own = front.entry.entry.fixed.level;
+            let level = if Mutant::Rule(Flaw::MarkByConversation).is_on() { least } else { own.max(least) };
             if self.marked >= covered[level as usize - 1] {
                 break;
             }

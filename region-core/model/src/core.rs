@@ -26,6 +26,7 @@ use crate::command::Command;
 use crate::effect::{Effect, SendKey};
 use crate::home::{LinksUp, RetryCheck};
 use crate::log::{Log, Waiter};
+use crate::mutants::Mutant;
 use crate::ownership::{Migration, Right};
 use crate::parking::ParkingLot;
 use crate::ports::LoadedLog;
@@ -33,6 +34,7 @@ use crate::region_map::MapState;
 use crate::succession::{Owned, OwnedWrite};
 use crate::view::Bounds;
 pub use input::{CoreOptions, Input, Now};
+pub(crate) use parked::is_passing;
 use pulls::pull_page;
 
 /// A forward that the home holds and does not answer within this is offered again: the answer may be lost.
@@ -142,6 +144,8 @@ enum Waiting<R> {
     Compare(RegionId, mesh::Length),
     /// This region may have to open an epoch.
     Open,
+    /// This region opened an epoch with a commit after which the log was read again.
+    Opened,
     /// This region stewards a slot: it opens its placement log and looks for homes that are fenced.
     Steward,
     Move {
@@ -179,6 +183,13 @@ struct Forwarded<R> {
     parked: Option<u64>,
     /// Whether it is of a tail that comes back.
     tail: bool,
+}
+
+impl<R> Forwarded<R> {
+    /// Whether it is to be sequenced in the order in which it went out.
+    fn is_in_order(&self) -> bool {
+        self.device.is_some() || self.tail
+    }
 }
 
 /// Those who wait for a placement from a steward.
@@ -351,6 +362,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             }
             Input::CompareHomes(peer, lengths) => self.compare_homes(&peer, lengths, effects),
             Input::Tick => self.tick(now, effects),
+            Input::AntiEntropy if Mutant::AntiEntropyOff.is_on() => {}
             Input::AntiEntropy => self.anti_entropy(now, effects),
         }
     }
@@ -499,6 +511,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 }
             }
             Waiting::Open => self.ensure_open(id, now, effects),
+            Waiting::Opened => self.opened(id, now, effects),
             Waiting::Steward => self.steward(id, now, effects),
             Waiting::Move { to, reply } => self.begin_move(id, &to, reply, now, effects),
             Waiting::Follow { hold: true } if self.placement_of(id).is_none() => {
@@ -511,9 +524,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             }
             Waiting::Release => self.release(id, now, effects),
             Waiting::LinkUp(peer) => {
-                let home_here = self.home_here(id);
-                self.with_log(id, now, effects, |log, context| {
-                    if home_here { log.replica_link_up(&peer, context) } else { log.resend_asked = None }
+                let (home_here, opens) = (self.home_here(id), self.opens(id));
+                self.with_log(id, now, effects, |log, context| match home_here {
+                    true if opens => {}
+                    true => log.replica_link_up(&peer, context),
+                    false => log.resend_asked = None,
                 });
             }
             Waiting::Compare(peer, length) => {
@@ -551,7 +566,7 @@ impl<R> Waiting<R> {
             | Self::LinkUp(_)
             | Self::Compare(..)
             | Self::Open
-            | Self::Steward
+            | Self::Opened | Self::Steward
             | Self::Move { .. } => false,
         }
     }

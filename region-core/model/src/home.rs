@@ -13,9 +13,11 @@ use hearth_protocol::{
 use uuid::Uuid;
 
 use crate::command::{Ack, Command, Outcome};
-use crate::core::Context;
+use crate::core::{Context, is_passing};
 use crate::effect::{Effect, Lane};
 use crate::log::{Log, Pending, PushedBy, Replicas, Waiter, first_record, outbox_records};
+use crate::mutants::Mutant;
+use crate::ownership::Flaw;
 use crate::ports::DedupKey;
 use crate::view::{Decision, View};
 
@@ -54,6 +56,9 @@ struct Paced<R> {
     waiter: Waiter<R>,
 }
 
+/// Refusals of parked messages that a home remembers of a log; of more, the oldest go.
+const REFUSED: usize = 256;
+
 /// What names a command within its log: sender and id.
 type SentId = (UserId, Uuid);
 
@@ -71,8 +76,15 @@ pub(crate) struct RetryCheck<R> {
 pub(crate) struct HomeState<R> {
     pub(crate) replicas: Replicas,
     submits: VecDeque<Submit<R>>,
+    /// One of `submits` was turned away for want of the right: those behind it are turned away as well, even if the
+    /// right is back when their lookups are answered, since what is turned away comes back and must find its place.
+    turns_away: bool,
     /// Parked messages that wait for room, in the order in which they came.
     paced: VecDeque<Paced<R>>,
+    /// Parked messages that were refused for good: should the answer be lost, they are refused again, wherever they come
+    /// from and also if their sender is a member again by then, since what the sender parked behind them may have been
+    /// taken.
+    refused: VecDeque<(SentId, Refusal)>,
     /// Open lookups, each with how many submits wait for it. One is asked at a time for an id: answers to several could
     /// not be told apart.
     lookups: BTreeMap<SentId, usize>,
@@ -91,7 +103,9 @@ impl<R> Default for HomeState<R> {
         Self {
             replicas: Replicas::new(),
             submits: VecDeque::new(),
+            turns_away: false,
             paced: VecDeque::new(),
+            refused: VecDeque::new(),
             lookups: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             settled: VecDeque::new(),
@@ -130,6 +144,7 @@ impl<R> HomeState<R> {
     /// What was not decided yet.
     pub(crate) fn take_undecided(&mut self) -> impl Iterator<Item = (Command, [u8; 16], Waiter<R>)> + use<R> {
         let submits = std::mem::take(&mut self.submits).into_iter();
+        self.turns_away = false;
         let paced = std::mem::take(&mut self.paced).into_iter();
         submits
             .map(|submit| (submit.command, submit.salt, submit.waiter))
@@ -194,6 +209,12 @@ impl<R: Clone> Log<R> {
     /// Whether commands wait for their lookups.
     pub(crate) fn has_undecided(&self) -> bool {
         !self.home.submits.is_empty()
+    }
+
+    /// Whether sends of a user's devices here, never parked, wait for their lookups: later ones go behind them, and share
+    /// what becomes of them.
+    pub(crate) fn has_undecided_of(&self, user: &UserId) -> bool {
+        self.home.submits.iter().any(|submit| submit.command.sender == *user && submit.waiter.device().is_some())
     }
 
     /// Whether one more entry may wait for copies.
@@ -269,17 +290,20 @@ impl<R: Clone> Log<R> {
                 self.decide(submit, context);
             }
         }
+        self.home.turns_away &= self.has_undecided();
         self.home.forget_settled();
     }
 
     fn decide(&mut self, submit: Submit<R>, context: &mut Context<'_, R>) {
-        if !self.may_ack(context) {
+        if self.home.turns_away || !self.may_ack(context) {
             // The right went while the lookup was under way: nothing is numbered without it.
+            self.home.turns_away = true;
             context.homeless.push((submit.command, submit.salt, submit.waiter));
             return;
         }
+        let dedups = is_by_id(submit.command.kind) && !Mutant::Rule(Flaw::NoDedup).is_on();
         let in_flight =
-            if is_by_id(submit.command.kind) { self.home.in_flight.get(&submit.id()).copied() } else { None };
+            if dedups { self.home.in_flight.get(&submit.id()).copied() } else { None };
         match in_flight {
             Some(sequence) if sequence >= self.marked => {
                 self.join(sequence, &submit.command, submit.waiter, context);
@@ -295,8 +319,12 @@ impl<R: Clone> Log<R> {
             Some(_) | None => {}
         }
         let Submit { command, salt, waiter, looked_up, .. } = submit;
-        if let Some(Some(record)) = looked_up {
+        if let Some(Some(record)) = looked_up.filter(|_| !Mutant::Rule(Flaw::NoDedup).is_on()) {
             self.answer_retry(&record, &command, waiter, context);
+            return;
+        }
+        if let Some(refusal) = self.refused_before(&command) {
+            answer(waiter, Outcome::Refused(refusal), context.effects, self.id);
             return;
         }
         if self.length == 0 && self.id.kind == LogKind::Placement {
@@ -308,7 +336,26 @@ impl<R: Clone> Log<R> {
                 None => self.append(command, content, level, salt, waiter, context),
             },
             Decision::AlreadySo => self.answer_already(waiter, context),
-            Decision::Refuse(refusal) => answer(waiter, Outcome::Refused(refusal), context.effects, self.id),
+            Decision::Refuse(refusal) => {
+                self.remember_refusal(&command, &waiter, &refusal);
+                answer(waiter, Outcome::Refused(refusal), context.effects, self.id);
+            }
+        }
+    }
+
+    fn refused_before(&self, command: &Command) -> Option<Refusal> {
+        let is_it = |((sender, id), _): &&(SentId, Refusal)| *id == command.id && *sender == command.sender;
+        // What comes back with a tail was admitted once, whatever became of a parked copy of it.
+        let refused = command.original_time.is_none().then(|| self.home.refused.iter().find(is_it))?;
+        refused.map(|(_, refusal)| refusal.clone())
+    }
+
+    fn remember_refusal(&mut self, command: &Command, waiter: &Waiter<R>, refusal: &Refusal) {
+        if waiter.is_parked() && !is_passing(refusal.error) {
+            if self.home.refused.len() >= REFUSED {
+                self.home.refused.pop_front();
+            }
+            self.home.refused.push_back(((command.sender.clone(), command.id), refusal.clone()));
         }
     }
 
@@ -386,7 +433,9 @@ impl<R: Clone> Log<R> {
         self.home.waiters += usize::from(!matches!(by.waiter, Waiter::Gone));
         let mut append = self.start_append();
         self.push(entry, by, &mut append);
-        append.outbox = outbox_records(self.id, &append.entries[0]);
+        if !Mutant::PublishLost.is_on() {
+            append.outbox = outbox_records(self.id, &append.entries[0]);
+        }
         context.effects.push(Effect::Append(Box::new(append)));
     }
 
@@ -422,7 +471,8 @@ impl<R: Clone> Log<R> {
     fn wait_with(&mut self, sequence: u64, waiter: Waiter<R>, context: &mut Context<'_, R>) {
         let waiter = waiter.into_retry();
         let Some(level) = self.pending_at(sequence).map(|pending| pending.entry.entry.fixed.level) else { return };
-        if self.may_ack(context) && sequence < self.covered(level, context.me) {
+        let has_copies = sequence < self.covered(level, context.me) || Mutant::Rule(Flaw::RetryAtOnce).is_on();
+        if self.may_ack(context) && has_copies {
             if let Some(ack) = self.ack_of(sequence, context.me) {
                 answer(waiter, Outcome::Acked(ack), context.effects, self.id);
             }

@@ -14,11 +14,29 @@ pub enum Mutant {
     FenceWithoutWaiting,
     /// A device's later sends overtake those that are parked.
     ParkedIsOvertaken,
+    /// A home acks what it has decided, and its disk may not have yet.
+    AckBeforeDisk,
+    /// A replica tells the home of entries that its disk may not have yet.
+    CopyBeforeDisk,
+    /// A voter says that it promised before the promise is on its disk.
+    SealBeforeDisk,
+    /// A replica applies an entry whatever it names as its predecessor.
+    PredecessorUnchecked,
+    /// Nothing is compared and nothing is asked for again but when a link comes up.
+    AntiEntropyOff,
+    /// A device hears that its message is parked before the message is on disk.
+    QueuedBeforeDisk,
+    /// What was parked is forgotten at a start.
+    ParkedLostAtStart,
+    /// What follows from an entry is not written down with it, and lost at a crash.
+    PublishLost,
+    /// The range below a follower's stream ends an entry before the stream.
+    PullWithGap,
 }
 
 impl Mutant {
     /// Every mutant with its name on the command line.
-    pub const ALL: [(&'static str, Self); 21] = [
+    pub const ALL: [(&'static str, Self); 30] = [
         ("seal-off", Self::Rule(Flaw::SealOff)),
         ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
         ("longest-wins", Self::Rule(Flaw::LongestWins)),
@@ -40,6 +58,15 @@ impl Mutant {
         ("lease-never-lapses", Self::LeaseNeverLapses),
         ("fence-without-waiting", Self::FenceWithoutWaiting),
         ("parked-is-overtaken", Self::ParkedIsOvertaken),
+        ("ack-before-disk", Self::AckBeforeDisk),
+        ("copy-before-disk", Self::CopyBeforeDisk),
+        ("seal-before-disk", Self::SealBeforeDisk),
+        ("predecessor-unchecked", Self::PredecessorUnchecked),
+        ("anti-entropy-off", Self::AntiEntropyOff),
+        ("queued-before-disk", Self::QueuedBeforeDisk),
+        ("parked-lost-at-start", Self::ParkedLostAtStart),
+        ("publish-lost", Self::PublishLost),
+        ("pull-with-gap", Self::PullWithGap),
     ];
 
     /// Whether it is switched on.

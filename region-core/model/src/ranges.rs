@@ -9,6 +9,7 @@ use hearth_protocol::{Epoch, Hash, RegionId, SealedEntry, Timestamp, mesh};
 use crate::core::Context;
 use crate::effect::{Effect, Lane};
 use crate::log::{Log, Ranges, Tip, dedup_record};
+use crate::mutants::Mutant;
 use crate::ports::Begin;
 use crate::view::View;
 
@@ -100,7 +101,8 @@ impl<R: Clone> Log<R> {
     fn go_on_at(&mut self, head: u64, at: u64, snapshot: Option<(u64, Bytes)>, context: &mut Context<'_, R>) {
         let above = self.ranges.open.map_or(self.length, |(_, to)| to);
         let dropped = if head == 0 { 0..self.length } else { above..self.length };
-        let open = (head < at).then_some((head, at));
+        let end = if Mutant::PullWithGap.is_on() { at.saturating_sub(1) } else { at };
+        let open = (head < end).then_some((head, end));
         let mut append = self.start_append();
         if let Some(record) = &mut self.record {
             record.open_ranges = open.into_iter().collect();

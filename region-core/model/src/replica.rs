@@ -9,6 +9,7 @@ use hearth_protocol::{Epoch, RegionId, SealedEntry, mesh};
 use crate::core::Context;
 use crate::effect::{Effect, Lane};
 use crate::log::{Log, PushedBy, Waiter};
+use crate::mutants::Mutant;
 use crate::ownership::Unread;
 use crate::ranges::go_stale;
 
@@ -90,7 +91,7 @@ impl<R: Clone> Log<R> {
         }
         self.told_mark = self.told_mark.max(append.mark);
         self.show(context);
-        if self.length == before {
+        if self.length == before || Mutant::CopyBeforeDisk.is_on() {
             // Nothing new: what the home wants to know is what is on disk here.
             self.say(peer, false, false, context);
         }
@@ -119,6 +120,9 @@ impl<R: Clone> Log<R> {
         if !append.entries.is_empty() {
             append.mark = append.mark.max(mark.min(self.length));
             context.effects.push(Effect::Append(Box::new(append)));
+            if Mutant::CopyBeforeDisk.is_on() {
+                self.durable = self.length;
+            }
         }
         in_order
     }
@@ -155,6 +159,7 @@ impl<R: Clone> Log<R> {
     fn chains(&self, entry: &SealedEntry) -> bool {
         let fixed = &entry.entry.fixed;
         match &self.tip {
+            Some(_) if Mutant::PredecessorUnchecked.is_on() => true,
             Some(tip) => fixed.previous == tip.hash && fixed.position.epoch >= tip.epoch,
             None => fixed.previous == [0; 32],
         }

@@ -8,11 +8,12 @@ use hearth_protocol::record::{LogRecord, Opening};
 use hearth_protocol::{Epoch, Hash, LossStatement, Placement, RegionId, SealedEntry, Timestamp, mesh};
 
 use crate::core::Context;
-use crate::effect::Effect;
+use crate::effect::{Effect, Lane};
 use crate::home::HomeState;
 use crate::log::{Log, PushedBy, Waiter, dedup_record};
+use crate::mutants::Mutant;
 use crate::ownership::{
-    Append, Held, Home, Migration, MoveError, OpenError, OpeningAt, Placing, Replica, Right, Said, Shipped, StageWrite,
+    Append, Flaw, Held, Home, Migration, MoveError, OpenError, OpeningAt, Placing, Replica, Right, Said, Shipped, StageWrite,
     Staged, Standing, Step, Trust, Unread, Write, way_back,
 };
 use crate::ranges::go_stale;
@@ -188,7 +189,7 @@ impl<R: Clone> Log<R> {
 
     /// Whether this region may ack and number under the placement now.
     pub(crate) fn may_ack(&self, context: &Context<'_, R>) -> bool {
-        context.sequences && self.is_unsealed()
+        context.sequences && (self.is_unsealed() || Mutant::Rule(Flaw::CountAfterSeal).is_on())
     }
 
     /// Makes a decision durable; what it says goes to `peer` once it is.
@@ -201,6 +202,14 @@ impl<R: Clone> Log<R> {
     ) {
         let says: Vec<(RegionId, mesh::Body)> =
             step.then.iter().filter_map(|said| Some((peer.clone(), self.body_of(said)?))).collect();
+        if Mutant::SealBeforeDisk.is_on() {
+            let sends = |(peer, body): &(RegionId, mesh::Body)| Effect::Send {
+                peer: peer.clone(),
+                lane: Lane::Log(self.id),
+                body: body.clone(),
+            };
+            context.effects.extend(says.iter().map(sends));
+        }
         match step.write {
             Some(write) => self.write_owned(write, owner, OwnedWrite { says, ..OwnedWrite::default() }, context),
             None => self.say_after_writes(says, context),

@@ -105,6 +105,8 @@ pub(crate) struct Sent {
     pub(crate) refused: bool,
     /// Whether a refusal said that it will never be taken, and nothing later said otherwise.
     pub(crate) refused_for_good: bool,
+    /// Nobody waits for it any more.
+    pub(crate) forgotten: bool,
 }
 
 /// A loss statement.
@@ -192,6 +194,12 @@ fn gather(history: &History, report: &mut Report) -> Facts {
                 let sent = facts.sent.entry((*conversation, *message)).or_default();
                 sent.refused = true;
                 sent.refused_for_good = !again;
+            }
+            Event::RefusalKept(conversation, message) => {
+                facts.sent.entry((*conversation, *message)).or_default().refused_for_good = true;
+            }
+            Event::Forgotten(conversation, message) => {
+                facts.sent.entry((*conversation, *message)).or_default().forgotten = true;
             }
             Event::Loss { conversation, from, below, covered_copies } => {
                 let loss = Loss { from: *from, below: *below, covered_copies: *covered_copies };

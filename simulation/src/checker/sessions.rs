@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hearth_protocol::{ConversationId, MessageId, Position};
 
 use super::lines::{Lines, is_at};
-use super::{Facts, Guarantee, Report};
+use super::{Facts, Guarantee, Report, Sent};
 use crate::history::{Event, History, SessionId};
 
 /// What one session saw of one conversation.
@@ -105,8 +105,11 @@ fn device_order(conversation: ConversationId, order: &[MessageId], facts: &Facts
     let mut last: Option<(u64, MessageId)> = None;
     for message in order.iter().filter(|message| known.insert(**message)) {
         let sent = facts.sent.get(&(conversation, *message));
-        let moved =
-            sent.is_some_and(|sent| sent.refused || sent.acks.iter().any(|ack| facts.is_named(conversation, ack)));
+        // Of one that nobody waits for, it is not known whether it stood where lines were lost.
+        let unknown = |sent: &Sent| sent.forgotten && facts.losses.contains_key(&conversation);
+        let moved = sent.is_some_and(|sent| {
+            sent.refused || unknown(sent) || sent.acks.iter().any(|ack| facts.is_named(conversation, ack))
+        });
         let Some(row) = line.at.get(message).filter(|_| !moved) else { continue };
         if let Some((before, other)) = last.filter(|(before, _)| *before > row.sequence) {
             report.add(
@@ -123,7 +126,7 @@ fn device_order(conversation: ConversationId, order: &[MessageId], facts: &Facts
 
 fn answered(facts: &Facts, lines: &Lines, report: &mut Report) {
     for ((conversation, message), sent) in &facts.sent {
-        let open = sent.invoked.is_some() && sent.acks.is_empty() && !sent.refused_for_good;
+        let open = sent.invoked.is_some() && sent.acks.is_empty() && !sent.refused_for_good && !sent.forgotten;
         if open && lines.contains_key(conversation) {
             report.add(Guarantee::Answered, format!("{message} of {conversation} was never answered"));
         }

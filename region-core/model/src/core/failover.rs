@@ -62,7 +62,8 @@ pub(super) struct Failovers {
 }
 
 impl Failovers {
-    fn push(&mut self, log: LogId) {
+    /// A log waits for a home.
+    pub(super) fn push(&mut self, log: LogId) {
         if !self.under_way.contains_key(&log) && self.queued.insert(log) {
             self.queue.push_back(log);
         }

@@ -131,7 +131,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return;
         }
         let home_here = self.home_here(id);
-        if matches!(body, mesh::Body::Follow(_)) && !home_here && self.opens(id) {
+        // Until the epoch that this region opens is on its disk, nobody hears of it; then everybody is asked.
+        let opens = self.opens(id);
+        if matches!(body, mesh::Body::Follow(_)) && opens {
             self.hold(id, Waiting::Frame(peer.clone(), body.clone(), entries.to_vec()), effects);
             return;
         }
@@ -140,7 +142,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             mesh::Body::Append(append) if !home_here || log.epoch().0 < append.epoch => {
                 unread = log.take_append(peer, append, entries, context).err();
             }
-            mesh::Body::Appended(said) if home_here => log.replica_appended(peer, said, context),
+            mesh::Body::Appended(said) if home_here && !opens => log.replica_appended(peer, said, context),
             mesh::Body::Follow(follow) if home_here && follow.unfollow => log.unfollow(peer),
             mesh::Body::Follow(follow) if home_here => log.follow(peer, follow, context),
             mesh::Body::Pull(pull) => log.pull_asked(peer, pull, context),

@@ -168,7 +168,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 effects.push(Effect::Load(id));
                 self.tail_found(id);
             }
-            if opened && !reload {
+            if opened && reload {
+                self.on_log(id, Waiting::Opened, now, effects);
+            } else if opened {
                 self.opened(id, now, effects);
             }
         }
@@ -233,6 +235,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let (home, epoch) = (placement.home.clone(), placement.epoch);
         let me = self.options.me.clone();
         self.failovers.placed(&placement);
+        if placement.generation < self.generation_of(&home) && self.home_here(LogId::placement(Slot::of(&id))) {
+            // It came to stand after its home was fenced: the steward passed over it when it looked for such logs.
+            self.failovers.push(id);
+        }
         let mut again = Vec::new();
         let mut changed = home == me;
         match self.logs.get_mut(&id) {

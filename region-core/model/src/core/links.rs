@@ -111,7 +111,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn anti_entropy(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
         // First: what follows touches every home in memory.
         self.evict(now);
-        let homes: Vec<LogId> = self.logs.keys().copied().filter(|id| self.home_here(*id)).collect();
+        let homes: Vec<LogId> =
+            self.logs.keys().copied().filter(|id| self.home_here(*id) && !self.opens(*id)).collect();
         for id in homes {
             self.with_log(id, now, effects, |log, context| log.ask_stalled(context));
         }

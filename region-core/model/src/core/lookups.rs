@@ -117,6 +117,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 }
                 Waiting::Move { reply, .. } => effects.push(Effect::Reply(reply, Outcome::Refused(refusal.clone()))),
                 Waiting::Open
+                | Waiting::Opened
                 | Waiting::Steward
                 | Waiting::Frame(..)
                 | Waiting::PlacementQuestion { .. }

@@ -10,6 +10,7 @@ use super::{Now, RELEASE_WINDOW, RegionCore, Slotted, Waiting, home_unreachable}
 use crate::command::{Command, Outcome};
 use crate::effect::{DeviceOutcome, Effect};
 use crate::home::other_content;
+use crate::mutants::Mutant;
 use crate::parking::Parked;
 use crate::view::View;
 
@@ -76,6 +77,13 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             refused: None,
         };
         effects.push(Effect::Park(Box::new(send.clone())));
+        if Mutant::QueuedBeforeDisk.is_on() {
+            let queued = |reply: &R| {
+                let me = self.options.me.clone();
+                Effect::Reply(reply.clone(), Outcome::Queued(QueuedReason::HomeUnreachable, me))
+            };
+            effects.extend(replies.iter().map(queued));
+        }
         let others = BTreeSet::new();
         self.lot.insert(Parked { send, durable: false, told: false, replies, others, forward: None, waits: false });
     }
@@ -157,7 +165,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     }
 
     pub(super) fn parked_at_start(&mut self, sends: Vec<ParkedSend>) {
-        for send in sends {
+        for send in sends.into_iter().filter(|_| !Mutant::ParkedLostAtStart.is_on()) {
             self.lot.insert(Parked {
                 send,
                 durable: true,
@@ -277,7 +285,7 @@ fn kept_refusal(send: &ParkedSend) -> Option<Refusal> {
 }
 
 /// Whether a refusal says that the same send may be taken later.
-pub(super) fn is_passing(error: ErrorCode) -> bool {
+pub(crate) fn is_passing(error: ErrorCode) -> bool {
     matches!(
         error,
         ErrorCode::HomeUnreachable

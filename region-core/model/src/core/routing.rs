@@ -34,8 +34,13 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
         if home == self.options.me {
             let behind = !again && waiter.device().is_some() && self.lot.holds(id, &command.sender);
-            // What came before it may still wait for its lookup: nothing of its device overtakes that.
-            let undecided = matches!(self.logs.get(&id), Some(Slotted::Ready(log)) if log.has_undecided());
+            // What came before it may still wait for its lookup: nothing of its device overtakes that, not even to be
+            // parked.
+            let (undecided, of_user) = match self.logs.get(&id) {
+                Some(Slotted::Ready(log)) => (log.has_undecided(), behind && log.has_undecided_of(&command.sender)),
+                Some(Slotted::Loading(_)) | None => (false, false),
+            };
+            let behind = behind && !of_user;
             if (self.numbers(id, now) || undecided) && !behind {
                 self.with_log(id, now, effects, |log, context| log.submit(command, salt, waiter, context));
             } else if self.opens(id) {
@@ -130,8 +135,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         effects: &mut Vec<Effect<R>>,
     ) {
         let forward_id = self.new_id();
-        let (round, place) = if device.is_some() { self.rounds.begin(command.log, forward_id) } else { (0, 0) };
-        let waits_for_room = parked.is_some() || command.original_time.is_some();
+        let tail = command.original_time.is_some();
+        let in_order = device.is_some() || tail;
+        let (round, place) = if in_order { self.rounds.begin(command.log, forward_id) } else { (0, 0) };
+        let waits_for_room = parked.is_some() || tail;
         let forward = mesh::Forward { parked: waits_for_room, round, place, ..command.to_forward(forward_id) };
         effects.push(Effect::Send {
             peer: home.clone(),
@@ -142,7 +149,6 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.lot.on_its_way(number, Some(forward_id));
         }
         let patience_ends = now.monotonic + self.options.forward_patience();
-        let tail = command.original_time.is_some();
         self.forwards.insert(forward_id, Forwarded { command, home, reply, device, patience_ends, parked, tail });
     }
 
@@ -164,7 +170,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return;
         }
         let refused_now = matches!(&outcome, Outcome::Refused(refusal) if refusal.error == ErrorCode::HomeUnreachable);
-        if forwarded.device.is_some() {
+        if forwarded.is_in_order() {
             self.rounds.end(forwarded.command.log, said.forward_id, refused_now);
         }
         if forwarded.tail {
@@ -195,12 +201,12 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// else a send that comes now would be parked before those of its device, and overtake them.
     pub(super) fn withdraw_late(&mut self, mut late: Vec<u64>, now: Now, effects: &mut Vec<Effect<R>>) {
         let messages =
-            late.iter().filter_map(|id| self.forwards.get(id)).filter(|forwarded| forwarded.device.is_some());
+            late.iter().filter_map(|id| self.forwards.get(id)).filter(|forwarded| forwarded.is_in_order());
         let logs: BTreeSet<LogId> = messages.map(|forwarded| forwarded.command.log).collect();
         let of_logs = self
             .forwards
             .iter()
-            .filter(|(_, forwarded)| forwarded.device.is_some() && logs.contains(&forwarded.command.log));
+            .filter(|(_, forwarded)| forwarded.is_in_order() && logs.contains(&forwarded.command.log));
         late.extend(of_logs.map(|(id, _)| *id));
         self.withdraw(late, now, effects);
     }
@@ -212,7 +218,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             let Some(Forwarded { command, home, reply, device, parked, tail, .. }) = self.forwards.remove(&id) else {
                 continue;
             };
-            if device.is_some() {
+            if device.is_some() || tail {
                 self.rounds.end(command.log, id, true);
             }
             if tail {

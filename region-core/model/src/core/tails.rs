@@ -10,6 +10,8 @@ use super::{Now, RegionCore, Waiting};
 use crate::command::command_of;
 use crate::effect::Effect;
 use crate::home::is_by_id;
+use crate::mutants::Mutant;
+use crate::ownership::Flaw;
 
 /// Entries of a tail on their way to the home at a time.
 const WINDOW: usize = 64;
@@ -50,7 +52,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
 
     /// Entries left a log: they come back from the start of its tail.
     pub(super) fn tail_found(&mut self, id: LogId) {
-        if id.kind == LogKind::Conversation {
+        if id.kind == LogKind::Conversation && !Mutant::Rule(Flaw::TailDropped).is_on() {
             self.tails.insert(id, Tail::default());
         }
     }
@@ -73,6 +75,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             } else {
                 self.links_up.contains(&placement.home)
             };
+            let reached = reached && !self.rounds.is_broken(id);
             let Some(tail) = self.tails.get_mut(&id) else { continue };
             if placement.epoch > tail.epoch {
                 *tail = Tail { epoch: placement.epoch, ..Tail::default() };
