@@ -350,6 +350,11 @@ impl<S: FrameStream> Runner<S> {
                         self.gateway.core.send(&registered.connection, request, *send);
                     }
                 }
+                Effect::Receipt { request, receipt, sent } => {
+                    if let Some(registered) = &self.registered {
+                        self.gateway.core.receipt(&registered.connection, request, &receipt, sent);
+                    }
+                }
                 Effect::Api { ticket, call } => {
                     let (core, user) = (Arc::clone(&self.gateway.core), self.user());
                     self.running.push(Box::pin(async move { Done::Answer(ticket, core.api(&user, call).await) }));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_protocol::client::{Endpoint, SendPayload, ServerFrame, encode_server_frame};
+use hearth_protocol::client::{Endpoint, ReceiptPayload, SendPayload, ServerFrame, encode_server_frame};
 use hearth_protocol::rest::{
     ApiAnswer, CreateGroup, HistoryQuery, PatchConversation, PatchUser, SyncCursor, SyncRequest,
 };
@@ -20,6 +20,7 @@ use crate::edge::{Connection, EdgeEvent, QueueBounds};
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::ownership::Ownership;
+use crate::receipts::{self, Receipts};
 use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
@@ -165,6 +166,8 @@ const INPUTS: usize = 16_384;
 const OUTBOX: usize = 4_096;
 /// Notices that wait to be made.
 const NOTICES: usize = 1_024;
+/// Frames of other regions about receipts that wait; what finds the queue full is compared later.
+const RECEIPT_FRAMES: usize = 1_024;
 
 impl RegionHandle {
     /// Starts a region over its stores and links. Parked sends are taken up before anything else.
@@ -180,6 +183,8 @@ impl RegionHandle {
         let (inputs, input_queue) = mpsc::channel(INPUTS);
         let (outbox, outbox_queue) = mpsc::channel(OUTBOX);
         let (notices, notice_queue) = mpsc::channel(NOTICES);
+        let (receipt_frames, receipt_queue) = mpsc::channel(RECEIPT_FRAMES);
+        let hub = (Hub::new(notices), Receipts::new(receipt_frames));
         let core = RegionCore::new(CoreOptions {
             me: options.region.clone(),
             map: options.map.clone(),
@@ -190,7 +195,7 @@ impl RegionHandle {
         });
         let parked = all_parked(&stores).await?;
         let tails = all_tails(&stores).await?;
-        let region = Arc::new(Region::new(options, stores, (links, ownership), Hub::new(notices), inputs, outbox));
+        let region = Arc::new(Region::new(options, stores, (links, ownership), hub, inputs, outbox));
         parked.iter().for_each(|send| region.refusals.stored(send));
         region.input(Input::ParkedAtStart(parked)).await;
         region.input(Input::TailsAtStart(tails)).await;
@@ -202,6 +207,7 @@ impl RegionHandle {
         tokio::spawn(departures::run(region.clone()));
         tokio::spawn(expiry::run(region.clone()));
         tokio::spawn(losses::run(region.clone()));
+        tokio::spawn(receipts::run(region.clone(), receipt_queue));
         Ok(Self { region })
     }
 
@@ -345,6 +351,18 @@ impl RegionHandle {
             };
             refused(refusal);
         }
+    }
+
+    /// Takes a `message.received` or `message.read`; `sent` is what the session was sent last of the conversation. It is
+    /// not answered, but with an error when it is refused. Of many in a short time the greatest counts.
+    pub fn receipt(
+        &self,
+        connection: &Arc<Connection>,
+        request: Option<String>,
+        receipt: &ReceiptPayload,
+        sent: Option<(Epoch, u64)>,
+    ) {
+        self.region.receipts.take(connection, request, receipt, sent);
     }
 
     /// Rows of a conversation after `cursor.last_sequence` that the user may see, at most `rows`: the newest of them

@@ -208,6 +208,14 @@ impl Hub {
         }
     }
 
+    /// Sends a frame to all connections of a user but one. Returns how many took it.
+    pub(crate) fn to_user_but(&self, user: &UserId, frame: &Bytes, except: Option<u64>) -> u64 {
+        let users = self.users.read();
+        let Some(connections) = users.get(user) else { return 0 };
+        let others = connections.iter().filter(|connection| Some(connection.id) != except);
+        others.map(|connection| u64::from(connection.push(EdgeEvent::Frame(frame.clone())))).sum()
+    }
+
     /// Sends a frame to all connections of a device. Returns whether one took it.
     pub(crate) fn to_device(&self, user: &UserId, device: DeviceId, frame: &Bytes) -> bool {
         let users = self.users.read();

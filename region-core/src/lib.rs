@@ -18,6 +18,7 @@ mod notices;
 mod outbox;
 pub mod ownership;
 mod reads;
+mod receipts;
 mod refusals;
 mod region;
 mod replay;

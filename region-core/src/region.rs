@@ -27,6 +27,7 @@ use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::metrics::Measures;
 use crate::ownership::Ownership;
+use crate::receipts::Receipts;
 use crate::refusals::KeptRefusals;
 use crate::reply::{Heard, ReplyTo};
 
@@ -89,6 +90,7 @@ pub(crate) struct Region {
     pub(crate) links: Arc<dyn Links>,
     pub(crate) ownership: Arc<dyn Ownership>,
     pub(crate) hub: Hub,
+    pub(crate) receipts: Receipts,
     pub(crate) failed: watch::Sender<Option<String>>,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) gauges: Mutex<CoreGauges>,
@@ -116,7 +118,7 @@ impl Region {
         options: RegionOptions,
         stores: Stores,
         (links, ownership): (Arc<dyn Links>, Arc<dyn Ownership>),
-        hub: Hub,
+        (hub, receipts): (Hub, Receipts),
         inputs: mpsc::Sender<Input<ReplyTo>>,
         outbox: mpsc::Sender<OutboxRecord>,
     ) -> Self {
@@ -126,6 +128,7 @@ impl Region {
             links,
             ownership,
             hub,
+            receipts,
             failed: watch::Sender::new(None),
             draining: watch::Sender::new(false),
             gauges: Mutex::new(CoreGauges::default()),
@@ -284,6 +287,7 @@ impl Region {
             LinkEvent::Up(peer) => {
                 self.region_status(&peer, true);
                 self.input(Input::LinkUp(peer.clone())).await;
+                self.compare_receipts(Some(peer.clone()));
                 let region = self.clone();
                 tokio::spawn(async move { region.compare_all(peer).await });
             }
@@ -339,6 +343,7 @@ impl Region {
                 }
                 return;
             }
+            Body::Receipts(_) | Body::ReceiptDigests(_) => return self.receipts.queue_frame(peer, body),
             Body::Request(mesh::Request { request_id, question: Some(Question::Api(call)) }) => {
                 self.answer_peer(peer.clone(), *request_id, call.clone());
                 return;
@@ -400,7 +405,9 @@ impl Region {
         tokio::spawn(async move {
             let Ok(view) = region.view(log, false).await else { return };
             if matches!(&view.view, View::User(state) if state.resident.contains_key(region.me())) {
-                region.input(Input::Follow { log: LogId::conversation(conversation), hold: true }).await;
+                let log = LogId::conversation(conversation);
+                region.input(Input::Follow { log, hold: true }).await;
+                region.receipts.compare_soon(log);
             }
         });
     }

@@ -51,6 +51,12 @@ pub enum Event {
     ConversationNew(Box<ConversationRow>),
     /// Something but its messages changed.
     ConversationUpdated(Box<ConversationRow>),
+    /// A member's devices have everything of a conversation up to a number.
+    Delivered(hearth_protocol::client::DeliveredPayload),
+    /// A member has read everything up to a number; the user itself, when that was on another device.
+    Read(hearth_protocol::client::ReadReceiptPayload),
+    /// How many members of a large conversation have a message of this user.
+    ReceiptsSummary(hearth_protocol::client::ReceiptsSummaryPayload),
     /// Positions that cannot be had; later ones follow.
     Gap {
         /// The conversation.

@@ -12,7 +12,7 @@ use edge_gateway::{
     SystemClock, TokenVerifier, WebTransportCertificate,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
-use hearth_protocol::client::{Endpoint, SendPayload};
+use hearth_protocol::client::{Endpoint, ReceiptPayload, SendPayload};
 use hearth_protocol::rest::{ApiAnswer, SyncCursor};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, NodeId, Refusal, RegionId, Timestamp, UserId};
 use parking_lot::Mutex;
@@ -43,6 +43,8 @@ pub(crate) struct FakeCore {
     pub(crate) readiness: Mutex<Readiness>,
     /// API calls as they came, in their debug form.
     pub(crate) calls: Mutex<Vec<String>>,
+    /// Receipts as they came, with what the session had been sent.
+    pub(crate) receipts: Mutex<Vec<(UserId, ReceiptPayload, Option<(Epoch, u64)>)>>,
 }
 
 impl FakeCore {
@@ -55,6 +57,7 @@ impl FakeCore {
             next: AtomicU64::new(1),
             readiness: Mutex::new(Readiness::Ready),
             calls: Mutex::default(),
+            receipts: Mutex::default(),
         })
     }
 
@@ -125,6 +128,16 @@ impl Core for FakeCore {
             let (conversation, frame) = (conversation(), frame.clone());
             other.push(EdgeEvent::Message { conversation, epoch: Epoch(1), sequence, frame });
         }
+    }
+
+    fn receipt(
+        &self,
+        connection: &Arc<Connection>,
+        _: Option<String>,
+        receipt: &ReceiptPayload,
+        sent: Option<(Epoch, u64)>,
+    ) {
+        self.receipts.lock().push((connection.user.clone(), receipt.clone(), sent));
     }
 
     async fn replay(&self, _: &UserId, cursor: &SyncCursor, rows: usize, newest: bool) -> Result<Replay, Refusal> {

@@ -92,6 +92,9 @@ pub struct ReceiptPayload {
     /// Its epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
+    /// Whether the frame was `message.read`: what was read was received, too.
+    #[serde(skip)]
+    pub read: bool,
 }
 
 /// `history.request`.
@@ -122,7 +125,7 @@ pub enum ClientFrame {
     AuthRefresh(String),
     /// `message.send`.
     Send(Box<SendPayload>),
-    /// `message.received` or `message.read`: taken without an answer, counted from the receipts issue on.
+    /// `message.received` or `message.read`: taken without an answer.
     Receipt(ReceiptPayload),
     /// `sync.request`.
     Sync(SyncRequest),
@@ -210,7 +213,8 @@ fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<Client
             ClientFrame::Send(Box::new(send))
         }
         "heartbeat" => ClientFrame::Heartbeat,
-        "message.received" | "message.read" => ClientFrame::Receipt(typed(payload)?),
+        "message.received" => ClientFrame::Receipt(typed(payload)?),
+        "message.read" => ClientFrame::Receipt(ReceiptPayload { read: true, ..typed(payload)? }),
         "auth" => ClientFrame::Auth(typed(payload)?),
         "resume" => ClientFrame::Resume(typed(payload)?),
         "auth.refresh" => {

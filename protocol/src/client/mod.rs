@@ -11,9 +11,9 @@ pub use from_client::{
     parse_client_frame,
 };
 pub use from_server::{
-    AckDurability, AckPayload, ClosePayload, Connected, Draining, Endpoint, QueuedPayload, QueuedReason,
-    RefusedPayload, RewoundPayload, ServerFrame, SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo,
-    encode_message_new, encode_server_frame,
+    AckDurability, AckPayload, ClosePayload, Connected, DeliveredPayload, Draining, Endpoint, QueuedPayload,
+    QueuedReason, ReadReceiptPayload, ReceiptsSummaryPayload, RefusedPayload, RewoundPayload, ServerFrame,
+    SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo, encode_message_new, encode_server_frame,
 };
 pub use json::json_depth_exceeds;
 

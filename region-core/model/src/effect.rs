@@ -208,6 +208,8 @@ pub struct LogView {
     pub floor: u64,
     /// Where epochs opened, oldest first.
     pub openings: Vec<Opening>,
+    /// Where this region is the home: the other regions that are sent its entries.
+    pub replicas: Vec<RegionId>,
     /// The folded state.
     pub view: View,
     /// What an edge does while the home is out of reach.

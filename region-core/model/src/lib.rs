@@ -17,6 +17,7 @@ pub mod ownership;
 mod parking;
 pub mod ports;
 mod ranges;
+pub mod receipts;
 pub mod region_map;
 mod replica;
 mod succession;

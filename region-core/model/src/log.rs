@@ -241,6 +241,7 @@ impl<R: Clone> Log<R> {
             change: self.change,
             floor: self.record.as_ref().map_or(1, |record| record.floor.max(1)),
             openings: self.record.as_ref().map(|record| record.openings.clone()).unwrap_or_default(),
+            replicas: self.home.replicas.keys().cloned().collect(),
             view: self.view.clone(),
             mode: self.partition_mode(),
             home_out_of_reach: false,

@@ -90,8 +90,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 }
             }
             mesh::Body::Response(response) => self.placement_response(response, now, effects),
-            // They go to the region map before they come here.
-            mesh::Body::MapAsk(_) | mesh::Body::MapTell(_) => {}
+            // They go to the region map or to the receipts before they come here.
+            mesh::Body::MapAsk(_)
+            | mesh::Body::MapTell(_)
+            | mesh::Body::Receipts(_)
+            | mesh::Body::ReceiptDigests(_) => {}
         }
     }
 
