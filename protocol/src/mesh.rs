@@ -7,7 +7,7 @@ use prost::Message;
 #[derive(Clone, PartialEq, Message)]
 pub struct MeshFrame {
     /// What it says. A frame of a later version's kind reads as `None` and is ignored.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17")]
     pub body: Option<Body>,
 }
 
@@ -62,6 +62,9 @@ pub enum Body {
     /// What a replica has of the cursors of conversations whose home is the receiver.
     #[prost(message, tag = "16")]
     ReceiptDigests(ReceiptDigests),
+    /// A member types.
+    #[prost(message, tag = "17")]
+    Typing(Typing),
 }
 
 impl MeshFrame {
@@ -532,6 +535,20 @@ pub struct ReceiptDigest {
     pub digest: u64,
 }
 
+/// A member of a conversation types, or does so no longer. Never stored; it may be lost.
+#[derive(Clone, PartialEq, Message)]
+pub struct Typing {
+    /// [`crate::LogId::to_bytes`].
+    #[prost(bytes = "bytes", tag = "1")]
+    pub log: Bytes,
+    /// The member.
+    #[prost(string, tag = "2")]
+    pub user: String,
+    /// Whether it types.
+    #[prost(bool, tag = "3")]
+    pub typing: bool,
+}
+
 impl Body {
     /// The stored entries that a frame brings, as encoded.
     #[must_use]
@@ -563,6 +580,7 @@ impl Body {
             Self::Sealed(_) => "sealed",
             Self::Receipts(_) => "receipts",
             Self::ReceiptDigests(_) => "receipt-digests",
+            Self::Typing(_) => "typing",
         }
     }
 }

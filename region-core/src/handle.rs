@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_protocol::client::{Endpoint, ReceiptPayload, SendPayload, ServerFrame, encode_server_frame};
+use hearth_protocol::client::{Endpoint, ReceiptPayload, SendPayload, ServerFrame, TypingRequest, encode_server_frame};
 use hearth_protocol::rest::{
     ApiAnswer, CreateGroup, HistoryQuery, PatchConversation, PatchUser, SyncCursor, SyncRequest,
 };
@@ -24,7 +24,8 @@ use crate::receipts::{self, Receipts};
 use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
-use crate::{Loss, departures, expiry, losses, notices, outbox, ownership};
+use crate::typing::{Said, Typing};
+use crate::{Loss, departures, expiry, losses, notices, outbox, ownership, typing};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -168,6 +169,8 @@ const OUTBOX: usize = 4_096;
 const NOTICES: usize = 1_024;
 /// Frames of other regions about receipts that wait; what finds the queue full is compared later.
 const RECEIPT_FRAMES: usize = 1_024;
+/// Words about typing that wait; what finds the queue full is dropped.
+const TYPING: usize = 1_024;
 
 impl RegionHandle {
     /// Starts a region over its stores and links. Parked sends are taken up before anything else.
@@ -184,7 +187,8 @@ impl RegionHandle {
         let (outbox, outbox_queue) = mpsc::channel(OUTBOX);
         let (notices, notice_queue) = mpsc::channel(NOTICES);
         let (receipt_frames, receipt_queue) = mpsc::channel(RECEIPT_FRAMES);
-        let hub = (Hub::new(notices), Receipts::new(receipt_frames));
+        let (said, said_queue) = mpsc::channel(TYPING);
+        let hub = (Hub::new(notices), Receipts::new(receipt_frames), Typing::new(said));
         let core = RegionCore::new(CoreOptions {
             me: options.region.clone(),
             map: options.map.clone(),
@@ -208,6 +212,7 @@ impl RegionHandle {
         tokio::spawn(expiry::run(region.clone()));
         tokio::spawn(losses::run(region.clone()));
         tokio::spawn(receipts::run(region.clone(), receipt_queue));
+        tokio::spawn(typing::run(region.clone(), said_queue));
         Ok(Self { region })
     }
 
@@ -363,6 +368,25 @@ impl RegionHandle {
         sent: Option<(Epoch, u64)>,
     ) {
         self.region.receipts.take(connection, request, receipt, sent);
+    }
+
+    /// Takes a `typing.start` or `typing.stop`. It is not answered, but with an error when it is refused.
+    pub fn typing(&self, connection: &Arc<Connection>, request: Option<String>, typing: TypingRequest) {
+        let (connection, conversation, typing) = (connection.clone(), typing.conversation_id, typing.typing);
+        self.region.typing.take(Said::Typing { connection, request, conversation, typing });
+    }
+
+    /// Takes a `conversation.view`: who types there is told from now on, and of no other conversation.
+    pub fn conversation_view(
+        &self,
+        connection: &Arc<Connection>,
+        request: Option<String>,
+        conversation: Option<ConversationId>,
+    ) {
+        connection.set_view(conversation);
+        if let Some(conversation) = conversation {
+            self.region.typing.take(Said::View { connection: connection.clone(), request, conversation });
+        }
     }
 
     /// Rows of a conversation after `cursor.last_sequence` that the user may see, at most `rows`: the newest of them

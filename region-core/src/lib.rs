@@ -25,6 +25,7 @@ mod replay;
 mod reply;
 mod rows;
 mod runtime;
+mod typing;
 mod users;
 
 pub use edge::{Connection, EdgeEvent, QueueBounds, Rewound, Skipped};

@@ -63,7 +63,7 @@ impl Collector for RegionCollector {
         let Some(region) = self.region.upgrade() else { return Ok(()) };
         let store = &region.stores.counters;
         let labels = [("region", region.me().as_str().to_owned())];
-        let counters: [(&str, &str, u64); 12] = [
+        let counters: [(&str, &str, u64); 14] = [
             ("hearth_store_commits", "Durable commits", load(&store.commits)),
             ("hearth_store_syncs", "Syncs asked of the kernel", load(&store.syncs)),
             ("hearth_store_appends", "Log appends in commits", load(&store.appends)),
@@ -76,6 +76,8 @@ impl Collector for RegionCollector {
             ("hearth_receipts_taken", "Receipts of clients", load(&region.receipts.taken)),
             ("hearth_receipts_dropped", "Receipts that found a queue full", load(&region.receipts.dropped)),
             ("hearth_receipts_told", "Receipts handed to sessions", load(&region.receipts.told)),
+            ("hearth_typing_told", "Typing updates handed to sessions", load(&region.typing.told)),
+            ("hearth_typing_dropped", "Words about typing that found a queue full", load(&region.typing.dropped)),
         ];
         for (name, help, value) in counters {
             let metric = ConstCounter::new(value);

@@ -30,6 +30,7 @@ use crate::ownership::Ownership;
 use crate::receipts::Receipts;
 use crate::refusals::KeptRefusals;
 use crate::reply::{Heard, ReplyTo};
+use crate::typing::{Said, Typing};
 
 /// Longest wait for the core's own answer to a call.
 const CALL_PATIENCE: Duration = Duration::from_secs(8);
@@ -91,6 +92,7 @@ pub(crate) struct Region {
     pub(crate) ownership: Arc<dyn Ownership>,
     pub(crate) hub: Hub,
     pub(crate) receipts: Receipts,
+    pub(crate) typing: Typing,
     pub(crate) failed: watch::Sender<Option<String>>,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) gauges: Mutex<CoreGauges>,
@@ -118,7 +120,7 @@ impl Region {
         options: RegionOptions,
         stores: Stores,
         (links, ownership): (Arc<dyn Links>, Arc<dyn Ownership>),
-        (hub, receipts): (Hub, Receipts),
+        (hub, receipts, typing): (Hub, Receipts, Typing),
         inputs: mpsc::Sender<Input<ReplyTo>>,
         outbox: mpsc::Sender<OutboxRecord>,
     ) -> Self {
@@ -129,6 +131,7 @@ impl Region {
             ownership,
             hub,
             receipts,
+            typing,
             failed: watch::Sender::new(None),
             draining: watch::Sender::new(false),
             gauges: Mutex::new(CoreGauges::default()),
@@ -344,6 +347,7 @@ impl Region {
                 return;
             }
             Body::Receipts(_) | Body::ReceiptDigests(_) => return self.receipts.queue_frame(peer, body),
+            Body::Typing(heard) => return self.typing.take(Said::Frame(peer.clone(), heard.clone())),
             Body::Request(mesh::Request { request_id, question: Some(Question::Api(call)) }) => {
                 self.answer_peer(peer.clone(), *request_id, call.clone());
                 return;

@@ -17,3 +17,4 @@ mod receipts;
 mod scenario;
 mod serve;
 mod sessions;
+mod typing;

@@ -57,6 +57,8 @@ pub enum Event {
     Read(hearth_protocol::client::ReadReceiptPayload),
     /// How many members of a large conversation have a message of this user.
     ReceiptsSummary(hearth_protocol::client::ReceiptsSummaryPayload),
+    /// A member types in the conversation on the screen, or does so no longer.
+    Typing(hearth_protocol::client::TypingPayload),
     /// Positions that cannot be had; later ones follow.
     Gap {
         /// The conversation.

@@ -12,7 +12,7 @@ use edge_gateway::{
     SystemClock, TokenVerifier, WebTransportCertificate,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
-use hearth_protocol::client::{Endpoint, ReceiptPayload, SendPayload};
+use hearth_protocol::client::{Endpoint, ReceiptPayload, SendPayload, TypingRequest};
 use hearth_protocol::rest::{ApiAnswer, SyncCursor};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, NodeId, Refusal, RegionId, Timestamp, UserId};
 use parking_lot::Mutex;
@@ -138,6 +138,12 @@ impl Core for FakeCore {
         sent: Option<(Epoch, u64)>,
     ) {
         self.receipts.lock().push((connection.user.clone(), receipt.clone(), sent));
+    }
+
+    fn typing(&self, _: &Arc<Connection>, _: Option<String>, _: TypingRequest) {}
+
+    fn conversation_view(&self, connection: &Arc<Connection>, _: Option<String>, conversation: Option<ConversationId>) {
+        connection.set_view(conversation);
     }
 
     async fn replay(&self, _: &UserId, cursor: &SyncCursor, rows: usize, newest: bool) -> Result<Replay, Refusal> {

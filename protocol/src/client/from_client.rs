@@ -97,6 +97,31 @@ pub struct ReceiptPayload {
     pub read: bool,
 }
 
+/// `typing.start` and `typing.stop`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TypingRequest {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// Whether the frame was `typing.start`.
+    #[serde(skip)]
+    pub typing: bool,
+}
+
+/// `conversation.view`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ViewRequest {
+    /// What is on the screen; `null` for no conversation.
+    #[serde(deserialize_with = "given")]
+    pub conversation_id: Option<ConversationId>,
+}
+
+/// A field that may be `null` and may not be left out.
+fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<ConversationId>, D::Error> {
+    Option::deserialize(from)
+}
+
 /// `history.request`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -127,6 +152,10 @@ pub enum ClientFrame {
     Send(Box<SendPayload>),
     /// `message.received` or `message.read`: taken without an answer.
     Receipt(ReceiptPayload),
+    /// `typing.start` or `typing.stop`: taken without an answer.
+    Typing(TypingRequest),
+    /// `conversation.view`: taken without an answer.
+    View(ViewRequest),
     /// `sync.request`.
     Sync(SyncRequest),
     /// `history.request`.
@@ -215,6 +244,9 @@ fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<Client
         "heartbeat" => ClientFrame::Heartbeat,
         "message.received" => ClientFrame::Receipt(typed(payload)?),
         "message.read" => ClientFrame::Receipt(ReceiptPayload { read: true, ..typed(payload)? }),
+        "typing.start" => ClientFrame::Typing(TypingRequest { typing: true, ..typed(payload)? }),
+        "typing.stop" => ClientFrame::Typing(typed(payload)?),
+        "conversation.view" => ClientFrame::View(typed(payload)?),
         "auth" => ClientFrame::Auth(typed(payload)?),
         "resume" => ClientFrame::Resume(typed(payload)?),
         "auth.refresh" => {
@@ -230,9 +262,6 @@ fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<Client
         | "message.delete"
         | "reaction.add"
         | "reaction.remove"
-        | "typing.start"
-        | "typing.stop"
-        | "conversation.view"
         | "presence.set"
         | "presence.subscribe"
         | "presence.unsubscribe"

@@ -235,6 +235,18 @@ pub struct ReadReceiptPayload {
     pub epoch: Epoch,
 }
 
+/// `typing.update`: a member types, or does so no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TypingPayload {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// The member.
+    pub user_id: UserId,
+    /// Whether it types.
+    pub is_typing: bool,
+}
+
 /// `receipts.summary`: how many other members have a message of the receiver, in a large conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -282,6 +294,8 @@ pub enum ServerFrame {
     ReadReceipt(ReadReceiptPayload),
     /// `receipts.summary`.
     ReceiptsSummary(ReceiptsSummaryPayload),
+    /// `typing.update`.
+    TypingUpdate(TypingPayload),
     /// `feed.complete`.
     FeedComplete,
     /// `region.status`.
@@ -372,6 +386,7 @@ pub fn encode_server_frame(frame: &ServerFrame, id: Option<&str>) -> Bytes {
         ServerFrame::Delivered(payload) => enveloped("message.delivered", id, payload),
         ServerFrame::ReadReceipt(payload) => enveloped("message.read_receipt", id, payload),
         ServerFrame::ReceiptsSummary(payload) => enveloped("receipts.summary", id, payload),
+        ServerFrame::TypingUpdate(payload) => enveloped("typing.update", id, payload),
         ServerFrame::FeedComplete => enveloped("feed.complete", id, Empty {}),
         ServerFrame::RegionStatus { region, reachable } => {
             enveloped("region.status", id, Status { region, reachable: *reachable })
@@ -434,6 +449,7 @@ impl ServerFrame {
             "message.delivered" => Self::Delivered(serde_json::from_str(payload)?),
             "message.read_receipt" => Self::ReadReceipt(serde_json::from_str(payload)?),
             "receipts.summary" => Self::ReceiptsSummary(serde_json::from_str(payload)?),
+            "typing.update" => Self::TypingUpdate(serde_json::from_str(payload)?),
             "feed.complete" => Self::FeedComplete,
             "region.status" => {
                 let Status { region, reachable } = serde_json::from_str(payload)?;

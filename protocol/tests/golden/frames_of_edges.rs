@@ -3,7 +3,8 @@
 use hearth_protocol::client::{
     AckDurability, AckPayload, ClosePayload, Connected, DeliveredPayload, Draining, Endpoint, QueuedPayload,
     QueuedReason, ReadReceiptPayload, ReceiptsSummaryPayload, RefusedPayload, RewoundPayload, ServerFrame,
-    SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo, encode_message_new, encode_server_frame,
+    SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo, TypingPayload, encode_message_new,
+    encode_server_frame,
 };
 use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, Role, Settings};
 use hearth_protocol::placement::PartitionMode;
@@ -213,12 +214,14 @@ fn receipt_frames() -> Vec<(&'static str, ServerFrame)> {
         timestamp: time(),
         epoch: Epoch(2),
     };
+    let typing = TypingPayload { conversation_id: conversation(), user_id: user("bob"), is_typing: true };
     let summary =
         ReceiptsSummaryPayload { conversation_id: conversation(), sequence_number: 300, delivered: 120, read: 7 };
     vec![
         ("message.delivered", ServerFrame::Delivered(delivered)),
         ("message.read_receipt", ServerFrame::ReadReceipt(read)),
         ("receipts.summary", ServerFrame::ReceiptsSummary(summary)),
+        ("typing.update", ServerFrame::TypingUpdate(typing)),
     ]
 }
 

@@ -149,12 +149,14 @@ fn receipts() -> Vec<(&'static str, Body)> {
     let told = mesh::Receipts { log: log.clone(), members, ..mesh::Receipts::default() };
     let claimed = mesh::Receipts { claimed: true, ..told.clone() };
     let asked = mesh::Receipts { answer: true, after: "ann".to_owned(), to: "cid".to_owned(), ..told.clone() };
+    let typing = mesh::Typing { log: log.clone(), user: "bob".to_owned(), typing: true };
     let digests = mesh::ReceiptDigests { logs: vec![mesh::ReceiptDigest { log, digest: 0x0102_0304_0506_0708 }] };
     vec![
         ("receipts", Body::Receipts(told)),
         ("receipts-asked", Body::Receipts(asked)),
         ("receipts-claimed", Body::Receipts(claimed)),
         ("receipt-digests", Body::ReceiptDigests(digests)),
+        ("typing", Body::Typing(typing)),
     ]
 }
 

@@ -196,6 +196,8 @@ pub struct LogView {
     pub held: bool,
     /// Entries on disk here.
     pub length: u64,
+    /// Entries that `view` counts: those on their way to the disk, too.
+    pub decided: u64,
     /// Entries that may be shown.
     pub marked: u64,
     /// Whether the home marked entries that are not here yet.

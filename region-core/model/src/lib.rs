@@ -21,6 +21,7 @@ pub mod receipts;
 pub mod region_map;
 mod replica;
 mod succession;
+pub mod typing;
 pub mod view;
 
 pub use command::{Ack, Command, Outcome};

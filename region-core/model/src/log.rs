@@ -235,6 +235,7 @@ impl<R: Clone> Log<R> {
             placement: self.placement.clone(),
             held: self.is_held() && self.length > 0,
             length: self.durable,
+            decided: self.length,
             marked: self.marked.min(self.durable),
             behind: self.told_mark > self.marked,
             open: self.ranges.open,

@@ -60,6 +60,10 @@ impl Region {
         seen: &Seen<'_>,
         read: u64,
     ) -> Result<u64, Refusal> {
+        if view.decided != view.length {
+            // The state counts what cannot be read yet.
+            return self.others(log, seen.from.max(read + 1), view.marked, user).await;
+        }
         let all = seen.state.unread(user, seen.member);
         // Entries that wait for their copies count in the state and are not shown yet.
         let hidden = self.others(log, view.marked, view.length, user).await?;
