@@ -32,6 +32,9 @@ pub(crate) fn conversation() -> ConversationId {
     ConversationId(Uuid::from_u128(5))
 }
 
+/// Who said what, and what its session had been sent.
+pub(crate) type TakenReceipt = (UserId, ReceiptPayload, Option<(Epoch, u64)>);
+
 /// A core with one conversation that everybody is in.
 #[derive(Debug)]
 pub(crate) struct FakeCore {
@@ -44,7 +47,7 @@ pub(crate) struct FakeCore {
     /// API calls as they came, in their debug form.
     pub(crate) calls: Mutex<Vec<String>>,
     /// Receipts as they came, with what the session had been sent.
-    pub(crate) receipts: Mutex<Vec<(UserId, ReceiptPayload, Option<(Epoch, u64)>)>>,
+    pub(crate) receipts: Mutex<Vec<TakenReceipt>>,
 }
 
 impl FakeCore {
