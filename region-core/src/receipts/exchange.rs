@@ -21,7 +21,9 @@ use crate::runtime::wall;
 const FRAME_MEMBERS: usize = 1_000;
 /// Conversations compared at a time.
 const COMPARED: usize = 256;
-/// Rounds for which a conversation that was followed just now is waited for: 10 s.
+/// Of those that are waited for, so many are looked at in a round.
+const SOON_AT_ONCE: usize = 64;
+/// Looks at a conversation that was followed just now until it is here and its home in reach: 10 s and more.
 const SOON_ROUNDS: u32 = 200;
 /// Conversations waited for; more are compared when the timer comes to them.
 const SOON: usize = 4_096;
@@ -259,28 +261,28 @@ impl Region {
         Some(mesh::ReceiptDigest { log: Bytes::copy_from_slice(&log.to_bytes()), digest })
     }
 
-    /// Compares conversations that this region follows since a moment ago, or whose home changed.
+    /// Compares some of the conversations that this region follows since a moment ago, or whose home changed.
     pub(super) async fn compare_those_due_soon(&self) {
-        let due: Vec<LogId> = self.receipts.soon.lock().keys().copied().collect();
+        let due: Vec<LogId> = self.receipts.soon.lock().keys().take(SOON_AT_ONCE).copied().collect();
+        let mut digests: BTreeMap<RegionId, Vec<mesh::ReceiptDigest>> = BTreeMap::new();
         for log in due {
-            let look = self.stores.inspect.look(log).await.ok().flatten();
-            let home = look.as_ref().map(|look| &look.record.home);
-            let ready = home.is_some_and(|home| home == self.me() || self.links.is_up(home));
-            if ready
-                && let Some(look) = &look
-                && look.record.home != *self.me()
-                && let Some(digest) = self.receipt_digest(log, &Line::of_record(&look.record)).await
+            let record = self.stores.inspect.look(log).await.ok().flatten().map(|look| look.record);
+            let ready = record.filter(|record| record.home == *self.me() || self.links.is_up(&record.home));
+            if let Some(record) = ready.as_ref().filter(|record| record.home != *self.me())
+                && let Some(digest) = self.receipt_digest(log, &Line::of_record(record)).await
             {
-                let digests = mesh::ReceiptDigests { logs: vec![digest] };
-                self.send_receipts(&look.record.home, Body::ReceiptDigests(digests));
+                digests.entry(record.home.clone()).or_default().push(digest);
             }
             let mut soon = self.receipts.soon.lock();
             let rounds = soon.get(&log).copied().unwrap_or_default();
-            if ready || rounds <= 1 {
+            if ready.is_some() || rounds <= 1 {
                 soon.remove(&log)
             } else {
                 soon.insert(log, rounds - 1)
             };
+        }
+        for (home, logs) in digests {
+            self.send_receipts(&home, Body::ReceiptDigests(mesh::ReceiptDigests { logs }));
         }
     }
 }
