@@ -26,7 +26,7 @@ pub struct AuthPayload {
     /// What the client has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursors: Option<Vec<SyncCursor>>,
-    /// Whether typing and presence may come as datagrams. They may; this version has neither, and sends none.
+    /// Whether typing and presence may come as datagrams. They may; this version sends no datagrams.
     #[serde(default)]
     pub datagrams: bool,
     /// Whether bulk sync answers may come on streams of their own. They may; this version sends every answer on the
