@@ -12,7 +12,7 @@ use simulation::history::{Acked, Event, History, RegionSet, Row, SessionId};
 use uuid::Uuid;
 
 use crate::chaos::book::is_for_now;
-use crate::peer::Peer;
+use crate::peer::{Peer, Said};
 
 /// Collects what sessions saw, and compares it with histories.
 #[derive(Debug, Default)]
@@ -79,6 +79,7 @@ impl Checker {
             .into_iter()
             .map(|sent| (sent.at, Happened::Sent(named(&sent.conversation), named(&sent.message))))
             .collect();
+        happened.extend(peer.said().into_iter().map(|said| (said.at, Happened::Said(said))));
         happened.extend(peer.frames().into_iter().map(|frame| (frame.at, Happened::Frame(frame.value))));
         // What was sent at the moment of a frame was sent before it.
         happened.sort_by_key(|(at, _)| *at);
@@ -139,6 +140,11 @@ impl Checker {
                 let event = Event::Invoke(session, ConversationId(conversation), MessageId(message));
                 return self.history.add(at, event);
             }
+            Happened::Said(said) => {
+                let conversation = ConversationId(named(&said.conversation));
+                let event = Event::Said { session, conversation, up_to: said.up_to, read: said.read };
+                return self.history.add(at, event);
+            }
             Happened::Frame(frame) => frame,
         };
         let payload = &frame["payload"];
@@ -159,6 +165,8 @@ impl Checker {
                 let Some(conversation) = self.sent.get(&message).copied() else { return };
                 Event::Refused { session, conversation, message, again: is_for_now(payload) }
             }
+            "message.delivered" => receipt(session, payload, ("deliveredTo", "upToSequence"), false),
+            "message.read_receipt" => receipt(session, payload, ("readBy", "readUpToSequence"), true),
             "connected" if frame["resumed"] == "fresh" => Event::Told(session, None),
             "sync.required" | "sync.gap" => Event::Told(session, conversation_of(payload)),
             "conversation.rewound" => {
@@ -213,7 +221,21 @@ impl Checker {
 /// What a session did or heard.
 enum Happened {
     Sent(Uuid, Uuid),
+    Said(Said),
     Frame(Value),
+}
+
+/// A session hears how far a member is.
+fn receipt(session: SessionId, payload: &Value, (member, number): (&str, &str), read: bool) -> Event {
+    let epoch = Epoch(payload["epoch"].as_u64().unwrap_or(0));
+    let sequence = Sequence(payload[number].as_u64().unwrap_or(0));
+    Event::Receipt {
+        session,
+        conversation: ConversationId(id(&payload["conversationId"])),
+        member: payload[member].as_str().unwrap_or_default().to_owned(),
+        up_to: Position { epoch, sequence },
+        read,
+    }
 }
 
 fn position(payload: &Value) -> Position {

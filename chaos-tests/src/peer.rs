@@ -82,8 +82,22 @@ impl Tally {
     }
 }
 
+/// A receipt as it went out.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// When.
+    pub at: Instant,
+    /// Of which conversation.
+    pub conversation: String,
+    /// The last number.
+    pub up_to: u64,
+    /// Whether it was read, and not only received.
+    pub read: bool,
+}
+
 #[derive(Debug, Default)]
 struct Record {
+    said: Vec<Said>,
     frames: Vec<Frame>,
     /// Indexes of frames that no story has asked for yet.
     unread: Vec<usize>,
@@ -385,6 +399,30 @@ impl Peer {
     pub fn payloads(&self, kind: &str) -> Vec<Value> {
         let of_kind = self.frames().into_iter().filter(|frame| frame.value["type"] == kind);
         of_kind.map(|frame| frame.value["payload"].clone()).collect()
+    }
+
+    /// Tells how far the user is: `read`, or only received.
+    ///
+    /// # Panics
+    /// Never.
+    pub async fn receipt(&self, conversation: &str, up_to: u64, epoch: Option<u64>, read: bool) {
+        let said = Said { at: Instant::now(), conversation: conversation.to_owned(), up_to, read };
+        self.record.lock().expect("no panic holds it").said.push(said);
+        let mut payload = json!({ "conversationId": conversation, "upToSequence": up_to });
+        if let Some(epoch) = epoch {
+            payload["epoch"] = json!(epoch);
+        }
+        let kind = if read { "message.read" } else { "message.received" };
+        self.frame(json!({ "type": kind, "id": new_id(), "payload": payload })).await;
+    }
+
+    /// Receipts as they went out.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn said(&self) -> Vec<Said> {
+        self.record.lock().expect("no panic holds it").said.clone()
     }
 
     /// All that was sent.

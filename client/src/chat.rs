@@ -345,7 +345,15 @@ impl Talking {
                     None => self.ended = true,
                 },
                 event = events.next() => match event {
-                    Some(event) => self.show(event, screen)?,
+                    Some(event) => {
+                        if let Event::Message(row) = &event
+                            && row.conversation_id == self.conversation
+                            && row.sender_id != self.user
+                        {
+                            self.client.receipt(self.conversation, row.sequence_number, Some(row.epoch), true).await;
+                        }
+                        self.show(event, screen)?;
+                    }
                     None => return Ok(()),
                 },
                 () = &mut patience, if only_queued => {
@@ -430,6 +438,10 @@ fn note(event: &Event) -> Option<String> {
         }),
         Event::RegionStatus { region, reachable: true } => Some(format!("{region} is back")),
         Event::RegionStatus { region, reachable: false } => Some(format!("{region} is out of reach")),
+        Event::Read(read) => Some(format!("{} has read up to #{}", read.read_by, read.read_up_to_sequence)),
+        Event::ReceiptsSummary(sum) => {
+            Some(format!("#{}: {} have it, {} have read it", sum.sequence_number, sum.delivered, sum.read))
+        }
         Event::Gap { from, to, .. } => Some(format!("#{from} to #{to} cannot be shown")),
         Event::Unfollowed { error, .. } => Some(format!("this conversation can no longer be read: {}", error.as_str())),
         _ => None,

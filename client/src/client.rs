@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_protocol::client::{Content, SendPayload};
+use hearth_protocol::client::{Content, ReceiptPayload, SendPayload};
 use hearth_protocol::rest::SyncCursor;
 use hearth_protocol::{ConversationId, DeviceId, Epoch, MessageId};
 use tokio::sync::{mpsc, oneshot};
@@ -74,6 +74,7 @@ pub enum ConnectError {
 #[derive(Debug)]
 pub(crate) enum Command {
     Send(Box<SendPayload>, oneshot::Sender<Result<(), SendError>>),
+    Receipt(ReceiptPayload),
     Follow(ConversationId, u64, Option<Epoch>),
     Cursors(oneshot::Sender<Vec<SyncCursor>>),
 }
@@ -149,6 +150,14 @@ impl Client {
     pub async fn follow(&self, conversation: ConversationId, last_sequence: u64, epoch: Option<Epoch>) {
         // An ended client follows nothing; its event stream says that it ended.
         let _ = self.commands.send(Command::Follow(conversation, last_sequence, epoch)).await;
+    }
+
+    /// Tells that the application has stored (`read`: its user has read) everything of a conversation up to a number. No
+    /// effect without a session that lives: tell it again with the next message.
+    pub async fn receipt(&self, conversation: ConversationId, up_to: u64, epoch: Option<Epoch>, read: bool) {
+        let receipt = ReceiptPayload { conversation_id: conversation, up_to_sequence: up_to, epoch, read };
+        // An ended client tells nothing; its event stream says that it ended.
+        let _ = self.commands.send(Command::Receipt(receipt)).await;
     }
 
     /// What the application has been given or will be by events already on their way, for a later client to go on from.

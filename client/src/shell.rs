@@ -338,6 +338,7 @@ impl Shell {
             Command::Follow(conversation, last_sequence, epoch) => {
                 self.session.follow(conversation, last_sequence, epoch, now);
             }
+            Command::Receipt(receipt) => self.session.receipt(&receipt),
             Command::Cursors(answer) => {
                 let _ = answer.send(self.session.cursors());
             }

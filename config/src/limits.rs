@@ -34,7 +34,7 @@ pub struct Limits {
     /// Users in one request that adds members; default 1,000.
     pub members_per_request: usize,
     /// Members above which a conversation fans out lazily and its receipts are summarised; default 100. Without effect
-    /// in this release: every conversation is delivered directly, and receipts are not counted.
+    /// in this release: every conversation is delivered directly, and receipts are summarised above 100 members.
     pub fanout_threshold: usize,
     /// Messages of a user per minute at one region; default 100, 0 switches the rate limit off.
     pub messages_per_minute: u32,
@@ -92,7 +92,7 @@ pub struct Limits {
     /// tenths of it before the send is parked, copies have six tenths before `COPIES_MISSING`.
     #[serde(deserialize_with = "duration::deserialize")]
     pub answer_timeout: Duration,
-    /// How long a `typing.start` holds; default 5 s. Without effect in this release, which serves no typing.
+    /// How long a `typing.start` holds; default 5 s. Without effect in this release, in which it is always 5 s.
     #[serde(deserialize_with = "duration::deserialize")]
     pub typing_for: Duration,
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hearth_protocol::client::{Endpoint, SendPayload};
+use hearth_protocol::client::{Endpoint, ReceiptPayload, SendPayload, TypingRequest};
 use hearth_protocol::rest::{ApiAnswer, SyncCursor};
-use hearth_protocol::{DeviceId, Refusal, UserId};
+use hearth_protocol::{ConversationId, DeviceId, Epoch, Refusal, UserId};
 use region_core::{ApiCall, Connection, Opened, QueueBounds, Readiness, RegionHandle, Replay};
 
 /// What an edge asks of its region. The contract of each call stands at [`RegionHandle`].
@@ -28,6 +28,23 @@ pub trait Core: Send + Sync + std::fmt::Debug + 'static {
     fn close(&self, connection: &Connection);
     /// Takes a `message.send`; the answer comes as an event.
     fn send(&self, connection: &Arc<Connection>, request: Option<String>, send: SendPayload);
+    /// Takes a receipt; `sent` is what the session was sent last of the conversation. An error comes as an event.
+    fn receipt(
+        &self,
+        connection: &Arc<Connection>,
+        request: Option<String>,
+        receipt: &ReceiptPayload,
+        sent: Option<(Epoch, u64)>,
+    );
+    /// Takes a start or a stop of typing. An error comes as an event.
+    fn typing(&self, connection: &Arc<Connection>, request: Option<String>, typing: TypingRequest);
+    /// Takes what is on the session's screen. An error comes as an event.
+    fn conversation_view(
+        &self,
+        connection: &Arc<Connection>,
+        request: Option<String>,
+        conversation: Option<ConversationId>,
+    );
     /// Rows after a cursor.
     ///
     /// # Errors
@@ -65,6 +82,29 @@ impl Core for RegionHandle {
 
     fn send(&self, connection: &Arc<Connection>, request: Option<String>, send: SendPayload) {
         Self::send(self, connection, request, send);
+    }
+
+    fn receipt(
+        &self,
+        connection: &Arc<Connection>,
+        request: Option<String>,
+        receipt: &ReceiptPayload,
+        sent: Option<(Epoch, u64)>,
+    ) {
+        Self::receipt(self, connection, request, receipt, sent);
+    }
+
+    fn typing(&self, connection: &Arc<Connection>, request: Option<String>, typing: TypingRequest) {
+        Self::typing(self, connection, request, typing);
+    }
+
+    fn conversation_view(
+        &self,
+        connection: &Arc<Connection>,
+        request: Option<String>,
+        conversation: Option<ConversationId>,
+    ) {
+        Self::conversation_view(self, connection, request, conversation);
     }
 
     async fn replay(&self, user: &UserId, cursor: &SyncCursor, rows: usize, newest: bool) -> Result<Replay, Refusal> {

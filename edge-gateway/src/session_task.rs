@@ -350,6 +350,21 @@ impl<S: FrameStream> Runner<S> {
                         self.gateway.core.send(&registered.connection, request, *send);
                     }
                 }
+                Effect::Receipt { request, receipt, sent } => {
+                    if let Some(registered) = &self.registered {
+                        self.gateway.core.receipt(&registered.connection, request, &receipt, sent);
+                    }
+                }
+                Effect::Typing { request, typing } => {
+                    if let Some(registered) = &self.registered {
+                        self.gateway.core.typing(&registered.connection, request, typing);
+                    }
+                }
+                Effect::View { request, conversation } => {
+                    if let Some(registered) = &self.registered {
+                        self.gateway.core.conversation_view(&registered.connection, request, conversation);
+                    }
+                }
                 Effect::Api { ticket, call } => {
                     let (core, user) = (Arc::clone(&self.gateway.core), self.user());
                     self.running.push(Box::pin(async move { Done::Answer(ticket, core.api(&user, call).await) }));

@@ -32,6 +32,10 @@ pub const SYNC_CONVERSATIONS: usize = 1_000;
 pub const REPLAY_ROWS: u64 = 100;
 /// Missed messages above which a gap is announced first.
 pub const REPLAY_GAP_ROWS: u64 = 1_000;
+/// Own messages that one `message.delivered` names; how far it goes is in the frame in any case.
+pub const RECEIPT_MESSAGES: usize = 100;
+/// Members above which receipts are told as `receipts.summary`.
+pub const RECEIPTS_OF_EACH: usize = 100;
 /// Characters of a group's name.
 pub const NAME_CHARACTERS: usize = 100;
 /// Entries of one log that may wait for copies before sends are refused `OVERLOADED`.

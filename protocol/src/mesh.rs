@@ -7,7 +7,7 @@ use prost::Message;
 #[derive(Clone, PartialEq, Message)]
 pub struct MeshFrame {
     /// What it says. A frame of a later version's kind reads as `None` and is ignored.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17")]
     pub body: Option<Body>,
 }
 
@@ -56,6 +56,15 @@ pub enum Body {
     /// The voter's durable promise.
     #[prost(message, tag = "14")]
     Sealed(Sealed),
+    /// Cursors of members of a conversation.
+    #[prost(message, tag = "15")]
+    Receipts(Receipts),
+    /// What a replica has of the cursors of conversations whose home is the receiver.
+    #[prost(message, tag = "16")]
+    ReceiptDigests(ReceiptDigests),
+    /// A member types.
+    #[prost(message, tag = "17")]
+    Typing(Typing),
 }
 
 impl MeshFrame {
@@ -454,6 +463,92 @@ pub struct Sealed {
     pub newer: u64,
 }
 
+/// Cursors of members of one conversation. Taking them is a maximum: again, late or in another order does no harm.
+#[derive(Clone, PartialEq, Message)]
+pub struct Receipts {
+    /// [`crate::LogId::to_bytes`].
+    #[prost(bytes = "bytes", tag = "1")]
+    pub log: Bytes,
+    /// By member.
+    #[prost(message, repeated, tag = "2")]
+    pub members: Vec<MemberReceipts>,
+    /// Set when the sender wants to be told what the receiver has beyond this, of these members and of those between
+    /// `after` and `to`.
+    #[prost(bool, tag = "3")]
+    pub answer: bool,
+    /// With `answer`: the page begins behind this member; empty for the start.
+    #[prost(string, tag = "4")]
+    pub after: String,
+    /// With `answer`: the last member of the page; empty for the end.
+    #[prost(string, tag = "5")]
+    pub to: String,
+    /// Set for words of clients that the sender did not judge, since it holds no copy: the receiver, the home, cuts them
+    /// to what it may show, and takes those of members alone.
+    #[prost(bool, tag = "6")]
+    pub claimed: bool,
+}
+
+/// How far one member is.
+#[derive(Clone, PartialEq, Message)]
+pub struct MemberReceipts {
+    /// The member.
+    #[prost(string, tag = "1")]
+    pub user: String,
+    /// What its devices have, ascending by epoch.
+    #[prost(message, repeated, tag = "2")]
+    pub delivered: Vec<Reached>,
+    /// What it has read, ascending by epoch.
+    #[prost(message, repeated, tag = "3")]
+    pub read: Vec<Reached>,
+}
+
+/// How far a member came under one epoch.
+#[derive(Clone, PartialEq, Message)]
+pub struct Reached {
+    /// The epoch.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// The last number.
+    #[prost(uint64, tag = "2")]
+    pub up_to: u64,
+    /// When the member's region took it; milliseconds since the epoch.
+    #[prost(uint64, tag = "3")]
+    pub at: u64,
+}
+
+/// What a replica has of cursors: where it differs, the home sends its own and asks for the replica's.
+#[derive(Clone, PartialEq, Message)]
+pub struct ReceiptDigests {
+    /// By conversation.
+    #[prost(message, repeated, tag = "1")]
+    pub logs: Vec<ReceiptDigest>,
+}
+
+/// The cursors of one conversation in a number.
+#[derive(Clone, PartialEq, Message)]
+pub struct ReceiptDigest {
+    /// [`crate::LogId::to_bytes`].
+    #[prost(bytes = "bytes", tag = "1")]
+    pub log: Bytes,
+    /// The same for the same cursors, whatever their order.
+    #[prost(fixed64, tag = "2")]
+    pub digest: u64,
+}
+
+/// A member of a conversation types, or does so no longer. Never stored; it may be lost.
+#[derive(Clone, PartialEq, Message)]
+pub struct Typing {
+    /// [`crate::LogId::to_bytes`].
+    #[prost(bytes = "bytes", tag = "1")]
+    pub log: Bytes,
+    /// The member.
+    #[prost(string, tag = "2")]
+    pub user: String,
+    /// Whether it types.
+    #[prost(bool, tag = "3")]
+    pub typing: bool,
+}
+
 impl Body {
     /// The stored entries that a frame brings, as encoded.
     #[must_use]
@@ -483,6 +578,9 @@ impl Body {
             Self::Pulled(_) => "pulled",
             Self::Seal(_) => "seal",
             Self::Sealed(_) => "sealed",
+            Self::Receipts(_) => "receipts",
+            Self::ReceiptDigests(_) => "receipt-digests",
+            Self::Typing(_) => "typing",
         }
     }
 }

@@ -141,6 +141,31 @@ pub struct OutboxRecord {
     pub joined: bool,
 }
 
+/// How far a member came under one epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The last number.
+    pub up_to: u64,
+    /// When the member's region took it.
+    pub at: Timestamp,
+}
+
+/// How far a member of a conversation is: state beside the log, of which losing the newest does no harm (other regions
+/// have it, or the member's client says it again).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CursorRecord {
+    /// The conversation.
+    pub log: LogId,
+    /// The member.
+    pub user: UserId,
+    /// What its devices have, ascending by epoch.
+    pub delivered: Vec<Reached>,
+    /// What it has read, ascending by epoch.
+    pub read: Vec<Reached>,
+}
+
 /// Who a store is. A store that is new, empty or restored is a new incarnation (design.md 4.1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreIdentity {
@@ -156,4 +181,5 @@ impl Record for LogRecord {}
 impl Record for DedupRecord {}
 impl Record for ParkedSend {}
 impl Record for OutboxRecord {}
+impl Record for CursorRecord {}
 impl Record for StoreIdentity {}

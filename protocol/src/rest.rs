@@ -224,7 +224,7 @@ pub struct ConversationRow {
     pub role: Option<Role>,
     /// The last number that may be shown.
     pub last_sequence: u64,
-    /// 0 until receipts exist.
+    /// The last number that the user has read, on whichever device; 0 for none.
     pub read_up_to: u64,
     /// Messages of others that this user may see.
     pub unread_count: u64,

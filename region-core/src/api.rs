@@ -100,7 +100,9 @@ impl Region {
     ) -> Result<ApiAnswer, Refusal> {
         let view = self.view(LogId::conversation(id), true).await?;
         check_mode(&view, user)?;
-        if !self.holds(&view) || !has_rows_of(&view, user, call) {
+        let counts = matches!(call, ApiCall::Conversation { .. });
+        let read = if counts { self.read_up_to(id, &view, user).await? } else { 0 };
+        if !self.holds(&view) || !has_rows_of(&view, user, call, read) {
             return self.pass_on(&view, user, call, pass_on).await;
         }
         match call {
@@ -434,9 +436,13 @@ impl Region {
         let View::User(state) = &view.view else { return Ok(Vec::new()) };
         let mut changed = Vec::new();
         for (id, _) in state.conversations.iter().filter(|(_, membership)| membership.joined) {
-            let view = self.view(LogId::conversation(*id), false).await?;
-            if view.held && view.change > after {
-                changed.push((view.change, *id));
+            let log = LogId::conversation(*id);
+            let view = self.view(log, false).await?;
+            // What the user reads changes its row, too.
+            let read = if view.held { self.read_state(log, &view, &state.user).await?.change } else { 0 };
+            let change = view.change.max(read);
+            if view.held && change > after {
+                changed.push((change, *id));
             } else if !view.held && elsewhere.is_none_or(|told| *id > told) {
                 changed.push((0, *id));
             }
@@ -463,7 +469,8 @@ impl Region {
         let view = self.view(LogId::conversation(id), true).await?;
         check_mode(&view, user)?;
         let call = ApiCall::Conversation { id };
-        if self.holds(&view) && has_rows_of(&view, user, &call) {
+        let read = self.read_up_to(id, &view, user).await?;
+        if self.holds(&view) && has_rows_of(&view, user, &call, read) {
             return self.conversation_row(id, &view, user, false).await;
         }
         let answer = self.pass_on(&view, user, &call, pass_on).await?;

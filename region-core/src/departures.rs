@@ -113,7 +113,9 @@ impl Region {
         self.input(Input::Follow { log, hold: false }).await;
         // A query behind it is answered after it was handled.
         let _ = self.view(log, false).await;
-        match self.stores.log.remove(log).await {
+        let removed = self.stores.log.remove(log).await;
+        self.receipts.forget(log);
+        match removed {
             Ok(()) => self.input(Input::Forget(log)).await,
             Err(error) => self.fail(&error.to_string()),
         }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use hearth_protocol::{ConversationId, DeviceId, Epoch, UserId};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 /// What the core sends to a session.
@@ -86,6 +87,8 @@ pub struct Connection {
     pub user: UserId,
     /// From which device.
     pub device: DeviceId,
+    /// The conversation on its screen.
+    view: Mutex<Option<ConversationId>>,
     events: mpsc::Sender<EdgeEvent>,
     /// Bytes pushed and not released yet.
     waiting: AtomicUsize,
@@ -103,6 +106,7 @@ impl Connection {
             id,
             user,
             device,
+            view: Mutex::new(None),
             events,
             waiting: AtomicUsize::new(0),
             most_bytes: bounds.bytes,
@@ -134,6 +138,25 @@ impl Connection {
                 false
             }
         }
+    }
+
+    /// Queues an event that is for the moment, unless half of the queue waits already: these are the first to go when a
+    /// session is slow. Returns whether it was taken.
+    pub fn push_if_idle(&self, event: EdgeEvent) -> bool {
+        let busy = self.events.capacity() * 2 < self.events.max_capacity()
+            || self.waiting.load(Ordering::Relaxed) > self.most_bytes / 2;
+        !busy && self.push(event)
+    }
+
+    /// Sets what is on its screen.
+    pub fn set_view(&self, conversation: Option<ConversationId>) {
+        *self.view.lock() = conversation;
+    }
+
+    /// Whether a conversation is on its screen.
+    #[must_use]
+    pub fn views(&self, conversation: ConversationId) -> bool {
+        *self.view.lock() == Some(conversation)
     }
 
     fn overflow(&self) {
@@ -187,6 +210,19 @@ mod tests {
         connection.release(1_000);
         assert!(!connection.push(frame(1)), "an overflow is for good");
         assert_eq!(connection.waiting_bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_for_the_moment_is_dropped_once_half_of_the_queue_waits_and_ends_no_session() {
+        let (many, mut events) = connection(4, 1_000);
+        assert!(many.push_if_idle(frame(1)) && many.push_if_idle(frame(1)) && many.push_if_idle(frame(1)));
+        assert!(!many.push_if_idle(frame(1)), "three of four wait");
+        assert!(many.push(frame(1)), "what matters has room");
+        events.try_recv().unwrap();
+        events.try_recv().unwrap();
+        assert!(many.push_if_idle(frame(1)));
+        let (large, _events) = connection(100, 1_000);
+        assert!(large.push(frame(600)) && !large.push_if_idle(frame(1)) && large.push(frame(400)));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_protocol::client::{Endpoint, SendPayload, ServerFrame, encode_server_frame};
+use hearth_protocol::client::{Endpoint, ReceiptPayload, SendPayload, ServerFrame, TypingRequest, encode_server_frame};
 use hearth_protocol::rest::{
     ApiAnswer, CreateGroup, HistoryQuery, PatchConversation, PatchUser, SyncCursor, SyncRequest,
 };
@@ -20,10 +20,12 @@ use crate::edge::{Connection, EdgeEvent, QueueBounds};
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::ownership::Ownership;
+use crate::receipts::{self, Receipts};
 use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
-use crate::{Loss, departures, expiry, losses, notices, outbox, ownership};
+use crate::typing::{Said, Typing};
+use crate::{Loss, departures, expiry, losses, notices, outbox, ownership, typing};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -165,6 +167,10 @@ const INPUTS: usize = 16_384;
 const OUTBOX: usize = 4_096;
 /// Notices that wait to be made.
 const NOTICES: usize = 1_024;
+/// Frames of other regions about receipts that wait; what finds the queue full is compared later.
+const RECEIPT_FRAMES: usize = 1_024;
+/// Words about typing that wait; what finds the queue full is dropped.
+const TYPING: usize = 1_024;
 
 impl RegionHandle {
     /// Starts a region over its stores and links. Parked sends are taken up before anything else.
@@ -180,6 +186,9 @@ impl RegionHandle {
         let (inputs, input_queue) = mpsc::channel(INPUTS);
         let (outbox, outbox_queue) = mpsc::channel(OUTBOX);
         let (notices, notice_queue) = mpsc::channel(NOTICES);
+        let (receipt_frames, receipt_queue) = mpsc::channel(RECEIPT_FRAMES);
+        let (said, said_queue) = mpsc::channel(TYPING);
+        let hub = (Hub::new(notices), Receipts::new(receipt_frames), Typing::new(said));
         let core = RegionCore::new(CoreOptions {
             me: options.region.clone(),
             map: options.map.clone(),
@@ -190,7 +199,7 @@ impl RegionHandle {
         });
         let parked = all_parked(&stores).await?;
         let tails = all_tails(&stores).await?;
-        let region = Arc::new(Region::new(options, stores, (links, ownership), Hub::new(notices), inputs, outbox));
+        let region = Arc::new(Region::new(options, stores, (links, ownership), hub, inputs, outbox));
         parked.iter().for_each(|send| region.refusals.stored(send));
         region.input(Input::ParkedAtStart(parked)).await;
         region.input(Input::TailsAtStart(tails)).await;
@@ -202,6 +211,8 @@ impl RegionHandle {
         tokio::spawn(departures::run(region.clone()));
         tokio::spawn(expiry::run(region.clone()));
         tokio::spawn(losses::run(region.clone()));
+        tokio::spawn(receipts::run(region.clone(), receipt_queue));
+        tokio::spawn(typing::run(region.clone(), said_queue));
         Ok(Self { region })
     }
 
@@ -344,6 +355,37 @@ impl RegionHandle {
                     .with_limit(format!("{INPUTS} requests")),
             };
             refused(refusal);
+        }
+    }
+
+    /// Takes a `message.received` or `message.read`; `sent` is what the session was sent last of the conversation. It is
+    /// not answered, but with an error when it is refused. Of many in a short time the greatest counts.
+    pub fn receipt(
+        &self,
+        connection: &Arc<Connection>,
+        request: Option<String>,
+        receipt: &ReceiptPayload,
+        sent: Option<(Epoch, u64)>,
+    ) {
+        self.region.receipts.take(connection, request, receipt, sent);
+    }
+
+    /// Takes a `typing.start` or `typing.stop`. It is not answered, but with an error when it is refused.
+    pub fn typing(&self, connection: &Arc<Connection>, request: Option<String>, typing: TypingRequest) {
+        let (connection, conversation, typing) = (connection.clone(), typing.conversation_id, typing.typing);
+        self.region.typing.take(Said::Typing { connection, request, conversation, typing });
+    }
+
+    /// Takes a `conversation.view`: who types there is told from now on, and of no other conversation.
+    pub fn conversation_view(
+        &self,
+        connection: &Arc<Connection>,
+        request: Option<String>,
+        conversation: Option<ConversationId>,
+    ) {
+        connection.set_view(conversation);
+        if let Some(conversation) = conversation {
+            self.region.typing.take(Said::View { connection: connection.clone(), request, conversation });
         }
     }
 

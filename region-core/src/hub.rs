@@ -208,6 +208,40 @@ impl Hub {
         }
     }
 
+    /// Sends a frame to all connections of a user but one. Returns how many took it.
+    pub(crate) fn to_user_but(&self, user: &UserId, frame: &Bytes, except: Option<u64>) -> u64 {
+        let users = self.users.read();
+        let Some(connections) = users.get(user) else { return 0 };
+        let others = connections.iter().filter(|connection| Some(connection.id) != except);
+        others.map(|connection| u64::from(connection.push(EdgeEvent::Frame(frame.clone())))).sum()
+    }
+
+    /// Offers a frame that is for the moment to the sessions of other members that have a conversation on their screen.
+    /// Returns how many took it and how many are too busy.
+    pub(crate) fn to_viewers(
+        &self,
+        conversation: ConversationId,
+        members: &Members,
+        but: &UserId,
+        frame: &Bytes,
+    ) -> (u64, u64) {
+        let (mut told, mut dropped) = (0, 0);
+        let mut offer = |connections: &Vec<Arc<Connection>>| {
+            for connection in connections.iter().filter(|connection| connection.views(conversation)) {
+                let taken = connection.push_if_idle(EdgeEvent::Frame(frame.clone()));
+                *(if taken { &mut told } else { &mut dropped }) += 1;
+            }
+        };
+        let users = self.users.read();
+        if members.len() <= users.len() {
+            members.keys().filter(|user| *user != but).filter_map(|user| users.get(user)).for_each(&mut offer);
+        } else {
+            let others = users.iter().filter(|(user, _)| *user != but && members.contains_key(*user));
+            others.for_each(|(_, connections)| offer(connections));
+        }
+        (told, dropped)
+    }
+
     /// Sends a frame to all connections of a device. Returns whether one took it.
     pub(crate) fn to_device(&self, user: &UserId, device: DeviceId, frame: &Bytes) -> bool {
         let users = self.users.read();

@@ -18,12 +18,14 @@ mod notices;
 mod outbox;
 pub mod ownership;
 mod reads;
+mod receipts;
 mod refusals;
 mod region;
 mod replay;
 mod reply;
 mod rows;
 mod runtime;
+mod typing;
 mod users;
 
 pub use edge::{Connection, EdgeEvent, QueueBounds, Rewound, Skipped};

@@ -63,7 +63,7 @@ impl Collector for RegionCollector {
         let Some(region) = self.region.upgrade() else { return Ok(()) };
         let store = &region.stores.counters;
         let labels = [("region", region.me().as_str().to_owned())];
-        let counters: [(&str, &str, u64); 9] = [
+        let counters: [(&str, &str, u64); 14] = [
             ("hearth_store_commits", "Durable commits", load(&store.commits)),
             ("hearth_store_syncs", "Syncs asked of the kernel", load(&store.syncs)),
             ("hearth_store_appends", "Log appends in commits", load(&store.appends)),
@@ -73,6 +73,11 @@ impl Collector for RegionCollector {
             ("hearth_mesh_frames_not_sent", "Frames that a link did not take", load(&region.counters.frames_not_sent)),
             ("hearth_mesh_frames_unreadable", "Frames that do not read", load(&region.counters.frames_unreadable)),
             ("hearth_mesh_forks", "Times that the lines of a log forked", load(&region.counters.forks)),
+            ("hearth_receipts_taken", "Receipts of clients", load(&region.receipts.taken)),
+            ("hearth_receipts_dropped", "Receipts that found a queue full", load(&region.receipts.dropped)),
+            ("hearth_receipts_told", "Receipts handed to sessions", load(&region.receipts.told)),
+            ("hearth_typing_told", "Typing updates handed to sessions", load(&region.typing.told)),
+            ("hearth_typing_dropped", "Words about typing that found a queue full", load(&region.typing.dropped)),
         ];
         for (name, help, value) in counters {
             let metric = ConstCounter::new(value);
@@ -86,7 +91,7 @@ impl Collector for RegionCollector {
         let gauges = region.gauges.lock().clone();
         let ready = i64::from(region.failed.borrow().is_none() && !*region.draining.borrow());
         let losses = signed(load(&region.counters.open_losses));
-        let values: [(&str, &str, i64); 8] = [
+        let values: [(&str, &str, i64); 9] = [
             ("hearth_region_ready", "1 while the region serves", ready),
             ("hearth_store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),
             ("hearth_home_loaded_logs", "Logs in memory", signed(gauges.loaded_logs as u64)),
@@ -94,6 +99,11 @@ impl Collector for RegionCollector {
             ("hearth_home_parked", "Parked sends", signed(gauges.parked as u64)),
             ("hearth_home_failing_over", "Logs that are given a home here", signed(gauges.failing_over as u64)),
             ("hearth_home_losses_open", "Loss statements whose missing part has not come back", losses),
+            (
+                "hearth_receipts_members",
+                "Members whose cursors are in memory",
+                signed(region.receipts.members() as u64),
+            ),
             ("hearth_home_tails", "Logs whose tails have not come back yet", signed(gauges.tails as u64)),
         ];
         for (name, help, value) in values {

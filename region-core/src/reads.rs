@@ -13,6 +13,7 @@ use region_model::ports::StoreError;
 use region_model::view::{ConversationState, Member, View};
 
 use crate::handle::ApiCall;
+use crate::receipts::can_count;
 use crate::region::Region;
 use crate::rows;
 
@@ -72,11 +73,12 @@ fn last_rows(seen: &Seen<'_>) -> (u64, u64) {
 }
 
 /// Whether what a call reads of a conversation is here. What it refuses, it refuses here.
-pub(crate) fn has_rows_of(view: &LogView, user: &UserId, call: &ApiCall) -> bool {
+pub(crate) fn has_rows_of(view: &LogView, user: &UserId, call: &ApiCall, read: u64) -> bool {
     let Ok(seen) = seen(view, user) else { return true };
     let (from, to) = match call {
         ApiCall::History { query, .. } => history_rows(&seen, query),
-        ApiCall::Conversation { .. } => last_rows(&seen),
+        ApiCall::Conversation { .. } if can_count(view, read) => last_rows(&seen),
+        ApiCall::Conversation { .. } => return false,
         _ => return true,
     };
     has_rows(view, from, to)
@@ -88,7 +90,7 @@ pub(crate) fn has_rows(view: &LogView, from: u64, to: u64) -> bool {
 }
 
 impl Region {
-    fn store_refusal(&self, error: &StoreError) -> Refusal {
+    pub(crate) fn store_refusal(&self, error: &StoreError) -> Refusal {
         if let StoreError::Unavailable(reason) = error {
             self.fail(reason);
         }
@@ -177,7 +179,7 @@ impl Region {
 
     /// The row of a conversation for one user; `whole` adds what only the single row has.
     pub(crate) async fn conversation_row(
-        &self,
+        self: &Arc<Self>,
         conversation: ConversationId,
         view: &LogView,
         user: &UserId,
@@ -186,6 +188,8 @@ impl Region {
         let seen = seen(view, user)?;
         let Some(placement) = &view.placement else { return Err(Refusal::no_conversation()) };
         let state = seen.state;
+        let log = LogId::conversation(conversation);
+        let read = self.read_state(log, view, user).await?;
         let participants = || {
             let members = state.members.iter().take(PARTICIPANTS);
             members.map(|(user, member)| Participant { user_id: user.clone(), role: member.role }).collect()
@@ -196,8 +200,8 @@ impl Region {
             name: state.name.clone(),
             role: Some(seen.member.role),
             last_sequence: seen.to - 1,
-            read_up_to: 0,
-            unread_count: state.unread(user, seen.member),
+            read_up_to: read.up_to,
+            unread_count: self.unread(log, view, user, &seen, read.up_to).await?,
             last_message: self.last_message(conversation, &seen).await?,
             home: placement.home.clone(),
             epoch: placement.epoch,

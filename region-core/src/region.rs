@@ -27,8 +27,10 @@ use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::metrics::Measures;
 use crate::ownership::Ownership;
+use crate::receipts::Receipts;
 use crate::refusals::KeptRefusals;
 use crate::reply::{Heard, ReplyTo};
+use crate::typing::{Said, Typing};
 
 /// Longest wait for the core's own answer to a call.
 const CALL_PATIENCE: Duration = Duration::from_secs(8);
@@ -89,6 +91,8 @@ pub(crate) struct Region {
     pub(crate) links: Arc<dyn Links>,
     pub(crate) ownership: Arc<dyn Ownership>,
     pub(crate) hub: Hub,
+    pub(crate) receipts: Receipts,
+    pub(crate) typing: Typing,
     pub(crate) failed: watch::Sender<Option<String>>,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) gauges: Mutex<CoreGauges>,
@@ -116,7 +120,7 @@ impl Region {
         options: RegionOptions,
         stores: Stores,
         (links, ownership): (Arc<dyn Links>, Arc<dyn Ownership>),
-        hub: Hub,
+        (hub, receipts, typing): (Hub, Receipts, Typing),
         inputs: mpsc::Sender<Input<ReplyTo>>,
         outbox: mpsc::Sender<OutboxRecord>,
     ) -> Self {
@@ -126,6 +130,8 @@ impl Region {
             links,
             ownership,
             hub,
+            receipts,
+            typing,
             failed: watch::Sender::new(None),
             draining: watch::Sender::new(false),
             gauges: Mutex::new(CoreGauges::default()),
@@ -284,6 +290,7 @@ impl Region {
             LinkEvent::Up(peer) => {
                 self.region_status(&peer, true);
                 self.input(Input::LinkUp(peer.clone())).await;
+                self.compare_receipts(Some(peer.clone()));
                 let region = self.clone();
                 tokio::spawn(async move { region.compare_all(peer).await });
             }
@@ -339,6 +346,8 @@ impl Region {
                 }
                 return;
             }
+            Body::Receipts(_) | Body::ReceiptDigests(_) => return self.receipts.queue_frame(peer, body),
+            Body::Typing(heard) => return self.typing.take(Said::Frame(peer.clone(), heard.clone())),
             Body::Request(mesh::Request { request_id, question: Some(Question::Api(call)) }) => {
                 self.answer_peer(peer.clone(), *request_id, call.clone());
                 return;
@@ -400,7 +409,9 @@ impl Region {
         tokio::spawn(async move {
             let Ok(view) = region.view(log, false).await else { return };
             if matches!(&view.view, View::User(state) if state.resident.contains_key(region.me())) {
-                region.input(Input::Follow { log: LogId::conversation(conversation), hold: true }).await;
+                let log = LogId::conversation(conversation);
+                region.input(Input::Follow { log, hold: true }).await;
+                region.receipts.compare_soon(log);
             }
         });
     }

@@ -192,6 +192,7 @@ impl Runtime {
             }
             told @ (Effect::Began { .. } | Effect::Rewound { .. }) => self.tell_sessions(told),
             Effect::HomeChanged(log) => {
+                self.region.receipts.compare_soon(log);
                 if let Some(conversation) = log.as_conversation() {
                     self.region.hub.home_changed(conversation);
                 }

@@ -72,7 +72,9 @@ impl Region {
         if let View::User(state) = &view.view {
             for (conversation, membership) in &state.conversations {
                 if membership.joined {
-                    self.input(Input::Follow { log: LogId::conversation(*conversation), hold: true }).await;
+                    let log = LogId::conversation(*conversation);
+                    self.input(Input::Follow { log, hold: true }).await;
+                    self.receipts.compare_soon(log);
                 }
             }
         }

@@ -121,6 +121,30 @@ pub enum Event {
     Told(SessionId, Option<ConversationId>),
     /// A session is told that entries from a number on have left the line.
     Rewound(SessionId, ConversationId, u64),
+    /// A session says that its user has, or has read, everything up to a number. Recorded before the bytes leave.
+    Said {
+        /// Which.
+        session: SessionId,
+        /// Where.
+        conversation: ConversationId,
+        /// The number.
+        up_to: u64,
+        /// Whether it was read, and not only received.
+        read: bool,
+    },
+    /// A session hears how far a member is.
+    Receipt {
+        /// Which.
+        session: SessionId,
+        /// Where.
+        conversation: ConversationId,
+        /// The member: the name of its sessions.
+        member: String,
+        /// How far.
+        up_to: Position,
+        /// Whether it was read, and not only received.
+        read: bool,
+    },
     /// A loss statement: positions from `from` on, below the epoch `below`, may be missing where fewer than
     /// `covered_copies` regions had them.
     Loss {

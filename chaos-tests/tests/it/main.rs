@@ -13,6 +13,8 @@ mod membership;
 mod metrics;
 mod operators;
 mod partition;
+mod receipts;
 mod scenario;
 mod serve;
 mod sessions;
+mod typing;

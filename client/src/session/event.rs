@@ -51,6 +51,14 @@ pub enum Event {
     ConversationNew(Box<ConversationRow>),
     /// Something but its messages changed.
     ConversationUpdated(Box<ConversationRow>),
+    /// A member's devices have everything of a conversation up to a number.
+    Delivered(hearth_protocol::client::DeliveredPayload),
+    /// A member has read everything up to a number; the user itself, when that was on another device.
+    Read(hearth_protocol::client::ReadReceiptPayload),
+    /// How many members of a large conversation have a message of this user.
+    ReceiptsSummary(hearth_protocol::client::ReceiptsSummaryPayload),
+    /// A member types in the conversation on the screen, or does so no longer.
+    Typing(hearth_protocol::client::TypingPayload),
     /// Positions that cannot be had; later ones follow.
     Gap {
         /// The conversation.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hearth_protocol::client::{AuthPayload, HistoryRequest, SendPayload};
+use hearth_protocol::client::{AuthPayload, HistoryRequest, ReceiptPayload, SendPayload};
 use hearth_protocol::rest::SyncCursor;
 use hearth_protocol::{ConversationId, DeviceId, limits};
 use serde::Serialize;
@@ -43,6 +43,11 @@ pub(super) fn refresh(token: &str) -> String {
 /// A message; its own id is the request's, so that a refusal names it.
 pub(super) fn send(payload: &SendPayload) -> String {
     frame("message.send", Some(&payload.message_id.to_string()), payload)
+}
+
+/// How far the application is.
+pub(super) fn receipt(receipt: &ReceiptPayload) -> String {
+    frame(if receipt.read { "message.read" } else { "message.received" }, None, receipt)
 }
 
 /// A pull of the next page.

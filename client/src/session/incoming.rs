@@ -43,6 +43,10 @@ impl Session {
                 self.lines.insert(rewound.conversation_id, line);
                 self.events.push_back(Event::Rewound(rewound));
             }
+            ServerFrame::Delivered(delivered) => self.events.push_back(Event::Delivered(delivered)),
+            ServerFrame::ReadReceipt(read) => self.events.push_back(Event::Read(read)),
+            ServerFrame::ReceiptsSummary(summary) => self.events.push_back(Event::ReceiptsSummary(summary)),
+            ServerFrame::TypingUpdate(update) => self.events.push_back(Event::Typing(update)),
             ServerFrame::FeedComplete => self.events.push_back(Event::FeedComplete),
             ServerFrame::RegionStatus { region, reachable } => {
                 self.events.push_back(Event::RegionStatus { region, reachable });

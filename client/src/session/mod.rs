@@ -15,7 +15,7 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use hearth_protocol::client::SendPayload;
+use hearth_protocol::client::{ReceiptPayload, SendPayload};
 use hearth_protocol::rest::{ConversationRow, SyncCursor};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, MessageId, RegionId, limits};
 
@@ -208,6 +208,13 @@ impl Session {
             }
             line
         });
+    }
+
+    /// Tells how far the application is. Without a session that lives nothing is told: a later receipt says as much.
+    pub fn receipt(&mut self, receipt: &ReceiptPayload) {
+        if matches!(self.phase, Phase::Live { .. }) {
+            self.frames.push_back(frames::receipt(receipt));
+        }
     }
 
     /// Takes one page of the user's change feed. At the `first` read of a client, conversations begin behind what the feed

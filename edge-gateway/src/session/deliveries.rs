@@ -198,6 +198,11 @@ impl Deliveries {
         effects.push_back(Effect::Send(live.frame));
     }
 
+    /// The last number of a conversation that this session was sent, or told to pull.
+    pub(crate) fn sent(&self, conversation: ConversationId) -> Option<(Epoch, u64)> {
+        self.tracks.get(&conversation).filter(|track| track.begun).map(|track| (track.epoch, track.sent))
+    }
+
     /// This session sent a message: its number will not come as `message.new`.
     pub(crate) fn own_sent(&mut self, conversation: ConversationId, now: u64) {
         if !self.tracks.contains_key(&conversation) {

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hearth_protocol::client::{
     AuthPayload, ClientFrame, CloseCode, ClosePayload, Connected, Draining, Endpoint, FrameError, HistoryRequest,
-    ResumePayload, SendPayload, ServerFrame, encode_server_frame, parse_client_frame,
+    ReceiptPayload, ResumePayload, SendPayload, ServerFrame, TypingRequest, encode_server_frame, parse_client_frame,
 };
 use hearth_protocol::rest::{HistoryQuery, SyncCursor, SyncRequest};
-use hearth_protocol::{DeviceId, ErrorCode, Refusal, Timestamp, UserId};
+use hearth_protocol::{ConversationId, DeviceId, Epoch, ErrorCode, Refusal, Timestamp, UserId};
 use region_core::{ApiCall, EdgeEvent};
 
 use crate::auth::{AuthError, Identity, TokenVerifier};
@@ -82,6 +82,12 @@ pub(crate) enum Effect {
     Open { user: UserId, device: DeviceId },
     /// Gives a message to the core.
     Forward { request: Option<String>, send: Box<SendPayload> },
+    /// Gives a receipt to the core, with what this session was sent last of the conversation.
+    Receipt { request: Option<String>, receipt: ReceiptPayload, sent: Option<(Epoch, u64)> },
+    /// Gives a start or stop of typing to the core.
+    Typing { request: Option<String>, typing: TypingRequest },
+    /// Tells the core what is on the screen.
+    View { request: Option<String>, conversation: Option<ConversationId> },
     /// Calls the API; answered by [`Session::handle_answer`].
     Api { ticket: Ticket, call: ApiCall },
     /// Reads what a cursor misses; answered by [`Session::handle_replayed`].
@@ -220,7 +226,14 @@ impl Session {
         match frame {
             ClientFrame::Send(send) => self.send_message(id, send, now),
             ClientFrame::Heartbeat => self.send(&ServerFrame::HeartbeatAck(now.wall), None),
-            ClientFrame::Receipt(_) => {}
+            ClientFrame::Receipt(receipt) => {
+                let sent = self.deliveries.sent(receipt.conversation_id);
+                self.effects.push_back(Effect::Receipt { request: id, receipt, sent });
+            }
+            ClientFrame::Typing(typing) => self.effects.push_back(Effect::Typing { request: id, typing }),
+            ClientFrame::View(view) => {
+                self.effects.push_back(Effect::View { request: id, conversation: view.conversation_id });
+            }
             ClientFrame::Sync(request) => self.sync(id, request, now),
             ClientFrame::History(request) => self.history(id, &request, now),
             ClientFrame::Resume(resume) => self.resume_frame(id, resume, now),

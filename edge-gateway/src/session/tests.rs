@@ -106,7 +106,7 @@ impl Story {
                 Effect::Forward { send, .. } => self.forwarded.push(*send),
                 Effect::Api { ticket, .. } => self.calls.push(ticket),
                 Effect::Replay { cursor, .. } => self.replays.push(cursor),
-                Effect::Refused(_) | Effect::Dropped(_) => {}
+                _ => {}
             }
         }
     }

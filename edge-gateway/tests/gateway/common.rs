@@ -12,7 +12,7 @@ use edge_gateway::{
     SystemClock, TokenVerifier, WebTransportCertificate,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
-use hearth_protocol::client::{Endpoint, SendPayload};
+use hearth_protocol::client::{Endpoint, ReceiptPayload, SendPayload, TypingRequest};
 use hearth_protocol::rest::{ApiAnswer, SyncCursor};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, NodeId, Refusal, RegionId, Timestamp, UserId};
 use parking_lot::Mutex;
@@ -32,6 +32,9 @@ pub(crate) fn conversation() -> ConversationId {
     ConversationId(Uuid::from_u128(5))
 }
 
+/// Who said what, and what its session had been sent.
+pub(crate) type TakenReceipt = (UserId, ReceiptPayload, Option<(Epoch, u64)>);
+
 /// A core with one conversation that everybody is in.
 #[derive(Debug)]
 pub(crate) struct FakeCore {
@@ -43,6 +46,8 @@ pub(crate) struct FakeCore {
     pub(crate) readiness: Mutex<Readiness>,
     /// API calls as they came, in their debug form.
     pub(crate) calls: Mutex<Vec<String>>,
+    /// Receipts as they came, with what the session had been sent.
+    pub(crate) receipts: Mutex<Vec<TakenReceipt>>,
 }
 
 impl FakeCore {
@@ -55,6 +60,7 @@ impl FakeCore {
             next: AtomicU64::new(1),
             readiness: Mutex::new(Readiness::Ready),
             calls: Mutex::default(),
+            receipts: Mutex::default(),
         })
     }
 
@@ -125,6 +131,22 @@ impl Core for FakeCore {
             let (conversation, frame) = (conversation(), frame.clone());
             other.push(EdgeEvent::Message { conversation, epoch: Epoch(1), sequence, frame });
         }
+    }
+
+    fn receipt(
+        &self,
+        connection: &Arc<Connection>,
+        _: Option<String>,
+        receipt: &ReceiptPayload,
+        sent: Option<(Epoch, u64)>,
+    ) {
+        self.receipts.lock().push((connection.user.clone(), receipt.clone(), sent));
+    }
+
+    fn typing(&self, _: &Arc<Connection>, _: Option<String>, _: TypingRequest) {}
+
+    fn conversation_view(&self, connection: &Arc<Connection>, _: Option<String>, conversation: Option<ConversationId>) {
+        connection.set_view(conversation);
     }
 
     async fn replay(&self, _: &UserId, cursor: &SyncCursor, rows: usize, newest: bool) -> Result<Replay, Refusal> {

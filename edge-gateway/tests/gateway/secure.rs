@@ -189,7 +189,7 @@ async fn a_client_that_allows_streams_and_datagrams_gets_everything_on_its_own_s
     session.send(&json!({"type": "sync.request", "id": "s1", "payload": {"conversations": []}})).await;
     let answer = session.next().await;
     assert_eq!((&answer["type"], &answer["id"]), (&json!("sync.response"), &json!("s1")));
-    session.send(&json!({"type": "typing.start", "id": "t1", "payload": {"conversationId": conversation()}})).await;
+    session.send(&json!({"type": "typing.start", "id": "t1", "payload": {"conversationId": 7}})).await;
     assert_eq!(session.next().await["payload"]["error"], "INVALID_MESSAGE");
     session.send(&json!({"type": "heartbeat"})).await;
     assert_eq!(session.next().await["type"], "heartbeat.ack");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::common::*;
 use edge_gateway::{Access, GatewayOptions};
 use futures_util::SinkExt as _;
+use hearth_protocol::Epoch;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio_tungstenite::tungstenite::Message;
@@ -63,6 +64,29 @@ async fn messages_are_acked_and_reach_the_others_in_order() {
     assert_eq!(back.next().await["payload"]["sequenceNumber"], 50);
     let complete = back.next().await;
     assert_eq!((&complete["type"], &complete["payload"]["resumed"]), (&json!("sync.complete"), &json!("exact")));
+}
+
+#[tokio::test]
+async fn receipts_reach_the_core_with_what_the_session_was_sent_and_are_not_answered() {
+    let gateway = start(GatewayOptions::default()).await;
+    let mut ann = gateway.session("ann").await;
+    let mut bob = gateway.session("bob").await;
+    let receipt = |kind: &str, up_to: u64| {
+        let payload = json!({"conversationId": conversation(), "upToSequence": up_to});
+        json!({"type": kind, "payload": payload})
+    };
+    bob.send(&receipt("message.received", 1)).await;
+    bob.heartbeat().await;
+    for number in 1..=2 {
+        ann.send(&message(number)).await;
+        bob.next().await;
+    }
+    bob.send(&receipt("message.read", 9)).await;
+    bob.heartbeat().await;
+    let receipts = gateway.core.receipts.lock().clone();
+    let said: Vec<_> =
+        receipts.iter().map(|(user, said, sent)| (user.as_str(), said.up_to_sequence, said.read, *sent)).collect();
+    assert_eq!(said, [("bob", 1, false, None), ("bob", 9, true, Some((Epoch(1), 2)))]);
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ pub struct AuthPayload {
     /// What the client has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursors: Option<Vec<SyncCursor>>,
-    /// Whether typing and presence may come as datagrams. They may; this version has neither, and sends none.
+    /// Whether typing and presence may come as datagrams. They may; this version sends no datagrams.
     #[serde(default)]
     pub datagrams: bool,
     /// Whether bulk sync answers may come on streams of their own. They may; this version sends every answer on the
@@ -92,6 +92,34 @@ pub struct ReceiptPayload {
     /// Its epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
+    /// Whether the frame was `message.read`: what was read was received, too.
+    #[serde(skip)]
+    pub read: bool,
+}
+
+/// `typing.start` and `typing.stop`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TypingRequest {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// Whether the frame was `typing.start`.
+    #[serde(skip)]
+    pub typing: bool,
+}
+
+/// `conversation.view`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ViewRequest {
+    /// What is on the screen; `null` for no conversation.
+    #[serde(deserialize_with = "given")]
+    pub conversation_id: Option<ConversationId>,
+}
+
+/// A field that may be `null` and may not be left out.
+fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<ConversationId>, D::Error> {
+    Option::deserialize(from)
 }
 
 /// `history.request`.
@@ -122,8 +150,12 @@ pub enum ClientFrame {
     AuthRefresh(String),
     /// `message.send`.
     Send(Box<SendPayload>),
-    /// `message.received` or `message.read`: taken without an answer, counted from the receipts issue on.
+    /// `message.received` or `message.read`: taken without an answer.
     Receipt(ReceiptPayload),
+    /// `typing.start` or `typing.stop`: taken without an answer.
+    Typing(TypingRequest),
+    /// `conversation.view`: taken without an answer.
+    View(ViewRequest),
     /// `sync.request`.
     Sync(SyncRequest),
     /// `history.request`.
@@ -210,7 +242,11 @@ fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<Client
             ClientFrame::Send(Box::new(send))
         }
         "heartbeat" => ClientFrame::Heartbeat,
-        "message.received" | "message.read" => ClientFrame::Receipt(typed(payload)?),
+        "message.received" => ClientFrame::Receipt(typed(payload)?),
+        "message.read" => ClientFrame::Receipt(ReceiptPayload { read: true, ..typed(payload)? }),
+        "typing.start" => ClientFrame::Typing(TypingRequest { typing: true, ..typed(payload)? }),
+        "typing.stop" => ClientFrame::Typing(typed(payload)?),
+        "conversation.view" => ClientFrame::View(typed(payload)?),
         "auth" => ClientFrame::Auth(typed(payload)?),
         "resume" => ClientFrame::Resume(typed(payload)?),
         "auth.refresh" => {
@@ -226,9 +262,6 @@ fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<Client
         | "message.delete"
         | "reaction.add"
         | "reaction.remove"
-        | "typing.start"
-        | "typing.stop"
-        | "conversation.view"
         | "presence.set"
         | "presence.subscribe"
         | "presence.unsubscribe"

@@ -201,6 +201,66 @@ pub struct RewoundPayload {
     pub after_sequence: u64,
 }
 
+/// `message.delivered`: a member's devices have everything up to a number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliveredPayload {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// The receiver's own messages that this newly covers, the newest [`crate::limits::RECEIPT_MESSAGES`] of them.
+    pub message_ids: Vec<MessageId>,
+    /// The member.
+    pub delivered_to: UserId,
+    /// When the member's region took it; milliseconds since the epoch.
+    pub timestamp: Timestamp,
+    /// Everything up to this number is covered.
+    pub up_to_sequence: u64,
+    /// The epoch of that number's line.
+    pub epoch: Epoch,
+}
+
+/// `message.read_receipt`: a member has read everything up to a number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadReceiptPayload {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// The number.
+    pub read_up_to_sequence: u64,
+    /// The member.
+    pub read_by: UserId,
+    /// When the member's region took it; milliseconds since the epoch.
+    pub timestamp: Timestamp,
+    /// The epoch of that number's line.
+    pub epoch: Epoch,
+}
+
+/// `typing.update`: a member types, or does so no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TypingPayload {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// The member.
+    pub user_id: UserId,
+    /// Whether it types.
+    pub is_typing: bool,
+}
+
+/// `receipts.summary`: how many other members have a message of the receiver, in a large conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReceiptsSummaryPayload {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// The message.
+    pub sequence_number: u64,
+    /// Members whose devices have it.
+    pub delivered: u64,
+    /// Members who have read it.
+    pub read: u64,
+}
+
 /// A frame of the server. Clients that meet an unknown type ignore it: [`ServerFrame::parse`] gives `None`.
 #[derive(Clone, Debug)]
 pub enum ServerFrame {
@@ -228,6 +288,14 @@ pub enum ServerFrame {
     ConversationUpdated(Box<ConversationRow>),
     /// `conversation.rewound`.
     ConversationRewound(RewoundPayload),
+    /// `message.delivered`.
+    Delivered(DeliveredPayload),
+    /// `message.read_receipt`.
+    ReadReceipt(ReadReceiptPayload),
+    /// `receipts.summary`.
+    ReceiptsSummary(ReceiptsSummaryPayload),
+    /// `typing.update`.
+    TypingUpdate(TypingPayload),
     /// `feed.complete`.
     FeedComplete,
     /// `region.status`.
@@ -315,6 +383,10 @@ pub fn encode_server_frame(frame: &ServerFrame, id: Option<&str>) -> Bytes {
         ServerFrame::ConversationNew(row) => enveloped("conversation.new", id, row),
         ServerFrame::ConversationUpdated(row) => enveloped("conversation.updated", id, row),
         ServerFrame::ConversationRewound(payload) => enveloped("conversation.rewound", id, payload),
+        ServerFrame::Delivered(payload) => enveloped("message.delivered", id, payload),
+        ServerFrame::ReadReceipt(payload) => enveloped("message.read_receipt", id, payload),
+        ServerFrame::ReceiptsSummary(payload) => enveloped("receipts.summary", id, payload),
+        ServerFrame::TypingUpdate(payload) => enveloped("typing.update", id, payload),
         ServerFrame::FeedComplete => enveloped("feed.complete", id, Empty {}),
         ServerFrame::RegionStatus { region, reachable } => {
             enveloped("region.status", id, Status { region, reachable: *reachable })
@@ -374,6 +446,10 @@ impl ServerFrame {
             "conversation.new" => Self::ConversationNew(serde_json::from_str(payload)?),
             "conversation.updated" => Self::ConversationUpdated(serde_json::from_str(payload)?),
             "conversation.rewound" => Self::ConversationRewound(serde_json::from_str(payload)?),
+            "message.delivered" => Self::Delivered(serde_json::from_str(payload)?),
+            "message.read_receipt" => Self::ReadReceipt(serde_json::from_str(payload)?),
+            "receipts.summary" => Self::ReceiptsSummary(serde_json::from_str(payload)?),
+            "typing.update" => Self::TypingUpdate(serde_json::from_str(payload)?),
             "feed.complete" => Self::FeedComplete,
             "region.status" => {
                 let Status { region, reachable } = serde_json::from_str(payload)?;

@@ -8,12 +8,13 @@ mod json;
 pub use content::{Content, ContentType};
 pub use from_client::{
     AuthPayload, ClientFrame, FrameError, FrameLimits, HistoryRequest, ReceiptPayload, ResumePayload, SendPayload,
-    parse_client_frame,
+    TypingRequest, ViewRequest, parse_client_frame,
 };
 pub use from_server::{
-    AckDurability, AckPayload, ClosePayload, Connected, Draining, Endpoint, QueuedPayload, QueuedReason,
-    RefusedPayload, RewoundPayload, ServerFrame, SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo,
-    encode_message_new, encode_server_frame,
+    AckDurability, AckPayload, ClosePayload, Connected, DeliveredPayload, Draining, Endpoint, QueuedPayload,
+    QueuedReason, ReadReceiptPayload, ReceiptsSummaryPayload, RefusedPayload, RewoundPayload, ServerFrame,
+    SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo, TypingPayload, encode_message_new,
+    encode_server_frame,
 };
 pub use json::json_depth_exceeds;
 

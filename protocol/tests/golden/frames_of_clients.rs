@@ -16,7 +16,7 @@ fn frame(name: &str) -> (Option<String>, ClientFrame) {
 #[test]
 fn every_golden_frame_of_a_client_is_taken() {
     let ids: Vec<_> = FRAMES.lines().map(|line| frame(line.split(' ').next().expect("a name")).0).collect();
-    assert_eq!(ids.len(), 11);
+    assert_eq!(ids.len(), 15);
 }
 
 #[test]
@@ -54,12 +54,28 @@ fn a_send_carries_every_field_of_the_contract_and_ignores_others() {
 fn the_other_requests_carry_their_fields() {
     let (_, ClientFrame::Receipt(receipt)) = frame("message.received") else { panic!("a receipt") };
     assert_eq!((receipt.up_to_sequence, receipt.epoch.map(|epoch| epoch.0)), (300, Some(2)));
-    assert!(matches!(frame("message.read"), (_, ClientFrame::Receipt(_))));
+    assert!(!receipt.read);
+    assert!(matches!(frame("message.read"), (_, ClientFrame::Receipt(receipt)) if receipt.read));
     let (id, ClientFrame::Sync(sync)) = frame("sync.request") else { panic!("a sync") };
     assert_eq!((id.as_deref(), sync.limit, sync.conversations.len()), (Some("s"), Some(50), 1));
     let (_, ClientFrame::History(history)) = frame("history.request") else { panic!("a history") };
     assert_eq!((history.before, history.after, history.limit), (Some(300), None, Some(50)));
     assert!(matches!(frame("heartbeat"), (None, ClientFrame::Heartbeat)));
+}
+
+#[test]
+fn typing_and_what_is_on_the_screen_name_a_conversation_or_none() {
+    let (_, ClientFrame::Typing(start)) = frame("typing.start") else { panic!("a start") };
+    let (_, ClientFrame::Typing(stop)) = frame("typing.stop") else { panic!("a stop") };
+    assert_eq!((start.conversation_id, start.typing, stop.typing), (sample::conversation(), true, false));
+    let (_, ClientFrame::View(view)) = frame("conversation.view") else { panic!("a view") };
+    assert_eq!(view.conversation_id, Some(sample::conversation()));
+    assert!(matches!(frame("conversation.view-none"), (_, ClientFrame::View(view)) if view.conversation_id.is_none()));
+    for kind in ["typing.start", "typing.stop", "conversation.view"] {
+        let text = format!(r#"{{"type":"{kind}","id":"9","payload":{{}}}}"#);
+        let (_, result) = parse_client_frame(text.as_bytes(), &FrameLimits::default());
+        assert!(matches!(result, Err(FrameError::Refused(refusal)) if refusal.error == ErrorCode::InvalidMessage));
+    }
 }
 
 #[test]
@@ -69,9 +85,6 @@ fn frames_of_later_versions_and_unknown_ones_are_refused_and_end_no_session() {
         "message.delete",
         "reaction.add",
         "reaction.remove",
-        "typing.start",
-        "typing.stop",
-        "conversation.view",
         "presence.set",
         "presence.subscribe",
         "presence.unsubscribe",

@@ -1,9 +1,10 @@
 //! Frames that edges send: the text is the contract, and it reads back into what was written.
 
 use hearth_protocol::client::{
-    AckDurability, AckPayload, ClosePayload, Connected, Draining, Endpoint, QueuedPayload, QueuedReason,
-    RefusedPayload, RewoundPayload, ServerFrame, SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo,
-    encode_message_new, encode_server_frame,
+    AckDurability, AckPayload, ClosePayload, Connected, DeliveredPayload, Draining, Endpoint, QueuedPayload,
+    QueuedReason, ReadReceiptPayload, ReceiptsSummaryPayload, RefusedPayload, RewoundPayload, ServerFrame,
+    SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo, TypingPayload, encode_message_new,
+    encode_server_frame,
 };
 use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, Role, Settings};
 use hearth_protocol::placement::PartitionMode;
@@ -197,9 +198,37 @@ fn sync_frames() -> Vec<(&'static str, ServerFrame)> {
     ]
 }
 
+fn receipt_frames() -> Vec<(&'static str, ServerFrame)> {
+    let delivered = DeliveredPayload {
+        conversation_id: conversation(),
+        message_ids: vec![message()],
+        delivered_to: user("bob"),
+        timestamp: time(),
+        up_to_sequence: 300,
+        epoch: Epoch(2),
+    };
+    let read = ReadReceiptPayload {
+        conversation_id: conversation(),
+        read_up_to_sequence: 300,
+        read_by: user("bob"),
+        timestamp: time(),
+        epoch: Epoch(2),
+    };
+    let typing = TypingPayload { conversation_id: conversation(), user_id: user("bob"), is_typing: true };
+    let summary =
+        ReceiptsSummaryPayload { conversation_id: conversation(), sequence_number: 300, delivered: 120, read: 7 };
+    vec![
+        ("message.delivered", ServerFrame::Delivered(delivered)),
+        ("message.read_receipt", ServerFrame::ReadReceipt(read)),
+        ("receipts.summary", ServerFrame::ReceiptsSummary(summary)),
+        ("typing.update", ServerFrame::TypingUpdate(typing)),
+    ]
+}
+
 #[test]
 fn every_frame_of_an_edge_has_its_golden_text_and_reads_back() {
-    let frames: Vec<_> = session_frames().into_iter().chain(message_frames()).chain(sync_frames()).collect();
+    let frames = session_frames().into_iter().chain(message_frames()).chain(sync_frames());
+    let frames: Vec<_> = frames.chain(receipt_frames()).collect();
     let mut values = Vec::new();
     for (name, frame) in &frames {
         let bytes = encode_server_frame(frame, Some("7"));

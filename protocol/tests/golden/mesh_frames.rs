@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use hearth_protocol::mesh::{
-    Ack, Answer, ApiCall, Append, Appended, Begin, Body, Follow, Forward, Length, Lengths, MapAsk, MapTell, MeshFrame,
-    Pull, Pulled, Question, Refusals, Refused, Request, Response, Seal, Sealed,
+    self, Ack, Answer, ApiCall, Append, Appended, Begin, Body, Follow, Forward, Length, Lengths, MapAsk, MapTell,
+    MeshFrame, Pull, Pulled, Question, Refusals, Refused, Request, Response, Seal, Sealed,
 };
 use prost::Message as _;
 
-use crate::sample::{check, hex, log, uuid};
+use crate::sample::{check, hex, log, time, uuid};
 
 fn log_bytes() -> Bytes {
     Bytes::copy_from_slice(&log().to_bytes())
@@ -134,7 +134,30 @@ fn frames() -> Vec<(&'static str, Body)> {
         ("forward-tail", Body::Forward(tail)),
         ("forward-round", Body::Forward(in_round)),
     ];
-    forwards.into_iter().chain(seals()).chain(answers()).chain(logs()).chain(questions()).collect()
+    let logged = seals().into_iter().chain(answers()).chain(logs());
+    forwards.into_iter().chain(logged).chain(questions()).chain(receipts()).collect()
+}
+
+fn receipts() -> Vec<(&'static str, Body)> {
+    let reached = |epoch, up_to| mesh::Reached { epoch, up_to, at: time().0 };
+    let members = vec![mesh::MemberReceipts {
+        user: "bob".to_owned(),
+        delivered: vec![reached(1, 99), reached(2, 300)],
+        read: vec![reached(2, 200)],
+    }];
+    let log = Bytes::copy_from_slice(&log().to_bytes());
+    let told = mesh::Receipts { log: log.clone(), members, ..mesh::Receipts::default() };
+    let claimed = mesh::Receipts { claimed: true, ..told.clone() };
+    let asked = mesh::Receipts { answer: true, after: "ann".to_owned(), to: "cid".to_owned(), ..told.clone() };
+    let typing = mesh::Typing { log: log.clone(), user: "bob".to_owned(), typing: true };
+    let digests = mesh::ReceiptDigests { logs: vec![mesh::ReceiptDigest { log, digest: 0x0102_0304_0506_0708 }] };
+    vec![
+        ("receipts", Body::Receipts(told)),
+        ("receipts-asked", Body::Receipts(asked)),
+        ("receipts-claimed", Body::Receipts(claimed)),
+        ("receipt-digests", Body::ReceiptDigests(digests)),
+        ("typing", Body::Typing(typing)),
+    ]
 }
 
 #[test]

@@ -6,7 +6,8 @@ use hearth_protocol::entry::{
 };
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::record::{
-    DedupRecord, LogRecord, Opening, OutboxRecord, ParkedSend, Record, RecordError, StoreIdentity,
+    CursorRecord, DedupRecord, LogRecord, Opening, OutboxRecord, ParkedSend, Reached, Record, RecordError,
+    StoreIdentity,
 };
 use hearth_protocol::{Change, EntryKind, Epoch, Header, Level, LossStatement, Placement, SealedEntry};
 
@@ -210,6 +211,9 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
     let refused = ParkedSend { refused: Some(("EXPIRED".to_owned(), "too old".to_owned())), ..parked_send() };
     let outbox = OutboxRecord { log: log(), position: position(), user: user("bob"), joined: true };
     let identity = StoreIdentity { store: uuid(8), region: region("eu-west"), incarnation: 4 };
+    let reached = |epoch, up_to| Reached { epoch: Epoch(epoch), up_to, at: time() };
+    let (delivered, read) = (vec![reached(1, 99), reached(2, 300)], vec![reached(2, 200)]);
+    let cursor = CursorRecord { log: log(), user: user("bob"), delivered, read };
     let (before, placement_before) = of_before("records.txt", "placement");
     assert_eq!(Placement::decode(&before).expect("version 1 reads"), placement());
     let values = [
@@ -221,6 +225,7 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
         ("store-identity", golden(&identity)),
         ("placement", placement_before),
         ("placement-2", golden(&opened_placement())),
+        ("cursor", golden(&cursor)),
     ];
     check("records.txt", &values);
 }

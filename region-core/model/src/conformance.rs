@@ -7,6 +7,7 @@
 //! ```
 //! makes one `#[tokio::test]` of each sentence. Every sentence gets a subject of its own, with empty stores.
 
+mod cursors;
 mod looks;
 mod map_store;
 pub mod samples;
@@ -15,6 +16,7 @@ mod tails;
 use std::future::Future;
 use std::pin::Pin;
 
+pub use cursors::cursors_are_replaced_paged_by_member_and_numbered_with_the_appends;
 pub use looks::a_look_shows_what_a_read_shows_and_ids_without_records;
 pub use map_store::{
     keys_of_the_map_are_put_ranged_and_taken_away_in_order,
@@ -69,6 +71,7 @@ macro_rules! store_conformance {
             a_placement_of_an_older_epoch_is_ignored,
             the_outbox_is_ordered_and_forgets_what_is_done,
             parked_sends_are_ordered_replaced_and_forgotten,
+            cursors_are_replaced_paged_by_member_and_numbered_with_the_appends,
             keys_of_the_map_are_put_ranged_and_taken_away_in_order,
             writes_of_the_map_keep_their_order_and_are_there_after_a_reopen,
             what_was_answered_is_there_after_a_reopen,

@@ -196,6 +196,8 @@ pub struct LogView {
     pub held: bool,
     /// Entries on disk here.
     pub length: u64,
+    /// Entries that `view` counts: those on their way to the disk, too.
+    pub decided: u64,
     /// Entries that may be shown.
     pub marked: u64,
     /// Whether the home marked entries that are not here yet.
@@ -208,6 +210,8 @@ pub struct LogView {
     pub floor: u64,
     /// Where epochs opened, oldest first.
     pub openings: Vec<Opening>,
+    /// Where this region is the home: the other regions that are sent its entries.
+    pub replicas: Vec<RegionId>,
     /// The folded state.
     pub view: View,
     /// What an edge does while the home is out of reach.

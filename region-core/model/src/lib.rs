@@ -17,9 +17,11 @@ pub mod ownership;
 mod parking;
 pub mod ports;
 mod ranges;
+pub mod receipts;
 pub mod region_map;
 mod replica;
 mod succession;
+pub mod typing;
 pub mod view;
 
 pub use command::{Ack, Command, Outcome};

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend, StoreIdentity};
+use hearth_protocol::record::{CursorRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend, StoreIdentity};
 use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use uuid::Uuid;
 
@@ -290,6 +290,24 @@ pub trait ParkingLot: Send + Sync + std::fmt::Debug {
     async fn unpark(&self, numbers: Vec<u64>) -> Result<(), StoreError>;
 }
 
+/// How far members of conversations are: state beside the logs. The newest of it may be lost with the power: other
+/// regions have it, or the member's client says it again.
+#[async_trait]
+pub trait Cursors: Send + Sync + std::fmt::Debug {
+    /// Puts records, each over the one of its log and member; one of a log that the region does not hold is ignored. Not
+    /// synced by itself: it outlives the process, and a power cut may take it. Returns the region-wide number of this
+    /// change: it grows with every append and every call of this.
+    async fn put_cursors(&self, records: Vec<CursorRecord>) -> Result<u64, StoreError>;
+
+    /// Records of a log by member, after the given one, each with the number of the change that put it.
+    async fn cursors(
+        &self,
+        log: LogId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<(CursorRecord, u64)>, StoreError>;
+}
+
 /// One change of [`MapStore::write`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapChange {
@@ -340,6 +358,8 @@ pub struct Stores {
     pub outbox: Arc<dyn OutboxLog>,
     /// Parked sends.
     pub parking: Arc<dyn ParkingLot>,
+    /// How far members are.
+    pub cursors: Arc<dyn Cursors>,
     /// The region map's keys.
     pub map: Arc<dyn MapStore>,
     /// Looks that find what does not read.

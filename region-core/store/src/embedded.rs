@@ -173,6 +173,7 @@ impl Embedded {
             placements: Arc::clone(&self.shared) as _,
             outbox: Arc::clone(&self.shared) as _,
             parking: Arc::clone(&self.shared) as _,
+            cursors: Arc::clone(&self.shared) as _,
             map: Arc::clone(&self.shared) as _,
             inspect: Arc::clone(&self.shared) as _,
             identity: self.shared.identity.clone(),

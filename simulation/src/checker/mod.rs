@@ -8,6 +8,7 @@ mod acks;
 mod lines;
 #[cfg(test)]
 mod planted;
+mod receipts;
 mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,8 @@ pub enum Guarantee {
     G8,
     /// Bounds hold.
     G9,
+    /// Receipts do not run ahead.
+    G10,
     /// Messages of a device stand in the order in which it sent them.
     DeviceOrder,
     /// Every send is answered once everything is healed.
@@ -151,6 +154,7 @@ pub fn check(history: &History) -> Report {
     acks::check(history, &facts, &mut report);
     let lines = lines::check(history, &facts, &mut report);
     sessions::check(history, &facts, &lines, &mut report);
+    receipts::check(history, &mut report);
     report.sends = facts.sent.values().filter(|sent| sent.invoked.is_some()).count();
     report.acked = facts.sent.values().filter(|sent| !sent.acks.is_empty()).count();
     overlaps(history, &facts, &mut report);
@@ -211,6 +215,8 @@ fn gather(history: &History, report: &mut Report) -> Facts {
             Event::Shown(..)
             | Event::Told(..)
             | Event::Rewound(..)
+            | Event::Said { .. }
+            | Event::Receipt { .. }
             | Event::Bound { .. }
             | Event::FaultBegins(..)
             | Event::FaultEnds(_)

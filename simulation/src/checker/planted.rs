@@ -212,6 +212,27 @@ fn a_full_queue_above_its_bound_breaks_g9() {
     finds("too full", Guarantee::G9, with(vec![Event::Bound { what: "parked", value: 11, bound: 10 }], both(&LINE)));
 }
 
+/// Bob reads up to 3; ann hears of it.
+#[test]
+fn receipts_that_fall_or_run_ahead_break_g10() {
+    let said = |up_to, read| Event::Said { session: 1, conversation: CONVERSATION, up_to, read };
+    let heard = |up_to, read| {
+        let (session, conversation, member) = (0, CONVERSATION, "bob".to_owned());
+        Event::Receipt { session, conversation, member, up_to, read }
+    };
+    let good =
+        vec![said(2, false), heard(at(1, 2), false), said(3, true), heard(at(1, 3), false), heard(at(1, 3), true)];
+    assert_eq!(broken(with(good, both(&LINE))), vec![]);
+    let falls = vec![said(3, false), heard(at(1, 3), false), heard(at(1, 2), false)];
+    finds("a cursor falls", Guarantee::G10, with(falls, both(&LINE)));
+    let again = vec![said(3, false), heard(at(2, 2), false), heard(at(1, 3), false)];
+    finds("an older epoch", Guarantee::G10, with(again, both(&LINE)));
+    let ahead = vec![said(99, false), heard(at(1, 4), false)];
+    finds("past the head", Guarantee::G10, with(ahead, both(&LINE)));
+    finds("past what was said", Guarantee::G10, with(vec![said(1, false), heard(at(1, 2), false)], both(&LINE)));
+    finds("read and only received", Guarantee::G10, with(vec![said(2, false), heard(at(1, 2), true)], both(&LINE)));
+}
+
 #[test]
 fn messages_of_a_device_out_of_order_and_sends_without_an_answer_are_found() {
     let line = [LINE[0], LINE[1], LINE[2], (1, 4, 15), (1, 5, 14)];

@@ -90,8 +90,12 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 }
             }
             mesh::Body::Response(response) => self.placement_response(response, now, effects),
-            // They go to the region map before they come here.
-            mesh::Body::MapAsk(_) | mesh::Body::MapTell(_) => {}
+            // They go to the region map, to the receipts or to typing before they come here.
+            mesh::Body::MapAsk(_)
+            | mesh::Body::MapTell(_)
+            | mesh::Body::Receipts(_)
+            | mesh::Body::ReceiptDigests(_)
+            | mesh::Body::Typing(_) => {}
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use fjall::Readable as _;
-use hearth_protocol::record::{OutboxRecord, ParkedSend};
+use hearth_protocol::record::{CursorRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, Placement};
 use region_model::ports::{AppendOutcome, DedupKey, LogAppend, MapChange, MapSync, StoreCounters, StoreError};
 use tokio::sync::{mpsc, oneshot};
@@ -40,6 +40,8 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 /// A call that changes the store.
 pub(super) enum Job {
     Append(Vec<LogAppend>, Answer<Vec<AppendOutcome>>),
+    /// Answered with the number of the change.
+    Cursors(Vec<CursorRecord>, Answer<u64>),
     Write(Write, Answer<()>),
 }
 
@@ -72,6 +74,7 @@ impl Write {
 
 enum Pending {
     Append(Vec<AppendOutcome>, Answer<Vec<AppendOutcome>>),
+    Cursors(u64, Answer<u64>),
     Write(Answer<()>),
 }
 
@@ -177,6 +180,7 @@ impl Committer {
                 }
                 Ok(())
             }
+            Job::Cursors(records, answer) => self.cursors(records, answer),
             // A removal looks for the log's rows: those that wait must be in the tables first.
             Job::Write(write @ Write::Remove(_), answer) => {
                 self.finish();
@@ -200,17 +204,34 @@ impl Committer {
         Ok(head)
     }
 
-    fn append(&mut self, append: LogAppend) -> Result<AppendOutcome, ReadError> {
-        let mut head = self.head(append.log)?;
-        if head.length != append.expect || append.epoch < head.sealed || !numbered(&append) {
-            return Ok(AppendOutcome::Conflict { length: head.length, sealed: head.sealed });
-        }
+    fn next_change(&mut self) -> u64 {
         self.change += 1;
         if self.change > self.floor {
             self.floor += CHANGE_BLOCK;
             self.batch.put(&self.tables.meta, CHANGE_FLOOR, &self.floor.to_be_bytes());
         }
-        head.change = self.change;
+        self.change
+    }
+
+    /// How far members are. A log that the region does not hold has none.
+    fn cursors(&mut self, records: Vec<CursorRecord>, answer: Answer<u64>) -> Result<(), ReadError> {
+        let change = self.next_change();
+        self.pending.push(Pending::Cursors(change, answer));
+        for record in records {
+            if self.head(record.log)?.held {
+                keys::write_cursor(&mut self.value, change, &record);
+                self.batch.put(&self.tables.cursors, &keys::cursor(record.log, &record.user), &self.value);
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, append: LogAppend) -> Result<AppendOutcome, ReadError> {
+        let mut head = self.head(append.log)?;
+        if head.length != append.expect || append.epoch < head.sealed || !numbered(&append) {
+            return Ok(AppendOutcome::Conflict { length: head.length, sealed: head.sealed });
+        }
+        head.change = self.next_change();
         if let Some(apart) = append.apart.filter(|apart| *apart < head.length) {
             self.put_apart(append.log, apart)?;
             head.mark = head.mark.min(apart);
@@ -392,7 +413,8 @@ impl Committer {
         let prefix = log.to_bytes();
         let tables = &self.tables;
         let spread = keys::spread(log);
-        for (keyspace, prefix) in [(&tables.entries, spread), (&tables.dedup, spread), (&tables.outbox, prefix)] {
+        let (rows, others) = ((&tables.entries, spread), (&tables.dedup, spread));
+        for (keyspace, prefix) in [rows, others, (&tables.outbox, prefix), (&tables.cursors, prefix)] {
             for row in keyspace.prefix(prefix) {
                 self.batch.remove(keyspace, &row.key()?);
             }
@@ -437,6 +459,7 @@ impl Committer {
             // A caller that went away does not want its answer.
             let _gone = match pending {
                 Pending::Append(outcomes, answer) => answer.send(Ok(outcomes)).is_err(),
+                Pending::Cursors(change, answer) => answer.send(Ok(change)).is_err(),
                 Pending::Write(answer) => answer.send(Ok(())).is_err(),
             };
         }
@@ -467,6 +490,7 @@ impl Committer {
             let error = StoreError::Unavailable(Arc::clone(&reason));
             let _gone = match pending {
                 Pending::Append(_, answer) => answer.send(Err(error)).is_err(),
+                Pending::Cursors(_, answer) => answer.send(Err(error)).is_err(),
                 Pending::Write(answer) => answer.send(Err(error)).is_err(),
             };
         }
@@ -488,6 +512,7 @@ fn refuse(job: Job, reason: &Arc<str>) {
     let error = StoreError::Unavailable(Arc::clone(reason));
     let _gone = match job {
         Job::Append(_, answer) => answer.send(Err(error)).is_err(),
+        Job::Cursors(_, answer) => answer.send(Err(error)).is_err(),
         Job::Write(_, answer) => answer.send(Err(error)).is_err(),
     };
 }

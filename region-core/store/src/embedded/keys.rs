@@ -1,8 +1,8 @@
 //! Keys and rows of the embedded store. Numbers in keys are big-endian, so that byte order is number order.
 
 use bytes::{Buf, Bytes};
-use hearth_protocol::record::{OutboxRecord, Record, RecordError};
-use hearth_protocol::{LogId, Position, SealedEntry, entry::EntryError};
+use hearth_protocol::record::{CursorRecord, OutboxRecord, Record, RecordError};
+use hearth_protocol::{LogId, Position, SealedEntry, UserId, entry::EntryError};
 use region_model::ports::DedupKey;
 use std::sync::Arc;
 
@@ -112,6 +112,30 @@ pub(super) fn tail(log: LogId, position: Position) -> [u8; TAIL_KEY] {
     key[LogId::LENGTH..LogId::LENGTH + 8].copy_from_slice(&position.epoch.0.to_be_bytes());
     key[LogId::LENGTH + 8..].copy_from_slice(&position.sequence.0.to_be_bytes());
     key
+}
+
+/// Key of a member's cursors: log, user.
+pub(super) fn cursor(log: LogId, user: &UserId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(LogId::LENGTH + 64);
+    key.extend_from_slice(&log.to_bytes());
+    key.extend_from_slice(user.as_str().as_bytes());
+    key
+}
+
+/// Writes a member's cursors into `value`, which is cleared first: the number of the change, then the record.
+pub(super) fn write_cursor(value: &mut Vec<u8>, change: u64, record: &CursorRecord) {
+    value.clear();
+    value.extend_from_slice(&change.to_be_bytes());
+    *value = record.encode_into(std::mem::take(value));
+}
+
+/// Reads [`write_cursor`].
+pub(super) fn read_cursor(mut bytes: &[u8]) -> Result<(CursorRecord, u64), ReadError> {
+    if bytes.len() < 8 {
+        return Err(ReadError::Form("cursors"));
+    }
+    let change = bytes.get_u64();
+    Ok((CursorRecord::decode(bytes)?, change))
 }
 
 /// Two numbers in one value: mark and change of a mark's row.

@@ -165,6 +165,7 @@ fn open_keyspaces(database: Database, options: &EmbeddedOptions) -> Result<Table
         placements: make("placements", 8, true)?,
         outbox: make("outbox", 8, false)?,
         parked: make("parked", 8, false)?,
+        cursors: make("cursors", 8, true)?,
         map: make("map", 1, false)?,
         meta: make("meta", 1, true)?,
         database,

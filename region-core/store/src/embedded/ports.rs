@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hearth_protocol::record::{DedupRecord, OutboxRecord, ParkedSend};
-use hearth_protocol::{LogId, LogKind, Placement, Position, SealedEntry, Timestamp};
+use hearth_protocol::record::{CursorRecord, DedupRecord, OutboxRecord, ParkedSend};
+use hearth_protocol::{LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use region_model::ports::{
-    AppendOutcome, DedupKey, Inspect, LoadedLog, LogAppend, LogLook, LogSummary, MapChange, MapStore, MapSync,
+    AppendOutcome, Cursors, DedupKey, Inspect, LoadedLog, LogAppend, LogLook, LogSummary, MapChange, MapStore, MapSync,
     MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError,
 };
 
 use super::Shared;
-use super::committer::Write;
+use super::committer::{Job, Write};
 
 #[async_trait]
 impl MessageLog for Shared {
@@ -129,6 +129,22 @@ impl ParkingLot for Shared {
 
     async fn unpark(&self, numbers: Vec<u64>) -> Result<(), StoreError> {
         self.write(Write::Unpark(numbers)).await
+    }
+}
+
+#[async_trait]
+impl Cursors for Shared {
+    async fn put_cursors(&self, records: Vec<CursorRecord>) -> Result<u64, StoreError> {
+        self.ask(|answer| Job::Cursors(records, answer)).await
+    }
+
+    async fn cursors(
+        &self,
+        log: LogId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<(CursorRecord, u64)>, StoreError> {
+        self.read(|tables| tables.cursors(log, after.as_ref(), limit)).await
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, Readable, Snapshot};
-use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend, Record};
-use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Sequence, Timestamp};
+use hearth_protocol::record::{CursorRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend, Record};
+use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Sequence, Timestamp, UserId};
 use region_model::ports::{LoadedLog, LogLook, LogSummary, length_of};
 
 use super::heads::Head;
@@ -24,6 +24,7 @@ pub(super) struct Tables {
     pub(super) placements: Keyspace,
     pub(super) outbox: Keyspace,
     pub(super) parked: Keyspace,
+    pub(super) cursors: Keyspace,
     pub(super) map: Keyspace,
     pub(super) meta: Keyspace,
     // Last: the database closes after its keyspaces.
@@ -68,6 +69,7 @@ impl Tables {
             &self.placements,
             &self.outbox,
             &self.parked,
+            &self.cursors,
             &self.map,
             &self.meta,
         ];
@@ -300,6 +302,28 @@ impl Tables {
 
     pub(super) fn parked(&self, after: Option<u64>, limit: usize) -> Result<Vec<ParkedSend>, ReadError> {
         self.page(&self.parked, after.map(|number| number.to_be_bytes().to_vec()), limit)
+    }
+
+    /// Cursors of a log's members, each with the number of the change that put it.
+    pub(super) fn cursors(
+        &self,
+        log: LogId,
+        after: Option<&UserId>,
+        limit: usize,
+    ) -> Result<Vec<(CursorRecord, u64)>, ReadError> {
+        let view = self.database.snapshot();
+        let first = log.to_bytes();
+        let after = after.map(|user| keys::cursor(log, user));
+        let lower = after.as_ref().map_or(Bound::Included(&first[..]), |key| Bound::Excluded(&key[..]));
+        let mut rows = Vec::new();
+        for row in view.range::<&[u8], _>(&self.cursors, (lower, Bound::Unbounded)).take(limit) {
+            let (key, value) = row.into_inner()?;
+            if !key.starts_with(&first) {
+                break;
+            }
+            rows.push(keys::read_cursor(&value)?);
+        }
+        Ok(rows)
     }
 
     pub(super) fn map_value(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {

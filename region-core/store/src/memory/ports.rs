@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hearth_protocol::record::{DedupRecord, OutboxRecord, ParkedSend};
-use hearth_protocol::{LogId, LogKind, Placement, Position, SealedEntry, Timestamp};
+use hearth_protocol::record::{CursorRecord, DedupRecord, OutboxRecord, ParkedSend};
+use hearth_protocol::{LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use region_model::ports::{
-    AppendOutcome, DedupKey, Inspect, LoadedLog, LogAppend, LogLook, LogSummary, MapChange, MapStore, MapSync,
+    AppendOutcome, Cursors, DedupKey, Inspect, LoadedLog, LogAppend, LogLook, LogSummary, MapChange, MapStore, MapSync,
     MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError,
 };
 
@@ -134,6 +134,22 @@ impl ParkingLot for Handle {
 
     async fn unpark(&self, numbers: Vec<u64>) -> Result<(), StoreError> {
         self.call(Call::Unpark, move |tables| tables.unpark(numbers)).await
+    }
+}
+
+#[async_trait]
+impl Cursors for Handle {
+    async fn put_cursors(&self, records: Vec<CursorRecord>) -> Result<u64, StoreError> {
+        self.call(Call::PutCursors, move |tables| tables.put_cursors(records)).await
+    }
+
+    async fn cursors(
+        &self,
+        log: LogId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<(CursorRecord, u64)>, StoreError> {
+        self.call(Call::Cursors, move |tables| tables.cursors(log, after, limit)).await
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend};
+use hearth_protocol::record::{CursorRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use region_model::ports::{AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MapChange, MapSync, length_of};
 use uuid::Uuid;
@@ -19,6 +19,7 @@ pub(super) struct Tables {
     placements: BTreeMap<LogId, Placement>,
     outbox: BTreeMap<OutboxKey, OutboxRecord>,
     parked: BTreeMap<u64, ParkedSend>,
+    cursors: BTreeMap<(LogId, UserId), (CursorRecord, u64)>,
     map: BTreeMap<Bytes, Bytes>,
     change: u64,
     /// Takes back what no sync has covered yet, newest last.
@@ -242,6 +243,7 @@ impl Tables {
             self.logs.insert(id, Log { tail: log.tail, ..Log::default() });
         }
         self.outbox.retain(|(log, ..), _| *log != id);
+        self.cursors.retain(|(log, _), _| *log != id);
         self.sync();
     }
 
@@ -293,6 +295,27 @@ impl Tables {
                 self.unsynced.push(Box::new(move |tables| drop(tables.parked.insert(number, before))));
             }
         }
+    }
+
+    pub(super) fn put_cursors(&mut self, records: Vec<CursorRecord>) -> u64 {
+        self.change += 1;
+        for record in records {
+            if self.logs.get(&record.log).is_none_or(|log| log.record.is_none()) {
+                continue;
+            }
+            let key = (record.log, record.user.clone());
+            let before = self.cursors.insert(key.clone(), (record, self.change));
+            self.unsynced.push(Box::new(move |tables| match before {
+                Some(before) => drop(tables.cursors.insert(key, before)),
+                None => drop(tables.cursors.remove(&key)),
+            }));
+        }
+        self.change
+    }
+
+    pub(super) fn cursors(&self, log: LogId, after: Option<UserId>, limit: usize) -> Vec<(CursorRecord, u64)> {
+        let rows = self.cursors.iter().filter(|((of, user), _)| *of == log && after.as_ref().is_none_or(|a| user > a));
+        rows.map(|(_, row)| row.clone()).take(limit).collect()
     }
 
     pub(super) fn map_value(&self, key: &Bytes) -> Option<Bytes> {
