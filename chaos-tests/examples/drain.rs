@@ -101,6 +101,13 @@ async fn open(
         ClientOptions { follow_feed: false, ..ClientOptions::new(endpoints, TokenSource::fixed(token.clone())) };
     let (client, mut events) = Client::connect(options).map_err(|error| error.to_string())?;
     let (told, acked) = (told.clone(), Arc::clone(acked));
+    // One after the other: a storm of connects would send some of them on to another region.
+    while let Some(event) = events.next().await {
+        if let Event::Connected { region, .. } = event {
+            told.send((number, Some(region))).await.map_err(|error| error.to_string())?;
+            break;
+        }
+    }
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
             let word = match event {

@@ -146,6 +146,8 @@ enum Waiting<R> {
     Steward,
     Move {
         to: RegionId,
+        /// Voters from then on; as they are where none are named.
+        voters: Option<Vec<RegionId>>,
         reply: R,
     },
 }
@@ -324,7 +326,12 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Input::TailsAtStart(logs) => self.tails_at_start(logs),
             Input::Map(map) => self.map_changed(map, now, effects),
             Input::AcceptLoss(region, fence) => self.accept_loss(region, fence, now, effects),
-            Input::Move { log, to, reply } => self.on_log(log, Waiting::Move { to, reply }, now, effects),
+            Input::Move { log, to, reply } => {
+                self.on_log(log, Waiting::Move { to, voters: None, reply }, now, effects);
+            }
+            Input::ChangeVoters { log, to, voters, reply } => {
+                self.on_log(log, Waiting::Move { to, voters: Some(voters), reply }, now, effects);
+            }
             Input::ReplicaPage { log, peer, from, entries } => {
                 let home_here = self.home_here(log);
                 self.with_log(log, now, effects, |log, context| {
@@ -500,7 +507,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             }
             Waiting::Open => self.ensure_open(id, now, effects),
             Waiting::Steward => self.steward(id, now, effects),
-            Waiting::Move { to, reply } => self.begin_move(id, &to, reply, now, effects),
+            Waiting::Move { to, voters, reply } => self.begin_move(id, to, voters, reply, now, effects),
             Waiting::Follow { hold: true } if self.placement_of(id).is_none() => {
                 self.follows.insert(id, Following::Wanted);
                 self.look_up(id, Waiting::Follow { hold: true }, now, effects);
