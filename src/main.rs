@@ -12,6 +12,7 @@ mod output;
 mod serve;
 mod sim;
 mod verify;
+mod votes;
 
 use std::process::ExitCode;
 

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::process::{ExitCode, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chaos_tests::Mesh;
 use chaos_tests::process::hearth;
 use hearth_client::rest::{DevRegion, Rest};
-use hearth_client::{Address, Client, ClientOptions, Endpoint, Event, TokenSource};
+use hearth_client::{Address, Client, ClientOptions, Disconnect, Endpoint, Event, TokenSource};
 use hearth_protocol::client::Content;
 use hearth_protocol::{ConversationId, RegionId, UserId};
 use serde_json::Value;
@@ -82,13 +82,23 @@ struct Session {
 /// What sessions tell: which one, and the region that it is connected to, or `None` when it lost it.
 type Told = (usize, Option<RegionId>);
 
-/// Opens a session at the first of `endpoints`; what becomes of it is told.
+/// Why sessions were lost, and how many.
+type Lost = Arc<Mutex<BTreeMap<String, usize>>>;
+
+fn note(lost: &Lost, reason: &Disconnect) {
+    if let Ok(mut lost) = lost.lock() {
+        *lost.entry(format!("{reason:?}")).or_default() += 1;
+    }
+}
+
+/// Opens a session at the first of `regions`, which tells it of the others; what becomes of it is told.
 async fn open(
     number: usize,
     rest: &Rest,
     regions: &[DevRegion],
     told: &mpsc::Sender<Told>,
     acked: &Arc<AtomicBool>,
+    lost: &Lost,
 ) -> Result<Session, String> {
     let user = UserId::new(format!("drain-{number}")).map_err(|error| error.to_string())?;
     let token = rest.dev_token(&regions[0].http, &user, 86_400).await.map_err(|error| error.to_string())?.token;
@@ -96,23 +106,34 @@ async fn open(
         region: region.id.clone(),
         address: Address { http: region.http.clone(), ws: region.ws.clone(), webtransport: None },
     };
-    let endpoints = regions.iter().map(endpoint).collect();
+    let endpoints = regions.iter().take(1).map(endpoint).collect();
     let options =
         ClientOptions { follow_feed: false, ..ClientOptions::new(endpoints, TokenSource::fixed(token.clone())) };
     let (client, mut events) = Client::connect(options).map_err(|error| error.to_string())?;
-    let (told, acked) = (told.clone(), Arc::clone(acked));
-    // One after the other: a storm of connects would send some of them on to another region.
+    let (told, acked, lost) = (told.clone(), Arc::clone(acked), Arc::clone(lost));
+    // One after the other: a storm of connects would make some of them fail.
     while let Some(event) = events.next().await {
-        if let Event::Connected { region, .. } = event {
-            told.send((number, Some(region))).await.map_err(|error| error.to_string())?;
-            break;
+        match event {
+            Event::Connected { region, .. } => {
+                told.send((number, Some(region))).await.map_err(|error| error.to_string())?;
+                break;
+            }
+            Event::Disconnected { reason, .. } => note(&lost, &reason),
+            _ => {}
         }
     }
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
             let word = match event {
                 Event::Connected { region, .. } => Some(region),
-                Event::Disconnected { .. } => None,
+                Event::Disconnected { reason, .. } => {
+                    lost.lock()
+                        .expect("nothing panics with it")
+                        .entry(format!("{reason:?}"))
+                        .and_modify(|count| *count += 1)
+                        .or_insert(1);
+                    None
+                }
                 Event::Acked(_) => {
                     acked.store(true, Ordering::Relaxed);
                     continue;
@@ -226,6 +247,7 @@ struct Run {
     acked: Vec<Arc<AtomicBool>>,
     places: Places,
     words: mpsc::Receiver<Told>,
+    lost: Lost,
 }
 
 impl Run {
@@ -235,15 +257,16 @@ impl Run {
         let regions = rest.dev_regions(&mesh.regions[0].http).await.map_err(|error| error.to_string())?;
         let (told, words) = mpsc::channel(65_536);
         let acked: Vec<Arc<AtomicBool>> = (0..count).map(|_| Arc::default()).collect();
+        let lost = Lost::default();
         let began = Instant::now();
         let sessions = each(count, |number| {
             let (rest, regions, told) = (rest.clone(), regions.clone(), told.clone());
-            let acked = Arc::clone(&acked[number]);
-            async move { open(number, &rest, &regions, &told, &acked).await }
+            let (acked, lost) = (Arc::clone(&acked[number]), Arc::clone(&lost));
+            async move { open(number, &rest, &regions, &told, &acked, &lost).await }
         })
         .await?;
         let data = mesh.data().to_string_lossy().into_owned();
-        let mut run = Self { data, rest, regions, sessions, acked, places: Places::default(), words };
+        let mut run = Self { data, rest, regions, sessions, acked, places: Places::default(), words, lost };
         run.all_connected(true).await?;
         println!("{count} sessions at {} after {:.1} s", run.emptied(), began.elapsed().as_secs_f64());
         Ok(run)
@@ -258,7 +281,9 @@ impl Run {
     async fn all_connected(&mut self, at_it: bool) -> Result<(), String> {
         let emptied = self.emptied();
         let count = self.sessions.len();
-        self.places.wait(&mut self.words, count, |region| (*region == emptied) == at_it).await
+        let waited = self.places.wait(&mut self.words, count, |region| (*region == emptied) == at_it).await;
+        let lost = self.lost.lock().map_err(|error| error.to_string())?;
+        waited.map_err(|error| format!("{error}; sessions were lost by {lost:?}"))
     }
 
     /// Makes the conversations, each with the number of a session that may speak in it.

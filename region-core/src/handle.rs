@@ -370,6 +370,20 @@ impl RegionHandle {
         self.region.move_home(log, to).await
     }
 
+    /// Changes the voters of a log whose home is here, and moves the home to one of them, or leaves it here; returns once
+    /// it is so.
+    ///
+    /// # Errors
+    /// A refusal that says why it is not.
+    pub async fn change_voters(
+        &self,
+        log: hearth_protocol::LogId,
+        to: RegionId,
+        voters: Vec<RegionId>,
+    ) -> Result<(), Refusal> {
+        self.region.change_voters(log, to, voters).await
+    }
+
     /// The operator's word that homes of a region that was fenced by this version of the map may be opened here with
     /// fewer voters than their acks ask for, once those that live had some seconds to answer. Forgotten with a restart.
     pub async fn accept_loss(&self, region: RegionId, fence: u64) {

@@ -102,6 +102,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.overdue_checked = now.monotonic;
             self.go_back(now, effects);
             self.go_on_failing_over(now, effects);
+            self.place_again(now, effects);
             self.end_moves(now, effects);
             self.offer_tails(now, effects);
             self.expire_parked(now, effects);

@@ -12,6 +12,8 @@ use crate::succession::{placement_of, placing_of};
 const MOVED_WITHIN_MILLISECONDS: u64 = 8_000;
 /// Moves under way at one home; more are refused `OVERLOADED`.
 const MOVES: usize = 4_096;
+/// A placement that did not come to stand within this is asked for again.
+const PLACED_AGAIN_MILLISECONDS: u64 = 1_000;
 /// A home seals itself for a move once each new voter lacks at most so many entries: those are copied while sends wait.
 const SEALED_BEHIND: u64 = 256;
 
@@ -29,7 +31,8 @@ pub(super) struct Move<R> {
     pub(super) reply: R,
     /// When it began or last made progress, in milliseconds.
     went_on: u64,
-    placed: bool,
+    /// The placement that the steward was asked for, and when.
+    placed: Option<(Placement, u64)>,
 }
 
 /// Whether two lists name the same regions.
@@ -68,7 +71,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Err(error) => return refuse(reply, Refusal::invalid(error.to_string()), effects),
         };
         let lack = u64::MAX;
-        let moving = Move { migration, to, voters, invited, lack, reply, went_on: now.monotonic, placed: false };
+        let moving = Move { migration, to, voters, invited, lack, reply, went_on: now.monotonic, placed: None };
         let invited = moving.invited.clone();
         self.moves.insert(id, moving);
         self.with_log(id, now, effects, |log, context| invited.iter().for_each(|peer| log.invite(peer, context)));
@@ -169,7 +172,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return;
         }
         self.seal_once_copied(id, now, effects);
-        let Some(moving) = self.moves.get_mut(&id).filter(|moving| !moving.placed) else { return };
+        let Some(moving) = self.moves.get_mut(&id).filter(|moving| moving.placed.is_none()) else { return };
         moving.migration.handle_holds(peer, Epoch(said.accepted), said.length, true);
         let target = moving.migration.target().clone();
         let generation = self.map.as_ref().and_then(|map| map.region(&target)).map_or(0, |entry| entry.fence);
@@ -184,8 +187,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
         let placing = moving.migration.place(&self.options.me, Level::Majority, generation, &Shipped);
         let (Some(placing), Some(before)) = (placing, log.placement.clone()) else { return };
-        moving.placed = true;
         let placement = placement_of(&before, placing, before.loss.clone());
+        moving.placed = Some((placement.clone(), now.monotonic));
         self.place(before.epoch, placement, now, effects);
     }
 
@@ -208,6 +211,23 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         } else {
             let message = format!("epoch {} was opened by {home} meanwhile", epoch.0);
             refuse(moving.reply, Refusal::new(ErrorCode::HomeUnreachable, message), effects);
+        }
+    }
+
+    /// A steward that was opening its placement log may not have taken a placement: it is asked again. What was placed
+    /// meanwhile wins, since each placement names the epoch that it replaces.
+    pub(super) fn place_again(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
+        let mut again = Vec::new();
+        for moving in self.moves.values_mut() {
+            if let Some((placement, at)) = &mut moving.placed
+                && now.monotonic >= *at + PLACED_AGAIN_MILLISECONDS
+            {
+                *at = now.monotonic;
+                again.push((moving.migration.replaces().epoch(), placement.clone()));
+            }
+        }
+        for (replaces, placement) in again {
+            self.place(replaces, placement, now, effects);
         }
     }
 
