@@ -1,6 +1,7 @@
 //! `cargo run --release -p chaos-tests --example drain`: how long it takes to empty a region of many homes and sessions.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::process::{ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,6 +38,8 @@ Exit codes: 0 the region was emptied and all sessions came back elsewhere, 1 it 
 const AT_ONCE: usize = 64;
 /// Longest wait for sessions to be connected, first and after the drain.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// Tries to make a conversation, beside the first.
+const TRIES: u32 = 5;
 /// Longest wait for the ack of one.
 const ACKED_WITHIN: Duration = Duration::from_secs(10);
 /// Conversations that a message is sent through at the end.
@@ -294,8 +297,15 @@ impl Run {
             let (rest, base) = (self.rest.clone(), self.regions[0].http.clone());
             let (token, other) = (self.sessions[first].token.clone(), self.sessions[second].user.clone());
             async move {
-                let row = rest.with_token(&base, &token).direct(&other).await.map_err(|error| error.to_string())?;
-                Ok((first, row.conversation_id))
+                // A busy machine may not answer in time; asked again, the same conversation is found.
+                let mut tries = 0;
+                loop {
+                    match rest.with_token(&base, &token).direct(&other).await {
+                        Ok(row) => break Ok((first, row.conversation_id)),
+                        Err(error) if tries == TRIES => break Err(format!("{error}: {:?}", error.source())),
+                        Err(_) => tries += 1,
+                    }
+                }
             }
         })
         .await?;

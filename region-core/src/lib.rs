@@ -25,6 +25,7 @@ mod reply;
 mod rows;
 mod runtime;
 mod users;
+mod word;
 
 pub use edge::{Connection, EdgeEvent, QueueBounds, Rewound, Skipped};
 pub use handle::{ApiCall, Opened, Readiness, RegionHandle, Replay};

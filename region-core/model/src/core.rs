@@ -227,6 +227,8 @@ pub struct RegionCore<R> {
     /// Placements that came while their log was being read.
     learned: BTreeMap<LogId, Placement>,
     failovers: failover::Failovers,
+    /// Of logs that left memory, the time of the last entry, for a failover; the ones with the oldest are forgotten first.
+    left_memory: BTreeMap<LogId, hearth_protocol::Timestamp>,
     moves: BTreeMap<LogId, moves::Move<R>>,
     tails: BTreeMap<LogId, tails::Tail>,
 }
@@ -276,6 +278,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             rounds: rounds::Rounds::default(),
             learned: BTreeMap::new(),
             failovers: failover::Failovers::default(),
+            left_memory: BTreeMap::new(),
             moves: BTreeMap::new(),
             tails: BTreeMap::new(),
         }
