@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::admin_arguments::{
     AuditArguments, HomeArguments, HomeVerb, How, ParkedArguments, ParkedVerb, RegionArguments, RegionVerb, Where,
 };
-use crate::{admin_text, losses, output};
+use crate::{admin_text, losses, output, votes};
 
 /// Refused, with what to type instead; or a walk that found faults.
 pub(crate) const REFUSED: u8 = 1;
@@ -41,7 +41,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    fn new(code: u8, message: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn new(code: u8, message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { code, message: message.into(), hint: hint.into() }
     }
 
@@ -111,7 +111,7 @@ pub(crate) fn targets(at: &Where) -> Result<Vec<Target>, Failure> {
 ///
 /// # Errors
 /// The first failure, when nobody answers.
-async fn ask_all<T: DeserializeOwned>(at: &Where, path: &str) -> Result<(Vec<T>, Vec<String>), Failure> {
+pub(crate) async fn ask_all<T: DeserializeOwned>(at: &Where, path: &str) -> Result<(Vec<T>, Vec<String>), Failure> {
     let (mut answers, mut silent, mut first) = (Vec::new(), Vec::new(), None);
     for target in targets(at)? {
         match target.client.get(path).await {
@@ -161,8 +161,8 @@ pub(crate) async fn region(arguments: RegionArguments) -> ExitCode {
             }
             change(&how, Change::Drain { region, over_milliseconds, rate }).await
         }
-        RegionVerb::Add { region, how } => change(&how, Change::AddRegion { region }).await,
-        RegionVerb::Remove { region, how } => change(&how, Change::RemoveRegion { region }).await,
+        RegionVerb::Add { region, rate, how } => told(votes::add(region, rate, &how).await, how.at.json),
+        RegionVerb::Remove { region, rate, how } => told(votes::remove(region, rate, &how).await, how.at.json),
     }
 }
 
@@ -262,8 +262,17 @@ async fn change(how: &How, change: Change) -> ExitCode {
     told(ask_change(&how.at, &request).await, how.at.json)
 }
 
+/// Asks the node that the change needs, and shows its lines.
+pub(crate) async fn ask_change(at: &Where, request: &ChangeRequest) -> Result<ExitCode, Failure> {
+    ask_change_with(at, request, &mut |line| tell(line, at.json)).await
+}
+
 /// Asks the node that the change needs; a node that is down is passed over, one that names another is believed once.
-async fn ask_change(at: &Where, request: &ChangeRequest) -> Result<ExitCode, Failure> {
+pub(crate) async fn ask_change_with(
+    at: &Where,
+    request: &ChangeRequest,
+    tell: &mut (dyn FnMut(&Line) + Send),
+) -> Result<ExitCode, Failure> {
     let mut targets = targets(at)?;
     let subject = match &request.change {
         Change::Failover { region, .. } | Change::RemoveRegion { region } => Some(region),
@@ -285,7 +294,7 @@ async fn ask_change(at: &Where, request: &ChangeRequest) -> Result<ExitCode, Fai
         if at_region.is_some() && target.region.is_some() && target.region != at_region {
             continue;
         }
-        match target.client.change(request, |line| tell(line, at.json)).await {
+        match target.client.change(request, &mut *tell).await {
             Ok(Line::Refused { message, hint, at: other, failed }) => {
                 let code = if failed { FAILED } else { REFUSED };
                 if made {

@@ -88,20 +88,26 @@ pub(crate) enum RegionVerb {
         #[command(flatten)]
         how: How,
     },
-    /// Add a region; typed again once it runs, lets it take part.
+    /// Add a region; typed again once it runs, lets it take part, and vote for what lacks a voter.
     Add {
         /// The new region.
         #[arg(value_parser = region)]
         region: RegionId,
+        /// Logs that get it as a voter a second, 1 to 10,000.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        rate: u32,
         /// How, and where.
         #[command(flatten)]
         how: How,
     },
-    /// Take out a region that is drained or failed over.
+    /// Take out a region that is drained or failed over: other regions get its votes first. Every other node is asked.
     Remove {
         /// The region.
         #[arg(value_parser = region)]
         region: RegionId,
+        /// Logs whose voters change a second, 1 to 10,000.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        rate: u32,
         /// How, and where.
         #[command(flatten)]
         how: How,
@@ -141,7 +147,7 @@ pub(crate) enum HomeVerb {
         #[command(flatten)]
         at: Where,
     },
-    /// Move the home of a conversation, or of many, to another of its voters.
+    /// Move the home of a conversation, or of many, to another region. One that does not vote for it takes a copy first.
     Move {
         /// The conversation.
         #[arg(value_parser = conversation, required_unless_present = "selector", conflicts_with = "selector")]

@@ -320,7 +320,11 @@ pub(crate) struct ChatArguments {
 
 /// `hearth bench`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchArguments {
+    /// What to do, instead of measuring this binary.
+    #[command(subcommand)]
+    pub(crate) verb: Option<BenchVerb>,
     /// Scenarios, separated by commas: a1, a16, b, c, d; default all.
     #[arg(long, value_delimiter = ',')]
     pub(crate) scenario: Vec<String>,
@@ -337,6 +341,46 @@ pub(crate) struct BenchArguments {
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
     /// JSON on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What to do with binaries.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchVerb {
+    /// Compare two binaries by the server's CPU time for 1,000 messages. Exit code 1 when a median is above the limit.
+    Compare(CompareArguments),
+}
+
+/// `hearth bench compare`.
+#[derive(Debug, Args)]
+pub(crate) struct CompareArguments {
+    /// The hearth binary to compare with; it may be older than this command.
+    pub(crate) old: PathBuf,
+    /// The hearth binary that is judged.
+    pub(crate) new: PathBuf,
+    /// Pairs of runs; the binary that goes first alternates.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub(crate) pairs: u64,
+    /// Scenarios, separated by commas: a1, a16, b, c.
+    #[arg(long, value_delimiter = ',', default_value = "a16")]
+    pub(crate) scenario: Vec<String>,
+    /// Seconds that each load of a run is measured.
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) seconds: u64,
+    /// Seconds before that.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) warm_up: u64,
+    /// Leave out the runs of a and b on three regions.
+    #[arg(long)]
+    pub(crate) one_region: bool,
+    /// The greatest median of NEW / OLD that is within.
+    #[arg(long, default_value_t = 1.10)]
+    pub(crate) limit: f64,
+    /// Where servers' data go, in folders of their own that are removed; default: the system's temporary folder.
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// One line of JSON on standard output.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -1,4 +1,4 @@
-//! `hearth dev`, `hearth chat` and `hearth bench`.
+//! `hearth dev` and `hearth chat`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,8 +9,7 @@ use hearth_mesh::dev::{self, ControlRequest, DevError, DevOptions, Latency, Regi
 use serde_json::{Value, json};
 
 use crate::arguments::{
-    BenchArguments, ChatArguments, DevArguments, DevDrain, DevLink, DevRegion, DevToken, DevVerb, LinkVerb, Stores,
-    Switch,
+    ChatArguments, DevArguments, DevDrain, DevLink, DevRegion, DevToken, DevVerb, LinkVerb, Stores, Switch,
 };
 use crate::output;
 
@@ -258,24 +257,5 @@ pub(crate) async fn chat(arguments: ChatArguments) -> ExitCode {
     match hearth_client::chat::chat(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => output::failure(70, &error.to_string(), "see `hearth chat --help`", false),
-    }
-}
-
-/// Measures. Exit code 1 when a run did not hold: a message missing or twice, or acks that did not wait for the disk.
-pub(crate) async fn bench(arguments: BenchArguments) -> ExitCode {
-    let json = arguments.json;
-    let options = hearth_client::bench::BenchOptions {
-        scenarios: arguments.scenario,
-        seconds: arguments.seconds,
-        warm_up_seconds: arguments.warm_up,
-        three_regions: !arguments.one_region,
-        json,
-        data: arguments.data.unwrap_or_else(std::env::temp_dir),
-        ..hearth_client::bench::BenchOptions::default()
-    };
-    match hearth_client::bench::bench(options).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => output::failure(70, &error.to_string(), "see `hearth bench --help`", json),
     }
 }

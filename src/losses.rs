@@ -38,6 +38,14 @@ pub(crate) struct Together {
     back: u64,
 }
 
+impl Together {
+    /// Whether a region has, or may have, what the statement names and is not in the line again.
+    pub(crate) fn waits_for(&self, region: &RegionId) -> bool {
+        let lost = self.statement.as_ref().is_some_and(|statement| statement.lost_home == *region);
+        lost && self.state != State::Back
+    }
+}
+
 /// Every region that holds a log knows its statements; the one that was replaced knows what was missing.
 pub(crate) fn together(answers: &[Losses]) -> Vec<Together> {
     let mut by_epoch: BTreeMap<(&str, u64), Vec<(&RegionId, &LossRow)>> = BTreeMap::new();

@@ -4,6 +4,7 @@ mod admin;
 mod admin_arguments;
 mod admin_text;
 mod arguments;
+mod bench;
 mod ca;
 mod dev;
 mod losses;
@@ -11,6 +12,7 @@ mod output;
 mod serve;
 mod sim;
 mod verify;
+mod votes;
 
 use std::process::ExitCode;
 
@@ -79,7 +81,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         Verb::Verify(arguments) => verify::verify(arguments).await,
         Verb::Audit(arguments) => admin::audit(arguments).await,
         Verb::Chat(arguments) => dev::chat(arguments).await,
-        Verb::Bench(arguments) => dev::bench(arguments).await,
+        Verb::Bench(arguments) => bench::bench(arguments).await,
         // It takes one core and waits for nothing: the runtime is not used.
         Verb::Sim(arguments) => sim::sim(&arguments),
     }

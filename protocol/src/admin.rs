@@ -284,6 +284,21 @@ pub enum Change {
         /// Which.
         region: RegionId,
     },
+    /// Takes the votes of a region away, for every log whose home is at the node that is asked: others of its copies count
+    /// from then on.
+    LeaveVotes {
+        /// Whose votes.
+        region: RegionId,
+        /// Logs a second.
+        rate: u32,
+    },
+    /// Lets a region vote for every log whose home is at the node that is asked and that has fewer voters than usual.
+    GiveVotes {
+        /// Who votes.
+        region: RegionId,
+        /// Logs a second.
+        rate: u32,
+    },
     /// Moves the home of one conversation.
     MoveHome {
         /// Which.
@@ -314,6 +329,8 @@ impl Change {
             | Self::Failback { .. }
             | Self::AddRegion { .. }
             | Self::RemoveRegion { .. }
+            | Self::LeaveVotes { .. }
+            | Self::GiveVotes { .. }
             | Self::MoveHome { .. } => None,
         }
     }

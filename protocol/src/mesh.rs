@@ -220,6 +220,9 @@ pub struct Append {
     /// Set in the frame that begins a follower's stream at `first`, with `previous`: what is missing below is pulled.
     #[prost(message, optional, tag = "10")]
     pub begin: Option<Begin>,
+    /// The receiver is to vote for the log: it takes a copy though it neither votes yet nor follows.
+    #[prost(bool, tag = "11")]
+    pub invited: bool,
 }
 
 /// What a follower needs to go on at a sequence without the entries before it.

@@ -207,6 +207,15 @@ impl RegionMap {
         (0..count).map(|step| self.regions[(start + step) % self.regions.len()].clone()).collect()
     }
 
+    /// The same of those regions that take part; the home always does.
+    #[must_use]
+    pub fn voters_of(&self, home: &RegionId, takes_part: impl Fn(&RegionId) -> bool) -> Vec<RegionId> {
+        let start = self.regions.iter().position(|region| region == home).unwrap_or(0);
+        let ring = self.regions.iter().cycle().skip(start).take(self.regions.len());
+        let fitting = ring.filter(|region| *region == home || takes_part(region));
+        fitting.take(Self::VOTERS).cloned().collect()
+    }
+
     /// The placement of a slot's own placement log.
     #[must_use]
     pub fn placement_log(&self, slot: Slot) -> Placement {

@@ -25,7 +25,7 @@ use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
 use crate::typing::{Said, Typing};
-use crate::{Loss, departures, expiry, losses, notices, outbox, ownership, typing};
+use crate::{Loss, departures, expiry, losses, notices, outbox, ownership, typing, word};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -199,10 +199,14 @@ impl RegionHandle {
         });
         let parked = all_parked(&stores).await?;
         let tails = all_tails(&stores).await?;
+        let words = word::kept(&*stores.map).await?;
         let region = Arc::new(Region::new(options, stores, (links, ownership), hub, inputs, outbox));
         parked.iter().for_each(|send| region.refusals.stored(send));
         region.input(Input::ParkedAtStart(parked)).await;
         region.input(Input::TailsAtStart(tails)).await;
+        for (lost, fence) in words {
+            region.input(Input::AcceptLoss(lost, fence)).await;
+        }
         let span = tracing::debug_span!("home", region = %region.me());
         tokio::spawn(Runtime::new(region.clone(), core, input_queue).run().instrument(span));
         tokio::spawn(ownership::run(region.clone()));
@@ -412,10 +416,30 @@ impl RegionHandle {
         self.region.move_home(log, to).await
     }
 
+    /// Changes the voters of a log whose home is here, and moves the home to one of them, or leaves it here; returns once
+    /// it is so.
+    ///
+    /// # Errors
+    /// A refusal that says why it is not.
+    pub async fn change_voters(
+        &self,
+        log: hearth_protocol::LogId,
+        to: RegionId,
+        voters: Vec<RegionId>,
+    ) -> Result<(), Refusal> {
+        self.region.change_voters(log, to, voters).await
+    }
+
     /// The operator's word that homes of a region that was fenced by this version of the map may be opened here with
-    /// fewer voters than their acks ask for, once those that live had some seconds to answer. Forgotten with a restart.
-    pub async fn accept_loss(&self, region: RegionId, fence: u64) {
+    /// fewer voters than their acks ask for, once those that live had some seconds to answer. It is on disk before it
+    /// counts, and counts again after a restart.
+    ///
+    /// # Errors
+    /// Of the store: the word was not taken.
+    pub async fn accept_loss(&self, region: RegionId, fence: u64) -> Result<(), StoreError> {
+        word::keep(&*self.region.stores.map, &region, fence).await?;
         self.region.input(Input::AcceptLoss(region, fence)).await;
+        Ok(())
     }
 
     /// What this region knows of a log; a log unknown here is asked of its steward.

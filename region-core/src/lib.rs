@@ -27,6 +27,7 @@ mod rows;
 mod runtime;
 mod typing;
 mod users;
+mod word;
 
 pub use edge::{Connection, EdgeEvent, QueueBounds, Rewound, Skipped};
 pub use handle::{ApiCall, Opened, Readiness, RegionHandle, Replay};

@@ -34,6 +34,8 @@ use crate::typing::{Said, Typing};
 
 /// Longest wait for the core's own answer to a call.
 const CALL_PATIENCE: Duration = Duration::from_secs(8);
+/// Longest wait for a move: the core gives up one that makes no progress long before, and copies of long logs take long.
+const MOVE_PATIENCE: Duration = Duration::from_secs(600);
 /// Longest wait for another region's answer to a call.
 const PROXY_PATIENCE: Duration = Duration::from_secs(6);
 /// Calls of other regions answered at a time; more are refused `OVERLOADED`.
@@ -228,7 +230,19 @@ impl Region {
         self.check_store()?;
         let (reply, heard) = ReplyTo::call();
         self.input(Input::Move { log, to, reply }).await;
-        match self.hear(heard).await? {
+        self.moved(heard).await
+    }
+
+    /// Changes the voters of a home that is here, and moves the home to one of them.
+    pub(crate) async fn change_voters(&self, log: LogId, to: RegionId, voters: Vec<RegionId>) -> Result<(), Refusal> {
+        self.check_store()?;
+        let (reply, heard) = ReplyTo::call();
+        self.input(Input::ChangeVoters { log, to, voters, reply }).await;
+        self.moved(heard).await
+    }
+
+    async fn moved(&self, heard: oneshot::Receiver<Heard>) -> Result<(), Refusal> {
+        match self.hear_within(heard, MOVE_PATIENCE).await? {
             Heard::View(_) => Ok(()),
             Heard::Outcome(Outcome::Refused(refusal)) => Err(refusal),
             Heard::Outcome(_) => Err(Refusal::new(ErrorCode::Internal, "the core answered out of turn")),
@@ -236,11 +250,15 @@ impl Region {
     }
 
     async fn hear(&self, heard: oneshot::Receiver<Heard>) -> Result<Heard, Refusal> {
+        self.hear_within(heard, CALL_PATIENCE).await
+    }
+
+    async fn hear_within(&self, heard: oneshot::Receiver<Heard>, patience: Duration) -> Result<Heard, Refusal> {
         let mut failed = self.failed.subscribe();
         tokio::select! {
             heard = heard => heard.map_err(|_| Refusal::new(ErrorCode::Overloaded, "the request was dropped")),
             () = Self::until_failed(&mut failed) => Err(self.unavailable()),
-            () = tokio::time::sleep(CALL_PATIENCE) => Err(Refusal::new(
+            () = tokio::time::sleep(patience) => Err(Refusal::new(
                 ErrorCode::HomeUnreachable,
                 "the copies or the home that this needs are out of reach; it may still be done: retry with the same key",
             )

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::{Change, EntryKind, ErrorCode, Header, Level, LogId, Placement, Refusal, RegionId, Slot, UserId};
+use region_model::region_map::RegionState;
 use region_model::view::View;
 use region_model::{Input, LogView};
 use uuid::Uuid;
@@ -28,9 +29,18 @@ impl Region {
         if let Some(placement) = self.view(log, true).await?.placement {
             return Ok(placement);
         }
-        let generation = self.ownership.map().borrow().generation_of(self.me());
         let first = self.options.map.first_placement(log, self.me(), durability);
-        let placement = Placement { generation, partition_mode, ..first };
+        let placement = {
+            let watch = self.ownership.map();
+            let map = watch.borrow();
+            // A region that is being emptied, or only follows, is no voter of what is new. One that is fenced comes back.
+            let takes_part = |region: &RegionId| {
+                let state = map.region(region).map(|entry| entry.state);
+                map.version == 0 || matches!(state, Some(RegionState::Active | RegionState::Fenced))
+            };
+            let voters = self.options.map.voters_of(self.me(), takes_part);
+            Placement { generation: map.generation_of(self.me()), partition_mode, voters, ..first }
+        };
         let change = Change::Place { replaces: None, placement };
         let command =
             self.own_command(LogId::placement(Slot::of(&log)), EntryKind::Placement, Uuid::new_v4(), change.encode());

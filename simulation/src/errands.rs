@@ -162,7 +162,8 @@ impl World {
 
     fn begin_errand(&mut self, region: usize, steps: impl IntoIterator<Item = Step>, done: Done) {
         let number = self.number();
-        let errand = Errand { region, steps: steps.into_iter().collect(), done, waits: None, placed: false, goes_on: 0 };
+        let errand =
+            Errand { region, steps: steps.into_iter().collect(), done, waits: None, placed: false, goes_on: 0 };
         self.errands.insert(number, errand);
         self.go_on_after(number, 0);
     }

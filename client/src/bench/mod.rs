@@ -4,7 +4,9 @@
 //! told. A run fails when one message is missing or twice, or when there were more acks for each kernel-counted sync
 //! than messages in flight: then acks did not wait for the disk.
 
+mod compare;
 mod generator;
+mod median;
 mod report;
 mod run;
 mod scenario;
@@ -19,6 +21,8 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use compare::{CompareError, CompareOptions, Comparison, Row, compare};
+pub use median::Median;
 pub use report::{Latency, PagesReport, Report, RunReport};
 use scenario::{Load, Task};
 use server::Server;

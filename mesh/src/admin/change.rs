@@ -11,7 +11,7 @@ use region_model::region_map::{MapAnswer, MapCommand, MapRefusal, MapState};
 use tokio::sync::mpsc;
 
 use super::node::AdminNode;
-use super::{drain, failback, failover, moves, regions};
+use super::{drain, failback, failover, moves, regions, votes};
 
 /// Lines that wait for a slow reader; more lines of progress are left out, all others wait.
 const LINES: usize = 256;
@@ -261,6 +261,8 @@ impl AdminNode {
             Change::Undrain { .. } => drain::undrain(self, dry, tell).await,
             Change::AddRegion { region } => regions::add(self, region, dry, tell).await,
             Change::RemoveRegion { region } => regions::remove(self, region, dry, tell).await,
+            Change::LeaveVotes { region, rate } => votes::leave(self, region, *rate, dry, tell).await,
+            Change::GiveVotes { region, rate } => votes::give(self, region, *rate, dry, tell).await,
             Change::MoveHome { conversation, to } => moves::one(self, *conversation, to, dry, tell).await,
             Change::MoveHomes { to, rate, .. } => moves::all(self, to, *rate, dry, tell).await,
         }

@@ -9,7 +9,7 @@ use region_model::region_map::{MapCommand, MapState, RegionState};
 use super::change::{Made, Refused, Teller};
 use super::failback::{own_slot_count, take_slots};
 use super::failover::{Dealt, count, deal};
-use super::moves::{Left, many};
+use super::moves::{Left, Step, many, names};
 use super::node::AdminNode;
 
 /// Empties the region of this node. Asked again, goes on with what is left.
@@ -39,7 +39,7 @@ pub(super) async fn drain(
     let mut loads = vec![0_u64; others.len()];
     for owned in node.homes_of(me).await? {
         match owned.placement.and_then(|placement| target(&placement, &others, &mut loads)) {
-            Some(to) => moves.push((owned.log, to)),
+            Some(to) => moves.push(Step { log: owned.log, to, voters: None }),
             None => left.add("none of its other voters takes part and is in reach".to_owned()),
         }
     }
@@ -58,7 +58,7 @@ pub(super) async fn drain(
     }
     let draining = set_draining(node, true).await?;
     let slots = deal(node, slots, tell).await?;
-    let homes = many(node, moves, rate, &mut left, tell).await;
+    let homes = many(node, "homes", moves, rate, &mut left, tell).await;
     // Sessions leave also when homes cannot: who takes the machine down wants them to.
     let sessions = node.gateway.sessions() as u64;
     let serving = node.handle.readiness() == region_core::Readiness::Ready;
@@ -130,8 +130,4 @@ fn slots_away(map: &MapState, me: &RegionId, others: &[RegionId]) -> Dealt {
         }
     }
     dealt
-}
-
-fn names(regions: &[RegionId]) -> String {
-    regions.iter().map(RegionId::as_str).collect::<Vec<_>>().join(", ")
 }

@@ -70,14 +70,14 @@ fn may_take_back(node: &AdminNode, map: &MapState, region: &RegionId) -> Result<
 }
 
 /// Whether the map has fewer voters than a mesh of its size has, without this region.
-fn misses_its_map_vote(map: &MapState, region: &RegionId) -> bool {
+pub(super) fn misses_its_map_vote(map: &MapState, region: &RegionId) -> bool {
     let members: Vec<RegionId> = map.members().map(|entry| entry.region.clone()).collect();
     let usual = FirstMap::of(members).map_voters.len();
     usual > 1 && map.map_voters.len() < usual && !map.map_voters.contains(region)
 }
 
 /// Map voters change one at a time: another change may be under way.
-async fn vote_on_map(node: &AdminNode, region: &RegionId, tell: &Teller) -> Result<(), Refused> {
+pub(super) async fn vote_on_map(node: &AdminNode, region: &RegionId, tell: &Teller) -> Result<(), Refused> {
     tell.progress("voters", 0, Some(1), format!("{region} comes to the voters of the region map"));
     let deadline = Instant::now() + PATIENCE;
     loop {

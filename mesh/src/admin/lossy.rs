@@ -135,7 +135,7 @@ pub(super) async fn failover(
     let groups = smaller_groups(&map, |voter| lives(node, &map, voter));
     let smaller = deal(node, groups, tell).await?;
     let fence = node.map_state().generation_of(region);
-    node.handle.accept_loss(region.clone(), fence).await;
+    node.handle.accept_loss(region.clone(), fence).await?;
     let (homes, left) = wait_until_open(node, region, tell).await?;
     let others: Vec<String> = gone.iter().filter(|other| *other != region).map(ToString::to_string).collect();
     let mut text = format!("{region} is fenced, {} of its homes that {} knows are open", homes - left, node.region);

@@ -23,6 +23,7 @@ mod regions;
 mod routes;
 mod tls;
 mod verify;
+mod votes;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -4,9 +4,11 @@
 //! ```text
 //!   heard a leader │◄───── election ─────►│ rank 0 │ … │ rank 1 │ … │ rank 2 │      windows, drawn anew each time
 //! ```
-//! Before it asks, a voter asks all voters whether they hear a leader, and goes on only when a majority does not: a
-//! region that is cut off from the leader alone raises no term, and so does not end the leader that others see. When
-//! three elections of its own gave no leader, it rests for a random pause (the watchdog). At a start nobody was heard:
+//! Before it asks, a voter asks all voters whether they hear no leader and would vote for a log that ends like its own,
+//! and goes on only when a majority would. So a region that is cut off from the leader alone raises no term, and does not
+//! end the leader that others see. And one whose log is behind leaves the term to who can win it: openraft takes the next
+//! term of its own vote, so both would ask for the same one, again and again, and the one that cannot win could be the
+//! one whose vote counts as the greater. When three elections of its own gave no leader, it rests for a random pause (the watchdog). At a start nobody was heard:
 //! the lowest rank asks at once.
 //!
 //! A leader that a majority does not answer, and one that votes no more, gives way: it is silent long enough for the
@@ -32,6 +34,8 @@ use crate::wire::{Request, Response, Status};
 
 /// How long the others have to say whether they hear a leader.
 const SAY: Duration = Duration::from_millis(600);
+/// After so long a voter that would not win asks again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Elections without a leader after which a voter rests.
 const REST_AFTER: u32 = 3;
 /// How often this is looked at.
@@ -166,9 +170,11 @@ async fn elect(node: &MapNode, live: &Arc<Live>, campaign: &mut Campaign, rank: 
     if !others.is_empty() && Instant::now() < campaign.due(&times, rank, at_start) {
         return;
     }
-    if !nobody_leads(node, live, others).await {
-        // Somebody hears a leader, or too few can be asked: wait for another window.
-        campaign.since = Instant::now();
+    if !would_win(node, live, others).await {
+        // Somebody hears a leader, has a newer log, or too few can be asked. Asking raises no term: another window opens
+        // soon. It counts from behind the last word of a leader, which was longer ago than an election takes.
+        let now = Instant::now();
+        campaign.since = now.checked_sub(times.election.saturating_sub(ASK_AGAIN)).unwrap_or(now);
         campaign.draw = rand::random();
         if at_start {
             live.heard.lock().get_or_insert_with(Instant::now);
@@ -181,17 +187,22 @@ async fn elect(node: &MapNode, live: &Arc<Live>, campaign: &mut Campaign, rank: 
     drop(live.raft.trigger().elect().await);
 }
 
-/// Whether a majority of the voters, this one among them, hears no leader.
-async fn nobody_leads(node: &MapNode, live: &Arc<Live>, others: Vec<RegionId>) -> bool {
+/// Whether a majority of the voters, this one among them, hears no leader and would vote for the log here.
+async fn would_win(node: &MapNode, live: &Arc<Live>, others: Vec<RegionId>) -> bool {
     let voters = others.len() + 1;
     if node.hears_leader(live) {
         return false;
     }
-    let mut deaf = 1;
-    let mut asked = ask_all(node, others);
-    while deaf <= voters / 2 {
+    let last = node.last_entry().await;
+    let mut votes = 1;
+    let mut asked = JoinSet::new();
+    for region in others {
+        let network = Arc::clone(&node.inner.network);
+        asked.spawn(async move { ask(&*network, &region, &Request::WouldVote { last }, SAY).await });
+    }
+    while votes <= voters / 2 {
         match asked.join_next().await {
-            Some(Ok(Some((_, status)))) => deaf += usize::from(!status.hears_leader),
+            Some(Ok(Ok(Response::WouldVote(would)))) => votes += usize::from(would),
             Some(_) => {}
             None => return false,
         }

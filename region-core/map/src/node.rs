@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use hearth_protocol::RegionId;
 use hearth_protocol::record::Record as _;
+use openraft::storage::RaftLogStorage as _;
 use openraft::{Config, ServerState, SnapshotPolicy};
 use parking_lot::{Mutex, RwLock};
 use region_model::ports::{MapStore, StoreError};
@@ -188,6 +189,9 @@ impl MapNode {
             Request::Append { .. } | Request::Vote { .. } | Request::Snapshot { .. } => Response::Elsewhere,
             Request::Propose { command, relay } => self.answer_proposal(from, command, relay).await,
             Request::Status => Response::Status(self.status(&live).await),
+            Request::WouldVote { last } => {
+                Response::WouldVote(!self.hears_leader(&live) && self.last_entry().await <= last)
+            }
             Request::Report { silent } => {
                 self.take_report(&live, from, silent);
                 Response::Noted
@@ -207,6 +211,11 @@ impl MapNode {
         };
         let request = Request::Propose { command, relay: false };
         ask(&*self.inner.network, &leader, &request, attempt).await.unwrap_or(Response::NotLeader)
+    }
+
+    /// The last entry of the log here. Only who asks for votes depends on it.
+    pub(crate) async fn last_entry(&self) -> Option<crate::raft::LogId> {
+        LogStore::new(Arc::clone(&self.inner.store)).get_log_state().await.ok()?.last_log_id
     }
 
     async fn status(&self, live: &Live) -> Status {

@@ -11,7 +11,7 @@ use region_model::region_map::{MapAnswer, MapCommand};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::raft::TypeConfig;
+use crate::raft::{LogId, TypeConfig};
 
 /// A question.
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,6 +54,11 @@ pub(crate) enum Request {
     },
     /// The map as the receiver shows it.
     Map,
+    /// Whether the receiver hears no leader and would vote for a member whose log ends like this: asked before a vote is.
+    WouldVote {
+        /// Its last entry.
+        last: Option<LogId>,
+    },
 }
 
 /// How a region takes part.
@@ -92,6 +97,8 @@ pub(crate) enum Response {
     Noted,
     /// To `Map`: as `MapState` encodes itself.
     Map(Vec<u8>),
+    /// To `WouldVote`.
+    WouldVote(bool),
 }
 
 impl Record for Request {}
@@ -118,6 +125,7 @@ mod tests {
             (Request::Status, "0104".to_owned()),
             (Request::Report { silent: vec![(eu(), 12_000)] }, "010501026575e05d".to_owned()),
             (Request::Map, "0106".to_owned()),
+            (Request::WouldVote { last: None }, "010700".to_owned()),
         ];
         for (request, bytes) in requests {
             let encoded = request.encode();
@@ -130,6 +138,7 @@ mod tests {
             (Response::Elsewhere, "0106".to_owned()),
             (Response::Noted, "0107".to_owned()),
             (Response::Map(vec![1, 2]), "0108020102".to_owned()),
+            (Response::WouldVote(true), "010901".to_owned()),
         ];
         for (response, bytes) in responses {
             let encoded = response.encode();

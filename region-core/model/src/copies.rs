@@ -90,7 +90,10 @@ impl<R: Clone> Log<R> {
         let mut from = 0;
         loop {
             let to = frame_end(entries, from);
-            let body = self.append_frame(first + from as u64, &entries[from..to]);
+            let mut body = self.append_frame(first + from as u64, &entries[from..to]);
+            if let mesh::Body::Append(append) = &mut body {
+                append.invited = self.home.replicas.get(peer).is_some_and(|replica| replica.invited);
+            }
             context.effects.push(Effect::Send { peer: peer.clone(), lane, body });
             from = to;
             if from >= entries.len() {
@@ -123,6 +126,7 @@ impl<R: Clone> Log<R> {
             voters,
             previous: previous.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash)),
             begin: None,
+            invited: false,
         })
     }
 
@@ -251,7 +255,11 @@ impl<R: Clone> Log<R> {
     fn voter_lengths(&self, me: &RegionId) -> Vec<u64> {
         let Some(record) = &self.record else { return Vec::new() };
         let length = |voter: &RegionId| {
-            if voter == me { self.held_here() } else { self.home.replicas.get(voter).map_or(0, |replica| replica.acked) }
+            if voter == me {
+                self.held_here()
+            } else {
+                self.home.replicas.get(voter).map_or(0, |replica| replica.acked)
+            }
         };
         record.voters.iter().map(length).collect()
     }
@@ -375,6 +383,20 @@ impl<R: Clone> Log<R> {
         if self.pending.is_empty() {
             context.effects.push(Effect::PutMark(self.id, marked));
         }
+    }
+
+    /// A region that is to vote takes a copy from now on, and says what it has.
+    pub(crate) fn invite(&mut self, peer: &RegionId, context: &mut Context<'_, R>) {
+        self.ensure_replicas(context);
+        let replica = self.home.replicas.entry(peer.clone()).or_default();
+        (replica.invited, replica.lapsed) = (true, false);
+        self.replica_link_up(peer, context);
+    }
+
+    /// How many entries a replica lacks of what is on disk here; `None` when it is none, or gets nothing now.
+    pub(crate) fn lacks(&self, peer: &RegionId) -> Option<u64> {
+        let replica = self.home.replicas.get(peer).filter(|replica| !replica.forked && !replica.lapsed)?;
+        Some(self.durable.saturating_sub(replica.acked))
     }
 
     /// A link came up: the replica there is told where the home is, and says what it has.

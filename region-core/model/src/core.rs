@@ -150,6 +150,8 @@ enum Waiting<R> {
     Steward,
     Move {
         to: RegionId,
+        /// Voters from then on; as they are where none are named.
+        voters: Option<Vec<RegionId>>,
         reply: R,
     },
 }
@@ -236,6 +238,8 @@ pub struct RegionCore<R> {
     /// Placements that came while their log was being read.
     learned: BTreeMap<LogId, Placement>,
     failovers: failover::Failovers,
+    /// Of logs that left memory, the time of the last entry, for a failover; the ones with the oldest are forgotten first.
+    left_memory: BTreeMap<LogId, hearth_protocol::Timestamp>,
     moves: BTreeMap<LogId, moves::Move<R>>,
     tails: BTreeMap<LogId, tails::Tail>,
 }
@@ -285,6 +289,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             rounds: rounds::Rounds::default(),
             learned: BTreeMap::new(),
             failovers: failover::Failovers::default(),
+            left_memory: BTreeMap::new(),
             moves: BTreeMap::new(),
             tails: BTreeMap::new(),
         }
@@ -335,7 +340,12 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Input::TailsAtStart(logs) => self.tails_at_start(logs),
             Input::Map(map) => self.map_changed(map, now, effects),
             Input::AcceptLoss(region, fence) => self.accept_loss(region, fence, now, effects),
-            Input::Move { log, to, reply } => self.on_log(log, Waiting::Move { to, reply }, now, effects),
+            Input::Move { log, to, reply } => {
+                self.on_log(log, Waiting::Move { to, voters: None, reply }, now, effects);
+            }
+            Input::ChangeVoters { log, to, voters, reply } => {
+                self.on_log(log, Waiting::Move { to, voters: Some(voters), reply }, now, effects);
+            }
             Input::ReplicaPage { log, peer, from, entries } => {
                 let home_here = self.home_here(log);
                 self.with_log(log, now, effects, |log, context| {
@@ -513,7 +523,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Waiting::Open => self.ensure_open(id, now, effects),
             Waiting::Opened => self.opened(id, now, effects),
             Waiting::Steward => self.steward(id, now, effects),
-            Waiting::Move { to, reply } => self.begin_move(id, &to, reply, now, effects),
+            Waiting::Move { to, voters, reply } => self.begin_move(id, to, voters, reply, now, effects),
             Waiting::Follow { hold: true } if self.placement_of(id).is_none() => {
                 self.follows.insert(id, Following::Wanted);
                 self.look_up(id, Waiting::Follow { hold: true }, now, effects);
@@ -566,7 +576,8 @@ impl<R> Waiting<R> {
             | Self::LinkUp(_)
             | Self::Compare(..)
             | Self::Open
-            | Self::Opened | Self::Steward
+            | Self::Opened
+            | Self::Steward
             | Self::Move { .. } => false,
         }
     }

@@ -302,8 +302,7 @@ impl<R: Clone> Log<R> {
             return;
         }
         let dedups = is_by_id(submit.command.kind) && !Mutant::Rule(Flaw::NoDedup).is_on();
-        let in_flight =
-            if dedups { self.home.in_flight.get(&submit.id()).copied() } else { None };
+        let in_flight = if dedups { self.home.in_flight.get(&submit.id()).copied() } else { None };
         match in_flight {
             Some(sequence) if sequence >= self.marked => {
                 self.join(sequence, &submit.command, submit.waiter, context);

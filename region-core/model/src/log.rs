@@ -432,6 +432,8 @@ pub(crate) struct Replica {
     pub(crate) begin: Option<Box<Beginning>>,
     /// A follower whose link broke: it gets nothing until it subscribes again.
     pub(crate) lapsed: bool,
+    /// Whether it is to vote, and takes a copy for that.
+    pub(crate) invited: bool,
 }
 
 /// Where the stream of a follower begins, and what it needs for that.

@@ -13,8 +13,8 @@ use crate::home::HomeState;
 use crate::log::{Log, PushedBy, Waiter, dedup_record};
 use crate::mutants::Mutant;
 use crate::ownership::{
-    Append, Flaw, Held, Home, Migration, MoveError, OpenError, OpeningAt, Placing, Replica, Right, Said, Shipped, StageWrite,
-    Staged, Standing, Step, Trust, Unread, Write, way_back,
+    Append, Flaw, Held, Home, Migration, MoveError, OpenError, OpeningAt, Placing, Replica, Right, Said, Shipped,
+    StageWrite, Staged, Standing, Step, Trust, Unread, Write, way_back,
 };
 use crate::ranges::go_stale;
 use crate::view::Members;

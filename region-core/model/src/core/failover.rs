@@ -1,6 +1,6 @@
 //! A steward gives homes to logs whose home is fenced, and opens its own placement logs (design.md 4.3, 4.4).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +12,8 @@ use crate::ownership::{Append, Opener, OpeningAt, Placing, Progress, Shipped};
 use crate::region_map::RegionState;
 use crate::succession::{loss_of, placement_of, placing_of, read_first};
 use crate::view::View;
+
+mod queue;
 
 /// Logs that are given a home at a time.
 const UNDER_WAY: usize = 512;
@@ -53,8 +55,7 @@ struct Failover {
 #[derive(Debug, Default)]
 pub(super) struct Failovers {
     under_way: BTreeMap<LogId, Failover>,
-    queue: VecDeque<LogId>,
-    queued: BTreeSet<LogId>,
+    queue: queue::Queue,
     /// The newest epoch that was heard of, above which the next attempt begins.
     above: BTreeMap<LogId, Epoch>,
     /// Fences, by region, whose homes may be opened with fewer voters than their acks ask for: the operator said so.
@@ -62,11 +63,17 @@ pub(super) struct Failovers {
 }
 
 impl Failovers {
-    /// A log waits for a home.
-    pub(super) fn push(&mut self, log: LogId) {
-        if !self.under_way.contains_key(&log) && self.queued.insert(log) {
-            self.queue.push_back(log);
+    /// A log needs a home; `newest` is the time of its last entry, 0 where that is not known here.
+    pub(super) fn push(&mut self, log: LogId, newest: u64) {
+        if !self.under_way.contains_key(&log) {
+            self.queue.push(log, newest);
         }
+    }
+
+    /// An attempt ended in vain: another one follows.
+    fn push_again(&mut self, log: LogId) {
+        self.under_way.remove(&log);
+        self.queue.push_again(log);
     }
 
     /// An attempt to open a placement log ends when the map has named its steward and voters anew.
@@ -74,12 +81,6 @@ impl Failovers {
         if self.under_way.get(&log).is_some_and(|failover| failover.opener.epoch() < epoch) {
             self.under_way.remove(&log);
         }
-    }
-
-    fn pop(&mut self) -> Option<LogId> {
-        let log = self.queue.pop_front()?;
-        self.queued.remove(&log);
-        Some(log)
     }
 
     /// A placement stands: nobody has to be found for its log any more.
@@ -95,7 +96,7 @@ impl Failovers {
 
     /// Whether a log is to stay in memory.
     pub(super) fn involves(&self, log: &LogId) -> bool {
-        self.under_way.contains_key(log) || self.queued.contains(log)
+        self.under_way.contains_key(log) || self.queue.contains(log)
     }
 
     /// How many logs wait for a home or are given one.
@@ -115,31 +116,34 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         if !log.is_home_of(&self.options.me) {
             self.failovers.end_older(id, placement.epoch);
             if placement.generation != u64::MAX {
-                self.failovers.push(id);
+                self.failovers.push(id, 0);
             }
         } else if let View::Placements(state) = &log.view {
-            let fenced: Vec<(Option<u64>, LogId)> = state
+            let fenced: Vec<LogId> = state
                 .placed
                 .values()
                 .filter(|placed| placed.placement.generation < self.generation_of(&placed.placement.home))
-                .map(|placed| {
-                    let log = placed.placement.log;
-                    (self.logs.get(&log).map(|slotted| used_at(slotted)), log)
-                })
+                .map(|placed| placed.placement.log)
                 .collect();
-            // The most recently used ones first.
-            let mut fenced = fenced;
-            fenced.sort_unstable_by(|one, other| other.cmp(one));
-            for (_, log) in fenced {
-                self.failovers.push(log);
+            for log in fenced {
+                let newest = self.newest_entry(&log);
+                self.failovers.push(log, newest);
             }
         }
         self.begin_failovers(now, effects);
     }
 
+    /// When the last entry of a log was made, as far as memory knows; logs that left it lately are remembered.
+    pub(super) fn newest_entry(&self, log: &LogId) -> u64 {
+        match self.logs.get(log) {
+            Some(Slotted::Ready(held)) => held.tip.map_or(0, |tip| tip.time.0),
+            Some(Slotted::Loading(_)) | None => self.left_memory.get(log).map_or(0, |time| time.0),
+        }
+    }
+
     pub(super) fn begin_failovers(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
         while self.failovers.under_way.len() < UNDER_WAY
-            && let Some(id) = self.failovers.pop()
+            && let Some(id) = self.failovers.queue.pop()
         {
             self.begin_failover(id, now, effects);
         }
@@ -196,7 +200,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     }
 
     /// The operator's word: homes of a fenced region may be opened with fewer voters than their acks ask for, once those
-    /// that live had time to answer. Forgotten with a restart.
+    /// that live had time to answer.
     pub(super) fn accept_loss(&mut self, region: RegionId, fence: u64, now: Now, effects: &mut Vec<Effect<R>>) {
         self.failovers.losses_accepted.insert(region, fence);
         self.go_on_failing_over(now, effects);
@@ -237,12 +241,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Progress::Waiting => {}
             Progress::Decided => self.choose(id, now, effects),
             Progress::BackOff(epoch) => {
-                self.failovers.under_way.remove(&id);
                 if id.kind != LogKind::Placement {
                     self.failovers.above.insert(id, epoch);
                 }
                 // Taken up again with the next second: whoever was first may be done by then.
-                self.failovers.push(id);
+                self.failovers.push_again(id);
             }
         }
     }
@@ -355,8 +358,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 Stage::Sealing
                     if now.monotonic >= failover.began + TURN_MILLISECONDS && !self.failovers.queue.is_empty() =>
                 {
-                    self.failovers.under_way.remove(&id);
-                    self.failovers.push(id);
+                    self.failovers.push_again(id);
                 }
                 Stage::Sealing if waited >= ASK_AGAIN_MILLISECONDS => {
                     failover.at = now.monotonic;
@@ -375,19 +377,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                     self.take_fetched(id, &[], now, effects);
                 }
                 Stage::Placing if waited >= PLACED_WITHIN_MILLISECONDS => {
-                    self.failovers.under_way.remove(&id);
-                    self.failovers.push(id);
+                    self.failovers.push_again(id);
                 }
                 Stage::Sealing | Stage::Fetching { .. } | Stage::Placing => {}
             }
         }
         self.begin_failovers(now, effects);
-    }
-}
-
-fn used_at<R>(slotted: &Slotted<R>) -> u64 {
-    match slotted {
-        Slotted::Ready(log) => log.used_at,
-        Slotted::Loading(_) => 0,
     }
 }

@@ -123,7 +123,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         effects: &mut Vec<Effect<R>>,
     ) {
         let copies = matches!(body, mesh::Body::Append(_) | mesh::Body::Pulled(_));
-        if copies && !self.keeps_copy(id) {
+        let invited = matches!(body, mesh::Body::Append(append) if append.invited);
+        if copies && !self.keeps_copy(id) && !(invited && self.take_invitation(id, peer)) {
             if matches!(body, mesh::Body::Append(_)) {
                 self.send_follow(peer.clone(), id, 0, true, false, effects);
             }
@@ -177,6 +178,19 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             // After a start: what is held is followed again by whoever runs the core.
             None => log.is_held(),
         }
+    }
+
+    /// The home of a log wants this region to vote for it: a copy is taken as a follower, until a placement names it.
+    fn take_invitation(&mut self, id: LogId, home: &RegionId) -> bool {
+        let placement = self.placement_of(id);
+        let from_home = placement.is_some_and(|placement| {
+            placement.home == *home
+                && placement.allowed_regions.is_none_or(|allowed| allowed.contains(&self.options.me))
+        });
+        if from_home {
+            self.follows.insert(id, Following::Asked(home.clone()));
+        }
+        from_home
     }
 
     /// Asks the home of a log to send it, or says that it is not wanted any more.

@@ -233,11 +233,13 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn take_placement(&mut self, placement: Placement, now: Now, effects: &mut Vec<Effect<R>>) {
         let id = placement.log;
         let (home, epoch) = (placement.home.clone(), placement.epoch);
+        let voters = placement.voters.clone();
         let me = self.options.me.clone();
         self.failovers.placed(&placement);
         if placement.generation < self.generation_of(&home) && self.home_here(LogId::placement(Slot::of(&id))) {
             // It came to stand after its home was fenced: the steward passed over it when it looked for such logs.
-            self.failovers.push(id);
+            let newest = self.newest_entry(&id);
+            self.failovers.push(id, newest);
         }
         let mut again = Vec::new();
         let mut changed = home == me;
@@ -248,6 +250,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 }
                 let known = log.placement.as_ref().map_or(FOUNDING, |known| known.epoch);
                 changed = known < epoch;
+                // A voter that is none any more goes on as a follower, until nobody here needs the log.
+                let voted = log.placement.as_ref().is_some_and(|known| known.voters.contains(&me));
+                if voted && log.is_held() && !voters.contains(&me) {
+                    self.follows.entry(id).or_insert(Following::Wanted);
+                }
                 log.note_placement(&placement);
                 log.placement = Some(placement);
                 if changed {
@@ -277,7 +284,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 effects.push(Effect::HomeChanged(id));
             }
             self.sealed_homes.remove(&id);
-            self.moved(id, &home, epoch, effects);
+            self.moved(id, &home, &voters, epoch, effects);
             self.follow_home(id, &home);
             let before: Vec<u64> = self
                 .forwards

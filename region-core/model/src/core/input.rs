@@ -129,6 +129,17 @@ pub enum Input<R> {
         /// Whom to answer: by a view once it moved, or a refusal.
         reply: R,
     },
+    /// An operator changes the voters of a log whose home is here, and may move the home to one of them (design.md 4.7).
+    ChangeVoters {
+        /// The log.
+        log: LogId,
+        /// The home from then on: one of the new voters, and it may stay.
+        to: RegionId,
+        /// The new voters. Those that are new take a copy first.
+        voters: Vec<RegionId>,
+        /// Whom to answer: by a view once it is so, or a refusal.
+        reply: R,
+    },
     /// The operator's word that homes of a fenced region may be opened with fewer voters than their acks ask for
     /// (design.md 4.4): the region, and the version of the map that fenced it.
     AcceptLoss(RegionId, u64),

@@ -1,6 +1,6 @@
 //! Links that come and go, and time: what waits too long, what leaves memory.
 
-use hearth_protocol::{LogId, RegionId, Slot};
+use hearth_protocol::{LogId, LogKind, RegionId, Slot};
 
 use super::{Following, Now, OVERDUE_EVERY_MILLISECONDS, RegionCore, Slotted, Waiting};
 use crate::effect::Effect;
@@ -8,6 +8,9 @@ use crate::effect::Effect;
 /// A log stays in memory for so long after its last use: marks and placements, which the store does not answer, are
 /// written by then, and a load finds them.
 const EVICTED_AFTER_MILLISECONDS: u64 = 2_000;
+
+/// Logs that left memory and of which the time of the last entry is remembered, at most.
+const REMEMBERED: usize = 262_144;
 
 /// Logs with parked sends whose placement is asked for again in one period of anti-entropy.
 const HOMES_LOOKED_AFTER: usize = 64;
@@ -102,6 +105,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.overdue_checked = now.monotonic;
             self.go_back(now, effects);
             self.go_on_failing_over(now, effects);
+            self.place_again(now, effects);
             self.end_moves(now, effects);
             self.offer_tails(now, effects);
             self.expire_parked(now, effects);
@@ -174,8 +178,25 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             .collect();
         idle.sort_unstable();
         for (_, id) in idle.into_iter().take(over) {
-            self.logs.remove(&id);
+            if let Some(Slotted::Ready(log)) = self.logs.remove(&id)
+                && let Some(tip) = log.tip
+                && id.kind != LogKind::Placement
+            {
+                self.left_memory.insert(id, tip.time);
+            }
             self.open.remove(&id);
         }
+        self.forget_oldest();
+    }
+
+    /// Keeps a half of what left memory, the newer one, once there is more than is remembered.
+    fn forget_oldest(&mut self) {
+        if self.left_memory.len() <= REMEMBERED {
+            return;
+        }
+        let mut times: Vec<_> = self.left_memory.values().copied().collect();
+        let (_, middle, _) = times.select_nth_unstable(REMEMBERED / 2);
+        let middle = *middle;
+        self.left_memory.retain(|_, time| *time > middle);
     }
 }

@@ -200,8 +200,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// Takes back forwards that were not answered in time, and with them all messages on their way to the same logs:
     /// else a send that comes now would be parked before those of its device, and overtake them.
     pub(super) fn withdraw_late(&mut self, mut late: Vec<u64>, now: Now, effects: &mut Vec<Effect<R>>) {
-        let messages =
-            late.iter().filter_map(|id| self.forwards.get(id)).filter(|forwarded| forwarded.is_in_order());
+        let messages = late.iter().filter_map(|id| self.forwards.get(id)).filter(|forwarded| forwarded.is_in_order());
         let logs: BTreeSet<LogId> = messages.map(|forwarded| forwarded.command.log).collect();
         let of_logs = self
             .forwards

@@ -8,3 +8,4 @@ mod partition;
 mod properties;
 mod sends;
 mod support;
+mod voters;
