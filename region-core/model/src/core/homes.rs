@@ -229,6 +229,15 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         again
     }
 
+    /// A placement may come to stand after its home was fenced: the steward passed over it when it looked for such logs.
+    fn replace_if_fenced(&mut self, placement: &Placement) {
+        let fenced = placement.generation < self.generation_of(&placement.home);
+        if fenced && self.home_here(LogId::placement(Slot::of(&placement.log))) {
+            let newest = self.newest_entry(&placement.log);
+            self.failovers.push(placement.log, newest);
+        }
+    }
+
     /// A placement is known here: the log's home may be another one from now on.
     pub(super) fn take_placement(&mut self, placement: Placement, now: Now, effects: &mut Vec<Effect<R>>) {
         let id = placement.log;
@@ -236,11 +245,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let voters = placement.voters.clone();
         let me = self.options.me.clone();
         self.failovers.placed(&placement);
-        if placement.generation < self.generation_of(&home) && self.home_here(LogId::placement(Slot::of(&id))) {
-            // It came to stand after its home was fenced: the steward passed over it when it looked for such logs.
-            let newest = self.newest_entry(&id);
-            self.failovers.push(id, newest);
-        }
+        self.replace_if_fenced(&placement);
         let mut again = Vec::new();
         let mut changed = home == me;
         match self.logs.get_mut(&id) {
