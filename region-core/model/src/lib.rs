@@ -10,6 +10,7 @@ pub mod conformance;
 mod copies;
 pub mod core;
 pub mod effect;
+mod followers;
 mod home;
 mod log;
 pub mod mutants;
