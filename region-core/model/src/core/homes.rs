@@ -246,8 +246,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let me = self.options.me.clone();
         self.failovers.placed(&placement);
         self.replace_if_fenced(&placement);
-        let mut again = Vec::new();
-        let mut changed = home == me;
+        let (mut again, mut changed) = (Vec::new(), home == me);
         match self.logs.get_mut(&id) {
             Some(Slotted::Ready(log)) => {
                 if log.placement.as_ref().is_some_and(|known| known.epoch > epoch) {
