@@ -124,6 +124,9 @@ pub struct Forward {
     /// Its place in the round, from 0.
     #[prost(uint64, tag = "14")]
     pub place: u64,
+    /// The message that it changes: 16 bytes, or empty.
+    #[prost(bytes = "bytes", tag = "15")]
+    pub target: Bytes,
 }
 
 /// How a command ended, or that it waits.

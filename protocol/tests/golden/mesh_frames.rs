@@ -124,7 +124,10 @@ fn frames() -> Vec<(&'static str, Body)> {
         original_time: 0,
         round: 0,
         place: 0,
+        target: Bytes::new(),
     };
+    let target = Bytes::copy_from_slice(uuid(5).as_bytes());
+    let edit = Forward { kind: 2, target, ..forward.clone() };
     let parked = Forward { parked: true, ..forward.clone() };
     let in_round = Forward { round: 77, place: 2, ..forward.clone() };
     let tail = Forward { original_time: 1_790_000_000_100, ..parked.clone() };
@@ -133,6 +136,7 @@ fn frames() -> Vec<(&'static str, Body)> {
         ("forward-parked", Body::Forward(parked)),
         ("forward-tail", Body::Forward(tail)),
         ("forward-round", Body::Forward(in_round)),
+        ("forward-edit", Body::Forward(edit)),
     ];
     let logged = seals().into_iter().chain(answers()).chain(logs());
     forwards.into_iter().chain(logged).chain(questions()).chain(receipts()).collect()

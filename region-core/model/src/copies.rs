@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::client::QueuedReason;
-use hearth_protocol::{Change, EntryKind, Epoch, Level, LogKind, RegionId, SealedEntry, UserId, mesh};
+use hearth_protocol::{Change, Epoch, Level, LogKind, RegionId, SealedEntry, UserId, mesh};
 
 use crate::command::{Ack, Command, Outcome, command_of};
 use crate::core::Context;
@@ -53,8 +53,10 @@ impl<R: Clone> Log<R> {
             .pending
             .iter()
             .map(|pending| &pending.entry)
-            .filter(|sealed| sealed.entry.fixed.kind == EntryKind::Message && sealed.entry.fixed.sender == *sender);
-        of_it.filter_map(|sealed| command_of(self.id, sealed)).map(|(command, _)| command).collect()
+            .filter(|sealed| sealed.entry.fixed.kind.is_sent() && sealed.entry.fixed.sender == *sender)
+            // An edit that came back without its text has nothing to be sent again.
+            .filter(|sealed| sealed.content().is_some());
+        of_it.map(|sealed| command_of(self.id, sealed).0).collect()
     }
 
     /// Entries above the mark, `from <= sequence < to`.

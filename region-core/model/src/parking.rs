@@ -290,6 +290,8 @@ mod tests {
                 level: None,
                 parked_at: Timestamp(0),
                 refused: None,
+                kind: hearth_protocol::EntryKind::Message,
+                target: None,
             };
             let (replies, others) = (Vec::new(), BTreeSet::new());
             lot.insert(Parked { send, durable: true, told: false, replies, others, forward: None, waits: false });
