@@ -108,6 +108,8 @@ pub(crate) struct Connection {
     pub(crate) device: DeviceId,
     /// Conversations that it is shown live, and the last position shown of each.
     live: BTreeMap<usize, Position>,
+    /// Conversations of which it was shown a delete.
+    deletes: BTreeSet<usize>,
     /// Conversations whose stream here has passed the removal of this user.
     removed: BTreeSet<usize>,
     /// When what was sent last arrives.
@@ -278,6 +280,7 @@ impl World {
             session,
             device,
             live: BTreeMap::new(),
+            deletes: BTreeSet::new(),
             removed: BTreeSet::new(),
             arrives: self.now,
         };
@@ -483,11 +486,18 @@ impl World {
         let (id, message) = (self.conversations[conversation].id, MessageId(fixed.id));
         let client = &mut self.clients[connection.client];
         self.history.add(self.now, history::Event::Shown(session, id, position, message));
-        let (did, text) = said(entry);
-        if did == history::Did::Message {
+        let plain = fixed.kind == EntryKind::Message;
+        if plain {
             client.named.entry(conversation).or_default().note_seen(message);
         }
-        self.history.add(self.now, history::Event::Says { session, conversation: id, message, did, text });
+        if fixed.kind == EntryKind::Delete {
+            connection.deletes.insert(conversation);
+        }
+        // What a message says matters once a delete was shown.
+        if !plain || connection.deletes.contains(&conversation) {
+            let (did, text) = said(entry);
+            self.history.add(self.now, history::Event::Says { session, conversation: id, message, did, text });
+        }
     }
 
     /// Sessions of members are told that entries are left out.
