@@ -124,6 +124,9 @@ pub struct Forward {
     /// Its place in the round, from 0.
     #[prost(uint64, tag = "14")]
     pub place: u64,
+    /// One more than the sequence at which its sender had become a member when the edge took it; 0 for unknown.
+    #[prost(uint64, tag = "15")]
+    pub joined: u64,
 }
 
 /// How a command ended, or that it waits.

@@ -12,7 +12,7 @@ use crate::placement::Level;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Written by another version.
-    #[error("the record has version {0:?}, this build reads 1")]
+    #[error("the record has version {0:?}, which this build does not read")]
     Version(Option<u8>),
     /// The bytes do not decode.
     #[error("the record does not decode")]
@@ -126,6 +126,8 @@ pub struct ParkedSend {
     pub parked_at: Timestamp,
     /// Set once it will not be sequenced: code and message, kept until the device has it.
     pub refused: Option<(String, String)>,
+    /// The sequence at which its sender had become a member when it was taken, where that was known. Since version 2.
+    pub joined: Option<u64>,
 }
 
 /// A membership that the home of a user must hear of; written in the commit of the entry that made it.
@@ -177,9 +179,21 @@ pub struct StoreIdentity {
     pub incarnation: u64,
 }
 
+impl Record for ParkedSend {
+    const VERSION: u8 = 2;
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        match bytes.split_first() {
+            // Version 1 ends before the field that version 2 added at the end; a zero is its `None`.
+            Some((1, rest)) => postcard::from_bytes(&[rest, &[0]].concat()).map_err(|_| RecordError::Form),
+            Some((2, rest)) => postcard::from_bytes(rest).map_err(|_| RecordError::Form),
+            other => Err(RecordError::Version(other.map(|(version, _)| *version))),
+        }
+    }
+}
+
 impl Record for LogRecord {}
 impl Record for DedupRecord {}
-impl Record for ParkedSend {}
 impl Record for OutboxRecord {}
 impl Record for CursorRecord {}
 impl Record for StoreIdentity {}

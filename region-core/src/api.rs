@@ -494,6 +494,7 @@ impl Region {
             level: send.durability,
             origin: self.me().clone(),
             original_time: None,
+            joined: None,
         }
     }
 }

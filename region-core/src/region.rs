@@ -514,6 +514,7 @@ impl Region {
             level: None,
             origin: self.me().clone(),
             original_time: None,
+            joined: None,
         }
     }
 

@@ -124,15 +124,18 @@ fn frames() -> Vec<(&'static str, Body)> {
         original_time: 0,
         round: 0,
         place: 0,
+        joined: 0,
     };
     let parked = Forward { parked: true, ..forward.clone() };
     let in_round = Forward { round: 77, place: 2, ..forward.clone() };
+    let under_membership = Forward { joined: 8, ..parked.clone() };
     let tail = Forward { original_time: 1_790_000_000_100, ..parked.clone() };
     let forwards = [
         ("forward", Body::Forward(forward)),
         ("forward-parked", Body::Forward(parked)),
         ("forward-tail", Body::Forward(tail)),
         ("forward-round", Body::Forward(in_round)),
+        ("forward-joined", Body::Forward(under_membership)),
     ];
     let logged = seals().into_iter().chain(answers()).chain(logs());
     forwards.into_iter().chain(logged).chain(questions()).chain(receipts()).collect()

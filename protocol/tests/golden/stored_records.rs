@@ -196,6 +196,7 @@ fn parked_send() -> ParkedSend {
         level: Some(Level::Majority),
         parked_at: time(),
         refused: None,
+        joined: Some(7),
     }
 }
 
@@ -216,11 +217,19 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
     let cursor = CursorRecord { log: log(), user: user("bob"), delivered, read };
     let (before, placement_before) = of_before("records.txt", "placement");
     assert_eq!(Placement::decode(&before).expect("version 1 reads"), placement());
+    let (before, parked_before) = of_before("records.txt", "parked");
+    let without = ParkedSend { joined: None, ..parked_send() };
+    assert_eq!(ParkedSend::decode(&before).expect("version 1 reads"), without);
+    let (before, refused_before) = of_before("records.txt", "parked-refused");
+    let refused_without = ParkedSend { joined: None, ..refused.clone() };
+    assert_eq!(ParkedSend::decode(&before).expect("version 1 reads"), refused_without);
     let values = [
         ("log", golden(&log_record())),
         ("dedup", golden(&dedup)),
-        ("parked", golden(&parked_send())),
-        ("parked-refused", golden(&refused)),
+        ("parked", parked_before),
+        ("parked-refused", refused_before),
+        ("parked-2", golden(&parked_send())),
+        ("parked-refused-2", golden(&refused)),
         ("outbox", golden(&outbox)),
         ("store-identity", golden(&identity)),
         ("placement", placement_before),

@@ -47,14 +47,17 @@ impl<R: Clone> Log<R> {
         }
     }
 
-    /// Messages of a user above the mark, as they were sent.
-    pub(crate) fn unmarked_of(&self, sender: &UserId) -> Vec<Command> {
+    /// Messages of a user above the mark, as they were sent, and whether a connection here sent them.
+    pub(crate) fn unmarked_of(&self, sender: &UserId) -> Vec<(Command, bool)> {
         let of_it = self
             .pending
             .iter()
-            .map(|pending| &pending.entry)
-            .filter(|sealed| sealed.entry.fixed.kind == EntryKind::Message && sealed.entry.fixed.sender == *sender);
-        of_it.filter_map(|sealed| command_of(self.id, sealed)).map(|(command, _)| command).collect()
+            .filter(|pending| pending.entry.entry.fixed.kind == EntryKind::Message)
+            .filter(|pending| pending.entry.entry.fixed.sender == *sender);
+        let command = |pending: &Pending<R>| {
+            command_of(self.id, &pending.entry).map(|(command, _)| (command, pending.skip.is_some()))
+        };
+        of_it.filter_map(command).collect()
     }
 
     /// Entries above the mark, `from <= sequence < to`.

@@ -365,7 +365,18 @@ impl<R: Clone> Log<R> {
             let level = command.level.unwrap_or_default().max(self.view.level());
             return Decision::Append { content: command.content.clone(), level };
         }
+        if self.was_sent_before_leaving(command) {
+            let refusal = Refusal::new(ErrorCode::Forbidden, "its sender left the conversation after it was sent");
+            return Decision::Refuse(refusal);
+        }
         self.view.decide(command, context.now.wall, context.bounds)
+    }
+
+    /// Whether a member sent this under a membership that has ended, and is a member again: what waited at one region
+    /// may have been refused meanwhile, and no region may take later what another one has refused.
+    fn was_sent_before_leaving(&self, command: &Command) -> bool {
+        let (Some(joined), View::Conversation(state)) = (command.joined, &self.view) else { return false };
+        state.members.get(&command.sender).is_some_and(|member| member.since > joined)
     }
 
     /// A level that asks for more copies than there are voters would wait for ever.
@@ -451,6 +462,7 @@ impl<R: Clone> Log<R> {
             level: None,
             origin: context.me.clone(),
             original_time: None,
+            joined: None,
         };
         let content = header.content.clone();
         self.append(header, content, Level::Majority, [0; 16], Waiter::Gone, context);

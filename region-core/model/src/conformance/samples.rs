@@ -159,6 +159,7 @@ pub fn parked(number: u64) -> ParkedSend {
         level: None,
         parked_at: Timestamp(number),
         refused: None,
+        joined: Some(number),
     }
 }
 

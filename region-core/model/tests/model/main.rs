@@ -3,6 +3,7 @@
 mod failover;
 mod faults;
 mod logs;
+mod parked_order;
 mod parking;
 mod partition;
 mod properties;

@@ -76,6 +76,7 @@ impl Message {
             level: self.level,
             origin,
             original_time: None,
+            joined: None,
         }
     }
 }
@@ -127,6 +128,7 @@ impl Sim {
             level: None,
             origin: self.regions[region].id.clone(),
             original_time: None,
+            joined: None,
         };
         self.command(region, command, None)
     }
@@ -225,6 +227,7 @@ impl Sim {
             level: None,
             origin,
             original_time: None,
+            joined: None,
         };
         self.command(region, command, None)
     }
