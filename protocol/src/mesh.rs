@@ -124,8 +124,11 @@ pub struct Forward {
     /// Its place in the round, from 0.
     #[prost(uint64, tag = "14")]
     pub place: u64,
+    /// One more than the sequence at which its sender had become a member when the edge took it; 0 for unknown.
+    #[prost(uint64, tag = "15")]
+    pub joined: u64,
     /// The message that it changes: 16 bytes, or empty.
-    #[prost(bytes = "bytes", tag = "15")]
+    #[prost(bytes = "bytes", tag = "16")]
     pub target: Bytes,
 }
 

@@ -12,7 +12,7 @@ use crate::placement::Level;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Written by another version.
-    #[error("the record has version {0:?}, this build reads 1")]
+    #[error("the record has version {0:?}, which this build does not read")]
     Version(Option<u8>),
     /// The bytes do not decode.
     #[error("the record does not decode")]
@@ -126,8 +126,10 @@ pub struct ParkedSend {
     pub parked_at: Timestamp,
     /// Set once it will not be sequenced: code and message, kept until the device has it.
     pub refused: Option<(String, String)>,
-    /// What it asks for. Version 1 knew messages alone; from version 2 on, which is written for everything else, this
-    /// and the target stand behind the rest.
+    /// The sequence at which its sender had become a member when it was taken, where that was known. Since version 2.
+    pub joined: Option<u64>,
+    /// What it asks for. Versions 1 and 2 knew messages alone; in version 3, which is written for everything else, this and
+    /// the target stand behind the rest.
     #[serde(skip, default = "message")]
     pub kind: EntryKind,
     /// The message that it changes.
@@ -231,33 +233,36 @@ pub struct StoreIdentity {
     pub incarnation: u64,
 }
 
-impl Record for LogRecord {}
-impl Record for DedupRecord {}
-impl Record for ChangeRecord {}
-
 impl Record for ParkedSend {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
 
     fn encode_into(&self, mut bytes: Vec<u8>) -> Vec<u8> {
         const ENCODES: &str = "records hold nothing that postcard refuses";
         let plain = self.kind == EntryKind::Message && self.target.is_none();
-        bytes.push(if plain { 1 } else { Self::VERSION });
+        bytes.push(if plain { 2 } else { Self::VERSION });
         let bytes = postcard::to_extend(self, bytes).expect(ENCODES);
         if plain { bytes } else { postcard::to_extend(&(self.kind, self.target), bytes).expect(ENCODES) }
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let form = |_| RecordError::Form;
         match bytes.split_first() {
-            Some((1, rest)) => postcard::from_bytes(rest).map_err(|_| RecordError::Form),
-            Some((2, rest)) => {
-                let (mut send, behind) = postcard::take_from_bytes::<Self>(rest).map_err(|_| RecordError::Form)?;
-                (send.kind, send.target) = postcard::from_bytes(behind).map_err(|_| RecordError::Form)?;
+            // Version 1 ends before the field that version 2 added at the end; a zero is its `None`.
+            Some((1, rest)) => postcard::from_bytes(&[rest, &[0]].concat()).map_err(form),
+            Some((2, rest)) => postcard::from_bytes(rest).map_err(form),
+            Some((3, rest)) => {
+                let (mut send, behind) = postcard::take_from_bytes::<Self>(rest).map_err(form)?;
+                (send.kind, send.target) = postcard::from_bytes(behind).map_err(form)?;
                 Ok(send)
             }
             other => Err(RecordError::Version(other.map(|(version, _)| *version))),
         }
     }
 }
+
+impl Record for LogRecord {}
+impl Record for DedupRecord {}
+impl Record for ChangeRecord {}
 impl Record for OutboxRecord {}
 impl Record for CursorRecord {}
 impl Record for StoreIdentity {}

@@ -517,6 +517,7 @@ impl Region {
             level: None,
             origin: self.me().clone(),
             original_time: None,
+            joined: None,
         }
     }
 

@@ -253,6 +253,7 @@ impl World {
             level,
             origin: self.regions[region].id.clone(),
             original_time: None::<Timestamp>,
+            joined: None,
         };
         let reply = self.number();
         self.tickets.insert(reply, Waits::Send { connection, conversation, message });

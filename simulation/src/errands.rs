@@ -81,6 +81,7 @@ fn change(
         level: None,
         origin: origin.regions[at].id.clone(),
         original_time: None,
+        joined: None,
     }
 }
 

@@ -125,11 +125,13 @@ fn frames() -> Vec<(&'static str, Body)> {
         round: 0,
         place: 0,
         target: Bytes::new(),
+        joined: 0,
     };
     let target = Bytes::copy_from_slice(uuid(5).as_bytes());
     let edit = Forward { kind: 2, target, ..forward.clone() };
     let parked = Forward { parked: true, ..forward.clone() };
     let in_round = Forward { round: 77, place: 2, ..forward.clone() };
+    let under_membership = Forward { joined: 8, ..parked.clone() };
     let tail = Forward { original_time: 1_790_000_000_100, ..parked.clone() };
     let forwards = [
         ("forward", Body::Forward(forward)),
@@ -137,6 +139,7 @@ fn frames() -> Vec<(&'static str, Body)> {
         ("forward-tail", Body::Forward(tail)),
         ("forward-round", Body::Forward(in_round)),
         ("forward-edit", Body::Forward(edit)),
+        ("forward-joined", Body::Forward(under_membership)),
     ];
     let logged = seals().into_iter().chain(answers()).chain(logs());
     forwards.into_iter().chain(logged).chain(questions()).chain(receipts()).collect()

@@ -212,6 +212,7 @@ fn parked_send() -> ParkedSend {
         refused: None,
         kind: EntryKind::Message,
         target: None,
+        joined: Some(7),
     }
 }
 
@@ -234,15 +235,23 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
     let parked_edit =
         ParkedSend { content: edit.encode(), kind: EntryKind::Edit, target: Some(uuid(5)), ..parked_send() };
     let change = |what| ChangeRecord { target: 299, position: position(), sender: user("ann"), time: time(), what };
-    assert_eq!((parked_send().encode()[0], parked_edit.encode()[0]), (1, 2), "a message parks as it always did");
+    assert_eq!((parked_send().encode()[0], parked_edit.encode()[0]), (2, 3), "a message parks as it always did");
     let (before, placement_before) = of_before("records.txt", "placement");
     assert_eq!(Placement::decode(&before).expect("version 1 reads"), placement());
+    let (before, parked_before) = of_before("records.txt", "parked");
+    let without = ParkedSend { joined: None, ..parked_send() };
+    assert_eq!(ParkedSend::decode(&before).expect("version 1 reads"), without);
+    let (before, refused_before) = of_before("records.txt", "parked-refused");
+    let refused_without = ParkedSend { joined: None, ..refused.clone() };
+    assert_eq!(ParkedSend::decode(&before).expect("version 1 reads"), refused_without);
     let values = [
         ("log", golden(&log_record())),
         ("dedup", golden(&dedup)),
-        ("parked", golden_of_any(&parked_send())),
-        ("parked-refused", golden_of_any(&refused)),
-        ("parked-2-edit", golden(&parked_edit)),
+        ("parked", parked_before),
+        ("parked-refused", refused_before),
+        ("parked-2", golden_of_any(&parked_send())),
+        ("parked-refused-2", golden_of_any(&refused)),
+        ("parked-3-edit", golden(&parked_edit)),
         ("change-edited", golden(&change(MessageChange::Edited))),
         ("change-deleted", golden(&change(MessageChange::Deleted))),
         ("change-reacted", golden(&change(MessageChange::Reacted { emoji: "👍".to_owned(), added: true }))),

@@ -32,6 +32,9 @@ pub struct Command {
     pub origin: RegionId,
     /// Set for an entry of a tail that comes back: when it was sequenced first.
     pub original_time: Option<Timestamp>,
+    /// Set by an edge region on what waits or travels: the sequence at which its sender had become a member when the
+    /// edge took it. The home refuses what was sent under a membership that has ended since.
+    pub joined: Option<u64>,
 }
 
 impl Command {
@@ -51,6 +54,7 @@ impl Command {
             origin: self.origin.as_str().to_owned(),
             parked: false,
             original_time: self.original_time.map_or(0, |time| time.0),
+            joined: self.joined.map_or(0, |sequence| sequence.saturating_add(1)),
             round: 0,
             place: 0,
             target: self.target.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
@@ -72,6 +76,7 @@ impl Command {
             level: if forward.level == 0 { None } else { Some(Level::from_number(forward.level)?) },
             origin: RegionId::new(&forward.origin).ok()?,
             original_time: (forward.original_time > 0).then_some(Timestamp(forward.original_time)),
+            joined: forward.joined.checked_sub(1),
         })
     }
 }
@@ -176,6 +181,7 @@ pub(crate) fn command_of(log: LogId, sealed: &SealedEntry) -> (Command, [u8; 16]
         level: Some(fixed.level),
         origin: fixed.origin.clone(),
         original_time: fixed.original_time,
+        joined: Some(fixed.position.sequence.0),
     };
     (command, salt[..].try_into().unwrap_or_default())
 }

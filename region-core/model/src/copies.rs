@@ -47,16 +47,16 @@ impl<R: Clone> Log<R> {
         }
     }
 
-    /// Messages of a user above the mark, as they were sent.
-    pub(crate) fn unmarked_of(&self, sender: &UserId) -> Vec<Command> {
+    /// Messages of a user above the mark, as they were sent, and whether a connection here sent them.
+    pub(crate) fn unmarked_of(&self, sender: &UserId) -> Vec<(Command, bool)> {
         let of_it = self
             .pending
             .iter()
-            .map(|pending| &pending.entry)
-            .filter(|sealed| sealed.entry.fixed.kind.is_sent() && sealed.entry.fixed.sender == *sender)
+            .filter(|pending| pending.entry.entry.fixed.kind.is_sent())
+            .filter(|pending| pending.entry.entry.fixed.sender == *sender)
             // An edit that came back without its text has nothing to be sent again.
-            .filter(|sealed| sealed.content().is_some());
-        of_it.map(|sealed| command_of(self.id, sealed).0).collect()
+            .filter(|pending| pending.entry.content().is_some());
+        of_it.map(|pending| (command_of(self.id, &pending.entry).0, pending.skip.is_some())).collect()
     }
 
     /// Entries above the mark, `from <= sequence < to`.

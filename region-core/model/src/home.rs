@@ -19,8 +19,8 @@ use crate::log::{Log, Pending, PushedBy, Replicas, Waiter, first_record, outbox_
 use crate::mutants::Mutant;
 use crate::ownership::Flaw;
 use crate::ports::{DedupKey, TargetFound, TargetKey};
-use crate::targets::{TargetLook, comes_back_bare};
-use crate::view::{Decision, Target, View};
+use crate::targets::TargetLook;
+use crate::view::Decision;
 
 /// Who may wait for one entry; the oldest of more than that goes unanswered and asks again by its own timer.
 const WAITERS_OF_AN_ENTRY: usize = 64;
@@ -396,21 +396,6 @@ impl<R: Clone> Log<R> {
         }
     }
 
-    /// A message that was sequenced before and comes back with a tail was admitted then. Where its content was taken away
-    /// since, its place in the line comes back.
-    fn judge(&self, command: &Command, target: Option<&Target>, context: &Context<'_, R>) -> Decision {
-        let bare = comes_back_bare(command);
-        let comes_back = command.original_time.is_some() && (command.kind == EntryKind::Message || bare);
-        if comes_back && matches!(self.view, View::Conversation(_)) {
-            let level = command.level.unwrap_or_default().max(self.view.level());
-            return Decision::Append { content: command.content.clone(), level, bare };
-        }
-        if command.kind.changes_message() {
-            return self.view.decide_change(command, target);
-        }
-        self.view.decide(command, context.now.wall, context.bounds)
-    }
-
     /// A level that asks for more copies than there are voters would wait for ever.
     fn refuse_level(&self, command: &Command, level: Level) -> Option<Refusal> {
         let voters = match (&self.record, &self.placement) {
@@ -495,6 +480,7 @@ impl<R: Clone> Log<R> {
             level: Some(Level::Majority),
             origin: context.me.clone(),
             original_time: None,
+            joined: None,
         };
         self.append(header, false, [0; 16], Waiter::Gone, context);
     }

@@ -48,8 +48,18 @@ pub(crate) struct Parked<R> {
     pub(crate) others: BTreeSet<DeviceId>,
     /// The forward under which it is on its way to the home.
     pub(crate) forward: Option<u64>,
+    /// Whether its device sent it on the connection that it has now: false at a start, and once the device connects.
+    pub(crate) sent_now: bool,
     /// Whether the home could not take it now: until it is offered again, later ones of its sender stay behind it.
     pub(crate) waits: bool,
+}
+
+impl<R> Parked<R> {
+    /// A send that is not on disk yet, with those who are to be told of it; without any, its device did not just send it.
+    pub(crate) fn new(send: ParkedSend, replies: Vec<R>) -> Self {
+        let (sent_now, others) = (!replies.is_empty(), BTreeSet::new());
+        Self { send, durable: false, told: false, replies, others, forward: None, sent_now, waits: false }
+    }
 }
 
 /// All parked sends of a region.
@@ -189,6 +199,30 @@ impl<R> ParkingLot<R> {
         Some(send)
     }
 
+    /// What a device has parked in a log and has not sent again on the connection that it has now, with their forwards.
+    pub(crate) fn not_sent_again(&self, log: LogId, user: &UserId, device: DeviceId) -> Vec<(u64, Option<u64>)> {
+        let parked = self.by_log.get(&log).into_iter().flatten().filter_map(|number| self.sends.get(number));
+        let waiting = parked.filter(|parked| !parked.sent_now && parked.send.refused.is_none());
+        let of_it = waiting.filter(|parked| parked.send.device == device && parked.send.sender == *user);
+        of_it.map(|parked| (parked.send.number, parked.forward)).collect()
+    }
+
+    /// Gives a send a new number, behind all others. Returns what is to be stored in place of the old one.
+    pub(crate) fn move_behind(&mut self, number: u64) -> Option<ParkedSend> {
+        let mut parked = self.remove(number)?;
+        parked.send.number = self.next_number();
+        parked.durable = false;
+        let send = parked.send.clone();
+        self.insert(parked);
+        Some(send)
+    }
+
+    /// A device connected: it sends all again that it has no answer for, in its order.
+    pub(crate) fn connected(&mut self, user: &UserId, device: DeviceId) {
+        let of_it = |parked: &&mut Parked<R>| parked.send.device == device && parked.send.sender == *user;
+        self.sends.values_mut().filter(of_it).for_each(|parked| parked.sent_now = false);
+    }
+
     /// Notes the forward under which a send is on its way, or that it is not any more.
     pub(crate) fn on_its_way(&mut self, number: u64, forward: Option<u64>) {
         if let Some(parked) = self.sends.get_mut(&number) {
@@ -292,9 +326,9 @@ mod tests {
                 refused: None,
                 kind: hearth_protocol::EntryKind::Message,
                 target: None,
+                joined: None,
             };
-            let (replies, others) = (Vec::new(), BTreeSet::new());
-            lot.insert(Parked { send, durable: true, told: false, replies, others, forward: None, waits: false });
+            lot.insert(Parked { durable: true, ..Parked::new(send, Vec::new()) });
         }
         (lot, LogId::conversation(conversation))
     }

@@ -1,16 +1,17 @@
-//! The message that a command changes: looked up in the store, and brought up to what was decided since.
+//! What a home decides upon: the view, and for a command that changes a message that one, looked up in the store and
+//! brought up to what was decided since.
 
 use std::collections::VecDeque;
 
 use hearth_protocol::record::ChangeRecord;
-use hearth_protocol::{EntryKind, LogId, LogKind, SealedEntry};
+use hearth_protocol::{EntryKind, ErrorCode, LogId, LogKind, Refusal, SealedEntry};
 
 use crate::command::Command;
 use crate::core::Context;
 use crate::effect::Effect;
 use crate::log::Log;
 use crate::ports::{TargetFound, TargetKey};
-use crate::view::{Present, Target};
+use crate::view::{Decision, Present, Target, View};
 
 /// Changes of messages that a look-up on its way may have missed.
 #[derive(Debug, Default)]
@@ -76,6 +77,32 @@ fn key_of(command: &Command) -> Option<TargetKey> {
 pub(crate) struct Again;
 
 impl<R: Clone> Log<R> {
+    /// A message that was sequenced before and comes back with a tail was admitted then. Where its content was taken away
+    /// since, its place in the line comes back.
+    pub(crate) fn judge(&self, command: &Command, target: Option<&Target>, context: &Context<'_, R>) -> Decision {
+        let bare = comes_back_bare(command);
+        let comes_back = command.original_time.is_some() && (command.kind == EntryKind::Message || bare);
+        if comes_back && matches!(self.view, View::Conversation(_)) {
+            let level = command.level.unwrap_or_default().max(self.view.level());
+            return Decision::Append { content: command.content.clone(), level, bare };
+        }
+        if command.original_time.is_none() && self.was_sent_before_leaving(command) {
+            let refusal = Refusal::new(ErrorCode::Forbidden, "its sender left the conversation after it was sent");
+            return Decision::Refuse(refusal);
+        }
+        if command.kind.changes_message() {
+            return self.view.decide_change(command, target);
+        }
+        self.view.decide(command, context.now.wall, context.bounds)
+    }
+
+    /// Whether a member sent this under a membership that has ended, and is a member again: what waited at one region
+    /// may have been refused meanwhile, and no region may take later what another one has refused.
+    fn was_sent_before_leaving(&self, command: &Command) -> bool {
+        let (Some(joined), View::Conversation(state)) = (command.joined, &self.view) else { return false };
+        state.members.get(&command.sender).is_some_and(|member| member.since > joined)
+    }
+
     /// Asks for the message that a command changes.
     pub(crate) fn look_for_target(&self, command: &Command, context: &mut Context<'_, R>) -> TargetLook {
         match key_of(command) {

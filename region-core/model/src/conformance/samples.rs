@@ -162,6 +162,7 @@ pub fn parked(number: u64) -> ParkedSend {
         refused: None,
         kind: EntryKind::Message,
         target: None,
+        joined: Some(number),
     }
 }
 

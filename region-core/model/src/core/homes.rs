@@ -424,6 +424,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             level: None,
             origin: self.options.me.clone(),
             original_time: None,
+            joined: None,
         };
         self.on_log(
             slot_log,

@@ -51,7 +51,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         self.keep(command, conversation, device, vec![reply], now, effects);
     }
 
-    /// Writes a send down, behind all that are parked.
+    /// Writes a send down, behind all that are parked. Returns its number.
     fn keep(
         &mut self,
         command: Command,
@@ -60,9 +60,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         replies: Vec<R>,
         now: Now,
         effects: &mut Vec<Effect<R>>,
-    ) {
+    ) -> u64 {
+        let number = self.lot.next_number();
         let send = ParkedSend {
-            number: self.lot.next_number(),
+            number,
             conversation,
             sender: command.sender,
             device,
@@ -75,6 +76,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             refused: None,
             kind: command.kind,
             target: command.target,
+            joined: command.joined,
         };
         effects.push(Effect::Park(Box::new(send.clone())));
         if Mutant::QueuedBeforeDisk.is_on() {
@@ -84,8 +86,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             };
             effects.extend(replies.iter().map(queued));
         }
-        let others = BTreeSet::new();
-        self.lot.insert(Parked { send, durable: false, told: false, replies, others, forward: None, waits: false });
+        self.lot.insert(Parked::new(send, replies));
+        number
     }
 
     /// A home that may not number parks what a user sends, and before it what the user has in the log above the mark:
@@ -102,10 +104,13 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         if self.lot.holds(command.log, &command.sender) {
             return;
         }
-        for earlier in log.unmarked_of(&command.sender) {
+        for (earlier, sent_here) in log.unmarked_of(&command.sender) {
             let room = self.lot.check_room(command.log, earlier.content.len()).is_ok();
             if room && self.lot.number_of(command.log, &earlier.sender, earlier.id).is_none() {
-                self.keep(earlier, conversation, device, Vec::new(), now, effects);
+                let number = self.keep(earlier, conversation, device, Vec::new(), now, effects);
+                if let Some(parked) = self.lot.get_mut(number) {
+                    parked.sent_now = sent_here;
+                }
             }
         }
     }
@@ -132,7 +137,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             effects.push(Effect::Reply(reply, Outcome::Refused(other_content())));
             return;
         }
-        if device != parked.send.device && parked.others.len() < OTHER_DEVICES {
+        if device == parked.send.device {
+            parked.sent_now = true;
+        } else if parked.others.len() < OTHER_DEVICES {
             parked.others.insert(device);
         }
         if parked.durable {
@@ -140,6 +147,33 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             effects.push(Effect::Reply(reply, outcome));
         } else {
             parked.replies.push(reply);
+        }
+    }
+
+    /// Parks what a device just sent. A device that connects sends all again that it has no answer for, in its order.
+    /// Some of it may have ended here without its hearing of that: that is parked anew, and what is still here from
+    /// before and comes after it in the device's order goes behind it.
+    pub(super) fn park_sent(
+        &mut self,
+        command: Command,
+        home: &RegionId,
+        reply: R,
+        device: Option<DeviceId>,
+        now: Now,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let (log, sender, id) = (command.log, command.sender.clone(), command.id);
+        let was_here = self.lot.number_of(log, &sender, id).is_some();
+        self.park(command, home, reply, device, now, effects);
+        let is_here = self.lot.number_of(log, &sender, id).is_some();
+        let Some(device) = device.filter(|_| is_here && !was_here) else { return };
+        let waiting = self.lot.not_sent_again(log, &sender, device);
+        self.withdraw_late(waiting.iter().filter_map(|(_, forward)| *forward).collect(), now, effects);
+        for (number, _) in waiting {
+            if let Some(send) = self.lot.move_behind(number) {
+                effects.push(Effect::Park(Box::new(send)));
+                effects.push(Effect::Unpark(number));
+            }
         }
     }
 
@@ -168,15 +202,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
 
     pub(super) fn parked_at_start(&mut self, sends: Vec<ParkedSend>) {
         for send in sends.into_iter().filter(|_| !Mutant::ParkedLostAtStart.is_on()) {
-            self.lot.insert(Parked {
-                send,
-                durable: true,
-                told: false,
-                replies: Vec::new(),
-                others: BTreeSet::new(),
-                forward: None,
-                waits: false,
-            });
+            self.lot.insert(Parked { durable: true, ..Parked::new(send, Vec::new()) });
         }
     }
 
@@ -212,6 +238,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 level: send.level,
                 origin: self.options.me.clone(),
                 original_time: None,
+                joined: send.joined,
             };
             let device = Some(send.device);
             self.forward(command, home.clone(), None, device, Some(number), now, effects);
@@ -275,6 +302,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     }
 
     pub(super) fn device_connected(&mut self, user: &UserId, device: DeviceId, effects: &mut Vec<Effect<R>>) {
+        self.lot.connected(user, device);
         for send in self.lot.refusals(user, device) {
             if let Some(refusal) = kept_refusal(&send) {
                 effects.push(Effect::Device { send: Box::new(send), ended: DeviceOutcome::Refused(refusal) });

@@ -10,6 +10,7 @@ use crate::command::{Command, Outcome};
 use crate::effect::{Effect, Lane};
 use crate::home::answer;
 use crate::log::Waiter;
+use crate::view::View;
 
 impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn route(
@@ -29,6 +30,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.look_up(id, Waiting::Command { command, salt, waiter, again }, now, effects);
             return;
         };
+        let command = if again { command } else { self.with_membership(command, &waiter) };
         if !again && let Some(refusal) = self.refused_by_mode(&command, &waiter, now) {
             return answer(waiter, Outcome::Refused(refusal), effects, id);
         }
@@ -65,6 +67,22 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
     }
 
+    /// Notes on what a device sends here since when its sender is a member, as this region knows it: the home may take it
+    /// much later.
+    fn with_membership(&self, command: Command, waiter: &Waiter<R>) -> Command {
+        if waiter.device().is_none() || command.joined.is_some() {
+            return command;
+        }
+        let joined = match self.logs.get(&command.log) {
+            Some(Slotted::Ready(log)) => match &log.view {
+                View::Conversation(state) => state.members.get(&command.sender).map(|member| member.since),
+                _ => None,
+            },
+            _ => None,
+        };
+        Command { joined, ..command }
+    }
+
     /// A command whose log has its home here, while nothing may be numbered: a message is parked, others are refused.
     pub(super) fn homeless(
         &mut self,
@@ -83,7 +101,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Waiter::Local { reply, device, .. } => {
                 let me = self.options.me.clone();
                 self.park_unmarked(&command, device, now, effects);
-                self.park(command, &me, reply, device, now, effects);
+                self.park_sent(command, &me, reply, device, now, effects);
             }
             waiter @ (Waiter::Peer { .. } | Waiter::Gone) => {
                 self.rounds.refuse(command.log, &waiter);
@@ -112,7 +130,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let behind = !again && device.is_some() && self.lot.holds(command.log, &command.sender);
         let behind = behind || (device.is_some() && self.rounds.is_broken(command.log));
         if !self.links_up.contains(&home) || behind {
-            self.park(command, &home, reply, device, now, effects);
+            self.park_sent(command, &home, reply, device, now, effects);
         } else if self.forwards.len() >= FORWARDS {
             let refusal = Refusal::new(ErrorCode::Overloaded, "too many requests are on their way to other regions")
                 .with_retry_after(1)
@@ -173,27 +191,24 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         if forwarded.is_in_order() {
             self.rounds.end(forwarded.command.log, said.forward_id, refused_now);
         }
-        if forwarded.tail {
+        if forwarded.tail && !refused_now {
             let log = forwarded.command.log;
             self.forwards.remove(&said.forward_id);
             let took = !matches!(&outcome, Outcome::Refused(refusal) if is_passing(refusal.error));
             self.tail_answered(log, said.forward_id, took, now, effects);
             return;
         }
-        if let Some(number) = forwarded.parked {
-            if refused_now {
-                self.withdraw_late(vec![said.forward_id], now, effects);
-            } else {
-                self.forwards.remove(&said.forward_id);
-            }
-            self.parked_answered(number, outcome, now, effects);
-            return;
-        }
+        let (parked, reply) = (forwarded.parked, forwarded.reply.clone());
         if refused_now {
-            // The home cannot tell yet that it is the home: a message waits for that here.
+            // The home cannot tell yet that it is the home: a message waits for that here, and all behind it.
             self.withdraw_late(vec![said.forward_id], now, effects);
-        } else if let Some(Forwarded { reply: Some(reply), .. }) = self.forwards.remove(&said.forward_id) {
-            effects.push(Effect::Reply(reply, outcome));
+        } else {
+            self.forwards.remove(&said.forward_id);
+        }
+        match (parked, reply) {
+            (Some(number), _) => self.parked_answered(number, outcome, now, effects),
+            (None, Some(reply)) if !refused_now => effects.push(Effect::Reply(reply, outcome)),
+            (None, _) => {}
         }
     }
 

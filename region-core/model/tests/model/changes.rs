@@ -49,6 +49,7 @@ fn send(
         level: None,
         origin: sim.regions[region].id.clone(),
         original_time: None,
+        joined: None,
     };
     sim.command(region, command, Some(device_of(sender)))
 }

@@ -4,6 +4,7 @@ mod changes;
 mod failover;
 mod faults;
 mod logs;
+mod parked_order;
 mod parking;
 mod partition;
 mod properties;

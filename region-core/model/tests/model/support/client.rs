@@ -77,6 +77,7 @@ impl Message {
             level: self.level,
             origin,
             original_time: None,
+            joined: None,
         }
     }
 }
@@ -129,6 +130,7 @@ impl Sim {
             level: None,
             origin: self.regions[region].id.clone(),
             original_time: None,
+            joined: None,
         };
         self.command(region, command, None)
     }
@@ -228,6 +230,7 @@ impl Sim {
             level: None,
             origin,
             original_time: None,
+            joined: None,
         };
         self.command(region, command, None)
     }
