@@ -92,6 +92,9 @@ pub(crate) struct DevArguments {
     /// How often homes compare with replicas.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub(crate) anti_entropy: Duration,
+    /// How often the texts of deleted messages are taken out of the store and its files.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub(crate) content_sweep: Duration,
     /// Whether a region that a majority cannot reach is fenced by itself, and its slots go to others. With `off`, and
     /// with fewer than three regions, that is left to you.
     #[arg(long, value_enum, default_value = "on")]

@@ -15,6 +15,9 @@ use crate::output;
 
 /// A shorter period would leave time for nothing else.
 const SHORTEST_ANTI_ENTROPY: Duration = Duration::from_millis(10);
+/// Bounds of `--content-sweep`.
+const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
+const LONGEST_SWEEP: Duration = Duration::from_secs(24 * 3_600);
 /// No mesh runs at the data folder.
 const NO_MESH: u8 = 7;
 
@@ -62,6 +65,11 @@ async fn start_mesh(arguments: DevArguments) -> ExitCode {
         let message = format!("--anti-entropy {given}: homes compare with replicas at most every 10 ms");
         return output::failure(2, &message, "for example: hearth dev --anti-entropy 1s", json);
     }
+    if !(SHORTEST_SWEEP..=LONGEST_SWEEP).contains(&arguments.content_sweep) {
+        let given = humantime::format_duration(arguments.content_sweep);
+        let message = format!("--content-sweep {given}: texts of deleted messages are taken away every 1s to 1d");
+        return output::failure(2, &message, "for example: hearth dev --content-sweep 10s", json);
+    }
     if !FailoverSection::AFTER.contains(&arguments.failover_after) {
         let given = humantime::format_duration(arguments.failover_after);
         let message = format!("--failover-after {given}: a region is waited for from 1s to 1h");
@@ -76,6 +84,7 @@ async fn start_mesh(arguments: DevArguments) -> ExitCode {
         latency,
         limits: arguments.limits == Switch::On,
         anti_entropy: arguments.anti_entropy,
+        content_sweep: arguments.content_sweep,
         failover: arguments.failover == Switch::On,
         failover_after: arguments.failover_after,
         processes: arguments.processes,

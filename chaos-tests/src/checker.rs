@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hearth_protocol::{ConversationId, Epoch, Level, MessageId, Position, Sequence};
 use serde_json::Value;
 use simulation::checker::{self, Guarantee};
-use simulation::history::{Acked, Event, History, RegionSet, Row, SessionId};
+use simulation::history::{Acked, Did, Event, History, ReadRow, RegionSet, Row, SessionId};
 use uuid::Uuid;
 
 use crate::chaos::book::is_for_now;
@@ -77,7 +77,7 @@ impl Checker {
         let mut happened: Vec<(Instant, Happened)> = peer
             .sent()
             .into_iter()
-            .map(|sent| (sent.at, Happened::Sent(named(&sent.conversation), named(&sent.message))))
+            .map(|sent| (sent.at, Happened::Sent(named(&sent.conversation), named(&sent.message), sent.text)))
             .collect();
         happened.extend(peer.said().into_iter().map(|said| (said.at, Happened::Said(said))));
         happened.extend(peer.frames().into_iter().map(|frame| (frame.at, Happened::Frame(frame.value))));
@@ -121,8 +121,11 @@ impl Checker {
         let end = history.events.last().map_or(0, |(at, _)| *at);
         for Reading { region, pass, conversation, rows } in readings {
             let conversation = ConversationId(named(conversation));
+            let reader = format!("region {region} (reading {pass})");
+            let said = Event::Read { reader, conversation, rows: rows.iter().map(read_row).collect() };
             let rows = rows.iter().map(row).collect();
             history.add(end, Event::Reading { region: *region, pass: *pass, conversation, rows });
+            history.add(end, said);
         }
         history
     }
@@ -135,7 +138,11 @@ impl Checker {
 
     fn take(&mut self, at: u64, session: SessionId, happened: Happened) {
         let frame = match happened {
-            Happened::Sent(conversation, message) => {
+            Happened::Sent(conversation, message, text) => {
+                if let Some(text) = text {
+                    let wrote = Event::Wrote(ConversationId(conversation), MessageId(message), text);
+                    self.history.add(at, wrote);
+                }
                 self.sent.insert(MessageId(message), ConversationId(conversation));
                 let event = Event::Invoke(session, ConversationId(conversation), MessageId(message));
                 return self.history.add(at, event);
@@ -156,7 +163,11 @@ impl Checker {
                 self.acked.entry(message).or_insert(acked.position.sequence.0);
                 Event::Ack { session, conversation, message, acked, on_disk: None }
             }
-            "message.new" => Event::Shown(session, conversation, position(payload), message),
+            "message.new" => {
+                let (did, text) = (did(payload), text(payload));
+                self.history.add(at, Event::Says { session, conversation, message, did, text });
+                Event::Shown(session, conversation, position(payload), message)
+            }
             "message.queued" => Event::Queued(session, conversation, message),
             "message.refused" => Event::Refused { session, conversation, message, again: false },
             "error" => {
@@ -220,7 +231,7 @@ impl Checker {
 
 /// What a session did or heard.
 enum Happened {
-    Sent(Uuid, Uuid),
+    Sent(Uuid, Uuid, Option<String>),
     Said(Said),
     Frame(Value),
 }
@@ -254,6 +265,33 @@ fn acked(payload: &Value, regions: &[String]) -> Acked {
         home: place(&payload["home"]),
         regions: named.into_iter().flatten().filter_map(place).collect::<RegionSet>(),
         again: payload["duplicate"].as_bool().unwrap_or(false),
+    }
+}
+
+/// What a row does.
+fn did(row: &Value) -> Did {
+    let change = &row["change"];
+    let reaction = change["emoji"].as_str().map(|emoji| (emoji, change["action"] == "add"));
+    let target = row["targetMessageId"].as_str().map(|target| MessageId(named(target)));
+    // A row of an older form has no kind, and is a message.
+    Did::of(row["kind"].as_str().unwrap_or("message"), target, reaction)
+}
+
+fn text(row: &Value) -> Option<String> {
+    row["content"]["text"].as_str().map(str::to_owned)
+}
+
+fn read_row(row: &Value) -> ReadRow {
+    let counted = |of: &Value| Some((of["emoji"].as_str()?.to_owned(), of["count"].as_u64()?));
+    ReadRow {
+        sequence: row["sequenceNumber"].as_u64().unwrap_or(0),
+        message: MessageId(id(&row["messageId"])),
+        sender: row["senderId"].as_str().unwrap_or_default().to_owned(),
+        time: row["originalTimestamp"].as_u64().or(row["timestamp"].as_u64()).unwrap_or(0),
+        did: did(row),
+        text: text(row),
+        deleted: row["deleted"] == true,
+        reactions: row["reactions"].as_array().into_iter().flatten().filter_map(counted).collect(),
     }
 }
 
@@ -291,7 +329,7 @@ mod tests {
     fn story() -> Checker {
         let mut checker = Checker::default();
         let (ann, bob) = (checker.session("ann", "a"), checker.session("bob", "b"));
-        let sent = |name| Happened::Sent(named(CONVERSATION), named(&message(name)));
+        let sent = |name| Happened::Sent(named(CONVERSATION), named(&message(name)), None);
         let heard = |kind, sequence, name| Happened::Frame(frame(kind, sequence, name));
         let happened = [
             (ann, sent(1)),

@@ -3,6 +3,7 @@
 //!
 //! It knows the shipped binary and the client contract, and nothing of the server's code.
 
+mod changes;
 pub mod chaos;
 pub mod checker;
 pub mod load;

@@ -37,6 +37,8 @@ pub struct Sent {
     pub message: String,
     /// Where to.
     pub conversation: String,
+    /// The text that it carries, if it carries one.
+    pub text: Option<String>,
 }
 
 /// What the first frame says.
@@ -273,24 +275,34 @@ impl Peer {
     /// # Panics
     /// When it has no `messageId`.
     pub async fn send_payload(&self, payload: Value) -> String {
+        self.hide_text(&payload);
+        self.post(payload).await
+    }
+
+    /// A text that tells something may stand in no log from now on.
+    pub(crate) fn hide_text(&self, payload: &Value) {
         if let Some(text) = payload["content"]["text"].as_str().filter(|text| text.len() >= TELLING) {
             hide(&self.secrets, text);
         }
-        self.post(payload).await
     }
 
     /// As [`Peer::send_payload`], when the text is one that is hidden already.
     pub(crate) async fn post(&self, payload: Value) -> String {
+        self.post_as("message.send", payload).await
+    }
+
+    pub(crate) async fn post_as(&self, kind: &str, payload: Value) -> String {
         let message = payload["messageId"].as_str().expect("a message id").to_owned();
         let conversation = payload["conversationId"].as_str().unwrap_or_default().to_owned();
         let _one_at_a_time = self.sending.lock().await;
-        let sent = Sent { at: Instant::now(), message: message.clone(), conversation };
+        let text = payload["content"]["text"].as_str().map(str::to_owned);
+        let sent = Sent { at: Instant::now(), message: message.clone(), conversation, text };
         {
             let mut record = self.record.lock().expect("no panic holds it");
             record.sent.push(sent);
             record.tally.sent += 1;
         }
-        self.frame(json!({ "type": "message.send", "id": message, "payload": payload })).await;
+        self.frame(json!({ "type": kind, "id": message, "payload": payload })).await;
         message
     }
 

@@ -301,7 +301,12 @@ fn row_text(row: &Row) -> String {
         media_url: Option<String>,
     }
     let content = row.content.as_ref().and_then(|content| serde_json::from_str::<Shown>(content.get()).ok());
-    match content.map(|content| content.text.or(content.media_url).unwrap_or_default()) {
+    let text = content.map(|content| content.text.or(content.media_url).unwrap_or_default());
+    match text {
+        _ if row.deleted == Some(true) => format!("* #{} of {} was deleted", row.sequence_number, row.sender_id),
+        Some(text) if row.kind == "edit" => {
+            format!("* #{} {} edited a message: {}", row.sequence_number, row.sender_id, printable(&text))
+        }
         Some(text) => format!("{} #{}: {}", row.sender_id, row.sequence_number, printable(&text)),
         None => format!("* #{} {} by {}", row.sequence_number, row.kind, row.sender_id),
     }

@@ -70,6 +70,9 @@ pub struct Limits {
     /// How long a retry of a message is recognised; default 90 days, longer than `parked_for`.
     #[serde(deserialize_with = "duration::deserialize")]
     pub dedup_window: Duration,
+    /// How often the texts of deleted messages are taken out of the store and its files; default 1 h.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub content_sweep: Duration,
     /// How long a region keeps following for a user who was connected to it; default 30 days.
     #[serde(deserialize_with = "duration::deserialize")]
     pub resident_for: Duration,
@@ -122,6 +125,7 @@ impl Default for Limits {
             parked_per_conversation: 1_000,
             parked_for: Duration::from_secs(7 * DAY),
             dedup_window: Duration::from_secs(90 * DAY),
+            content_sweep: Duration::from_secs(HOUR),
             resident_for: Duration::from_secs(30 * DAY),
             resume_for: Duration::from_secs(7 * DAY),
             loaded_logs: 10_000,
@@ -197,6 +201,7 @@ impl Limits {
         vec![
             time("parked_for", self.parked_for, MINUTE, 30 * DAY),
             time("dedup_window", self.dedup_window, DAY, 3650 * DAY),
+            time("content_sweep", self.content_sweep, 1, DAY),
             time("resident_for", self.resident_for, HOUR, 365 * DAY),
             time("resume_for", self.resume_for, MINUTE, 30 * DAY),
             time("heartbeat_interval", self.heartbeat_interval, 1, HOUR),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hearth_protocol::client::{Endpoint, ReceiptPayload, SendPayload, TypingRequest};
+use hearth_protocol::client::{Endpoint, ReceiptPayload, Submission, TypingRequest};
 use hearth_protocol::rest::{ApiAnswer, SyncCursor};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, Refusal, UserId};
 use region_core::{ApiCall, Connection, Opened, QueueBounds, Readiness, RegionHandle, Replay};
@@ -26,8 +26,8 @@ pub trait Core: Send + Sync + std::fmt::Debug + 'static {
     async fn open(&self, user: UserId, device: DeviceId, bounds: QueueBounds) -> Result<Opened, Refusal>;
     /// Forgets a session.
     fn close(&self, connection: &Connection);
-    /// Takes a `message.send`; the answer comes as an event.
-    fn send(&self, connection: &Arc<Connection>, request: Option<String>, send: SendPayload);
+    /// Takes a `message.send`, or a change of an earlier message; the answer comes as an event.
+    fn send(&self, connection: &Arc<Connection>, request: Option<String>, send: Submission);
     /// Takes a receipt; `sent` is what the session was sent last of the conversation. An error comes as an event.
     fn receipt(
         &self,
@@ -80,7 +80,7 @@ impl Core for RegionHandle {
         Self::close(self, connection);
     }
 
-    fn send(&self, connection: &Arc<Connection>, request: Option<String>, send: SendPayload) {
+    fn send(&self, connection: &Arc<Connection>, request: Option<String>, send: Submission) {
         Self::send(self, connection, request, send);
     }
 

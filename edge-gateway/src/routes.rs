@@ -9,7 +9,7 @@ use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 use hearth_protocol::entry::ConversationKind;
 use hearth_protocol::rest::{
-    AddMembers, CreateConversation, CreateGroup, HistoryQuery, PatchConversation, PatchUser, SyncRequest,
+    AddMembers, CreateConversation, CreateGroup, HistoryQuery, PatchConversation, PatchMember, PatchUser, SyncRequest,
 };
 use hearth_protocol::{ConversationId, ErrorCode, Refusal, UserId, limits};
 use region_core::ApiCall;
@@ -40,9 +40,9 @@ pub(crate) fn api() -> Router<Arc<GatewayState>> {
         .route("/groups", post(create_group))
         .route(conversation, get(show).patch(change))
         .route(&format!("{conversation}/members"), get(members).post(add_members))
-        .route(&format!("{conversation}/members/{{user}}"), delete(remove_member).patch(not_yet))
+        .route(&format!("{conversation}/members/{{user}}"), delete(remove_member).patch(set_role))
         .route(&format!("{conversation}/messages"), get(history))
-        .route(&format!("{conversation}/messages/{{sequence}}/edits"), get(not_yet))
+        .route(&format!("{conversation}/messages/{{sequence}}/edits"), get(edits))
         .route(&format!("{conversation}/preferences"), axum::routing::patch(not_yet))
         .route("/media", post(not_yet))
         .route("/push-subscriptions", post(not_yet).delete(not_yet))
@@ -114,12 +114,18 @@ async fn show(State(gateway): Gateway, Caller(user): Caller, params: RawPathPara
 async fn change(State(gateway): Gateway, Caller(user): Caller, params: RawPathParams, request: Request) -> Answer {
     let id = conversation_of(&params)?;
     let key = idempotency_key(request.headers())?;
-    let patch: PatchConversation = patch(body(&gateway, request).await?, &["settings", "allowedRegions"])?;
+    let patch: PatchConversation = patch(body(&gateway, request).await?, &["allowedRegions"])?;
     if let Some(name) = &patch.name {
         check_name(name)?;
     }
+    if let Some(settings) = &patch.settings {
+        check_settings(settings)?;
+        if settings.history_for_new_members.is_some() {
+            return Err(Refusal::invalid("`historyForNewMembers` stays as the conversation was created").into());
+        }
+    }
     if patch.is_empty() {
-        return Err(Refusal::invalid("nothing to change: `name`, `durability` or `partitionMode`").into());
+        return Err(Refusal::invalid("nothing to change: `name`, `settings`, `durability` or `partitionMode`").into());
     }
     call(&gateway, &user, ApiCall::PatchConversation { id, patch, key }).await
 }
@@ -165,6 +171,17 @@ async fn remove_member(
     call(&gateway, &caller, ApiCall::RemoveMember { id, user, key }).await
 }
 
+async fn set_role(State(gateway): Gateway, Caller(caller): Caller, params: RawPathParams, request: Request) -> Answer {
+    let id = conversation_of(&params)?;
+    let key = idempotency_key(request.headers())?;
+    let user = match user_of(&params)? {
+        me if me.as_str() == "me" => caller.clone(),
+        other => other,
+    };
+    let PatchMember { role } = body(&gateway, request).await?;
+    call(&gateway, &caller, ApiCall::SetRole { id, user, role, key }).await
+}
+
 async fn history(State(gateway): Gateway, Caller(user): Caller, params: RawPathParams, request: Request) -> Answer {
     let id = conversation_of(&params)?;
     let values = QueryValues::read(request.uri())?;
@@ -175,6 +192,12 @@ async fn history(State(gateway): Gateway, Caller(user): Caller, params: RawPathP
     };
     check_history(&query)?;
     call(&gateway, &user, ApiCall::History { id, query }).await
+}
+
+async fn edits(State(gateway): Gateway, Caller(user): Caller, params: RawPathParams) -> Answer {
+    let id = conversation_of(&params)?;
+    let sequence = path_id(&params, "sequence", Refusal::new(ErrorCode::NotFound, "no such message"))?;
+    call(&gateway, &user, ApiCall::Edits { id, sequence }).await
 }
 
 async fn user(State(gateway): Gateway, Caller(caller): Caller, params: RawPathParams) -> Answer {

@@ -404,6 +404,7 @@ fn region_options(config: &RegionConfig, region: &RegionId) -> Result<RegionOpti
         anti_entropy: config.replication.anti_entropy,
         resident_for: limits.resident_for,
         dedup_window: limits.dedup_window,
+        content_sweep: limits.content_sweep,
         endpoints,
     })
 }

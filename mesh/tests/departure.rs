@@ -109,7 +109,7 @@ async fn send(opened: &mut Opened, region: &RunningRegion, id: ConversationId, t
         expires_at: None,
         durability: None,
     };
-    region.handle.send(&opened.connection, Some("s".to_owned()), payload);
+    region.handle.send(&opened.connection, Some("s".to_owned()), hearth_protocol::client::Submission::Message(payload));
     wait_for(opened, "message.ack").await;
 }
 

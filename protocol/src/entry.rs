@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::ids::{ConversationId, Epoch, Position, RegionId, Sequence, Timestamp, UserId};
 use crate::placement::{Level, PartitionMode, Placement, PlacementV1};
+use crate::record::MessageChange;
 
 /// A SHA-256.
 pub type Hash = [u8; 32];
@@ -46,6 +47,19 @@ pub enum EntryKind {
 }
 
 impl EntryKind {
+    /// Whether a session sends entries of this kind by a frame: they keep the order of their device, are parked while
+    /// the home is out of reach, and are acked.
+    #[must_use]
+    pub fn is_sent(self) -> bool {
+        matches!(self, Self::Message) || self.changes_message()
+    }
+
+    /// Whether it changes an earlier message.
+    #[must_use]
+    pub fn changes_message(self) -> bool {
+        matches!(self, Self::Edit | Self::Delete | Self::Reaction)
+    }
+
     /// The kind as clients see it; `None` for kinds that no client sees.
     #[must_use]
     pub fn as_str(self) -> Option<&'static str> {
@@ -256,6 +270,27 @@ impl SealedEntry {
         Change::decode(self.content()?)
     }
 
+    /// The number of the message that it changes, and how. `None` for entries that change none, and where the content is
+    /// gone.
+    #[must_use]
+    pub fn change_of_message(&self) -> Option<(u64, MessageChange)> {
+        if !self.entry.fixed.kind.changes_message() {
+            return None;
+        }
+        match self.change()? {
+            Change::Edit { target, .. } => Some((target, MessageChange::Edited)),
+            Change::Delete { target } => Some((target, MessageChange::Deleted)),
+            Change::Reaction { target, emoji, added } => Some((target, MessageChange::Reacted { emoji, added })),
+            _ => None,
+        }
+    }
+
+    /// The same entry without its content: position, hash and digest stay.
+    #[must_use]
+    pub fn without_content(&self) -> Arc<Self> {
+        Self::seal(Entry { fixed: self.entry.fixed.clone(), content: None })
+    }
+
     /// The header that an entry of kind `Header` carries.
     #[must_use]
     pub fn header(&self) -> Option<Header> {
@@ -308,6 +343,32 @@ pub struct Settings {
     pub history_for_new_members: HistoryForNewMembers,
     /// Days that messages are kept.
     pub retention_days: u32,
+}
+
+/// Settings that may be changed, each where it is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingsChange {
+    /// Only admins may send.
+    pub only_admins_can_post: Option<bool>,
+    /// Members may add members.
+    pub allow_member_invites: Option<bool>,
+    /// Days that messages are kept.
+    pub retention_days: Option<u32>,
+}
+
+impl SettingsChange {
+    /// Settings with this change.
+    pub fn apply(&self, settings: &mut Settings) {
+        if let Some(only_admins) = self.only_admins_can_post {
+            settings.only_admins_can_post = only_admins;
+        }
+        if let Some(invites) = self.allow_member_invites {
+            settings.allow_member_invites = invites;
+        }
+        if let Some(days) = self.retention_days {
+            settings.retention_days = days;
+        }
+    }
 }
 
 /// How members change.
@@ -382,6 +443,29 @@ pub enum Change {
     },
     /// What a conversation does from now on while its home is out of reach.
     PartitionMode(PartitionMode),
+    /// New content of an earlier message.
+    Edit {
+        /// The message's number; 0 until the home knows it.
+        target: u64,
+        /// Compact JSON.
+        content: String,
+    },
+    /// An earlier message's content is taken away.
+    Delete {
+        /// The message's number; 0 until the home knows it.
+        target: u64,
+    },
+    /// A reaction to an earlier message comes or goes.
+    Reaction {
+        /// The message's number; 0 until the home knows it.
+        target: u64,
+        /// What it shows.
+        emoji: String,
+        /// Whether it comes.
+        added: bool,
+    },
+    /// Settings of a group or channel that are others from now on.
+    Settings(SettingsChange),
 }
 
 /// What opens a log, at sequence 0.
@@ -424,6 +508,15 @@ fn decode_versioned<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
 }
 
 impl Change {
+    /// The same, of the message at a number. What changes no message stays as it is.
+    #[must_use]
+    pub fn of_message(mut self, number: u64) -> Self {
+        if let Self::Edit { target, .. } | Self::Delete { target } | Self::Reaction { target, .. } = &mut self {
+            *target = number;
+        }
+        self
+    }
+
     /// The stored form.
     #[must_use]
     pub fn encode(&self) -> Bytes {

@@ -54,5 +54,13 @@ pub const MESH_FRAME_BYTES: usize = 8 * 1024 * 1024;
 pub const METADATA_BYTES: usize = 16 * 1024;
 /// Users mentioned by one message.
 pub const MENTIONS: usize = 100;
+/// Bytes of the emoji of a reaction.
+pub const EMOJI_BYTES: usize = 64;
+/// Different emoji that one message shows.
+pub const EMOJI_OF_A_MESSAGE: usize = 50;
+/// Edits and reactions of one message, taken-back ones too; above it only taking away is sequenced.
+pub const CHANGES_OF_A_MESSAGE: usize = 1_000;
+/// Versions of a message that its edit history shows: the newest.
+pub const EDITS_SHOWN: usize = 100;
 /// Characters of a URL in content or profile.
 pub const URL_CHARACTERS: usize = 2_048;

@@ -127,6 +127,9 @@ pub struct Forward {
     /// One more than the sequence at which its sender had become a member when the edge took it; 0 for unknown.
     #[prost(uint64, tag = "15")]
     pub joined: u64,
+    /// The message that it changes: 16 bytes, or empty.
+    #[prost(bytes = "bytes", tag = "16")]
+    pub target: Bytes,
 }
 
 /// How a command ended, or that it waits.

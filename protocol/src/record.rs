@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::entry::Hash;
+use crate::entry::{EntryKind, Hash};
 use crate::ids::{ConversationId, DeviceId, Epoch, LogId, MessageId, Position, RegionId, Timestamp, UserId};
 use crate::placement::Level;
 
@@ -114,7 +114,7 @@ pub struct ParkedSend {
     pub device: DeviceId,
     /// Its id.
     pub id: MessageId,
-    /// Compact JSON of the content.
+    /// Compact JSON of a message's content; a stored change for every other kind.
     pub content: Bytes,
     /// The message that it answers.
     pub reply_to: Option<Uuid>,
@@ -128,6 +128,60 @@ pub struct ParkedSend {
     pub refused: Option<(String, String)>,
     /// The sequence at which its sender had become a member when it was taken, where that was known. Since version 2.
     pub joined: Option<u64>,
+    /// What it asks for. Versions 1 and 2 knew messages alone; in version 3, which is written for everything else, this and
+    /// the target stand behind the rest.
+    #[serde(skip, default = "message")]
+    pub kind: EntryKind,
+    /// The message that it changes.
+    #[serde(skip)]
+    pub target: Option<Uuid>,
+}
+
+fn message() -> EntryKind {
+    EntryKind::Message
+}
+
+/// What was done to a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MessageChange {
+    /// It has other content.
+    Edited,
+    /// Its content is gone.
+    Deleted,
+    /// A reaction came or went.
+    Reacted {
+        /// What it shows.
+        emoji: String,
+        /// Whether it came.
+        added: bool,
+    },
+}
+
+impl MessageChange {
+    /// The emoji of a reaction, and whether it came.
+    #[must_use]
+    pub fn reaction(&self) -> Option<(&str, bool)> {
+        match self {
+            Self::Reacted { emoji, added } => Some((emoji, *added)),
+            Self::Edited | Self::Deleted => None,
+        }
+    }
+}
+
+/// A change of an earlier message, found by the message's number: what its row shows at present is the fold of these.
+/// Written in the commit of the entry that makes the change, and gone with it; the entries alone give it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeRecord {
+    /// The message's number.
+    pub target: u64,
+    /// The position of the entry that changes it.
+    pub position: Position,
+    /// Who did it.
+    pub sender: UserId,
+    /// When it was done: for one that was re-admitted after a failover, the first time.
+    pub time: Timestamp,
+    /// What.
+    pub what: MessageChange,
 }
 
 /// A membership that the home of a user must hear of; written in the commit of the entry that made it.
@@ -180,13 +234,27 @@ pub struct StoreIdentity {
 }
 
 impl Record for ParkedSend {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
+
+    fn encode_into(&self, mut bytes: Vec<u8>) -> Vec<u8> {
+        const ENCODES: &str = "records hold nothing that postcard refuses";
+        let plain = self.kind == EntryKind::Message && self.target.is_none();
+        bytes.push(if plain { 2 } else { Self::VERSION });
+        let bytes = postcard::to_extend(self, bytes).expect(ENCODES);
+        if plain { bytes } else { postcard::to_extend(&(self.kind, self.target), bytes).expect(ENCODES) }
+    }
 
     fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let form = |_| RecordError::Form;
         match bytes.split_first() {
             // Version 1 ends before the field that version 2 added at the end; a zero is its `None`.
-            Some((1, rest)) => postcard::from_bytes(&[rest, &[0]].concat()).map_err(|_| RecordError::Form),
-            Some((2, rest)) => postcard::from_bytes(rest).map_err(|_| RecordError::Form),
+            Some((1, rest)) => postcard::from_bytes(&[rest, &[0]].concat()).map_err(form),
+            Some((2, rest)) => postcard::from_bytes(rest).map_err(form),
+            Some((3, rest)) => {
+                let (mut send, behind) = postcard::take_from_bytes::<Self>(rest).map_err(form)?;
+                (send.kind, send.target) = postcard::from_bytes(behind).map_err(form)?;
+                Ok(send)
+            }
             other => Err(RecordError::Version(other.map(|(version, _)| *version))),
         }
     }
@@ -194,6 +262,7 @@ impl Record for ParkedSend {
 
 impl Record for LogRecord {}
 impl Record for DedupRecord {}
+impl Record for ChangeRecord {}
 impl Record for OutboxRecord {}
 impl Record for CursorRecord {}
 impl Record for StoreIdentity {}

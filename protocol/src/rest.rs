@@ -75,7 +75,8 @@ pub struct Row {
     pub conversation_id: ConversationId,
     /// Who.
     pub sender_id: UserId,
-    /// The content as it was sent, made compact; absent for `member` and `system`, and where it was removed.
+    /// The content as it was sent, made compact; absent for `member` and `system`, and where it was removed. In history
+    /// and sync a message shows its present content, and an edit has it only while it is what its message shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Box<RawValue>>,
     /// The number.
@@ -89,7 +90,7 @@ pub struct Row {
     /// What an edit, delete or reaction changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_message_id: Option<MessageId>,
-    /// What a `member` or `system` row changes.
+    /// What a `member`, `system` or `reaction` row changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<serde_json::Value>,
     /// What it answers.
@@ -103,6 +104,57 @@ pub struct Row {
     /// Its first time, when it was re-admitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original_timestamp: Option<Timestamp>,
+    /// When the content of a message was changed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edited_at: Option<Timestamp>,
+    /// Set for a message that was deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<bool>,
+    /// Reactions to a message, the oldest first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reactions: Option<Vec<Reactions>>,
+}
+
+/// Those who reacted to a message with one emoji.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reactions {
+    /// What it shows.
+    pub emoji: String,
+    /// How many.
+    pub count: u64,
+    /// Whether the reader is among them.
+    pub by_me: bool,
+}
+
+/// `GET /conversations/{id}/messages/{sequence}/edits`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EditsResponse {
+    /// The conversation.
+    pub conversation_id: ConversationId,
+    /// The message.
+    pub message_id: MessageId,
+    /// Its number.
+    pub sequence_number: u64,
+    /// Set when it was deleted: then no version has content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<bool>,
+    /// The newest [`crate::limits::EDITS_SHOWN`] versions, the oldest first; the first of all is the message as sent.
+    pub versions: Vec<Version>,
+}
+
+/// One version of a message.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Version {
+    /// The number of the message or the edit.
+    pub sequence_number: u64,
+    /// Milliseconds since the epoch.
+    pub timestamp: Timestamp,
+    /// What it showed; absent where it was removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Box<RawValue>>,
 }
 
 /// `GET /conversations/{id}/messages` and `history.response`.
@@ -180,7 +232,7 @@ pub struct CreateGroup {
 }
 
 /// Settings as a request names them.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SettingsPatch {
     /// Only admins may send. Default: true in channels.
@@ -297,6 +349,13 @@ pub struct AddMembers {
     pub user_ids: Vec<UserId>,
 }
 
+/// `PATCH /conversations/{id}/members/{userId}`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct PatchMember {
+    /// From now on.
+    pub role: Role,
+}
+
 /// `PATCH /conversations/{id}`: what is served so far.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -310,13 +369,17 @@ pub struct PatchConversation {
     /// What edges do while its home is out of reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition_mode: Option<crate::placement::PartitionMode>,
+    /// Settings that change. What new members see stays as it was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<SettingsPatch>,
 }
 
 impl PatchConversation {
     /// Whether it changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.name.is_none() && self.durability.is_none() && self.partition_mode.is_none()
+        let no_settings = self.settings.as_ref().is_none_or(|settings| *settings == SettingsPatch::default());
+        self.name.is_none() && self.durability.is_none() && self.partition_mode.is_none() && no_settings
     }
 }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use hearth_protocol::entry::{ConversationKind, MemberAction, Role};
+use hearth_protocol::client::Submission;
+use hearth_protocol::entry::{ConversationKind, MemberAction, Role, SettingsChange};
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::rest::{ApiAnswer, ConversationRow, CreateGroup, FeedResponse, PatchConversation, PatchUser};
 use hearth_protocol::{
@@ -82,11 +83,13 @@ impl Region {
             ApiCall::User { id } => self.user(user, id, &call, pass_on).await,
             ApiCall::PatchMe { patch } => self.patch_me(user, patch, &call, pass_on).await,
             ApiCall::Sync { request } => Ok(ApiAnswer::json(200, &self.sync(user, request.clone(), pass_on).await?)),
-            ApiCall::Conversation { id } | ApiCall::Members { id, .. } | ApiCall::History { id, .. } => {
-                self.read_conversation(user, *id, &call, pass_on).await
-            }
+            ApiCall::Conversation { id }
+            | ApiCall::Members { id, .. }
+            | ApiCall::History { id, .. }
+            | ApiCall::Edits { id, .. } => self.read_conversation(user, *id, &call, pass_on).await,
             ApiCall::AddMembers { id, .. }
             | ApiCall::RemoveMember { id, .. }
+            | ApiCall::SetRole { id, .. }
             | ApiCall::PatchConversation { id, .. } => self.write_conversation(user, *id, &call, pass_on).await,
         }
     }
@@ -124,6 +127,7 @@ impl Region {
                 }
                 Ok(ApiAnswer::json(200, &self.history(id, &view, user, query).await?))
             }
+            ApiCall::Edits { sequence, .. } => Ok(ApiAnswer::json(200, &self.edits(id, &view, user, *sequence).await?)),
             _ => Ok(ApiAnswer::json(200, &self.conversation_row(id, &view, user, true).await?)),
         }
     }
@@ -155,6 +159,10 @@ impl Region {
                 let change = Change::Members { action, users: vec![who.clone()] };
                 self.change(log, user, EntryKind::Member, *key, &change).await?;
                 return Ok(ApiAnswer::empty());
+            }
+            ApiCall::SetRole { user: who, role, key, .. } => {
+                let change = Change::Members { action: MemberAction::Role(*role), users: vec![who.clone()] };
+                self.change(log, user, EntryKind::Member, *key, &change).await?;
             }
             ApiCall::PatchConversation { patch, key, .. } => self.patch(log, user, patch, *key).await?,
             _ => return Err(Refusal::new(ErrorCode::Internal, "not a write")),
@@ -193,7 +201,9 @@ impl Region {
     /// Each changed field is an entry of its own; their keys differ, so that a retry of the whole repeats none.
     async fn patch(&self, log: LogId, user: &UserId, patch: &PatchConversation, key: Uuid) -> Result<(), Refusal> {
         if patch.is_empty() {
-            return Err(Refusal::invalid("nothing to change: give `name`, `durability` or `partitionMode`"));
+            return Err(Refusal::invalid(
+                "nothing to change: give `name`, `settings`, `durability` or `partitionMode`",
+            ));
         }
         if let Some(name) = &patch.name {
             check_name(name)?;
@@ -207,6 +217,15 @@ impl Region {
         if let Some(mode) = patch.partition_mode {
             let key = Uuid::from_u128(key.as_u128() ^ 2);
             self.change(log, user, EntryKind::System, key, &Change::PartitionMode(mode)).await?;
+        }
+        if let Some(settings) = &patch.settings {
+            let change = SettingsChange {
+                only_admins_can_post: settings.only_admins_can_post,
+                allow_member_invites: settings.allow_member_invites,
+                retention_days: settings.retention_days,
+            };
+            let key = Uuid::from_u128(key.as_u128() ^ 3);
+            self.change(log, user, EntryKind::System, key, &Change::Settings(change)).await?;
         }
         Ok(())
     }
@@ -481,20 +500,23 @@ impl Region {
         serde_json::from_slice(&answer.body).map_err(|_| unreadable())
     }
 
-    /// The command of a `message.send`.
-    pub(crate) fn send_command(&self, user: &UserId, send: hearth_protocol::client::SendPayload) -> Command {
-        Command {
-            log: LogId::conversation(send.conversation_id),
-            kind: EntryKind::Message,
-            sender: user.clone(),
-            id: send.message_id.0,
-            content: send.content.to_json().into(),
-            reply_to: send.reply_to.map(|id| id.0),
-            expires_at: send.expires_at,
-            level: send.durability,
-            origin: self.me().clone(),
-            original_time: None,
-            joined: None,
+    /// The command of what a session sends.
+    pub(crate) fn send_command(&self, user: &UserId, sent: Submission) -> Command {
+        let log = LogId::conversation(sent.conversation_id());
+        let (id, sender) = (sent.message_id().0, user.clone());
+        match sent {
+            Submission::Message(send) => Command {
+                sender,
+                reply_to: send.reply_to.map(|id| id.0),
+                expires_at: send.expires_at,
+                level: send.durability,
+                ..self.own_command(log, EntryKind::Message, id, send.content.to_json().into())
+            },
+            Submission::Change(change) => Command {
+                sender,
+                target: Some(change.target_message_id.0),
+                ..self.own_command(log, change.kind(), id, change.change().encode())
+            },
         }
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_protocol::client::{Endpoint, ReceiptPayload, SendPayload, ServerFrame, TypingRequest, encode_server_frame};
+use hearth_protocol::client::{Endpoint, ReceiptPayload, ServerFrame, Submission, TypingRequest, encode_server_frame};
+use hearth_protocol::entry::Role;
 use hearth_protocol::rest::{
     ApiAnswer, CreateGroup, HistoryQuery, PatchConversation, PatchUser, SyncCursor, SyncRequest,
 };
@@ -25,7 +26,7 @@ use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
 use crate::typing::{Said, Typing};
-use crate::{Loss, departures, expiry, losses, notices, outbox, ownership, typing, word};
+use crate::{Loss, departures, expiry, losses, notices, outbox, ownership, sweep, typing, word};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,6 +73,13 @@ pub enum ApiCall {
         /// Which rows.
         query: HistoryQuery,
     },
+    /// `GET /conversations/{id}/messages/{sequence}/edits`.
+    Edits {
+        /// Which conversation.
+        id: ConversationId,
+        /// Which message.
+        sequence: u64,
+    },
     /// `POST /conversations/{id}/members`.
     AddMembers {
         /// Which.
@@ -87,6 +95,17 @@ pub enum ApiCall {
         id: ConversationId,
         /// Who; oneself to leave.
         user: UserId,
+        /// The idempotency key.
+        key: Uuid,
+    },
+    /// `PATCH /conversations/{id}/members/{userId}`.
+    SetRole {
+        /// Which conversation.
+        id: ConversationId,
+        /// Whose.
+        user: UserId,
+        /// From now on.
+        role: Role,
         /// The idempotency key.
         key: Uuid,
     },
@@ -214,6 +233,7 @@ impl RegionHandle {
         tokio::spawn(notices::run(region.clone(), notice_queue));
         tokio::spawn(departures::run(region.clone()));
         tokio::spawn(expiry::run(region.clone()));
+        tokio::spawn(sweep::run(region.clone()));
         tokio::spawn(losses::run(region.clone()));
         tokio::spawn(receipts::run(region.clone(), receipt_queue));
         tokio::spawn(typing::run(region.clone(), said_queue));
@@ -330,20 +350,21 @@ impl RegionHandle {
         self.region.hub.remove(connection);
     }
 
-    /// Takes a `message.send`. The answer (ack, queued or error, with `request` echoed) comes as an event of the
+    /// Takes a `message.send`, or a change of an earlier message. The answer (ack, queued or error, with `request` echoed) comes as an event of the
     /// connection, always, also when the core is overloaded.
-    pub fn send(&self, connection: &Arc<Connection>, request: Option<String>, send: SendPayload) {
+    pub fn send(&self, connection: &Arc<Connection>, request: Option<String>, send: Submission) {
         let reply = ReplyTo::Send(Arc::new(SendReply {
             connection: connection.clone(),
             request,
-            message: send.message_id,
-            conversation: send.conversation_id,
+            message: send.message_id(),
+            conversation: send.conversation_id(),
         }));
         let refused = |refusal| reply.outcome(Outcome::Refused(refusal));
         if let Err(refusal) = self.region.check_store() {
             return refused(refusal);
         }
-        if let Some(level) = send.durability
+        if let Submission::Message(send) = &send
+            && let Some(level) = send.durability
             && let Err(refusal) = self.region.check_level(level)
         {
             return refused(refusal);

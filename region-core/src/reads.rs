@@ -13,6 +13,7 @@ use region_model::ports::StoreError;
 use region_model::view::{ConversationState, Member, View};
 
 use crate::handle::ApiCall;
+use crate::present::Reader;
 use crate::receipts::can_count;
 use crate::region::Region;
 use crate::rows;
@@ -76,7 +77,9 @@ fn last_rows(seen: &Seen<'_>) -> (u64, u64) {
 pub(crate) fn has_rows_of(view: &LogView, user: &UserId, call: &ApiCall, read: u64) -> bool {
     let Ok(seen) = seen(view, user) else { return true };
     let (from, to) = match call {
-        ApiCall::History { query, .. } => history_rows(&seen, query),
+        // What was done to a message stands anywhere above it.
+        ApiCall::History { query, .. } => (history_rows(&seen, query).0, seen.to),
+        ApiCall::Edits { sequence, .. } => (*sequence, seen.to),
         ApiCall::Conversation { .. } if can_count(view, read) => last_rows(&seen),
         ApiCall::Conversation { .. } => return false,
         _ => return true,
@@ -101,8 +104,8 @@ impl Region {
     pub(crate) async fn read_rows(
         &self,
         conversation: ConversationId,
-        from: u64,
-        to: u64,
+        reader: Reader<'_>,
+        (from, to): (u64, u64),
         limit: usize,
     ) -> Result<Vec<Row>, Refusal> {
         let log = LogId::conversation(conversation);
@@ -122,7 +125,7 @@ impl Region {
                 return Err(Refusal::new(ErrorCode::HomeUnreachable, "these rows are being pulled").with_retry_after(1));
             }
             next = last.sequence().0 + 1;
-            rows.extend(entries.iter().filter_map(|entry| rows::row(conversation, entry)));
+            rows.extend(self.present_rows(conversation, &entries, reader).await?);
         }
         Ok(rows)
     }
@@ -137,8 +140,12 @@ impl Region {
     ) -> Result<HistoryResponse, Refusal> {
         let seen = seen(view, user)?;
         let (from, to) = history_rows(&seen, query);
-        let messages =
-            if from < to { self.read_rows(conversation, from, to, limits::HISTORY_ROWS).await? } else { Vec::new() };
+        let reader = Reader::of(user, &seen);
+        let messages = if from < to {
+            self.read_rows(conversation, reader, (from, to), limits::HISTORY_ROWS).await?
+        } else {
+            Vec::new()
+        };
         let forward = query.after.is_some();
         let has_more = if forward { to < seen.to } else { from > seen.from && !messages.is_empty() };
         let next_cursor = if forward { messages.last() } else { messages.first() }.map(|row| row.sequence_number);
@@ -165,7 +172,7 @@ impl Region {
         let seen = seen(view, user)?;
         let from = cursor.last_sequence.saturating_add(1).max(seen.from);
         let messages = if from < seen.to {
-            self.read_rows(cursor.conversation_id, from, seen.to, limit).await?
+            self.read_rows(cursor.conversation_id, Reader::of(user, &seen), (from, seen.to), limit).await?
         } else {
             Vec::new()
         };
@@ -202,7 +209,7 @@ impl Region {
             last_sequence: seen.to - 1,
             read_up_to: read.up_to,
             unread_count: self.unread(log, view, user, &seen, read.up_to).await?,
-            last_message: self.last_message(conversation, &seen).await?,
+            last_message: self.last_message(conversation, user, &seen).await?,
             home: placement.home.clone(),
             epoch: placement.epoch,
             created_at: rows::rfc3339(state.created_at),
@@ -217,12 +224,18 @@ impl Region {
     }
 
     /// The newest row of kind `message` near the end.
-    async fn last_message(&self, conversation: ConversationId, seen: &Seen<'_>) -> Result<Option<Row>, Refusal> {
+    async fn last_message(
+        &self,
+        conversation: ConversationId,
+        user: &UserId,
+        seen: &Seen<'_>,
+    ) -> Result<Option<Row>, Refusal> {
         let (lowest, mut to) = last_rows(seen);
         let mut step = 1;
         while to > lowest {
             let from = to.saturating_sub(step).max(lowest);
-            let rows = self.read_rows(conversation, from, to, usize::try_from(to - from).unwrap_or(1)).await?;
+            let (reader, limit) = (Reader::of(user, seen), usize::try_from(to - from).unwrap_or(1));
+            let rows = self.read_rows(conversation, reader, (from, to), limit).await?;
             let message = rows.into_iter().rev().find(|row| row.kind == "message");
             if message.is_some() {
                 return Ok(message);

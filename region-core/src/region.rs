@@ -71,6 +71,8 @@ pub struct RegionOptions {
     pub resident_for: Duration,
     /// Dedup records of entries older than this are forgotten; longer than any park. 90 days by default (design.md 3).
     pub dedup_window: Duration,
+    /// How often the content of deleted messages is taken away, and what was taken away leaves the store's files.
+    pub content_sweep: Duration,
     /// Where clients may go instead, best first.
     pub endpoints: Vec<Endpoint>,
 }
@@ -510,6 +512,7 @@ impl Region {
             id,
             content,
             reply_to: None,
+            target: None,
             expires_at: None,
             level: None,
             origin: self.me().clone(),

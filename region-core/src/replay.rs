@@ -10,6 +10,7 @@ use region_model::LogView;
 
 use crate::edge::Rewound;
 use crate::handle::{ApiCall, Replay};
+use crate::present::Reader;
 use crate::reads::{check_mode, has_rows, seen};
 use crate::region::Region;
 
@@ -39,7 +40,8 @@ impl Region {
         if !has_rows(&view, from, seen.to) {
             return self.replay_elsewhere(user, cursor, rows, newest, &view).await;
         }
-        let read = if from < seen.to { self.read_rows(id, from, seen.to, rows).await? } else { Vec::new() };
+        let reader = Reader::of(user, &seen);
+        let read = if from < seen.to { self.read_rows(id, reader, (from, seen.to), rows).await? } else { Vec::new() };
         let epoch = view.placement.as_ref().map_or(Epoch(1), |placement| placement.epoch);
         Ok(replay_of(read, epoch, seen.to - 1, seen.from))
     }

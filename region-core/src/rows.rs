@@ -7,7 +7,8 @@ use hearth_protocol::{Change, ConversationId, EntryKind, MessageId, SealedEntry,
 use serde_json::json;
 use serde_json::value::RawValue;
 
-/// The row of an entry; `None` for the header, which takes no number.
+/// The row of an entry as it stands for itself; `None` for the header, which takes no number. What was done since to the
+/// message that it is or changes is added by [`crate::present`].
 pub(crate) fn row(conversation: ConversationId, sealed: &SealedEntry) -> Option<Row> {
     let fixed = &sealed.entry.fixed;
     let kind = fixed.kind.as_str()?;
@@ -15,7 +16,7 @@ pub(crate) fn row(conversation: ConversationId, sealed: &SealedEntry) -> Option<
         message_id: MessageId(fixed.id),
         conversation_id: conversation,
         sender_id: fixed.sender.clone(),
-        content: if fixed.kind == EntryKind::Message { sealed.content().and_then(raw_json) } else { None },
+        content: content(sealed),
         sequence_number: fixed.position.sequence.0,
         timestamp: fixed.time,
         epoch: fixed.position.epoch,
@@ -26,7 +27,22 @@ pub(crate) fn row(conversation: ConversationId, sealed: &SealedEntry) -> Option<
         expires_at: fixed.expires_at,
         origin_region: fixed.origin.clone(),
         original_timestamp: fixed.original_time,
+        edited_at: None,
+        deleted: None,
+        reactions: None,
     })
+}
+
+/// The content that an entry gives a message: its own, or its new one.
+pub(crate) fn content(sealed: &SealedEntry) -> Option<Box<RawValue>> {
+    match sealed.entry.fixed.kind {
+        EntryKind::Message => sealed.content().and_then(raw_json),
+        EntryKind::Edit => match sealed.change()? {
+            Change::Edit { content, .. } => RawValue::from_string(content).ok(),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Content was made by our own encoder; bytes that are not JSON would be a fault of the store, and are left out.
@@ -44,12 +60,26 @@ fn change_json(sealed: &SealedEntry) -> Option<serde_json::Value> {
             MemberAction::Leave => json!({"action": "leave", "userIds": users, "by": by}),
             MemberAction::Role(role) => json!({"action": "role", "userIds": users, "by": by, "role": role}),
         }),
+        (EntryKind::Reaction, Change::Reaction { emoji, added, .. }) => {
+            let action = if added { "add" } else { "remove" };
+            Some(json!({"action": action, "by": by, "emoji": emoji}))
+        }
         (EntryKind::System, Change::Name(name)) => Some(json!({"action": "name", "by": by, "name": name})),
         (EntryKind::System, Change::Durability(level)) => {
             Some(json!({"action": "durability", "by": by, "durability": level}))
         }
         (EntryKind::System, Change::PartitionMode(mode)) => {
             Some(json!({"action": "partitionMode", "by": by, "partitionMode": mode}))
+        }
+        (EntryKind::System, Change::Settings(change)) => {
+            let mut given = serde_json::Map::new();
+            let fields = [
+                ("onlyAdminsCanPost", change.only_admins_can_post.map(|only| json!(only))),
+                ("allowMemberInvites", change.allow_member_invites.map(|invites| json!(invites))),
+                ("retentionDays", change.retention_days.map(|days| json!(days))),
+            ];
+            given.extend(fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+            Some(json!({"action": "settings", "by": by, "settings": given}))
         }
         _ => None,
     }

@@ -14,7 +14,7 @@ use hearth_protocol::mesh::{Body, MeshFrame, Response};
 use hearth_protocol::record::Record;
 use hearth_protocol::{LogId, Placement, Timestamp};
 use prost::Message;
-use region_model::ports::{AppendOutcome, DedupKey, LogAppend, StoreError};
+use region_model::ports::{AppendOutcome, DedupKey, LogAppend, StoreError, TargetKey};
 use region_model::{DeviceOutcome, Effect, Input, Lane, Now, RegionCore};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -58,6 +58,7 @@ pub(crate) struct Runtime {
 struct StoreWork {
     appends: Vec<LogAppend>,
     dedup: Vec<DedupKey>,
+    targets: Vec<TargetKey>,
     marks: Vec<(LogId, u64)>,
     placements: Vec<Placement>,
     park: Vec<hearth_protocol::record::ParkedSend>,
@@ -154,6 +155,7 @@ impl Runtime {
         match effect {
             Effect::Append(append) => work.appends.push(*append),
             Effect::Dedup(key) => work.dedup.push(key),
+            Effect::Target(key) => work.targets.push(key),
             Effect::PutMark(log, mark) => work.marks.push((log, mark)),
             Effect::PutPlacement(placement) => work.placements.push(placement),
             Effect::Park(send) => {
@@ -283,7 +285,7 @@ impl Runtime {
 
     /// Hands a batch's store work over. Durable work first, in one call, so that it shares a commit.
     async fn store(&mut self, work: StoreWork) {
-        let StoreWork { appends, dedup, marks, placements, park, unpark } = work;
+        let StoreWork { appends, dedup, targets, marks, placements, park, unpark } = work;
         if !appends.is_empty() {
             fail_point("before-append");
             self.append(appends).await;
@@ -302,6 +304,14 @@ impl Runtime {
             let look = async move {
                 let records = store.dedup(dedup.clone()).await?;
                 Ok(dedup.into_iter().zip(records).map(|(key, record)| Input::Dedup(key, record)).collect())
+            };
+            self.start(Box::pin(look)).await;
+        }
+        for key in targets {
+            let store = self.region.stores.log.clone();
+            let look = async move {
+                let found = store.target(key.clone()).await?;
+                Ok(vec![Input::Target(key, Box::new(found))])
             };
             self.start(Box::pin(look)).await;
         }

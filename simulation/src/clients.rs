@@ -10,6 +10,7 @@ use hearth_protocol::{
 use region_model::view::{Members, View};
 use region_model::{Ack, Command, Input, LogView, Outcome};
 
+use crate::alterations::{Alteration, Named, said};
 use crate::history::{self, Acked, OnDisk, RegionSet, SessionId};
 use crate::plan::SECOND;
 use crate::random::Random;
@@ -54,13 +55,15 @@ pub(crate) struct Outstanding {
     retry_at: Option<u64>,
 }
 
-/// A message on its way to a region.
+/// A message, or a change of one, on its way to a region.
 #[derive(Clone, Debug)]
 pub(crate) struct Sending {
     client: usize,
     conversation: usize,
     message: MessageId,
     level: Option<Level>,
+    /// What it asks for; a message where there is none.
+    change: Option<Alteration>,
 }
 
 /// One user with one device at a time.
@@ -74,6 +77,7 @@ pub(crate) struct Client {
     pub(crate) conversations: Vec<usize>,
     pub(crate) outstanding: Vec<Outstanding>,
     cursors: BTreeMap<usize, Position>,
+    named: BTreeMap<usize, Named>,
     pub(crate) random: Random,
 }
 
@@ -89,6 +93,7 @@ impl Client {
             conversations: Vec::new(),
             outstanding: Vec::new(),
             cursors: BTreeMap::new(),
+            named: BTreeMap::new(),
             random,
         }
     }
@@ -103,6 +108,8 @@ pub(crate) struct Connection {
     pub(crate) device: DeviceId,
     /// Conversations that it is shown live, and the last position shown of each.
     live: BTreeMap<usize, Position>,
+    /// Conversations of which it was shown a delete.
+    deletes: BTreeSet<usize>,
     /// Conversations whose stream here has passed the removal of this user.
     removed: BTreeSet<usize>,
     /// When what was sent last arrives.
@@ -187,9 +194,18 @@ impl World {
             1 | 2 => Some(Level::TwoRegions),
             _ => None,
         };
-        let sending = Sending { client: number, conversation, message: MessageId(client.random.uuid()), level };
+        let message = MessageId(client.random.uuid());
+        let named = client.named.entry(conversation).or_default();
+        let change = named.pick(&mut client.random, message);
+        let writes = change.as_ref().is_none_or(|change| change.kind == EntryKind::Edit);
+        let sending = Sending { client: number, conversation, message, level, change };
         client.outstanding.push(Outstanding { sending: sending.clone(), sent_at: 0, queued: false, retry_at: None });
-        self.trace.count(self.now, "send", number as u64, conversation as u64);
+        let step = sending.change.as_ref().and_then(|change| change.kind.as_str()).unwrap_or("send");
+        self.trace.count(self.now, step, number as u64, conversation as u64);
+        if writes {
+            let event = history::Event::Wrote(self.conversations[conversation].id, message, message.to_string());
+            self.history.add(self.now, event);
+        }
         self.send(sending);
     }
 
@@ -223,14 +239,16 @@ impl World {
     /// What a client sent arrived at its region.
     pub(crate) fn sent(&mut self, region: usize, connection: u64, sending: Sending) {
         let Some(device) = self.connections.get(&connection).map(|connection| connection.device) else { return };
-        let Sending { client, conversation, message, level } = sending;
+        let Sending { client, conversation, message, level, change } = sending;
+        let text = || Bytes::from(format!("{{\"type\":\"text\",\"text\":\"{message}\"}}"));
         let command = Command {
             log: self.conversations[conversation].log,
-            kind: EntryKind::Message,
+            kind: change.as_ref().map_or(EntryKind::Message, |change| change.kind),
             sender: self.clients[client].user.clone(),
             id: message.0,
-            content: Bytes::from(format!("{{\"type\":\"text\",\"text\":\"{message}\"}}")),
+            content: change.as_ref().map_or_else(text, |change| change.change.encode()),
             reply_to: None,
+            target: change.map(|change| change.target.0),
             expires_at: None,
             level,
             origin: self.regions[region].id.clone(),
@@ -263,6 +281,7 @@ impl World {
             session,
             device,
             live: BTreeMap::new(),
+            deletes: BTreeSet::new(),
             removed: BTreeSet::new(),
             arrives: self.now,
         };
@@ -358,8 +377,10 @@ impl World {
         let at = client.outstanding.iter().position(|of| of.sending.message == message);
         match outcome {
             Outcome::Acked(ack) => {
-                if let Some(at) = at {
-                    client.outstanding.remove(at);
+                if let Some(Sending { conversation, change: None, .. }) =
+                    at.map(|at| client.outstanding.remove(at).sending)
+                {
+                    client.named.entry(conversation).or_default().note_own(message);
                 }
                 let step = if ack.duplicate { "ack-again" } else { "ack" };
                 self.trace.count(now, step, ack.position.epoch.0, ack.position.sequence.0);
@@ -463,8 +484,21 @@ impl World {
         let cursor = self.clients[connection.client].cursors.entry(conversation).or_default();
         *cursor = (*cursor).max(fixed.position);
         let (session, position) = (connection.session, fixed.position);
-        let event = history::Event::Shown(session, self.conversations[conversation].id, position, MessageId(fixed.id));
-        self.history.add(self.now, event);
+        let (id, message) = (self.conversations[conversation].id, MessageId(fixed.id));
+        let client = &mut self.clients[connection.client];
+        self.history.add(self.now, history::Event::Shown(session, id, position, message));
+        let plain = fixed.kind == EntryKind::Message;
+        if plain {
+            client.named.entry(conversation).or_default().note_seen(message);
+        }
+        if fixed.kind == EntryKind::Delete {
+            connection.deletes.insert(conversation);
+        }
+        // What a message says matters once a delete was shown.
+        if !plain || connection.deletes.contains(&conversation) {
+            let (did, text) = said(entry);
+            self.history.add(self.now, history::Event::Says { session, conversation: id, message, did, text });
+        }
     }
 
     /// Sessions of members are told that entries are left out.

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_protocol::record::{DedupRecord, LogRecord, OutboxRecord, ParkedSend};
+use hearth_protocol::record::{ChangeRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{LogId, Placement, Position, RegionId, SealedEntry, mesh};
-use region_model::ports::{DedupKey, LoadedLog, LogAppend, length_of};
+use region_model::ports::{DedupKey, LoadedLog, LogAppend, TargetFound, TargetKey, length_of};
 
 /// One log.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +20,8 @@ pub(crate) struct StoredLog {
     change: u64,
     /// What left the line, by position.
     tail: BTreeMap<Position, Arc<SealedEntry>>,
+    /// What was done to messages, by the number of what did it.
+    pub(crate) changes: BTreeMap<u64, ChangeRecord>,
 }
 
 impl StoredLog {
@@ -89,11 +91,13 @@ impl Disk {
                 stored.tail.insert(fixed.position, entry);
             }
             self.outbox.retain(|(log, sequence, _), _| *log != append.log || *sequence < from);
+            stored.changes.retain(|by, _| *by < from);
             stored.mark = stored.mark.min(from);
             stored.snapshot = stored.snapshot.take().filter(|(length, _)| *length <= from);
         }
         if let Some(begin) = &append.begin {
             stored.entries.retain(|sequence, _| !begin.dropped.contains(sequence));
+            stored.changes.retain(|by, _| !begin.dropped.contains(by));
         }
         let entries = append.filled.into_iter().chain(append.entries);
         stored.entries.extend(entries.map(|entry| (entry.sequence().0, entry)));
@@ -105,6 +109,7 @@ impl Disk {
         }
         stored.mark = stored.mark.max(append.mark);
         stored.change = self.change;
+        stored.changes.extend(append.changes.into_iter().map(|change| (change.position.sequence.0, change)));
         self.dedup.extend(append.dedup);
         for item in append.outbox {
             self.outbox.insert(outbox_key(&item), item);
@@ -170,6 +175,21 @@ impl Disk {
             loaded.change = stored.change;
         }
         loaded
+    }
+
+    /// What was done to messages of a log.
+    pub(crate) fn changes(&self, log: LogId) -> Vec<ChangeRecord> {
+        self.logs.get(&log).map(|stored| stored.changes.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// A message by its id, with what was done to it.
+    pub(crate) fn target(&self, key: &TargetKey) -> TargetFound {
+        let Some(stored) = self.logs.get(&key.log) else { return TargetFound::default() };
+        let named = stored.entries.values().filter(|entry| entry.entry.fixed.id == key.id);
+        let entry = named.min_by_key(|entry| (entry.entry.fixed.sender != key.actor, entry.sequence())).cloned();
+        let number = entry.as_ref().map(|entry| entry.sequence().0);
+        let changes = stored.changes.values().filter(|change| Some(change.target) == number).cloned().collect();
+        TargetFound { length: stored.length(), entry, changes }
     }
 
     pub(crate) fn entry(&self, log: LogId, sequence: u64) -> Option<&Arc<SealedEntry>> {

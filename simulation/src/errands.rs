@@ -76,6 +76,7 @@ fn change(
         id,
         content,
         reply_to: None,
+        target: None,
         expires_at: None,
         level: None,
         origin: origin.regions[at].id.clone(),

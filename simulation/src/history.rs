@@ -80,11 +80,92 @@ pub struct Row {
     pub message: MessageId,
 }
 
+/// What an entry does to a message, as its row says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Did {
+    /// It is one.
+    Message,
+    /// It gives this one other content.
+    Edit(MessageId),
+    /// It takes this one's content away.
+    Delete(MessageId),
+    /// A reaction comes or goes.
+    React {
+        /// To which message.
+        target: MessageId,
+        /// What it shows.
+        emoji: String,
+        /// Whether it comes.
+        added: bool,
+    },
+    /// Nothing.
+    Other,
+}
+
+impl Did {
+    /// Of a row of this kind with this target. `reaction`: its emoji, and whether it comes.
+    #[must_use]
+    pub fn of(kind: &str, target: Option<MessageId>, reaction: Option<(&str, bool)>) -> Self {
+        match (kind, target, reaction) {
+            ("message", ..) => Self::Message,
+            ("edit", Some(target), _) => Self::Edit(target),
+            ("delete", Some(target), _) => Self::Delete(target),
+            ("reaction", Some(target), Some((emoji, added))) => Self::React { target, emoji: emoji.to_owned(), added },
+            _ => Self::Other,
+        }
+    }
+}
+
+/// A row of a conversation with what it says, as somebody was given it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRow {
+    /// Its number.
+    pub sequence: u64,
+    /// Its id.
+    pub message: MessageId,
+    /// Who sent it.
+    pub sender: String,
+    /// When it was sequenced first, in milliseconds since the Unix epoch.
+    pub time: u64,
+    /// What it does.
+    pub did: Did,
+    /// The text that it gives.
+    pub text: Option<String>,
+    /// Whether it says that the message is deleted.
+    pub deleted: bool,
+    /// Reactions that it tells of, each with its count.
+    pub reactions: Vec<(String, u64)>,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A session hands a message over, for the first time or again. Recorded before the bytes leave.
     Invoke(SessionId, ConversationId, MessageId),
+    /// A client writes a text, of a message or an edit.
+    Wrote(ConversationId, MessageId, String),
+    /// What the row says that a session is shown.
+    Says {
+        /// Which session.
+        session: SessionId,
+        /// Where.
+        conversation: ConversationId,
+        /// Which row.
+        message: MessageId,
+        /// What it does.
+        did: Did,
+        /// The text that it gives.
+        text: Option<String>,
+    },
+    /// Somebody was given a conversation from its first row on, as it stood then.
+    Read {
+        /// Who, for people.
+        reader: String,
+        /// Of which conversation.
+        conversation: ConversationId,
+        /// The rows.
+        rows: Vec<ReadRow>,
+    },
     /// A session hears an ack.
     Ack {
         /// Which.

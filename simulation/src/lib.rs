@@ -11,6 +11,7 @@
 //! The same plan gives the same run, to the hash of everything that happened. [`history`] and [`checker`] know nothing
 //! of the simulation: the stories over real sockets fill the same history and are judged by the same checker.
 
+mod alterations;
 pub mod checker;
 mod clients;
 mod clock;

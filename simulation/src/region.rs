@@ -276,6 +276,10 @@ impl World {
                 Input::HashesRead { log, sequence, entries: disk.read(log, sequence, sequence + rows as u64) }
             }
             Effect::ReadTail { log, after, rows } => Input::TailPage { log, entries: disk.tail(log, after, rows) },
+            Effect::Target(key) => {
+                let found = Box::new(disk.target(&key));
+                Input::Target(key, found)
+            }
             _ => return,
         };
         self.input(place, input);
@@ -304,6 +308,7 @@ impl World {
             | Effect::ReadForPull { .. }
             | Effect::ReadHashes { .. }
             | Effect::ReadTail { .. }
+            | Effect::Target(_)
             | Effect::ReadForRetry { .. } => {
                 self.trace.count(self.now, read_name(&effect), place as u64, 0);
                 self.store_read(place, Event::Reads { region: place, start, effect: Box::new(effect) });
@@ -382,6 +387,7 @@ fn read_name(effect: &Effect<Ticket>) -> &'static str {
         Effect::ReadForPull { .. } => "read-for-pull",
         Effect::ReadHashes { .. } => "read-hash",
         Effect::ReadTail { .. } => "read-tail",
+        Effect::Target(_) => "read-target",
         _ => "read-for-retry",
     }
 }

@@ -6,14 +6,18 @@ use std::time::Instant;
 use hearth_protocol::MessageId;
 use serde::Serialize;
 
+use crate::alterations::shown_rows;
 use crate::checker::{self, Guarantee, Report, Violation};
 use crate::history::{Event, History, Row};
 use crate::plan::{FaultKind, Plan, SECOND};
 use crate::world::World;
 
 /// Protocol steps that the end of a report counts, whether they happened or not.
-pub const STEPS: [&str; 59] = [
+pub const STEPS: [&str; 63] = [
     "send",
+    "edit",
+    "delete",
+    "reaction",
     "resend",
     "ack",
     "ack-again",
@@ -47,6 +51,7 @@ pub const STEPS: [&str; 59] = [
     "read-for-replica",
     "read-for-pull",
     "read-for-retry",
+    "read-target",
     "read-hash",
     "read-tail",
     "start",
@@ -322,8 +327,12 @@ impl World {
                     epoch: entry.epoch().0,
                     message: MessageId(entry.entry.fixed.id),
                 };
-                let rows = disk.read(log, 1, mark).iter().map(row).collect();
+                let entries = disk.read(log, 1, mark);
+                let rows = entries.iter().map(row).collect();
+                let shown = shown_rows(&entries, &disk.changes(log));
+                let reader = format!("{} (reading {pass})", self.regions[region].id);
                 self.history.add(self.now, Event::Reading { region, pass, conversation: id, rows });
+                self.history.add(self.now, Event::Read { reader, conversation: id, rows: shown });
             }
         }
     }

@@ -4,6 +4,7 @@ mod administration;
 mod closed_door;
 mod crash;
 mod dev;
+mod edits;
 mod exits;
 mod failover;
 mod faults;

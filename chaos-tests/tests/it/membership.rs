@@ -224,3 +224,45 @@ async fn the_feed_pages_through_every_conversation_and_a_cursor_never_hides_one_
     drop(ann);
     mesh.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_and_settings_are_changed_from_every_region_and_the_last_admin_stays() {
+    let mesh = Mesh::quick(&[]).await;
+    let group = mesh.group("ann", 0, &["bob", "cem"]).await;
+    let bob = Peer::connect(&mesh, "bob", 1).await;
+    let path = format!("/api/v1/conversations/{group}");
+    let member = |user: &str| format!("{path}/members/{user}");
+    let patch =
+        async |by: &str, region: usize, path: &str, body: Value| mesh.rest(by, region, "PATCH", path, Some(body)).await;
+    let last = mesh.rest("ann", 0, "DELETE", &member("ann"), None).await;
+    assert_eq!((last.status, &last.body["error"]), (403, &json!("FORBIDDEN")), "{last:?}");
+    assert_eq!(patch("bob", 1, &member("bob"), json!({ "role": "admin" })).await.status, 403);
+    let promoted = patch("ann", 2, &member("bob"), json!({ "role": "admin" })).await;
+    assert_eq!(promoted.status, 200, "{promoted:?}");
+    bob.expect("message.new", |frame| {
+        frame["payload"]["change"] == json!({ "action": "role", "by": "ann", "role": "admin", "userIds": ["bob"] })
+    })
+    .await;
+    bob.expect("conversation.updated", |frame| frame["payload"]["role"] == "admin").await;
+    let settings = json!({ "settings": { "allowMemberInvites": false, "onlyAdminsCanPost": true } });
+    let patched = patch("bob", 1, &path, settings).await;
+    assert_eq!(patched.body["settings"]["allowMemberInvites"], false, "{patched:?}");
+    let invite = json!({ "userIds": ["dan"] });
+    let invited = mesh.rest("cem", 2, "POST", &format!("{path}/members"), Some(invite)).await;
+    assert_eq!(invited.status, 403, "{invited:?}");
+    let left = mesh.rest("ann", 0, "DELETE", &member("me"), None).await;
+    assert_eq!(left.status, 204, "{left:?}");
+    until("who left sees nothing of it in any region", Duration::from_secs(15), || async {
+        let mut gone = true;
+        for region in 0..3 {
+            for part in ["", "/members", "/messages", "/messages/1/edits"] {
+                gone &= mesh.rest("ann", region, "GET", &format!("{path}{part}"), None).await.status == 404;
+            }
+        }
+        gone
+    })
+    .await;
+    assert_eq!(patch("bob", 2, &member("bob"), json!({ "role": "member" })).await.status, 403);
+    drop(bob);
+    mesh.end().await;
+}

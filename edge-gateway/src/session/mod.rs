@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hearth_protocol::client::{
     AuthPayload, ClientFrame, CloseCode, ClosePayload, Connected, Draining, Endpoint, FrameError, HistoryRequest,
-    ReceiptPayload, ResumePayload, SendPayload, ServerFrame, TypingRequest, encode_server_frame, parse_client_frame,
+    ReceiptPayload, ResumePayload, ServerFrame, Submission, TypingRequest, encode_server_frame, parse_client_frame,
 };
 use hearth_protocol::rest::{HistoryQuery, SyncCursor, SyncRequest};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, ErrorCode, Refusal, Timestamp, UserId};
@@ -81,7 +81,7 @@ pub(crate) enum Effect {
     /// Registers the session at the core; answered by [`Session::handle_opened`].
     Open { user: UserId, device: DeviceId },
     /// Gives a message to the core.
-    Forward { request: Option<String>, send: Box<SendPayload> },
+    Forward { request: Option<String>, send: Box<Submission> },
     /// Gives a receipt to the core, with what this session was sent last of the conversation.
     Receipt { request: Option<String>, receipt: ReceiptPayload, sent: Option<(Epoch, u64)> },
     /// Gives a start or stop of typing to the core.
@@ -224,7 +224,8 @@ impl Session {
             };
         }
         match frame {
-            ClientFrame::Send(send) => self.send_message(id, send, now),
+            ClientFrame::Send(send) => self.submit(id, Submission::Message(*send), now),
+            ClientFrame::Change(change) => self.submit(id, Submission::Change(*change), now),
             ClientFrame::Heartbeat => self.send(&ServerFrame::HeartbeatAck(now.wall), None),
             ClientFrame::Receipt(receipt) => {
                 let sent = self.deliveries.sent(receipt.conversation_id);
@@ -330,16 +331,16 @@ impl Session {
         self.begin_resume(resume.resume_token.as_deref(), resume.cursors, now);
     }
 
-    fn send_message(&mut self, id: Option<String>, send: Box<SendPayload>, now: Moment) {
-        if send.expires_at.is_some_and(|at| at <= now.wall) {
+    fn submit(&mut self, id: Option<String>, send: Submission, now: Moment) {
+        if matches!(&send, Submission::Message(send) if send.expires_at.is_some_and(|at| at <= now.wall)) {
             return self.refuse(id.as_deref(), &Refusal::invalid("expiresAt is not in the future"), now);
         }
         let rate = self.rate.as_ref().expect("set before the core was asked");
-        if let Err(refusal) = rate.take(send.conversation_id, send.message_id, now.ticks) {
+        if let Err(refusal) = rate.take(send.conversation_id(), send.message_id(), now.ticks) {
             return self.refuse(id.as_deref(), &refusal, now);
         }
-        self.deliveries.own_sent(send.conversation_id, now.ticks);
-        self.effects.push_back(Effect::Forward { request: id, send });
+        self.deliveries.own_sent(send.conversation_id(), now.ticks);
+        self.effects.push_back(Effect::Forward { request: id, send: Box::new(send) });
     }
 
     fn sync(&mut self, id: Option<String>, request: SyncRequest, now: Moment) {

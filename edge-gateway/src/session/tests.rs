@@ -55,7 +55,7 @@ struct Story {
     now: Moment,
     sent: Vec<Value>,
     closed: Option<CloseCode>,
-    forwarded: Vec<SendPayload>,
+    forwarded: Vec<Submission>,
     calls: Vec<Ticket>,
     replays: Vec<SyncCursor>,
 }

@@ -12,7 +12,7 @@ use edge_gateway::{
     SystemClock, TokenVerifier, WebTransportCertificate,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
-use hearth_protocol::client::{Endpoint, ReceiptPayload, SendPayload, TypingRequest};
+use hearth_protocol::client::{Endpoint, ReceiptPayload, Submission, TypingRequest};
 use hearth_protocol::rest::{ApiAnswer, SyncCursor};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, NodeId, Refusal, RegionId, Timestamp, UserId};
 use parking_lot::Mutex;
@@ -114,7 +114,8 @@ impl Core for FakeCore {
         self.connections.lock().retain(|known| known.id != connection.id);
     }
 
-    fn send(&self, connection: &Arc<Connection>, request: Option<String>, send: SendPayload) {
+    fn send(&self, connection: &Arc<Connection>, request: Option<String>, send: Submission) {
+        let Submission::Message(send) = send else { panic!("these tests send messages") };
         let mut frames = self.frames.lock();
         let sequence = frames.len() as u64 + 1;
         let row = json!({"type": "message.new", "payload": {

@@ -230,6 +230,7 @@ async fn settle(
         delays,
         limits: options.limits,
         anti_entropy: options.anti_entropy,
+        content_sweep: options.content_sweep,
         failover: options.failover,
         failover_after: options.failover_after,
     };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_config::{
-    AdministrationSection, AuthSection, DrainSection, FailoverSection, ListenSection, LogSection, MeshRegion,
+    AdministrationSection, AuthSection, DrainSection, FailoverSection, Limits, ListenSection, LogSection, MeshRegion,
     MeshSection, Pem, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText, WebTransportCertificate,
 };
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,8 @@ pub struct DevOptions {
     pub limits: bool,
     /// Period of anti-entropy.
     pub anti_entropy: Duration,
+    /// Period of the sweep that takes the texts of deleted messages away.
+    pub content_sweep: Duration,
     /// Whether a region that is gone is failed over by itself.
     pub failover: bool,
     /// How long it is out of reach before, within [`FailoverSection::AFTER`].
@@ -75,6 +77,7 @@ impl Default for DevOptions {
             latency: Latency::Default,
             limits: true,
             anti_entropy: Duration::from_secs(5),
+            content_sweep: Limits::default().content_sweep,
             failover: FailoverSection::default().automatic,
             failover_after: FailoverSection::default().after,
             processes: false,
@@ -110,6 +113,8 @@ pub struct DevSpec {
     pub limits: bool,
     /// Period of anti-entropy.
     pub anti_entropy: Duration,
+    /// Period of the sweep that takes the texts of deleted messages away.
+    pub content_sweep: Duration,
     /// Whether a region that is gone is failed over by itself.
     pub failover: bool,
     /// How long it is out of reach before.
@@ -163,7 +168,7 @@ impl DevSpec {
 
     /// The configuration of one region: the same structure as `hearth serve` reads from a file.
     pub(crate) fn config(&self, region: &RegionSpec, secrets: &Secrets) -> RegionConfig {
-        let mut limits = hearth_config::Limits::default();
+        let mut limits = Limits { content_sweep: self.content_sweep, ..Limits::default() };
         if !self.limits {
             limits.messages_per_minute = 0;
         }

@@ -51,6 +51,7 @@ fn empty_append(log: LogId) -> LogAppend {
         begin: None,
         filled: vec![],
         dedup: vec![],
+        changes: vec![],
         outbox: vec![],
     }
 }

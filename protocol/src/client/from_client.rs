@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::changes::{Asked, ChangePayload, check_emoji};
 use super::content::Content;
 use super::json::json_depth_exceeds;
 use crate::error::Refusal;
@@ -150,6 +151,8 @@ pub enum ClientFrame {
     AuthRefresh(String),
     /// `message.send`.
     Send(Box<SendPayload>),
+    /// `message.edit`, `message.delete`, `reaction.add` or `reaction.remove`.
+    Change(Box<ChangePayload>),
     /// `message.received` or `message.read`: taken without an answer.
     Receipt(ReceiptPayload),
     /// `typing.start` or `typing.stop`: taken without an answer.
@@ -258,19 +261,40 @@ fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<Client
         }
         "sync.request" => ClientFrame::Sync(typed(payload)?),
         "history.request" => ClientFrame::History(typed(payload)?),
-        "message.edit"
-        | "message.delete"
-        | "reaction.add"
-        | "reaction.remove"
-        | "presence.set"
-        | "presence.subscribe"
-        | "presence.unsubscribe"
-        | "client.state"
-        | "delivery.explain" => {
+        "message.edit" | "message.delete" | "reaction.add" | "reaction.remove" => {
+            ClientFrame::Change(Box::new(change(&kind, payload, limits)?))
+        }
+        "presence.set" | "presence.subscribe" | "presence.unsubscribe" | "client.state" | "delivery.explain" => {
             return Err(Refusal::invalid(format!("frames of type {kind} are not served by this version yet")));
         }
         _ => return Err(Refusal::invalid("unknown frame type")),
     })
+}
+
+/// A change of an earlier message: what all of them have, and what its type adds.
+fn change(kind: &str, payload: &str, limits: &FrameLimits) -> Result<ChangePayload, Refusal> {
+    #[derive(Deserialize)]
+    struct Edit {
+        content: Content,
+    }
+    #[derive(Deserialize)]
+    struct React {
+        emoji: String,
+    }
+    let what = match kind {
+        "message.edit" => {
+            let Edit { content } = typed(payload)?;
+            content.check(limits.text_bytes)?;
+            Asked::Edit(content)
+        }
+        "message.delete" => Asked::Delete,
+        _ => {
+            let React { emoji } = typed(payload)?;
+            check_emoji(&emoji)?;
+            Asked::React { emoji, added: kind == "reaction.add" }
+        }
+    };
+    Ok(ChangePayload { what, ..typed(payload)? })
 }
 
 /// A payload of a known type. The error names the place, never the value.

@@ -1,10 +1,12 @@
 //! Frames between clients and edges: one JSON object a frame, as `protocol.md` fixes them.
 
+mod changes;
 mod content;
 mod from_client;
 mod from_server;
 mod json;
 
+pub use changes::{Asked, ChangePayload, Submission};
 pub use content::{Content, ContentType};
 pub use from_client::{
     AuthPayload, ClientFrame, FrameError, FrameLimits, HistoryRequest, ReceiptPayload, ResumePayload, SendPayload,

@@ -1,6 +1,6 @@
 //! Frames that clients send: the contract is what is read from the text.
 
-use hearth_protocol::client::{ClientFrame, FrameError, FrameLimits, parse_client_frame};
+use hearth_protocol::client::{Asked, ClientFrame, FrameError, FrameLimits, parse_client_frame};
 use hearth_protocol::{ErrorCode, Level};
 
 use crate::sample;
@@ -16,7 +16,7 @@ fn frame(name: &str) -> (Option<String>, ClientFrame) {
 #[test]
 fn every_golden_frame_of_a_client_is_taken() {
     let ids: Vec<_> = FRAMES.lines().map(|line| frame(line.split(' ').next().expect("a name")).0).collect();
-    assert_eq!(ids.len(), 15);
+    assert_eq!(ids.len(), 19);
 }
 
 #[test]
@@ -79,12 +79,50 @@ fn typing_and_what_is_on_the_screen_name_a_conversation_or_none() {
 }
 
 #[test]
+fn changes_of_a_message_name_it_and_what_is_done_to_it() {
+    let change = |name| match frame(name) {
+        (_, ClientFrame::Change(change)) => *change,
+        other => panic!("{name} is a change: {other:?}"),
+    };
+    let edit = change("message.edit");
+    let ids = (edit.message_id, edit.conversation_id, edit.target_message_id);
+    assert_eq!(ids, (sample::message(), sample::conversation(), hearth_protocol::MessageId(sample::uuid(4))));
+    assert!(matches!(&edit.what, Asked::Edit(content) if content.text.as_deref() == Some("better")));
+    assert_eq!(change("message.delete").what, Asked::Delete);
+    let react = |added| Asked::React { emoji: "👍".to_owned(), added };
+    assert_eq!(change("reaction.add").what, react(true));
+    assert_eq!(change("reaction.remove").what, react(false));
+}
+
+#[test]
+fn a_change_without_a_target_or_with_what_is_no_emoji_or_content_is_refused() {
+    let whole = |kind: &str, rest: &str| {
+        let (message, conversation) = (sample::uuid(2), sample::uuid(1));
+        let ids = format!(r#""messageId":"{message}","conversationId":"{conversation}""#);
+        let text = format!(r#"{{"type":"{kind}","payload":{{{ids}{rest}}}}}"#);
+        parse_client_frame(text.as_bytes(), &FrameLimits::default()).1
+    };
+    let target = format!(r#","targetMessageId":"{}""#, sample::uuid(4));
+    let with = |rest: &str| format!("{target}{rest}");
+    let emoji = |emoji: &str| with(&format!(r#","emoji":"{emoji}""#));
+    for (kind, rest, error) in [
+        ("message.delete", String::new(), ErrorCode::InvalidMessage),
+        ("message.edit", target.clone(), ErrorCode::InvalidMessage),
+        ("message.edit", with(r#","content":{"type":"text","text":""}"#), ErrorCode::InvalidMessage),
+        ("reaction.add", target.clone(), ErrorCode::InvalidMessage),
+        ("reaction.add", emoji(""), ErrorCode::InvalidMessage),
+        ("reaction.add", emoji("a b"), ErrorCode::InvalidMessage),
+        ("reaction.remove", emoji(&"x".repeat(65)), ErrorCode::TooLarge),
+    ] {
+        let Err(FrameError::Refused(refusal)) = whole(kind, &rest) else { panic!("{kind} {rest} is refused") };
+        assert_eq!(refusal.error, error, "{kind} {rest}");
+    }
+    assert!(whole("message.delete", &target).is_ok());
+}
+
+#[test]
 fn frames_of_later_versions_and_unknown_ones_are_refused_and_end_no_session() {
     let later = [
-        "message.edit",
-        "message.delete",
-        "reaction.add",
-        "reaction.remove",
         "presence.set",
         "presence.subscribe",
         "presence.unsubscribe",

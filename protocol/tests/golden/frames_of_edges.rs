@@ -9,7 +9,7 @@ use hearth_protocol::client::{
 use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, Role, Settings};
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::rest::{
-    ConversationRow, HistoryResponse, Participant, Range, Row, SyncRefusal, SyncResponse, SyncedConversation,
+    ConversationRow, HistoryResponse, Participant, Range, Reactions, Row, SyncRefusal, SyncResponse, SyncedConversation,
 };
 use hearth_protocol::{Epoch, ErrorCode, Level, Refusal};
 
@@ -32,6 +32,28 @@ fn row() -> Row {
         expires_at: Some(time()),
         origin_region: region("us-east"),
         original_timestamp: Some(time()),
+        edited_at: None,
+        deleted: None,
+        reactions: None,
+    }
+}
+
+fn edited_row() -> Row {
+    let reactions = vec![Reactions { emoji: "👍".to_owned(), count: 2, by_me: true }];
+    Row { edited_at: Some(time()), reactions: Some(reactions), ..row() }
+}
+
+fn deleted_row() -> Row {
+    Row { content: None, deleted: Some(true), ..row() }
+}
+
+fn reaction_row() -> Row {
+    Row {
+        content: None,
+        kind: "reaction".to_owned(),
+        target_message_id: Some(message()),
+        change: Some(serde_json::json!({"action": "add", "by": "ann", "emoji": "👍"})),
+        ..member_row()
     }
 }
 
@@ -161,6 +183,9 @@ fn message_frames() -> Vec<(&'static str, ServerFrame)> {
         ("message.refused", ServerFrame::Refused(refused)),
         ("message.new", ServerFrame::New(Box::new(row()))),
         ("message.new-member", ServerFrame::New(Box::new(member_row()))),
+        ("message.new-edited", ServerFrame::New(Box::new(edited_row()))),
+        ("message.new-deleted", ServerFrame::New(Box::new(deleted_row()))),
+        ("message.new-reaction", ServerFrame::New(Box::new(reaction_row()))),
         ("conversation.new", ServerFrame::ConversationNew(Box::new(conversation_row(false)))),
         ("conversation.updated", ServerFrame::ConversationUpdated(Box::new(conversation_row(true)))),
         ("conversation.updated-read-only", ServerFrame::ConversationUpdated(Box::new(read_only))),

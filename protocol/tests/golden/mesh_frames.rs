@@ -124,8 +124,11 @@ fn frames() -> Vec<(&'static str, Body)> {
         original_time: 0,
         round: 0,
         place: 0,
+        target: Bytes::new(),
         joined: 0,
     };
+    let target = Bytes::copy_from_slice(uuid(5).as_bytes());
+    let edit = Forward { kind: 2, target, ..forward.clone() };
     let parked = Forward { parked: true, ..forward.clone() };
     let in_round = Forward { round: 77, place: 2, ..forward.clone() };
     let under_membership = Forward { joined: 8, ..parked.clone() };
@@ -135,6 +138,7 @@ fn frames() -> Vec<(&'static str, Body)> {
         ("forward-parked", Body::Forward(parked)),
         ("forward-tail", Body::Forward(tail)),
         ("forward-round", Body::Forward(in_round)),
+        ("forward-edit", Body::Forward(edit)),
         ("forward-joined", Body::Forward(under_membership)),
     ];
     let logged = seals().into_iter().chain(answers()).chain(logs());

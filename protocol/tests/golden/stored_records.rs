@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use hearth_protocol::entry::{
-    ConversationKind, Entry, EntryError, Fixed, HistoryForNewMembers, MemberAction, Role, Settings, content_digest,
+    ConversationKind, Entry, EntryError, Fixed, HistoryForNewMembers, MemberAction, Role, Settings, SettingsChange,
+    content_digest,
 };
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::record::{
-    CursorRecord, DedupRecord, LogRecord, Opening, OutboxRecord, ParkedSend, Reached, Record, RecordError,
-    StoreIdentity,
+    ChangeRecord, CursorRecord, DedupRecord, LogRecord, MessageChange, Opening, OutboxRecord, ParkedSend, Reached,
+    Record, RecordError, StoreIdentity,
 };
 use hearth_protocol::{Change, EntryKind, Epoch, Header, Level, LossStatement, Placement, SealedEntry};
 
@@ -61,6 +62,8 @@ fn opened_placement() -> Placement {
 
 fn changes() -> Vec<(&'static str, Change)> {
     let members = |action| Change::Members { action, users: vec![user("ann"), user("bob")] };
+    let settings =
+        SettingsChange { only_admins_can_post: Some(true), allow_member_invites: Some(false), retention_days: Some(7) };
     vec![
         ("members-add-admin", members(MemberAction::Add(Role::Admin))),
         ("members-add-member", members(MemberAction::Add(Role::Member))),
@@ -80,6 +83,12 @@ fn changes() -> Vec<(&'static str, Change)> {
         ("partition-mode-park", Change::PartitionMode(PartitionMode::Park)),
         ("partition-mode-read-only", Change::PartitionMode(PartitionMode::ReadOnly)),
         ("partition-mode-fail", Change::PartitionMode(PartitionMode::Fail)),
+        ("settings", Change::Settings(settings)),
+        ("settings-nothing", Change::Settings(SettingsChange::default())),
+        ("edit", Change::Edit { target: 299, content: r#"{"type":"text","text":"better"}"#.to_owned() }),
+        ("delete", Change::Delete { target: 299 }),
+        ("reaction-added", Change::Reaction { target: 299, emoji: "👍".to_owned(), added: true }),
+        ("reaction-removed", Change::Reaction { target: 299, emoji: "👍".to_owned(), added: false }),
     ]
 }
 
@@ -157,8 +166,13 @@ fn every_change_and_header_has_its_golden_bytes_and_reads_back() {
 
 /// The golden value of a record; it reads back, and not under another version byte or none.
 fn golden<T: Record + PartialEq + std::fmt::Debug>(record: &T) -> String {
+    assert_eq!(record.encode()[0], T::VERSION);
+    golden_of_any(record)
+}
+
+/// The same of a record that may be written as an older version still.
+fn golden_of_any<T: Record + PartialEq + std::fmt::Debug>(record: &T) -> String {
     let mut bytes = record.encode();
-    assert_eq!(bytes[0], T::VERSION);
     assert_eq!(&T::decode(&bytes).expect("it reads back"), record);
     let value = hex(&bytes);
     bytes[0] = T::VERSION + 1;
@@ -196,6 +210,8 @@ fn parked_send() -> ParkedSend {
         level: Some(Level::Majority),
         parked_at: time(),
         refused: None,
+        kind: EntryKind::Message,
+        target: None,
         joined: Some(7),
     }
 }
@@ -215,6 +231,11 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
     let reached = |epoch, up_to| Reached { epoch: Epoch(epoch), up_to, at: time() };
     let (delivered, read) = (vec![reached(1, 99), reached(2, 300)], vec![reached(2, 200)]);
     let cursor = CursorRecord { log: log(), user: user("bob"), delivered, read };
+    let edit = Change::Edit { target: 0, content: r#"{"type":"text","text":"better"}"#.to_owned() };
+    let parked_edit =
+        ParkedSend { content: edit.encode(), kind: EntryKind::Edit, target: Some(uuid(5)), ..parked_send() };
+    let change = |what| ChangeRecord { target: 299, position: position(), sender: user("ann"), time: time(), what };
+    assert_eq!((parked_send().encode()[0], parked_edit.encode()[0]), (2, 3), "a message parks as it always did");
     let (before, placement_before) = of_before("records.txt", "placement");
     assert_eq!(Placement::decode(&before).expect("version 1 reads"), placement());
     let (before, parked_before) = of_before("records.txt", "parked");
@@ -228,8 +249,12 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
         ("dedup", golden(&dedup)),
         ("parked", parked_before),
         ("parked-refused", refused_before),
-        ("parked-2", golden(&parked_send())),
-        ("parked-refused-2", golden(&refused)),
+        ("parked-2", golden_of_any(&parked_send())),
+        ("parked-refused-2", golden_of_any(&refused)),
+        ("parked-3-edit", golden(&parked_edit)),
+        ("change-edited", golden(&change(MessageChange::Edited))),
+        ("change-deleted", golden(&change(MessageChange::Deleted))),
+        ("change-reacted", golden(&change(MessageChange::Reacted { emoji: "👍".to_owned(), added: true }))),
         ("outbox", golden(&outbox)),
         ("store-identity", golden(&identity)),
         ("placement", placement_before),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use hearth_protocol::client::QueuedReason;
 use hearth_protocol::{
-    EntryKind, ErrorCode, Level, LogId, Position, Refusal, RegionId, SealedEntry, Timestamp, UserId, mesh,
+    Change, EntryKind, ErrorCode, Level, LogId, Position, Refusal, RegionId, SealedEntry, Timestamp, UserId, mesh,
 };
 use uuid::Uuid;
 
@@ -22,6 +22,8 @@ pub struct Command {
     pub content: Bytes,
     /// What it answers.
     pub reply_to: Option<Uuid>,
+    /// The message that it changes.
+    pub target: Option<Uuid>,
     /// When its content goes.
     pub expires_at: Option<Timestamp>,
     /// A level above the log's own.
@@ -55,6 +57,7 @@ impl Command {
             joined: self.joined.map_or(0, |sequence| sequence.saturating_add(1)),
             round: 0,
             place: 0,
+            target: self.target.map(|id| Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
         }
     }
 
@@ -68,6 +71,7 @@ impl Command {
             id: Uuid::from_slice(&forward.id).ok()?,
             content: forward.content.clone(),
             reply_to: if forward.reply_to.is_empty() { None } else { Some(Uuid::from_slice(&forward.reply_to).ok()?) },
+            target: if forward.target.is_empty() { None } else { Some(Uuid::from_slice(&forward.target).ok()?) },
             expires_at: (forward.expires_at > 0).then_some(Timestamp(forward.expires_at)),
             level: if forward.level == 0 { None } else { Some(Level::from_number(forward.level)?) },
             origin: RegionId::new(&forward.origin).ok()?,
@@ -161,22 +165,44 @@ impl Outcome {
     }
 }
 
-/// The command that an entry came from.
-pub(crate) fn command_of(log: LogId, sealed: &SealedEntry) -> Option<(Command, [u8; 16])> {
+/// The command that an entry came from. Where the content was taken away it is empty.
+pub(crate) fn command_of(log: LogId, sealed: &SealedEntry) -> (Command, [u8; 16]) {
     let fixed = &sealed.entry.fixed;
-    let (salt, content) = sealed.entry.content.as_ref()?;
+    let (salt, content) = sealed.entry.content.clone().unwrap_or_default();
     let command = Command {
         log,
         kind: fixed.kind,
         sender: fixed.sender.clone(),
         id: fixed.id,
-        content: content.clone(),
+        content,
         reply_to: fixed.reply_to,
+        target: fixed.target,
         expires_at: fixed.expires_at,
         level: Some(fixed.level),
         origin: fixed.origin.clone(),
         original_time: fixed.original_time,
         joined: Some(fixed.position.sequence.0),
     };
-    Some((command, salt[..].try_into().unwrap_or_default()))
+    (command, salt[..].try_into().unwrap_or_default())
+}
+
+pub(crate) fn other_content() -> Refusal {
+    Refusal::new(ErrorCode::DuplicateMessage, "this messageId was used for another content or replyTo")
+}
+
+/// Whether a command repeats an entry: content gone, the id alone decides.
+pub(crate) fn same_content(sealed: &SealedEntry, command: &Command) -> bool {
+    let fixed = &sealed.entry.fixed;
+    let sent = fixed.kind.is_sent() || command.kind.is_sent();
+    if fixed.reply_to != command.reply_to || (sent && (fixed.kind, fixed.target) != (command.kind, command.target)) {
+        return false;
+    }
+    match fixed.kind {
+        EntryKind::Message => sealed.content().is_none_or(|content| *content == command.content),
+        // The number of the message is the home's.
+        kind if kind.changes_message() => sealed.change().is_none_or(|change| {
+            Some(change.of_message(0)) == Change::decode(&command.content).map(|asked| asked.of_message(0))
+        }),
+        _ => true,
+    }
 }

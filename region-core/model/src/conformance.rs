@@ -7,7 +7,9 @@
 //! ```
 //! makes one `#[tokio::test]` of each sentence. Every sentence gets a subject of its own, with empty stores.
 
+mod changes;
 mod cursors;
+mod dedup;
 mod looks;
 mod map_store;
 pub mod samples;
@@ -16,7 +18,13 @@ mod tails;
 use std::future::Future;
 use std::pin::Pin;
 
+pub use changes::{
+    a_message_is_found_by_its_id_with_what_was_done_to_it,
+    content_that_is_taken_away_leaves_the_rest_of_its_entries_in_the_log_and_in_its_tail,
+    what_was_done_to_messages_goes_with_the_entries_that_did_it_and_with_their_log,
+};
 pub use cursors::cursors_are_replaced_paged_by_member_and_numbered_with_the_appends;
+pub use dedup::dedup_records_before_a_time_are_forgotten_page_by_page_and_no_others;
 pub use looks::a_look_shows_what_a_read_shows_and_ids_without_records;
 pub use map_store::{
     keys_of_the_map_are_put_ranged_and_taken_away_in_order,
@@ -26,7 +34,7 @@ pub use tails::what_is_put_apart_leaves_the_log_with_its_dedup_and_stays_as_its_
 
 use bytes::Bytes;
 use hearth_protocol::record::{LogRecord, OutboxRecord};
-use hearth_protocol::{Epoch, LogKind, Timestamp};
+use hearth_protocol::{Epoch, LogKind};
 use samples::{
     append, conversation, dedup_key, dedup_of, entries, entry, outbox, parked, placement, record, region, user,
 };
@@ -62,6 +70,9 @@ macro_rules! store_conformance {
             a_load_brings_the_entries_from_the_lower_of_snapshot_and_mark_on,
             a_log_goes_on_above_an_open_range_that_is_filled_from_above_and_dropped_by_a_new_beginning,
             what_is_put_apart_leaves_the_log_with_its_dedup_and_stays_as_its_tail,
+            a_message_is_found_by_its_id_with_what_was_done_to_it,
+            content_that_is_taken_away_leaves_the_rest_of_its_entries_in_the_log_and_in_its_tail,
+            what_was_done_to_messages_goes_with_the_entries_that_did_it_and_with_their_log,
             a_read_stops_at_its_bounds,
             dedup_finds_what_was_appended_and_nothing_else,
             dedup_records_before_a_time_are_forgotten_page_by_page_and_no_others,
@@ -414,32 +425,6 @@ pub async fn dedup_finds_what_was_appended_and_nothing_else(subject: &mut dyn Su
     let one = Some(dedup_of(1).1);
     assert_eq!(found, vec![Some(dedup_of(2).1), None, None, None, one.clone(), one]);
     assert_eq!(stores.log.dedup(vec![]).await, Ok(vec![]));
-}
-
-/// See the name; entries, and records at the very time, stay.
-pub async fn dedup_records_before_a_time_are_forgotten_page_by_page_and_no_others(subject: &mut dyn Subject) {
-    let stores = subject.stores();
-    let logs = [1, 2].map(conversation);
-    apply(&stores, logs.map(|log| append(log, 0, 5)).to_vec()).await;
-    let (mut after, mut pages) = (None, 0);
-    loop {
-        after = stores.log.expire_dedup(Timestamp(1_003), after, 3).await.expect("forgets");
-        pages += 1;
-        if after.is_none() {
-            break;
-        }
-    }
-    assert_eq!(pages, 4, "three records are looked at a page");
-    for log in logs {
-        let keys = (0..5).map(|sequence| dedup_key(log, sequence)).collect();
-        let kept = [None, None, None, Some(dedup_of(3).1), Some(dedup_of(4).1)];
-        assert_eq!(stores.log.dedup(keys).await.expect("looks up"), kept);
-        assert_eq!(stores.log.load(log).await.expect("loads").length, 5);
-    }
-    // What is forgotten may be sent and sequenced again.
-    apply(&stores, vec![LogAppend { dedup: append(logs[0], 0, 1).dedup, ..append(logs[0], 5, 1) }]).await;
-    assert_eq!(stores.log.dedup(vec![dedup_key(logs[0], 0)]).await, Ok(vec![Some(dedup_of(0).1)]));
-    assert_eq!(stores.log.expire_dedup(Timestamp(0), None, 99).await, Ok(None));
 }
 
 /// See the name.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::client::QueuedReason;
-use hearth_protocol::{Change, EntryKind, Epoch, Level, LogKind, RegionId, SealedEntry, UserId, mesh};
+use hearth_protocol::{Change, Epoch, Level, LogKind, RegionId, SealedEntry, UserId, mesh};
 
 use crate::command::{Ack, Command, Outcome, command_of};
 use crate::core::Context;
@@ -52,12 +52,11 @@ impl<R: Clone> Log<R> {
         let of_it = self
             .pending
             .iter()
-            .filter(|pending| pending.entry.entry.fixed.kind == EntryKind::Message)
-            .filter(|pending| pending.entry.entry.fixed.sender == *sender);
-        let command = |pending: &Pending<R>| {
-            command_of(self.id, &pending.entry).map(|(command, _)| (command, pending.skip.is_some()))
-        };
-        of_it.filter_map(command).collect()
+            .filter(|pending| pending.entry.entry.fixed.kind.is_sent())
+            .filter(|pending| pending.entry.entry.fixed.sender == *sender)
+            // An edit that came back without its text has nothing to be sent again.
+            .filter(|pending| pending.entry.content().is_some());
+        of_it.map(|pending| (command_of(self.id, &pending.entry).0, pending.skip.is_some())).collect()
     }
 
     /// Entries above the mark, `from <= sequence < to`.

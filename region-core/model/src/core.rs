@@ -331,6 +331,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Input::Dedup(key, record) => {
                 self.with_log(key.log, now, effects, |log, context| log.dedup_answer(&key, record, context));
             }
+            Input::Target(key, found) => {
+                self.with_log(key.log, now, effects, |log, context| log.target_found(&key, &found, context));
+            }
             Input::Appended { log, length, change, ranges, promises } => {
                 self.appended(log, length, change, ranges, now, effects);
                 self.promised(log, promises, now, effects);

@@ -8,7 +8,7 @@ use hearth_protocol::{Epoch, LogId, Placement, Position, Refusal, RegionId, Seal
 use uuid::Uuid;
 
 use crate::command::{Ack, Outcome};
-use crate::ports::{DedupKey, LogAppend};
+use crate::ports::{DedupKey, LogAppend, TargetKey};
 use crate::view::{Members, View};
 
 /// Which of a link's streams a frame takes.
@@ -29,6 +29,8 @@ pub enum Effect<R> {
     Load(LogId),
     /// Look up a dedup record; answer with `Input::Dedup`.
     Dedup(DedupKey),
+    /// Look up a message that is to be changed; answer with `Input::Target`.
+    Target(TargetKey),
     /// Append; answer with `Input::Appended`.
     Append(Box<LogAppend>),
     /// Remember a mark that no append carries.

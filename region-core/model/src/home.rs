@@ -12,14 +12,15 @@ use hearth_protocol::{
 };
 use uuid::Uuid;
 
-use crate::command::{Ack, Command, Outcome};
+use crate::command::{Ack, Command, Outcome, other_content, same_content};
 use crate::core::{Context, is_passing};
 use crate::effect::{Effect, Lane};
 use crate::log::{Log, Pending, PushedBy, Replicas, Waiter, first_record, outbox_records};
 use crate::mutants::Mutant;
 use crate::ownership::Flaw;
-use crate::ports::DedupKey;
-use crate::view::{Decision, View};
+use crate::ports::{DedupKey, TargetFound, TargetKey};
+use crate::targets::TargetLook;
+use crate::view::Decision;
 
 /// Who may wait for one entry; the oldest of more than that goes unanswered and asks again by its own timer.
 const WAITERS_OF_AN_ENTRY: usize = 64;
@@ -34,11 +35,16 @@ struct Submit<R> {
     salt: [u8; 16],
     waiter: Waiter<R>,
     looked_up: Option<Option<DedupRecord>>,
+    target: TargetLook,
     /// Entries on disk when the command came: its lookup, asked later, cannot miss any of them.
     durable_before: u64,
 }
 
 impl<R> Submit<R> {
+    fn is_ready(&self) -> bool {
+        self.looked_up.is_some() && !matches!(self.target, TargetLook::Asked)
+    }
+
     fn id(&self) -> SentId {
         (self.command.sender.clone(), self.command.id)
     }
@@ -131,6 +137,14 @@ impl<R> HomeState<R> {
         }
     }
 
+    /// Where an entry stands that is not on disk yet, or was not when an open lookup was asked. `None`: of any sender.
+    pub(crate) fn in_flight_of(&self, sender: Option<&UserId>, id: Uuid) -> Option<u64> {
+        match sender {
+            Some(sender) => self.in_flight.get(&(sender.clone(), id)).copied(),
+            None => self.in_flight.iter().find(|((_, known), _)| *known == id).map(|(_, sequence)| *sequence),
+        }
+    }
+
     /// Drops ids that no open lookup can have missed.
     pub(crate) fn forget_settled(&mut self) {
         let safe_below = self.submits.front().map_or(u64::MAX, |submit| submit.durable_before);
@@ -168,7 +182,7 @@ impl<R> HomeState<R> {
 /// Entries that clients name by id: only they are deduplicated, and come back when they are in a tail.
 #[must_use]
 pub fn is_by_id(kind: EntryKind) -> bool {
-    matches!(kind, EntryKind::Message | EntryKind::Member | EntryKind::System)
+    kind.is_sent() || matches!(kind, EntryKind::Member | EntryKind::System)
 }
 
 /// Answers one waiter.
@@ -248,7 +262,8 @@ impl<R: Clone> Log<R> {
     /// Queues a command to be decided, after its lookup where it needs one.
     fn admit(&mut self, command: Command, salt: [u8; 16], waiter: Waiter<R>, context: &mut Context<'_, R>) {
         let looked_up = if is_by_id(command.kind) { None } else { Some(None) };
-        let submit = Submit { command, salt, waiter, looked_up, durable_before: self.durable };
+        let target = self.look_for_target(&command, context);
+        let submit = Submit { command, salt, waiter, looked_up, target, durable_before: self.durable };
         if submit.looked_up.is_none() {
             self.look_up(&submit, context);
         }
@@ -284,14 +299,27 @@ impl<R: Clone> Log<R> {
         self.take_paced(context);
     }
 
+    /// Takes the answer of a look-up of a message that commands change.
+    pub(crate) fn target_found(&mut self, key: &TargetKey, found: &TargetFound, context: &mut Context<'_, R>) {
+        for submit in &mut self.home.submits {
+            if matches!(submit.target, TargetLook::Asked) && Self::is_target_of(&submit.command, key) {
+                submit.target = TargetLook::Found(Box::new(found.clone()));
+            }
+        }
+        self.decide_ready(context);
+        self.take_paced(context);
+    }
+
     fn decide_ready(&mut self, context: &mut Context<'_, R>) {
-        while self.home.submits.front().is_some_and(|submit| submit.looked_up.is_some()) {
+        while self.home.submits.front().is_some_and(Submit::is_ready) {
             if let Some(submit) = self.home.submits.pop_front() {
                 self.decide(submit, context);
             }
         }
         self.home.turns_away &= self.has_undecided();
         self.home.forget_settled();
+        let looked_up = self.home.submits.front().map_or(u64::MAX, |submit| submit.durable_before);
+        self.changed.forget_below(looked_up.min(self.durable));
     }
 
     fn decide(&mut self, submit: Submit<R>, context: &mut Context<'_, R>) {
@@ -317,6 +345,16 @@ impl<R: Clone> Log<R> {
             }
             Some(_) | None => {}
         }
+        let target = match &submit.target {
+            TargetLook::Found(found) => self.target_of(&submit.command, found),
+            TargetLook::Asked | TargetLook::NotNeeded => Ok(None),
+        };
+        let Ok(target) = target else {
+            // The look-up overtook a commit that it should have seen: that is on disk by now.
+            let submit = Submit { target: self.look_for_target(&submit.command, context), ..submit };
+            self.home.submits.push_front(submit);
+            return;
+        };
         let Submit { command, salt, waiter, looked_up, .. } = submit;
         if let Some(Some(record)) = looked_up.filter(|_| !Mutant::Rule(Flaw::NoDedup).is_on()) {
             self.answer_retry(&record, &command, waiter, context);
@@ -329,10 +367,10 @@ impl<R: Clone> Log<R> {
         if self.length == 0 && self.id.kind == LogKind::Placement {
             self.open_placement_log(context);
         }
-        match self.judge(&command, context) {
-            Decision::Append { content, level } => match self.refuse_level(&command, level) {
+        match self.judge(&command, target.as_ref(), context) {
+            Decision::Append { content, level, bare } => match self.refuse_level(&command, level) {
                 Some(refusal) => answer(waiter, Outcome::Refused(refusal), context.effects, self.id),
-                None => self.append(command, content, level, salt, waiter, context),
+                None => self.append(Command { content, level: Some(level), ..command }, bare, salt, waiter, context),
             },
             Decision::AlreadySo => self.answer_already(waiter, context),
             Decision::Refuse(refusal) => {
@@ -358,27 +396,6 @@ impl<R: Clone> Log<R> {
         }
     }
 
-    /// A message that was sequenced before and comes back with a tail was admitted then.
-    fn judge(&self, command: &Command, context: &Context<'_, R>) -> Decision {
-        let comes_back = command.original_time.is_some() && command.kind == EntryKind::Message;
-        if comes_back && matches!(self.view, View::Conversation(_)) {
-            let level = command.level.unwrap_or_default().max(self.view.level());
-            return Decision::Append { content: command.content.clone(), level };
-        }
-        if self.was_sent_before_leaving(command) {
-            let refusal = Refusal::new(ErrorCode::Forbidden, "its sender left the conversation after it was sent");
-            return Decision::Refuse(refusal);
-        }
-        self.view.decide(command, context.now.wall, context.bounds)
-    }
-
-    /// Whether a member sent this under a membership that has ended, and is a member again: what waited at one region
-    /// may have been refused meanwhile, and no region may take later what another one has refused.
-    fn was_sent_before_leaving(&self, command: &Command) -> bool {
-        let (Some(joined), View::Conversation(state)) = (command.joined, &self.view) else { return false };
-        state.members.get(&command.sender).is_some_and(|member| member.since > joined)
-    }
-
     /// A level that asks for more copies than there are voters would wait for ever.
     fn refuse_level(&self, command: &Command, level: Level) -> Option<Refusal> {
         let voters = match (&self.record, &self.placement) {
@@ -401,11 +418,11 @@ impl<R: Clone> Log<R> {
         Position { epoch: self.epoch(), sequence: Sequence(self.length) }
     }
 
+    /// Appends what a command asks for, in its content and at its level; `bare` leaves the content out.
     fn append(
         &mut self,
         command: Command,
-        content: Bytes,
-        level: Level,
+        bare: bool,
         salt: [u8; 16],
         waiter: Waiter<R>,
         context: &mut Context<'_, R>,
@@ -428,16 +445,16 @@ impl<R: Clone> Log<R> {
                 sender: command.sender,
                 id: command.id,
                 time,
-                level,
-                digest: content_digest(&salt, &content),
+                level: command.level.unwrap_or_default(),
+                digest: content_digest(&salt, &command.content),
                 previous: self.tip.map_or([0; 32], |tip| tip.hash),
                 origin: command.origin,
                 reply_to: command.reply_to,
-                target: None,
+                target: command.target,
                 expires_at: command.expires_at,
                 original_time: command.original_time,
             },
-            content: Some((Bytes::copy_from_slice(&salt), content)),
+            content: (!bare).then(|| (Bytes::copy_from_slice(&salt), command.content)),
         });
         let by = PushedBy { waiter, skip, now: context.now.monotonic };
         self.home.waiters += usize::from(!matches!(by.waiter, Waiter::Gone));
@@ -458,14 +475,14 @@ impl<R: Clone> Log<R> {
             id: Uuid::nil(),
             content: Header::Placement.encode(),
             reply_to: None,
+            target: None,
             expires_at: None,
-            level: None,
+            level: Some(Level::Majority),
             origin: context.me.clone(),
             original_time: None,
             joined: None,
         };
-        let content = header.content.clone();
-        self.append(header, content, Level::Majority, [0; 16], Waiter::Gone, context);
+        self.append(header, false, [0; 16], Waiter::Gone, context);
     }
 
     /// A retry of an entry that is still on its way waits with it.
@@ -560,17 +577,6 @@ fn no_room() -> Refusal {
     Refusal::new(ErrorCode::Overloaded, "too many entries of this log wait for copies")
         .with_retry_after(5)
         .with_limit(format!("{} entries", limits::UNMARKED_ENTRIES))
-}
-
-pub(crate) fn other_content() -> Refusal {
-    Refusal::new(ErrorCode::DuplicateMessage, "this messageId was used for another content or replyTo")
-}
-
-/// Whether a command repeats an entry: content gone, the id alone decides.
-pub(crate) fn same_content(sealed: &SealedEntry, command: &Command) -> bool {
-    let fixed = &sealed.entry.fixed;
-    fixed.reply_to == command.reply_to
-        && (fixed.kind != EntryKind::Message || sealed.content().is_none_or(|content| *content == command.content))
 }
 
 /// The regions whose links are up.

@@ -22,6 +22,7 @@ pub mod receipts;
 pub mod region_map;
 mod replica;
 mod succession;
+mod targets;
 pub mod typing;
 pub mod view;
 

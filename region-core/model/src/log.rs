@@ -15,6 +15,7 @@ use crate::effect::LogView;
 use crate::home::{HomeState, is_by_id};
 use crate::ports::{DedupKey, LoadedLog, LogAppend};
 use crate::succession::NewerLine;
+use crate::targets::{Changed, change_record};
 use crate::view::{Members, View};
 
 /// A snapshot is written after this many entries, and one more for each thing in it: a load replays at most as many.
@@ -130,6 +131,8 @@ pub(crate) struct Log<R> {
     pub(crate) ranges: Ranges,
     /// The part of a newer line that differs from the log.
     pub(crate) newer: NewerLine,
+    /// What recent entries do to earlier messages.
+    pub(crate) changed: Changed,
     /// Hashes of entries that memory does not have otherwise.
     pub(crate) hashes: BTreeMap<u64, Hash>,
     /// The region-wide number of its last change.
@@ -165,6 +168,7 @@ impl<R: Clone> Log<R> {
             resend_asked: None,
             ranges,
             newer: NewerLine::default(),
+            changed: Changed::from(loaded.length),
             hashes: BTreeMap::new(),
             change: loaded.change,
             used_at: now,
@@ -287,6 +291,7 @@ impl<R: Clone> Log<R> {
             begin: None,
             filled: Vec::new(),
             dedup: Vec::new(),
+            changes: Vec::new(),
             outbox: Vec::new(),
         }
     }
@@ -302,7 +307,12 @@ impl<R: Clone> Log<R> {
             self.snapshot_length = self.length;
             append.snapshot = Some((self.length, self.view.snapshot()));
         }
-        append.dedup.extend(dedup_record(self.id, &entry));
+        let changes = append.changes.len();
+        add_indexes(append, std::slice::from_ref(&entry));
+        if !self.has_undecided() {
+            self.changed.forget_below(self.durable);
+        }
+        append.changes.iter().skip(changes).for_each(|change| self.changed.note(change.clone()));
         append.entries.push(entry.clone());
         self.pending.push_back(Pending {
             audience: self.view.members().cloned(),
@@ -367,8 +377,15 @@ pub(crate) fn first_record(placement: &Placement) -> LogRecord {
     }
 }
 
+/// What entries that come to a log are found by, beside their number: their id, and the message that they change.
+pub(crate) fn add_indexes(append: &mut LogAppend, entries: &[Arc<SealedEntry>]) {
+    let log = append.log;
+    append.dedup.extend(entries.iter().filter_map(|entry| dedup_record(log, entry)));
+    append.changes.extend(entries.iter().filter_map(|entry| change_record(log, entry)));
+}
+
 /// Entries that clients name by id are remembered for dedup, at the home and at every replica alike.
-pub(crate) fn dedup_record(log: LogId, sealed: &SealedEntry) -> Option<(DedupKey, DedupRecord)> {
+fn dedup_record(log: LogId, sealed: &SealedEntry) -> Option<(DedupKey, DedupRecord)> {
     let fixed = &sealed.entry.fixed;
     if log.kind != LogKind::Conversation || !is_by_id(fixed.kind) {
         return None;

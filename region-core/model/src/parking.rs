@@ -324,6 +324,8 @@ mod tests {
                 level: None,
                 parked_at: Timestamp(0),
                 refused: None,
+                kind: hearth_protocol::EntryKind::Message,
+                target: None,
                 joined: None,
             };
             lot.insert(Parked { durable: true, ..Parked::new(send, Vec::new()) });

@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hearth_protocol::record::{CursorRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend, StoreIdentity};
+use hearth_protocol::record::{
+    ChangeRecord, CursorRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend, StoreIdentity,
+};
 use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use uuid::Uuid;
 
@@ -56,6 +58,8 @@ pub struct LogAppend {
     pub filled: Vec<Arc<SealedEntry>>,
     /// Dedup records of the entries.
     pub dedup: Vec<(DedupKey, DedupRecord)>,
+    /// What the entries do to earlier messages. It goes when they leave the log.
+    pub changes: Vec<ChangeRecord>,
     /// Memberships to be told.
     pub outbox: Vec<OutboxRecord>,
 }
@@ -107,6 +111,44 @@ pub struct DedupKey {
     pub sender: UserId,
     /// The sender's id.
     pub id: Uuid,
+}
+
+/// Names the message that somebody wants to change.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TargetKey {
+    /// The log.
+    pub log: LogId,
+    /// Who wants to: where two senders gave an id to a message each, one's own is meant.
+    pub actor: UserId,
+    /// The message's id.
+    pub id: Uuid,
+}
+
+/// Content that goes for good, because its message was deleted.
+#[derive(Clone, Debug)]
+pub struct TakenContent {
+    /// The log.
+    pub log: LogId,
+    /// Entries of the log. One that is not there, or has no content, is left as it is.
+    pub entries: Vec<Position>,
+    /// Entries of its tail.
+    pub tail: Vec<Position>,
+    /// The delete, which is not told of by [`MessageLog::deletes`] any more.
+    pub delete: ChangeRecord,
+}
+
+/// A page of [`MessageLog::deletes`].
+pub type Deletes = (Vec<(LogId, ChangeRecord)>, Option<Bytes>);
+
+/// What a store has of a message by its id, and of what was done to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TargetFound {
+    /// Entries of the log on disk, which are all looked at.
+    pub length: u64,
+    /// The entry; the actor's own, or else the first, of several.
+    pub entry: Option<Arc<SealedEntry>>,
+    /// What was done to it.
+    pub changes: Vec<ChangeRecord>,
 }
 
 /// What became of one [`LogAppend`].
@@ -189,6 +231,26 @@ pub trait MessageLog: Send + Sync + std::fmt::Debug {
 
     /// Looks up dedup records; one answer per key, in order.
     async fn dedup(&self, keys: Vec<DedupKey>) -> Result<Vec<Option<DedupRecord>>, StoreError>;
+
+    /// Finds a message by its id, with what was done to it. Found as long as the dedup record of the message is kept.
+    async fn target(&self, key: TargetKey) -> Result<TargetFound, StoreError>;
+
+    /// What was done to the messages `from <= number < to` by entries below `below`: by message, and of each in the order
+    /// of their numbers. At most as many of each as the product lets be made.
+    async fn changes(&self, log: LogId, from: u64, to: u64, below: u64) -> Result<Vec<ChangeRecord>, StoreError>;
+
+    /// Deletes of messages whose content was not taken away yet, at most `rows` behind the place `after`, in an order of
+    /// the store's own; and the place to go on from, `None` at the end.
+    async fn deletes(&self, after: Option<Bytes>, rows: usize) -> Result<Deletes, StoreError>;
+
+    /// Takes content away, durably. Position, hash and digest of the entries stay. The bytes are in the store's files
+    /// until [`MessageLog::scrub`].
+    async fn take_content(&self, taken: TakenContent) -> Result<(), StoreError>;
+
+    /// Rewrites the store's files, so that no content that was taken away before this call, and nothing of a log that
+    /// was removed, is left in them. Returns whether there was anything to do. It takes seconds, and others are served
+    /// meanwhile.
+    async fn scrub(&self) -> Result<bool, StoreError>;
 
     /// Forgets dedup records of entries that were sequenced before `before`. Looks at no more than `rows` (at least 1)
     /// records behind the place `after` (`None`: from the start), in an order of the store's own; returns the place to

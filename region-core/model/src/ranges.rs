@@ -8,9 +8,10 @@ use hearth_protocol::{Epoch, Hash, RegionId, SealedEntry, Timestamp, mesh};
 
 use crate::core::Context;
 use crate::effect::{Effect, Lane};
-use crate::log::{Log, Ranges, Tip, dedup_record};
+use crate::log::{Log, Ranges, Tip, add_indexes};
 use crate::mutants::Mutant;
 use crate::ports::Begin;
+use crate::targets::Changed;
 use crate::view::View;
 
 /// Entries of one page of a pull.
@@ -119,6 +120,7 @@ impl<R: Clone> Log<R> {
         context.effects.push(Effect::Append(Box::new(append)));
         (self.length, self.durable, self.marked) = (at, at, at);
         self.pending.clear();
+        self.changed = Changed::from(at);
         self.resend_asked = None;
         self.ranges.stale = false;
         self.ranges.asked = None;
@@ -181,7 +183,7 @@ impl<R: Clone> Log<R> {
             record.open_ranges = if low > from { vec![(from, low)] } else { Vec::new() };
         }
         append.record.clone_from(&self.record);
-        append.dedup = entries.iter().filter_map(|entry| dedup_record(self.id, entry)).collect();
+        add_indexes(&mut append, entries);
         append.filled = entries.to_vec();
         self.ranges.writes += 1;
         context.effects.push(Effect::Append(Box::new(append)));

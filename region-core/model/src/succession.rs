@@ -10,7 +10,7 @@ use hearth_protocol::{Epoch, Hash, LossStatement, Placement, RegionId, SealedEnt
 use crate::core::Context;
 use crate::effect::{Effect, Lane};
 use crate::home::HomeState;
-use crate::log::{Log, PushedBy, Waiter, dedup_record};
+use crate::log::{Log, PushedBy, Waiter, add_indexes};
 use crate::mutants::Mutant;
 use crate::ownership::{
     Append, Flaw, Held, Home, Migration, MoveError, OpenError, OpeningAt, Placing, Replica, Right, Said, Shipped,
@@ -256,7 +256,7 @@ impl<R: Clone> Log<R> {
             append.apart = cut;
             // What was shown here, and not what may be: the rest is shown once the log is read again.
             append.mark = self.marked.min(cut.unwrap_or(u64::MAX));
-            append.dedup = entries.iter().filter_map(|entry| dedup_record(self.id, entry)).collect();
+            add_indexes(&mut append, &entries);
             append.entries = entries;
         } else {
             for entry in entries {

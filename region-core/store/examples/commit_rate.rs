@@ -67,6 +67,7 @@ fn append(log: LogId, entry: Arc<SealedEntry>, record: Option<LogRecord>) -> Log
         begin: None,
         filled: vec![],
         dedup: vec![(key, dedup)],
+        changes: vec![],
         outbox: vec![],
     }
 }

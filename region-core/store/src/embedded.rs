@@ -20,6 +20,7 @@ mod journal;
 mod keys;
 mod open;
 mod ports;
+mod scrub;
 mod tables;
 
 use std::fmt;
@@ -281,6 +282,16 @@ impl Shared {
 
     fn ended(&self) -> StoreError {
         StoreError::Unavailable(self.broken.set("the committer ended"))
+    }
+
+    async fn scrub(&self) -> Result<bool, StoreError> {
+        let Some(after) = self.read(Tables::to_scrub).await? else { return Ok(false) };
+        let tables = self.tables.clone();
+        let rewriting = tokio::task::spawn_blocking(move || tables.rewrite().map_err(ReadError::from));
+        // A rewriting that panicked is done again.
+        rewriting.await.unwrap_or(Ok(())).map_err(|error| self.unreadable(&error))?;
+        self.write(Write::Scrubbed(after)).await?;
+        Ok(true)
     }
 
     async fn append(&self, appends: Vec<LogAppend>) -> Result<Vec<AppendOutcome>, StoreError> {

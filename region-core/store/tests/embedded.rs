@@ -8,9 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use hearth_protocol::entry::content_digest;
-use hearth_protocol::{Entry, LogKind, SealedEntry};
-use region_model::conformance::samples::{append, conversation, dedup_key, dedup_of, entries, region};
-use region_model::ports::{AppendOutcome, LogAppend, StoreError, Stores};
+use hearth_protocol::record::{ChangeRecord, MessageChange};
+use hearth_protocol::{Entry, Epoch, LogId, LogKind, SealedEntry, Timestamp};
+use region_model::conformance::samples::{
+    append, conversation, dedup_key, dedup_of, entries, parked, position, record, region, user,
+};
+use region_model::ports::{AppendOutcome, LogAppend, StoreError, Stores, TakenContent};
 use region_store::embedded::{Embedded, EmbeddedOptions, OpenError};
 
 /// Set for a test that another one runs as its child: the store's folder.
@@ -133,7 +136,7 @@ fn a_store_of_another_version_or_region_is_refused() {
     assert!(matches!(other, Err(OpenError::Region { found, .. }) if found == region("eu")));
     let file = folder.path().join("hearth-store");
     std::fs::write(&file, "7\n").expect("writes");
-    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 7, known: 3 })));
+    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 7, known: 4 })));
     std::fs::write(&file, "seven").expect("writes");
     assert!(matches!(try_open(folder.path()), Err(OpenError::Failed(_))));
     std::fs::remove_file(&file).expect("removes");
@@ -142,7 +145,7 @@ fn a_store_of_another_version_or_region_is_refused() {
         let meta = database.keyspace("meta", fjall::KeyspaceCreateOptions::default).expect("is there");
         meta.insert("version", 9_u64.to_be_bytes()).expect("writes");
     }
-    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 9, known: 3 })));
+    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 9, known: 4 })));
 }
 
 #[tokio::test]
@@ -153,6 +156,64 @@ async fn a_text_can_be_found_by_searching_the_files() {
     let text = format!("number 2 of {}", conversation(1));
     let bytes = std::fs::read(journal(folder.path())).expect("reads");
     assert!(bytes.windows(text.len()).any(|window| window == text.as_bytes()));
+}
+
+/// Files below a folder that hold a text.
+fn files_with(folder: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for file in std::fs::read_dir(folder).expect("reads the folder") {
+        let path = file.expect("reads the folder").path();
+        if path.is_dir() {
+            found.extend(files_with(&path, text));
+        } else {
+            let bytes = std::fs::read(&path).expect("reads");
+            if bytes.windows(text.len()).any(|window| window == text.as_bytes()) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn after_a_scrub_no_file_holds_what_was_taken_away_and_everything_else_is_there_through_a_kill() {
+    let folder = tempfile::tempdir().expect("makes a folder");
+    let (log, gone) = (conversation(1), conversation(2));
+    let text = |number: u64, log: LogId| format!("number {number} of {log}");
+    let store = open(folder.path());
+    let stores = store.stores();
+    apply(&stores, append(log, 0, 10)).await;
+    apply(&stores, append(gone, 0, 3)).await;
+    let cut = LogAppend { apart: Some(8), epoch: Epoch(2), record: Some(record(2)), ..append(log, 10, 0) };
+    apply(&stores, cut).await;
+    stores.parking.park(vec![parked(7)]).await.expect("parks");
+    stores.parking.unpark(vec![7]).await.expect("unparks");
+    stores.log.remove(gone).await.expect("removes");
+    let what = MessageChange::Deleted;
+    let delete = ChangeRecord { target: 3, position: position(4), sender: user("ann"), time: Timestamp(9), what };
+    let (entries, tail) = (vec![position(3)], vec![position(9)]);
+    stores.log.take_content(TakenContent { log, entries, tail, delete }).await.expect("takes");
+    let taken = [text(3, log), text(9, log), text(1, gone), "parked 7".to_owned()];
+    for text in &taken {
+        assert!(!files_with(folder.path(), text).is_empty(), "{text:?} is in the files before the scrub");
+    }
+    assert_eq!(stores.log.scrub().await, Ok(true));
+    for text in &taken {
+        assert_eq!(files_with(folder.path(), text), Vec::<PathBuf>::new(), "{text:?}");
+    }
+    apply(&stores, LogAppend { epoch: Epoch(2), ..append(log, 8, 1) }).await;
+    // As a kill leaves it: what was not brought into the tables is in the journal.
+    let killed = tempfile::tempdir().expect("makes a folder");
+    copy(folder.path(), killed.path());
+    drop((stores, store));
+    let stores = open(killed.path()).stores();
+    let read = stores.log.read(log, 0, 99, 99, usize::MAX).await.expect("reads");
+    assert_eq!(read.iter().map(|entry| entry.content().is_some()).collect::<Vec<_>>(), {
+        let mut there = vec![true; 9];
+        there[3] = false;
+        there
+    });
+    assert_eq!(stores.log.read_tail(log, None, 9).await.expect("reads").len(), 2);
 }
 
 /// The slot of a new store's first segment.
@@ -224,7 +285,7 @@ async fn a_store_of_the_first_format_opens_and_becomes_one_that_its_build_refuse
     let file = folder.path().join("hearth-store");
     std::fs::write(&file, "1\n").expect("writes");
     assert_eq!(length(&open(folder.path()).stores(), 1).await, 3);
-    assert_eq!(std::fs::read_to_string(&file).expect("reads"), "3\n");
+    assert_eq!(std::fs::read_to_string(&file).expect("reads"), "4\n");
 }
 
 fn child_folder() -> Option<PathBuf> {

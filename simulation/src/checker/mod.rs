@@ -5,6 +5,7 @@
 //! A loss statement frees the positions that it names from G1, G2 and G3: what was acked there must come back (G8).
 
 mod acks;
+mod changes;
 mod lines;
 #[cfg(test)]
 mod planted;
@@ -41,6 +42,10 @@ pub enum Guarantee {
     G9,
     /// Receipts do not run ahead.
     G10,
+    /// A row shows the fold of what was done to its message.
+    Present,
+    /// The text of a deleted message is not given any more.
+    Deleted,
     /// Messages of a device stand in the order in which it sent them.
     DeviceOrder,
     /// Every send is answered once everything is healed.
@@ -155,6 +160,7 @@ pub fn check(history: &History) -> Report {
     let lines = lines::check(history, &facts, &mut report);
     sessions::check(history, &facts, &lines, &mut report);
     receipts::check(history, &mut report);
+    changes::check(history, &mut report);
     report.sends = facts.sent.values().filter(|sent| sent.invoked.is_some()).count();
     report.acked = facts.sent.values().filter(|sent| !sent.acks.is_empty()).count();
     overlaps(history, &facts, &mut report);
@@ -213,6 +219,9 @@ fn gather(history: &History, report: &mut Report) -> Facts {
                 report.add(Guarantee::G9, format!("{what} held {value}, and its bound is {bound}"));
             }
             Event::Shown(..)
+            | Event::Wrote(..)
+            | Event::Says { .. }
+            | Event::Read { .. }
             | Event::Told(..)
             | Event::Rewound(..)
             | Event::Said { .. }

@@ -4,7 +4,7 @@ use hearth_protocol::{ConversationId, Epoch, Level, MessageId, Position, Sequenc
 use uuid::Uuid;
 
 use super::{Guarantee, check};
-use crate::history::{Acked, Event, History, OnDisk, RegionSet, Row};
+use crate::history::{Acked, Did, Event, History, OnDisk, ReadRow, RegionSet, Row};
 
 const CONVERSATION: ConversationId = ConversationId(Uuid::from_u128(9));
 
@@ -231,6 +231,79 @@ fn receipts_that_fall_or_run_ahead_break_g10() {
     finds("past the head", Guarantee::G10, with(ahead, both(&LINE)));
     finds("past what was said", Guarantee::G10, with(vec![said(1, false), heard(at(1, 2), false)], both(&LINE)));
     finds("read and only received", Guarantee::G10, with(vec![said(2, false), heard(at(1, 2), true)], both(&LINE)));
+}
+
+fn wrote(message: u128, text: &str) -> Event {
+    Event::Wrote(CONVERSATION, id(message), text.to_owned())
+}
+
+fn read_row(sequence: u64, message: u128, sender: &str, did: Did, text: Option<&str>) -> ReadRow {
+    let (sender, text, message) = (sender.to_owned(), text.map(str::to_owned), id(message));
+    ReadRow { sequence, message, sender, time: sequence, did, text, deleted: false, reactions: Vec::new() }
+}
+
+fn reacted(target: u128, added: bool) -> Did {
+    Did::React { target: id(target), emoji: "+".to_owned(), added }
+}
+
+/// Ann's 11 is edited by 14 and then by 15, which comes back with a tail and is older; bob's 12 is deleted by 16; both
+/// react to 11, and bob takes that back.
+fn changed() -> Vec<ReadRow> {
+    vec![
+        ReadRow { reactions: vec![("+".to_owned(), 1)], ..read_row(1, 11, "ann", Did::Message, Some("the newest")) },
+        ReadRow { deleted: true, ..read_row(2, 12, "bob", Did::Message, None) },
+        read_row(3, 14, "ann", Did::Edit(id(11)), Some("the newest")),
+        ReadRow { time: 2, ..read_row(4, 15, "ann", Did::Edit(id(11)), None) },
+        read_row(5, 16, "bob", Did::Delete(id(12)), None),
+        read_row(6, 17, "ann", reacted(11, true), None),
+        read_row(7, 18, "bob", reacted(11, true), None),
+        read_row(8, 19, "bob", reacted(11, false), None),
+    ]
+}
+
+fn reading_of(change: impl FnOnce(&mut Vec<ReadRow>)) -> Vec<Event> {
+    let mut rows = changed();
+    change(&mut rows);
+    let texts = [(11, "the first"), (12, "gone"), (14, "the newest"), (15, "from a tail")];
+    let wrote = texts.iter().map(|(message, text)| wrote(*message, text));
+    let read = Event::Read { reader: "eu".to_owned(), conversation: CONVERSATION, rows };
+    wrote.chain(std::iter::once(read)).collect()
+}
+
+#[test]
+fn rows_that_do_not_show_what_the_line_says_are_found() {
+    assert_eq!(broken(reading_of(|_| {})), vec![]);
+    let wrong = |name: &str, change: fn(&mut Vec<ReadRow>)| finds(name, Guarantee::Present, reading_of(change));
+    wrong("the first text", |rows| rows[0].text = Some("the first".to_owned()));
+    wrong("no text", |rows| rows[0].text = None);
+    wrong("what came back with a tail", |rows| rows[0].text = Some("from a tail".to_owned()));
+    wrong("an edit that does not show", |rows| rows[3].text = Some("from a tail".to_owned()));
+    wrong("not deleted", |rows| rows[1].deleted = false);
+    wrong("deleted without a delete", |rows| rows[0].deleted = true);
+    wrong("a deleted text", |rows| rows[1].text = Some("gone".to_owned()));
+    wrong("a reaction too many", |rows| rows[0].reactions[0].1 = 2);
+    wrong("a reaction too few", |rows| rows[0].reactions.clear());
+    wrong("an edit that is not there", |rows| drop(rows.remove(2)));
+}
+
+#[test]
+fn a_text_that_a_session_is_given_after_its_delete_is_found() {
+    let says = |session, message, did, text: Option<&str>| Event::Says {
+        session,
+        conversation: CONVERSATION,
+        message: id(message),
+        did,
+        text: text.map(str::to_owned),
+    };
+    let before = vec![says(1, 11, Did::Message, Some("gone")), says(1, 16, Did::Delete(id(11)), None)];
+    assert_eq!(broken(before.clone()), vec![]);
+    let other = says(0, 11, Did::Message, Some("gone"));
+    assert_eq!(broken([before.clone(), vec![other]].concat()), vec![], "another session may be behind");
+    for after in [says(1, 11, Did::Message, Some("gone")), says(1, 14, Did::Edit(id(11)), Some("gone, too"))] {
+        finds("given again", Guarantee::Deleted, [before.clone(), vec![after]].concat());
+    }
+    let bare = says(1, 14, Did::Edit(id(11)), None);
+    assert_eq!(broken([before, vec![bare]].concat()), vec![]);
 }
 
 #[test]

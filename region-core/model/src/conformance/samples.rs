@@ -122,6 +122,7 @@ pub fn append(log: LogId, expect: u64, count: u64) -> LogAppend {
         begin: None,
         filled: vec![],
         dedup: sequences.map(|sequence| (dedup_key(log, sequence), dedup_of(sequence).1)).collect(),
+        changes: vec![],
         outbox: vec![],
     }
 }
@@ -159,6 +160,8 @@ pub fn parked(number: u64) -> ParkedSend {
         level: None,
         parked_at: Timestamp(number),
         refused: None,
+        kind: EntryKind::Message,
+        target: None,
         joined: Some(number),
     }
 }

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use hearth_protocol::{Epoch, ErrorCode, LogId, LogKind, Refusal, RegionId, SealedEntry, Slot, mesh};
 
 use super::{Following, Now, RegionCore, Slotted, Waiting};
-use crate::command::{Command, Outcome};
+use crate::command::{Command, Outcome, other_content, same_content};
 use crate::copies::length_of;
 use crate::effect::{Effect, Lane};
-use crate::home::{answer, other_content, same_content};
+use crate::home::answer;
 use crate::log::Waiter;
 use crate::succession::read_first;
 

@@ -207,9 +207,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let mut commands: Vec<(Command, [u8; 16], Waiter<R>)> = Vec::new();
         for pending in &mut log.pending {
             for waiter in std::mem::take(&mut pending.waiters) {
-                if let Some((command, salt)) = command_of(id, &pending.entry) {
-                    commands.push((command, salt, waiter));
-                }
+                let (command, salt) = command_of(id, &pending.entry);
+                commands.push((command, salt, waiter));
             }
         }
         commands.extend(log.home.take_undecided());
@@ -420,6 +419,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             id: Uuid::nil(),
             content: change.encode(),
             reply_to: None,
+            target: None,
             expires_at: None,
             level: None,
             origin: self.options.me.clone(),

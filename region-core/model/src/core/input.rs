@@ -8,7 +8,7 @@ use hearth_protocol::{DeviceId, LogId, RegionId, RegionMap, SealedEntry, Timesta
 use crate::command::Command;
 use crate::ownership::Right;
 use crate::parking::ParkingBounds;
-use crate::ports::{DedupKey, LoadedLog};
+use crate::ports::{DedupKey, LoadedLog, TargetFound, TargetKey};
 use crate::region_map::MapState;
 use crate::view::Bounds;
 
@@ -87,6 +87,8 @@ pub enum Input<R> {
     Loaded(LogId, Box<LoadedLog>),
     /// The answer to `Effect::Dedup`.
     Dedup(DedupKey, Option<DedupRecord>),
+    /// The answer to `Effect::Target`.
+    Target(TargetKey, Box<TargetFound>),
     /// The answer to `Effect::Append`.
     Appended {
         /// The log.

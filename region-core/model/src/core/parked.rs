@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 
 use hearth_protocol::client::QueuedReason;
 use hearth_protocol::record::ParkedSend;
-use hearth_protocol::{ConversationId, DeviceId, EntryKind, ErrorCode, LogId, MessageId, Refusal, RegionId, UserId};
+use hearth_protocol::{ConversationId, DeviceId, ErrorCode, LogId, MessageId, Refusal, RegionId, UserId};
 
 use super::{Now, RELEASE_WINDOW, RegionCore, Slotted, Waiting, home_unreachable};
-use crate::command::{Command, Outcome};
+use crate::command::{Command, Outcome, other_content};
 use crate::effect::{DeviceOutcome, Effect};
-use crate::home::other_content;
 use crate::mutants::Mutant;
 use crate::parking::Parked;
 use crate::view::View;
@@ -29,8 +28,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         effects: &mut Vec<Effect<R>>,
     ) {
         let refused = |refusal| Effect::Reply(reply.clone(), Outcome::Refused(refusal));
-        let (Some(device), EntryKind::Message, Some(conversation)) =
-            (device, command.kind, command.log.as_conversation())
+        let (Some(device), true, Some(conversation)) = (device, command.kind.is_sent(), command.log.as_conversation())
         else {
             effects.push(refused(home_unreachable(home)));
             return;
@@ -76,6 +74,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             level: command.level,
             parked_at: now.wall,
             refused: None,
+            kind: command.kind,
+            target: command.target,
             joined: command.joined,
         };
         effects.push(Effect::Park(Box::new(send.clone())));
@@ -131,7 +131,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             effects.push(Effect::Reply(reply, Outcome::Refused(refusal)));
             return;
         }
-        if parked.send.content != command.content || parked.send.reply_to != command.reply_to {
+        let send = &parked.send;
+        let same = (&send.content, send.reply_to, send.kind, send.target);
+        if same != (&command.content, command.reply_to, command.kind, command.target) {
             effects.push(Effect::Reply(reply, Outcome::Refused(other_content())));
             return;
         }
@@ -226,11 +228,12 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             let send = &parked.send;
             let command = Command {
                 log,
-                kind: EntryKind::Message,
+                kind: send.kind,
                 sender: send.sender.clone(),
                 id: send.id.0,
                 content: send.content.clone(),
                 reply_to: send.reply_to,
+                target: send.target,
                 expires_at: send.expires_at,
                 level: send.level,
                 origin: self.options.me.clone(),

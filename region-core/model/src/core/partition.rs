@@ -1,7 +1,7 @@
 //! What an edge does with sends of a conversation whose home is out of reach, where it is not to park them.
 
 use hearth_protocol::placement::PartitionMode;
-use hearth_protocol::{EntryKind, ErrorCode, LogId, Refusal};
+use hearth_protocol::{ErrorCode, LogId, Refusal};
 
 use super::homes::covers;
 use super::{Now, RegionCore, Slotted, home_unreachable};
@@ -30,7 +30,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let Some(Slotted::Ready(log)) = self.logs.get(&id) else { return None };
         let mode = log.partition_mode();
         let by_device = waiter.device().is_some() && matches!(waiter, Waiter::Local { .. });
-        if mode == PartitionMode::Park || command.kind != EntryKind::Message || !by_device {
+        if mode == PartitionMode::Park || !command.kind.is_sent() || !by_device {
             return None;
         }
         if self.reaches_home(id, now) || self.lot.number_of(id, &command.sender, command.id).is_some() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hearth_protocol::{DeviceId, EntryKind, ErrorCode, LogId, Refusal, RegionId, mesh};
+use hearth_protocol::{DeviceId, ErrorCode, LogId, Refusal, RegionId, mesh};
 
 use super::parked::is_passing;
 use super::{FORWARDS, Forwarded, HELD_PATIENCE_MILLISECONDS, Now, RegionCore, Slotted, Waiting};
@@ -123,7 +123,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         now: Now,
         effects: &mut Vec<Effect<R>>,
     ) {
-        if command.kind == EntryKind::Message {
+        if command.kind.is_sent() {
             let key = (command.log, command.sender.clone(), command.id);
             self.awaiting.insert(key, reply.clone());
         }

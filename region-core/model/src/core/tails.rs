@@ -109,7 +109,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let Some(placement) = self.placement_of(id).filter(|placement| placement.epoch == epoch) else { return };
         let mut waiting = BTreeSet::new();
         for entry in entries.iter().filter(|entry| is_by_id(entry.entry.fixed.kind)) {
-            let Some((mut command, _)) = command_of(id, entry) else { continue };
+            let (mut command, _) = command_of(id, entry);
             command.original_time = command.original_time.or(Some(entry.entry.fixed.time));
             waiting.insert(self.next_id);
             self.forward(command, placement.home.clone(), None, None, None, now, effects);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, MemberAction, Role, Settings};
 use hearth_protocol::placement::PartitionMode;
-use hearth_protocol::{Change, EntryKind, ErrorCode, Level, Refusal, SealedEntry, Timestamp, UserId};
+use hearth_protocol::{Change, EntryKind, ErrorCode, Level, Refusal, SealedEntry, Timestamp, UserId, limits};
 use serde::{Deserialize, Serialize};
 
-use super::{Bounds, Decision};
+use super::{Bounds, Decision, Target};
 use crate::command::Command;
 
 /// One member.
@@ -90,6 +90,7 @@ impl ConversationState {
                 Some(Change::Name(name)) => self.name = Some(name),
                 Some(Change::Durability(level)) => self.level = level,
                 Some(Change::PartitionMode(mode)) => self.partition_mode = Some(mode),
+                Some(Change::Settings(change)) => change.apply(&mut self.settings),
                 _ => {}
             },
             EntryKind::Header
@@ -174,6 +175,34 @@ impl ConversationState {
         Decision::Append {
             content: command.content.clone(),
             level: command.level.unwrap_or(Level::Region).max(self.level),
+            bare: false,
+        }
+    }
+
+    /// A change that was sequenced before and comes back with a tail was admitted then: it takes its number, and has the
+    /// effect that its time leaves it ([`super::Present::fold`]).
+    pub(super) fn decide_change(&self, command: &Command, target: Option<&Target>) -> Decision {
+        let comes_back = command.original_time.is_some();
+        let actor = self.members.get(&command.sender);
+        if actor.is_none() && !comes_back {
+            return Decision::refuse(Refusal::no_conversation());
+        }
+        let sees = |target: &&Target| actor.is_none_or(|actor| target.entry.sequence().0 >= self.visible_from(actor));
+        let Some(target) = target.filter(|target| comes_back || sees(target)) else {
+            return Decision::refuse(Refusal::new(ErrorCode::NotFound, "no such message"));
+        };
+        let Some(change) = Change::decode(&command.content).filter(|change| fits(command.kind, change)) else {
+            return Decision::refuse(Refusal::invalid("not a change of a message"));
+        };
+        if let Some(actor) = actor.filter(|_| !comes_back)
+            && let Some(refusal) = refuse_change(&command.sender, actor, &change, target)
+        {
+            return Decision::refuse(refusal);
+        }
+        Decision::Append {
+            bare: command.kind == EntryKind::Edit && target.present.is_deleted(),
+            content: change.of_message(target.entry.sequence().0).encode(),
+            level: command.level.unwrap_or(Level::Region).max(self.level),
         }
     }
 
@@ -220,11 +249,43 @@ impl ConversationState {
                     return Decision::refuse(Refusal::new(ErrorCode::NotFound, "not a member"));
                 }
             }
-            MemberAction::Add(Role::Admin) | MemberAction::Role(_) => {
-                return Decision::refuse(Refusal::invalid("changes of roles are not served yet"));
+            MemberAction::Role(_) if !admin => {
+                return Decision::refuse(Refusal::new(ErrorCode::Forbidden, "only admins may change roles"));
+            }
+            MemberAction::Role(role) => {
+                if users.iter().any(|user| !self.members.contains_key(user)) {
+                    return Decision::refuse(Refusal::new(ErrorCode::NotFound, "not a member"));
+                }
+                users.retain(|user| self.members.get(user).is_some_and(|member| member.role != *role));
+                if users.is_empty() {
+                    return Decision::AlreadySo;
+                }
+            }
+            MemberAction::Add(Role::Admin) => {
+                return Decision::refuse(Refusal::invalid("members are added as members, and promoted then"));
             }
         }
+        if self.loses_its_admins(action, &users) {
+            let refusal = Refusal::new(ErrorCode::Forbidden, "the last admin makes another member an admin first");
+            return Decision::refuse(refusal);
+        }
         Decision::change(&Change::Members { action: action.clone(), users })
+    }
+
+    /// Whether members would stay without an admin, who alone can change what they are.
+    fn loses_its_admins(&self, action: &MemberAction, users: &[UserId]) -> bool {
+        let stays = |user: &UserId| users.binary_search(user).is_err();
+        let (leave, demoted) = match action {
+            MemberAction::Remove | MemberAction::Leave => (true, false),
+            MemberAction::Role(Role::Member) => (false, true),
+            MemberAction::Add(_) | MemberAction::Role(Role::Admin) => (false, false),
+        };
+        if !leave && !demoted {
+            return false;
+        }
+        let mut admins = self.members.iter().filter(|(_, member)| member.role == Role::Admin);
+        let had = self.members.values().any(|member| member.role == Role::Admin);
+        had && !admins.any(|(user, _)| stays(user)) && (demoted || self.members.keys().any(stays))
     }
 
     fn decide_system(&self, command: &Command, actor: &Member) -> Decision {
@@ -238,10 +299,60 @@ impl ConversationState {
             Some(Change::Name(name)) if self.name.as_ref() == Some(&name) => Decision::AlreadySo,
             Some(Change::Durability(level)) if self.level == level => Decision::AlreadySo,
             Some(Change::PartitionMode(mode)) if self.partition_mode == Some(mode) => Decision::AlreadySo,
+            Some(Change::Settings(_)) if self.kind == ConversationKind::Direct => {
+                Decision::refuse(Refusal::invalid("a direct conversation has no settings"))
+            }
+            Some(Change::Settings(change)) => {
+                let mut settings = self.settings.clone();
+                change.apply(&mut settings);
+                if settings == self.settings {
+                    Decision::AlreadySo
+                } else {
+                    Decision::change(&Change::Settings(change))
+                }
+            }
             Some(change @ (Change::Name(_) | Change::Durability(_) | Change::PartitionMode(_))) => {
                 Decision::change(&change)
             }
-            _ => Decision::refuse(Refusal::invalid("not a change of name, durability or partition mode")),
+            _ => Decision::refuse(Refusal::invalid("not a change of name, settings, durability or partition mode")),
         }
+    }
+}
+
+fn fits(kind: EntryKind, change: &Change) -> bool {
+    matches!(
+        (kind, change),
+        (EntryKind::Edit, Change::Edit { .. })
+            | (EntryKind::Delete, Change::Delete { .. })
+            | (EntryKind::Reaction, Change::Reaction { .. })
+    )
+}
+
+/// Only the author edits; the author and admins delete; everybody who sees it reacts. A deleted message stays as it is.
+fn refuse_change(sender: &UserId, actor: &Member, change: &Change, target: &Target) -> Option<Refusal> {
+    let author = target.entry.entry.fixed.sender == *sender;
+    let present = &target.present;
+    if present.is_deleted() {
+        return Some(Refusal::new(ErrorCode::NotFound, "the message is deleted"));
+    }
+    let most = limits::CHANGES_OF_A_MESSAGE;
+    let full = present.changes() >= most;
+    match change {
+        Change::Edit { .. } if !author => Some(Refusal::new(ErrorCode::Forbidden, "only its author edits a message")),
+        Change::Delete { .. } if !author && actor.role != Role::Admin => {
+            Some(Refusal::new(ErrorCode::Forbidden, "only its author and admins delete a message"))
+        }
+        Change::Reaction { emoji, added: false, .. } if present.has_reaction(sender, emoji) => None,
+        Change::Edit { .. } | Change::Reaction { .. } if full => {
+            let limit = format!("{most} edits and reactions a message");
+            Some(Refusal::too_large("too many changes of one message", limit))
+        }
+        Change::Reaction { emoji, added: true, .. }
+            if !present.has_emoji(emoji) && present.emoji() >= limits::EMOJI_OF_A_MESSAGE =>
+        {
+            let limit = format!("{} emoji a message", limits::EMOJI_OF_A_MESSAGE);
+            Some(Refusal::too_large("too many different reactions to one message", limit))
+        }
+        _ => None,
     }
 }

@@ -2,6 +2,7 @@
 
 mod conversation;
 mod placements;
+mod present;
 mod user;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use conversation::{ConversationState, Member, Members};
 pub use placements::{PlacedAt, PlacementState};
+pub use present::{Present, Target};
 pub use user::{Membership, UserState};
 
 use crate::command::Command;
@@ -62,6 +64,9 @@ pub enum Decision {
         content: Bytes,
         /// The least level.
         level: Level,
+        /// Whether the entry stands without its content, which the chain knows by its digest: the new text of a message
+        /// that was deleted meanwhile.
+        bare: bool,
     },
     /// Everything that it asks for is so already; the position of that, when it has one of its own.
     AlreadySo,
@@ -71,7 +76,7 @@ pub enum Decision {
 
 impl Decision {
     fn change(change: &Change) -> Self {
-        Self::Append { content: change.encode(), level: Level::Majority }
+        Self::Append { content: change.encode(), level: Level::Majority, bare: false }
     }
 
     fn refuse(refusal: Refusal) -> Self {
@@ -161,6 +166,19 @@ impl View {
         }
     }
 
+    /// Decides a command that changes an earlier message, which the home looked up.
+    #[must_use]
+    pub fn decide_change(&self, command: &Command, target: Option<&Target>) -> Decision {
+        match self {
+            View::Conversation(state) if command.log.kind == LogKind::Conversation => {
+                state.decide_change(command, target)
+            }
+            View::Empty | View::Conversation(_) | View::User(_) | View::Placements(_) => {
+                Decision::refuse(Refusal::no_conversation())
+            }
+        }
+    }
+
     /// The level that entries ask for when they name none.
     #[must_use]
     pub fn level(&self) -> Level {
@@ -209,7 +227,7 @@ fn decide_header(command: &Command, bounds: &Bounds) -> Decision {
         _ => false,
     };
     if fits {
-        Decision::Append { content: command.content.clone(), level: Level::Majority }
+        Decision::Append { content: command.content.clone(), level: Level::Majority, bare: false }
     } else {
         Decision::refuse(Refusal::invalid("this header does not belong in this kind of log"))
     }

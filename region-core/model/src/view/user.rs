@@ -76,6 +76,10 @@ impl UserState {
                 | Change::Name(_)
                 | Change::Durability(_)
                 | Change::PartitionMode(_)
+                | Change::Edit { .. }
+                | Change::Delete { .. }
+                | Change::Reaction { .. }
+                | Change::Settings(_)
                 | Change::Place { .. },
             )
             | None => {}
@@ -103,6 +107,10 @@ impl UserState {
             | Change::Name(_)
             | Change::Durability(_)
             | Change::PartitionMode(_)
+            | Change::Edit { .. }
+            | Change::Delete { .. }
+            | Change::Reaction { .. }
+            | Change::Settings(_)
             | Change::Place { .. } => {
                 return Decision::refuse(Refusal::invalid("not a change of a user record"));
             }

@@ -1,6 +1,6 @@
 //! Placements, follows, user records and membership.
 
-use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, MemberAction, Role, Settings};
+use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, MemberAction, Role, Settings, SettingsChange};
 use hearth_protocol::{
     Change, ConversationId, EntryKind, Epoch, Header, Level, LogId, Position, Sequence, ids::direct_conversation,
 };
@@ -249,4 +249,57 @@ fn unread_counts_are_of_others_and_a_new_member_without_history_sees_only_what_c
         assert_eq!(state.visible_from(&state.members[&user("dan")]), added);
         assert_eq!(state.visible_from(&state.members[&user("ann")]), 1);
     }
+}
+
+#[test]
+fn admins_promote_and_demote_and_the_last_of_them_stays_until_another_is_one() {
+    let mut sim = Sim::new(1);
+    let log = sim.group_at(0, 1);
+    let role = |role| MemberAction::Role(role);
+    let mut refused = |sender, action: MemberAction, users: &[&str], code| {
+        let ticket = sim.members(1, log, sender, action.clone(), users);
+        assert_eq!(sim.refused(ticket), code, "{sender} {action:?} {users:?}");
+    };
+    refused("ben", role(Role::Admin), &["ben"], "FORBIDDEN");
+    refused("ann", role(Role::Admin), &["mallory"], "NOT_FOUND");
+    refused("ann", role(Role::Member), &["ann"], "FORBIDDEN");
+    refused("ann", MemberAction::Leave, &["ann"], "FORBIDDEN");
+    let promoted = sim.members(0, log, "ann", role(Role::Admin), &["ben"]);
+    assert_eq!(sim.acked(promoted).level, Level::Majority);
+    let again = sim.members(2, log, "ann", role(Role::Admin), &["ben"]);
+    assert!(sim.acked(again).duplicate, "it is so already");
+    let left = sim.members(0, log, "ann", MemberAction::Leave, &["ann"]);
+    sim.acked(left);
+    let removed = sim.members(0, log, "ben", MemberAction::Remove, &["cem"]);
+    sim.acked(removed);
+    let last = sim.members(0, log, "ben", MemberAction::Leave, &["ben"]);
+    sim.acked(last);
+    sim.settle(&[0, 1, 2], log);
+    for region in 0..3 {
+        let view = sim.view(region, log);
+        assert!(state(&view.view).members.is_empty(), "who is alone may leave");
+    }
+}
+
+#[test]
+fn settings_change_for_those_who_come_later_and_admins_alone_change_them() {
+    let mut sim = Sim::new(1);
+    let log = sim.group_at(0, 1);
+    let settings = |change| Change::Settings(change);
+    let no_invites = SettingsChange { allow_member_invites: Some(false), ..SettingsChange::default() };
+    let by_ben = sim.change(0, log, &user("ben"), EntryKind::System, &settings(no_invites.clone()));
+    assert_eq!(sim.refused(by_ben), "FORBIDDEN");
+    let by_ann = sim.change(1, log, &user("ann"), EntryKind::System, &settings(no_invites.clone()));
+    sim.acked(by_ann);
+    let again = sim.change(1, log, &user("ann"), EntryKind::System, &settings(no_invites));
+    assert!(sim.acked(again).duplicate);
+    let invited = sim.members(1, log, "ben", MemberAction::Add(Role::Member), &["dan"]);
+    assert_eq!(sim.refused(invited), "FORBIDDEN");
+    let quiet = SettingsChange { only_admins_can_post: Some(true), ..SettingsChange::default() };
+    let quiet = sim.change(0, log, &user("ann"), EntryKind::System, &settings(quiet));
+    sim.acked(quiet);
+    let sent = sim.send(2, log, &Message::new("ben", 1));
+    assert_eq!(sim.refused(sent), "FORBIDDEN");
+    let added = sim.members(0, log, "ann", MemberAction::Add(Role::Member), &["dan"]);
+    sim.acked(added);
 }

@@ -1,5 +1,6 @@
 //! Stories and properties of a mesh of cores over simulated links and stores.
 
+mod changes;
 mod failover;
 mod faults;
 mod logs;

@@ -1,6 +1,8 @@
 //! The committer: one thread per store that puts whatever waits into one record of the journal, syncs it once, answers
 //! all and hands the changes to the applier.
 
+mod content;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,9 +11,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use fjall::Readable as _;
-use hearth_protocol::record::{CursorRecord, OutboxRecord, ParkedSend};
+use hearth_protocol::record::{CursorRecord, MessageChange, OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, Placement};
-use region_model::ports::{AppendOutcome, DedupKey, LogAppend, MapChange, MapSync, StoreCounters, StoreError};
+use region_model::ports::{
+    AppendOutcome, DedupKey, LogAppend, MapChange, MapSync, StoreCounters, StoreError, TakenContent,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::applier::{Behind, Work};
@@ -35,6 +39,9 @@ pub(super) const CHANGE_BLOCK: u64 = 1_000_000;
 /// Key of the reserved numbers of changes in `meta`.
 pub(super) const CHANGE_FLOOR: &[u8] = b"change-floor";
 
+/// Key in `meta` of the number of the last change that took something away which the files still hold.
+pub(super) const SCRUB: &[u8] = b"scrub";
+
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// A call that changes the store.
@@ -49,6 +56,9 @@ pub(super) enum Job {
 pub(super) enum Write {
     Park(Vec<ParkedSend>),
     Remove(LogId),
+    TakeContent(Box<TakenContent>),
+    /// The tables were rewritten after [`SCRUB`] said this.
+    Scrubbed(u64),
     Marks(Vec<(LogId, u64)>),
     Placements(Vec<Placement>),
     OutboxDone(Vec<OutboxRecord>),
@@ -61,7 +71,11 @@ pub(super) enum Write {
 impl Write {
     fn sync(&self) -> Sync {
         match self {
-            Self::Park(_) | Self::Remove(_) | Self::Map(_, MapSync::Disk) => Sync::Disk,
+            Self::Park(_)
+            | Self::Remove(_)
+            | Self::TakeContent(_)
+            | Self::Scrubbed(_)
+            | Self::Map(_, MapSync::Disk) => Sync::Disk,
             Self::Marks(_)
             | Self::Placements(_)
             | Self::OutboxDone(_)
@@ -162,8 +176,8 @@ impl Committer {
         match job {
             Job::Append(appends, answer) => {
                 // The answer is kept before anything can fail, so that a failure reaches it.
-                if appends.iter().any(|append| append.apart.is_some()) {
-                    // What is put apart is looked for in the tables: what waits must be there first.
+                if appends.iter().any(takes_away) {
+                    // What is taken away is looked for in the tables: what waits must be there first.
                     self.finish();
                 }
                 self.pending.push(Pending::Append(Vec::with_capacity(appends.len()), answer));
@@ -181,8 +195,8 @@ impl Committer {
                 Ok(())
             }
             Job::Cursors(records, answer) => self.cursors(records, answer),
-            // A removal looks for the log's rows: those that wait must be in the tables first.
-            Job::Write(write @ Write::Remove(_), answer) => {
+            // These look for rows: those that wait must be in the tables first.
+            Job::Write(write @ (Write::Remove(_) | Write::TakeContent(_) | Write::Scrubbed(_)), answer) => {
                 self.finish();
                 if let Some(reason) = self.broken.reason() {
                     refuse(Job::Write(write, answer), &reason);
@@ -237,7 +251,7 @@ impl Committer {
             head.mark = head.mark.min(apart);
         }
         head.mark = head.mark.max(append.mark.min(append.end()));
-        self.stage_ranges(&append, &head);
+        self.stage_ranges(&append, &head)?;
         head.length = append.first();
         for entry in &append.entries {
             let sequence = entry.sequence().0;
@@ -288,6 +302,7 @@ impl Committer {
                 self.batch.remove(&self.tables.dedup, &self.key);
             }
         }
+        self.take_changes(log, &(from..u64::MAX))?;
         for row in view.range(&self.tables.outbox, keys::outbox_from(log, from)..=keys::outbox_from(log, u64::MAX)) {
             self.batch.remove(&self.tables.outbox, &row.key()?);
         }
@@ -303,7 +318,10 @@ impl Committer {
     /// Drops what a new beginning drops, and puts entries of an open range: their mark is that they may be shown. Dedup
     /// records of what is dropped stay, and so does what [`Ids`] knows: to forget it between an `add` and its commit would
     /// let a reading miss the record.
-    fn stage_ranges(&mut self, append: &LogAppend, head: &Head) {
+    fn stage_ranges(&mut self, append: &LogAppend, head: &Head) -> Result<(), ReadError> {
+        if let Some(begin) = append.begin.as_ref().filter(|begin| !begin.dropped.is_empty()) {
+            self.take_changes(append.log, &begin.dropped)?;
+        }
         for sequence in append.begin.iter().flat_map(|begin| begin.dropped.clone()) {
             self.batch.remove(&self.tables.entries, &keys::entry(append.log, sequence));
         }
@@ -312,9 +330,18 @@ impl Committer {
             keys::write_row(&mut self.value, head.mark.min(sequence + 1), head.change, &entry.encoded);
             self.batch.put(&self.tables.entries, &keys::entry(append.log, sequence), &self.value);
         }
+        Ok(())
     }
 
     fn stage_others(&mut self, append: &LogAppend) {
+        for change in &append.changes {
+            keys::write_record(&mut self.value, change);
+            let key = keys::change(append.log, change.target, change.position.sequence.0);
+            self.batch.put(&self.tables.changes, &key, &self.value);
+            if change.what == MessageChange::Deleted {
+                self.batch.put(&self.tables.deletes, &key, &self.value);
+            }
+        }
         for (dedup, record) in &append.dedup {
             keys::write_dedup(&mut self.key, dedup);
             keys::write_record(&mut self.value, record);
@@ -343,6 +370,8 @@ impl Committer {
                 }
             }
             Write::Remove(log) => self.remove(log)?,
+            Write::TakeContent(taken) => self.take_content(&taken)?,
+            Write::Scrubbed(after) => self.scrubbed(after)?,
             Write::Marks(marks) => {
                 for (log, mark) in marks {
                     self.mark(log, mark)?;
@@ -413,8 +442,10 @@ impl Committer {
         let prefix = log.to_bytes();
         let tables = &self.tables;
         let spread = keys::spread(log);
-        let (rows, others) = ((&tables.entries, spread), (&tables.dedup, spread));
-        for (keyspace, prefix) in [rows, others, (&tables.outbox, prefix), (&tables.cursors, prefix)] {
+        let spread =
+            [&tables.entries, &tables.dedup, &tables.changes, &tables.deletes].map(|keyspace| (keyspace, spread));
+        let plain = [&tables.outbox, &tables.cursors].map(|keyspace| (keyspace, prefix));
+        for (keyspace, prefix) in spread.into_iter().chain(plain) {
             for row in keyspace.prefix(prefix) {
                 self.batch.remove(keyspace, &row.key()?);
             }
@@ -424,6 +455,7 @@ impl Committer {
         }
         self.heads.forget(&log);
         self.ids.forget(log);
+        self.note_scrub();
         Ok(())
     }
 
@@ -495,6 +527,11 @@ impl Committer {
             };
         }
     }
+}
+
+/// Whether an append takes rows away that it has to look for.
+fn takes_away(append: &LogAppend) -> bool {
+    append.apart.is_some() || append.begin.as_ref().is_some_and(|begin| !begin.dropped.is_empty())
 }
 
 /// Whether the entries go on from `expect` without a step back. Anything else would overwrite rows.

@@ -150,6 +150,31 @@ impl Journal {
         if sync { self.file().sync_data() } else { Ok(()) }
     }
 
+    /// Goes on in slots that hold nothing of before. Everything so far is in the tables, on disk.
+    ///
+    /// # Errors
+    /// The disk's. Nothing may be appended any more.
+    pub(super) fn empty(&mut self) -> io::Result<()> {
+        // The first turn puts on disk that no older segment counts; only then their slots may be emptied. The second one
+        // leaves the slot that was in use at the first, behind whose header an old segment shows.
+        for _ in 0..2 {
+            let end = END.to_le_bytes();
+            self.file().write_all_at(&end, self.offset)?;
+            self.file().sync_data()?;
+            self.needed.only_from(self.number + 1);
+            self.next_segment()?;
+            if let Some(filling) = self.filling.take() {
+                filling.join().map_err(|_| io::Error::other("filling a slot of the journal panicked"))??;
+            }
+            let in_use = slot_of(self.number);
+            for (_, slot) in self.slots.iter().enumerate().filter(|(slot, _)| *slot != in_use) {
+                slot.set_len(0)?;
+                slot.sync_all()?;
+            }
+        }
+        Ok(())
+    }
+
     fn file(&self) -> &File {
         &self.slots[slot_of(self.number)]
     }

@@ -5,6 +5,7 @@ use hearth_protocol::record::{CursorRecord, OutboxRecord, Record, RecordError};
 use hearth_protocol::{LogId, Position, SealedEntry, UserId, entry::EntryError};
 use region_model::ports::DedupKey;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Version byte of an entry's row.
 const ROW_VERSION: u8 = 1;
@@ -12,6 +13,8 @@ const ROW_VERSION: u8 = 1;
 const ROW_HEAD: usize = 17;
 /// Length of an entry's key: log and sequence.
 pub(super) const ENTRY_KEY: usize = LogId::LENGTH + 8;
+/// Length of the key of a change of a message: log and two numbers.
+pub(super) const CHANGE_KEY: usize = ENTRY_KEY + 8;
 /// Length of the key of an entry of a tail: log, epoch and sequence.
 pub(super) const TAIL_KEY: usize = LogId::LENGTH + 16;
 
@@ -20,6 +23,8 @@ pub(super) const TAIL_KEY: usize = LogId::LENGTH + 16;
 pub(super) enum ReadError {
     #[error("reading failed: {0}")]
     Read(#[from] fjall::Error),
+    #[error("the journal cannot be emptied: {0}")]
+    Journal(#[from] std::io::Error),
     #[error("{0}")]
     Record(#[from] RecordError),
     #[error("{0}")]
@@ -76,6 +81,35 @@ pub(super) fn row_head(row: &[u8]) -> Result<(u64, u64), ReadError> {
 pub(super) fn row_entry(row: &[u8]) -> Result<Arc<SealedEntry>, ReadError> {
     row_head(row)?;
     Ok(SealedEntry::decode(Bytes::copy_from_slice(&row[ROW_HEAD..]))?)
+}
+
+/// Key of a change of a message: log, the message's number, the number of what changes it.
+pub(super) fn change(log: LogId, target: u64, sequence: u64) -> [u8; CHANGE_KEY] {
+    let mut key = [0; CHANGE_KEY];
+    key[..ENTRY_KEY].copy_from_slice(&entry(log, target));
+    key[ENTRY_KEY..].copy_from_slice(&sequence.to_be_bytes());
+    key
+}
+
+/// The log in a key that begins with [`spread`].
+pub(super) fn log_of(key: &[u8]) -> Result<LogId, ReadError> {
+    let mut bytes = key.get(..LogId::LENGTH).ok_or(ReadError::Form("deletes"))?.to_vec();
+    bytes.reverse();
+    LogId::from_bytes(&bytes).ok_or(ReadError::Form("deletes"))
+}
+
+/// The number of what changes a message, in the key of the change.
+pub(super) fn changed_by(key: &[u8]) -> Result<u64, ReadError> {
+    let bytes = key.get(ENTRY_KEY..).and_then(|rest| rest.try_into().ok()).ok_or(ReadError::Form("changes"))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+/// What the keys of the dedup records of an id start with; the sender follows.
+pub(super) fn dedup_of_id(log: LogId, id: Uuid) -> [u8; LogId::LENGTH + 16] {
+    let mut key = [0; LogId::LENGTH + 16];
+    key[..LogId::LENGTH].copy_from_slice(&spread(log));
+    key[LogId::LENGTH..].copy_from_slice(id.as_bytes());
+    key
 }
 
 /// Writes a dedup record's key into `key`, which is cleared first.

@@ -18,8 +18,8 @@ use super::tables::Tables;
 use super::{EmbeddedOptions, OpenError};
 
 /// The format that this build writes. It reads older ones, too, and makes them this one: format 1 lacks the journal,
-/// format 2 tails and the second form of placements.
-pub(super) const FORMAT: u32 = 3;
+/// format 2 tails and the second form of placements, format 3 changes of messages.
+pub(super) const FORMAT: u32 = 4;
 const FIRST_FORMAT: u32 = 1;
 /// Names the format before anything else of the folder is touched.
 pub(super) const VERSION_FILE: &str = "hearth-store";
@@ -158,6 +158,9 @@ fn open_keyspaces(database: Database, options: &EmbeddedOptions) -> Result<Table
         entries: make("entries", 16, false)?,
         // Nearly every look-up misses: filters at all levels, held in memory.
         dedup: make("dedup", 8, true)?,
+        // Read by range.
+        changes: make("changes", 8, false)?,
+        deletes: make("deletes", 1, false)?,
         logs: make("logs", 8, true)?,
         snapshots: make("snapshots", 8, true)?,
         marks: make("marks", 8, true)?,

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hearth_protocol::record::{CursorRecord, DedupRecord, OutboxRecord, ParkedSend};
+use hearth_protocol::record::{ChangeRecord, CursorRecord, DedupRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use region_model::ports::{
-    AppendOutcome, Cursors, DedupKey, Inspect, LoadedLog, LogAppend, LogLook, LogSummary, MapChange, MapStore, MapSync,
-    MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError,
+    AppendOutcome, Cursors, DedupKey, Deletes, Inspect, LoadedLog, LogAppend, LogLook, LogSummary, MapChange, MapStore,
+    MapSync, MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError, TakenContent, TargetFound, TargetKey,
 };
 
 use super::Shared;
@@ -38,6 +38,26 @@ impl MessageLog for Shared {
     async fn dedup(&self, keys: Vec<DedupKey>) -> Result<Vec<Option<DedupRecord>>, StoreError> {
         self.check()?;
         self.dedup.find(&keys).await
+    }
+
+    async fn target(&self, key: TargetKey) -> Result<TargetFound, StoreError> {
+        self.read(|tables| tables.target(&key)).await
+    }
+
+    async fn changes(&self, log: LogId, from: u64, to: u64, below: u64) -> Result<Vec<ChangeRecord>, StoreError> {
+        self.read(|tables| tables.changes(log, from, to, below)).await
+    }
+
+    async fn deletes(&self, after: Option<Bytes>, rows: usize) -> Result<Deletes, StoreError> {
+        self.read(|tables| tables.deletes(after.as_deref(), rows)).await
+    }
+
+    async fn take_content(&self, taken: TakenContent) -> Result<(), StoreError> {
+        self.write(Write::TakeContent(Box::new(taken))).await
+    }
+
+    async fn scrub(&self) -> Result<bool, StoreError> {
+        Self::scrub(self).await
     }
 
     async fn expire_dedup(

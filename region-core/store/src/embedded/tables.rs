@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, Readable, Snapshot};
-use hearth_protocol::record::{CursorRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend, Record};
+use hearth_protocol::record::{ChangeRecord, CursorRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend, Record};
 use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Sequence, Timestamp, UserId};
-use region_model::ports::{LoadedLog, LogLook, LogSummary, length_of};
+use region_model::ports::{Deletes, LoadedLog, LogLook, LogSummary, TargetFound, TargetKey, length_of};
 
+use super::committer::SCRUB;
 use super::heads::Head;
 use super::keys::{self, ReadError};
 
@@ -17,6 +18,8 @@ use super::keys::{self, ReadError};
 pub(super) struct Tables {
     pub(super) entries: Keyspace,
     pub(super) dedup: Keyspace,
+    pub(super) changes: Keyspace,
+    pub(super) deletes: Keyspace,
     pub(super) logs: Keyspace,
     pub(super) snapshots: Keyspace,
     pub(super) marks: Keyspace,
@@ -57,11 +60,13 @@ fn map_row(row: fjall::Guard) -> Result<(Bytes, Bytes), ReadError> {
 }
 
 impl Tables {
-    /// The keyspace of that name.
-    pub(super) fn by_name(&self, name: &str) -> Option<&Keyspace> {
-        let all = [
+    /// Every keyspace.
+    pub(super) fn all(&self) -> [&Keyspace; 14] {
+        [
             &self.entries,
             &self.dedup,
+            &self.changes,
+            &self.deletes,
             &self.logs,
             &self.snapshots,
             &self.marks,
@@ -72,8 +77,12 @@ impl Tables {
             &self.cursors,
             &self.map,
             &self.meta,
-        ];
-        all.into_iter().find(|keyspace| &**keyspace.name() == name)
+        ]
+    }
+
+    /// The keyspace of that name.
+    pub(super) fn by_name(&self, name: &str) -> Option<&Keyspace> {
+        self.all().into_iter().find(|keyspace| &**keyspace.name() == name)
     }
 
     /// The last row of a log.
@@ -178,6 +187,64 @@ impl Tables {
     /// A dedup record, by its key.
     pub(super) fn dedup(&self, key: &[u8]) -> Result<Option<DedupRecord>, ReadError> {
         Ok(self.dedup.get(key)?.map(|value| DedupRecord::decode(&value)).transpose()?)
+    }
+
+    /// A message by its id, with what was done to it, all as of one moment.
+    pub(super) fn target(&self, wanted: &TargetKey) -> Result<TargetFound, ReadError> {
+        let view = self.database.snapshot();
+        let log = wanted.log;
+        let stored: Option<LogRecord> = record(&view, &self.logs, &log.to_bytes())?;
+        let length = length_of(self.end(&view, log, false)?.sequence, stored.as_ref());
+        let prefix = keys::dedup_of_id(log, wanted.id);
+        let mut found = None;
+        for row in view.prefix(&self.dedup, prefix) {
+            let (key, value) = row.into_inner()?;
+            let others = key[prefix.len()..] != *wanted.actor.as_str().as_bytes();
+            let place = (others, DedupRecord::decode(&value)?.position.sequence.0);
+            found = Some(found.map_or(place, |best: (bool, u64)| best.min(place)));
+        }
+        let Some((_, number)) = found else { return Ok(TargetFound { length, ..TargetFound::default() }) };
+        let entry = self.entries(&view, log, number, number + 1, 1, usize::MAX)?.pop();
+        let entry = entry.filter(|entry| entry.entry.fixed.id == wanted.id);
+        let changes = if entry.is_some() { self.changes_in(&view, log, number, number + 1)? } else { Vec::new() };
+        Ok(TargetFound { length, entry, changes })
+    }
+
+    fn changes_in(&self, view: &Snapshot, log: LogId, from: u64, to: u64) -> Result<Vec<ChangeRecord>, ReadError> {
+        let rows = view.range(&self.changes, keys::change(log, from, 0)..keys::change(log, to, 0));
+        rows.map(|row| Ok(ChangeRecord::decode(&row.value()?)?)).collect()
+    }
+
+    /// What was done to messages by entries below `below`.
+    pub(super) fn changes(&self, log: LogId, from: u64, to: u64, below: u64) -> Result<Vec<ChangeRecord>, ReadError> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let mut changes = self.changes_in(&self.database.snapshot(), log, from, to)?;
+        changes.retain(|change| change.position.sequence.0 < below);
+        Ok(changes)
+    }
+
+    /// Deletes whose message's content was not taken away yet.
+    pub(super) fn deletes(&self, after: Option<&[u8]>, limit: usize) -> Result<Deletes, ReadError> {
+        let view = self.database.snapshot();
+        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut deletes, mut last) = (Vec::new(), None);
+        for row in view.range::<&[u8], _>(&self.deletes, (lower, Bound::Unbounded)).take(limit) {
+            let (key, value) = row.into_inner()?;
+            deletes.push((keys::log_of(&key)?, ChangeRecord::decode(&value)?));
+            last = Some(Bytes::copy_from_slice(&key));
+        }
+        let next = last.filter(|_| deletes.len() == limit);
+        Ok((deletes, next))
+    }
+
+    /// What [`super::committer::SCRUB`] says.
+    pub(super) fn to_scrub(&self) -> Result<Option<u64>, ReadError> {
+        let value = self.meta.get(SCRUB)?;
+        value
+            .map(|value| Ok(u64::from_be_bytes(value[..].try_into().map_err(|_| ReadError::Form("meta"))?)))
+            .transpose()
     }
 
     /// The keys of a log's dedup records. `None` when there are more than `limit`.

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use hearth_protocol::record::{CursorRecord, DedupRecord, OutboxRecord, ParkedSend};
+use hearth_protocol::record::{ChangeRecord, CursorRecord, DedupRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use region_model::ports::{
-    AppendOutcome, Cursors, DedupKey, Inspect, LoadedLog, LogAppend, LogLook, LogSummary, MapChange, MapStore, MapSync,
-    MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError,
+    AppendOutcome, Cursors, DedupKey, Deletes, Inspect, LoadedLog, LogAppend, LogLook, LogSummary, MapChange, MapStore,
+    MapSync, MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError, TakenContent, TargetFound, TargetKey,
 };
 
 use super::{Call, Handle, Tables};
@@ -45,6 +45,26 @@ impl MessageLog for Handle {
 
     async fn dedup(&self, keys: Vec<DedupKey>) -> Result<Vec<Option<DedupRecord>>, StoreError> {
         self.call(Call::Dedup, move |tables| tables.dedup(keys)).await
+    }
+
+    async fn target(&self, key: TargetKey) -> Result<TargetFound, StoreError> {
+        self.call(Call::Target, move |tables| tables.target(&key)).await
+    }
+
+    async fn changes(&self, log: LogId, from: u64, to: u64, below: u64) -> Result<Vec<ChangeRecord>, StoreError> {
+        self.call(Call::Changes, move |tables| tables.changes(log, from, to, below)).await
+    }
+
+    async fn deletes(&self, after: Option<Bytes>, rows: usize) -> Result<Deletes, StoreError> {
+        self.call(Call::Deletes, move |tables| tables.deletes(after.as_deref(), rows)).await
+    }
+
+    async fn take_content(&self, taken: TakenContent) -> Result<(), StoreError> {
+        self.call(Call::TakeContent, move |tables| tables.take_content(&taken)).await
+    }
+
+    async fn scrub(&self) -> Result<bool, StoreError> {
+        self.call(Call::Scrub, Tables::scrub).await
     }
 
     async fn expire_dedup(

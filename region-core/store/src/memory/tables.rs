@@ -1,12 +1,17 @@
 //! What the memory store holds and how each call changes it: the ports' contract in its plainest form.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_protocol::record::{CursorRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend};
+use hearth_protocol::record::{
+    ChangeRecord, CursorRecord, DedupRecord, LogRecord, MessageChange, OutboxRecord, ParkedSend,
+};
 use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
-use region_model::ports::{AppendOutcome, DedupKey, LoadedLog, LogAppend, LogSummary, MapChange, MapSync, length_of};
+use region_model::ports::{
+    AppendOutcome, DedupKey, Deletes, LoadedLog, LogAppend, LogSummary, MapChange, MapSync, TakenContent, TargetFound,
+    TargetKey, length_of,
+};
 use uuid::Uuid;
 
 type Undo = Box<dyn FnOnce(&mut Tables) + Send>;
@@ -22,6 +27,8 @@ pub(super) struct Tables {
     cursors: BTreeMap<(LogId, UserId), (CursorRecord, u64)>,
     map: BTreeMap<Bytes, Bytes>,
     change: u64,
+    /// Whether something was taken away since the last scrub.
+    to_scrub: bool,
     /// Takes back what no sync has covered yet, newest last.
     unsynced: Vec<Undo>,
 }
@@ -35,6 +42,10 @@ struct Log {
     snapshot: Option<(u64, Bytes)>,
     tail: BTreeMap<Position, Arc<SealedEntry>>,
     dedup: HashMap<(UserId, Uuid), DedupRecord>,
+    /// By message, and by what changes it.
+    changes: BTreeMap<(u64, u64), ChangeRecord>,
+    /// Deletes among them whose message's content was taken away.
+    taken: BTreeSet<(u64, u64)>,
 }
 
 impl Log {
@@ -56,6 +67,7 @@ impl Log {
             }
             self.tail.insert(fixed.position, entry);
         }
+        self.changes.retain(|(_, by), _| *by < from);
         self.mark = self.mark.min(from);
         self.snapshot.take_if(|(length, _)| *length > from);
     }
@@ -111,9 +123,12 @@ impl Tables {
         log.mark = log.mark.max(append.mark.min(end));
         if let Some(begin) = append.begin {
             log.rows.retain(|sequence, _| !begin.dropped.contains(sequence));
+            log.changes.retain(|(_, by), _| !begin.dropped.contains(by));
         }
         log.rows.extend(append.filled.into_iter().map(|entry| (entry.sequence().0, entry)));
         log.rows.extend(append.entries.into_iter().map(|entry| (entry.sequence().0, entry)));
+        let changes = append.changes.into_iter().map(|change| ((change.target, change.position.sequence.0), change));
+        log.changes.extend(changes);
         if append.record.is_some() {
             log.record = append.record;
         }
@@ -166,6 +181,54 @@ impl Tables {
     pub(super) fn dedup(&self, keys: Vec<DedupKey>) -> Vec<Option<DedupRecord>> {
         let find = |key: DedupKey| self.logs.get(&key.log)?.dedup.get(&(key.sender, key.id)).cloned();
         keys.into_iter().map(find).collect()
+    }
+
+    pub(super) fn target(&self, wanted: &TargetKey) -> TargetFound {
+        let Some(log) = self.logs.get(&wanted.log) else { return TargetFound::default() };
+        let named = log.dedup.iter().filter(|((_, id), _)| *id == wanted.id);
+        let best = named.map(|((sender, _), record)| (*sender != wanted.actor, record.position.sequence.0)).min();
+        let entry = best.and_then(|(_, number)| log.rows.get(&number));
+        let entry = entry.filter(|entry| entry.entry.fixed.id == wanted.id).cloned();
+        let changes = entry
+            .as_ref()
+            .map(|entry| entry.sequence().0)
+            .map(|number| log.changes.range((number, 0)..(number + 1, 0)).map(|(_, change)| change.clone()).collect());
+        TargetFound { length: log.length(), entry, changes: changes.unwrap_or_default() }
+    }
+
+    pub(super) fn changes(&self, id: LogId, from: u64, to: u64, below: u64) -> Vec<ChangeRecord> {
+        let Some(log) = self.logs.get(&id).filter(|_| from < to) else { return Vec::new() };
+        let changes = log.changes.range((from, 0)..(to, 0)).filter(|((_, by), _)| *by < below);
+        changes.map(|(_, change)| change.clone()).collect()
+    }
+
+    pub(super) fn deletes(&self, after: Option<&[u8]>, rows: usize) -> Deletes {
+        let mut found = Vec::new();
+        for (id, log) in &self.logs {
+            for ((target, by), change) in &log.changes {
+                let key = [&id.to_bytes()[..], &target.to_be_bytes(), &by.to_be_bytes()].concat();
+                let open = change.what == MessageChange::Deleted && !log.taken.contains(&(*target, *by));
+                if open && after.is_none_or(|after| key[..] > *after) && found.len() < rows {
+                    found.push((key, (*id, change.clone())));
+                }
+            }
+        }
+        let next = found.last().filter(|_| found.len() == rows).map(|(key, _)| Bytes::from(key.clone()));
+        (found.into_iter().map(|(_, delete)| delete).collect(), next)
+    }
+
+    pub(super) fn take_content(&mut self, taken: &TakenContent) {
+        self.to_scrub = true;
+        let Some(log) = self.logs.get_mut(&taken.log) else { return };
+        let rows = log.rows.values_mut().filter(|entry| taken.entries.contains(&entry.entry.fixed.position));
+        let tail = log.tail.values_mut().filter(|entry| taken.tail.contains(&entry.entry.fixed.position));
+        rows.chain(tail).for_each(|entry| *entry = entry.without_content());
+        log.taken.insert((taken.delete.target, taken.delete.position.sequence.0));
+        self.sync();
+    }
+
+    pub(super) fn scrub(&mut self) -> bool {
+        std::mem::take(&mut self.to_scrub)
     }
 
     pub(super) fn expire_dedup(&mut self, before: Timestamp, after: Option<&[u8]>, rows: usize) -> Option<Bytes> {
@@ -242,6 +305,7 @@ impl Tables {
         {
             self.logs.insert(id, Log { tail: log.tail, ..Log::default() });
         }
+        self.to_scrub = true;
         self.outbox.retain(|(log, ..), _| *log != id);
         self.cursors.retain(|(log, _), _| *log != id);
         self.sync();

@@ -44,7 +44,7 @@ impl Sim {
 
     pub(super) fn check_reply(&self, ticket: u64, outcome: &Outcome) {
         let (Outcome::Acked(ack), Some(command)) = (outcome, self.sent.get(&ticket)) else { return };
-        let by_id = command.kind == EntryKind::Message;
+        let by_id = command.kind.is_sent();
         self.check_ack(command.log, ack, by_id.then_some((&command.sender, command.id)));
     }
 

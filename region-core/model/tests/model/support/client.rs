@@ -1,7 +1,7 @@
 //! What clients and the shell of a region do: create, send, retry, look.
 
 use bytes::Bytes;
-use hearth_protocol::entry::{ConversationKind, MemberAction, Role, Settings};
+use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, MemberAction, Role, Settings};
 use hearth_protocol::{Change, ConversationId, DeviceId, EntryKind, Header, Level, LogId, RegionId, Slot, UserId};
 use region_model::view::default_settings;
 use region_model::{Ack, Command, Input, LogView, Outcome, region_sender};
@@ -72,6 +72,7 @@ impl Message {
             id: message_id(self.id),
             content: Bytes::from(format!("{{\"text\":\"{}\"}}", self.text)),
             reply_to: self.reply_to,
+            target: None,
             expires_at: None,
             level: self.level,
             origin,
@@ -124,6 +125,7 @@ impl Sim {
             id,
             content: change.encode(),
             reply_to: None,
+            target: None,
             expires_at: None,
             level: None,
             origin: self.regions[region].id.clone(),
@@ -223,6 +225,7 @@ impl Sim {
             id: Uuid::from_u128(0xC000_0000),
             content: header.encode(),
             reply_to: None,
+            target: None,
             expires_at: None,
             level: None,
             origin,
@@ -230,6 +233,14 @@ impl Sim {
             joined: None,
         };
         self.command(region, command, None)
+    }
+
+    /// The same, whose new members see what comes after them.
+    pub(crate) fn group_without_history(&mut self, home: usize, number: u128) -> LogId {
+        let log = LogId::conversation(ConversationId(Uuid::from_u128(0xD000_0000 + number)));
+        let settings = Settings { history_for_new_members: HistoryForNewMembers::None, ..group_settings() };
+        self.create_log(home, home, log, &group(settings, &["ann", "ben", "cem"]));
+        log
     }
 
     /// A group of ann, ben and cem with a home, in every region that votes for it.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_protocol::record::{DedupRecord, LogRecord, ParkedSend};
+use hearth_protocol::record::{ChangeRecord, DedupRecord, LogRecord, ParkedSend};
 use hearth_protocol::{LogId, Placement, Position, RegionId, SealedEntry, mesh};
-use region_model::ports::{DedupKey, LoadedLog, LogAppend, length_of};
+use region_model::ports::{DedupKey, LoadedLog, LogAppend, TargetFound, TargetKey, length_of};
 
 /// One log on disk.
 #[derive(Debug, Default)]
@@ -18,6 +18,8 @@ pub(crate) struct StoredLog {
     pub(crate) snapshot: Option<(u64, Bytes)>,
     pub(crate) change: u64,
     pub(crate) tail: BTreeMap<Position, Arc<SealedEntry>>,
+    /// What was done to messages, by the number of what did it.
+    pub(crate) changes: BTreeMap<u64, ChangeRecord>,
 }
 
 impl StoredLog {
@@ -75,12 +77,14 @@ impl Disk {
                 }
                 stored.tail.insert(fixed.position, entry);
             }
+            stored.changes.retain(|by, _| *by < apart);
             stored.mark = stored.mark.min(apart);
             stored.snapshot.take_if(|(length, _)| *length > apart);
         }
         if let Some(begin) = &append.begin {
             assert!(append.record.is_some(), "a beginning brings the record");
             stored.entries.retain(|sequence, _| !begin.dropped.contains(sequence));
+            stored.changes.retain(|by, _| !begin.dropped.contains(by));
         }
         for entry in &append.filled {
             let sequence = entry.sequence().0;
@@ -109,6 +113,7 @@ impl Disk {
             stored.check(append.log);
         }
         stored.change = self.change;
+        stored.changes.extend(append.changes.into_iter().map(|change| (change.position.sequence.0, change)));
         self.dedup.extend(append.dedup);
         self.change
     }
@@ -152,6 +157,16 @@ impl Disk {
             loaded.change = stored.change;
         }
         loaded
+    }
+
+    /// A message by its id, with what was done to it.
+    pub(crate) fn target(&self, key: &TargetKey) -> TargetFound {
+        let Some(stored) = self.logs.get(&key.log) else { return TargetFound::default() };
+        let named = stored.entries.values().filter(|entry| entry.entry.fixed.id == key.id);
+        let entry = named.min_by_key(|entry| (entry.entry.fixed.sender != key.actor, entry.sequence())).cloned();
+        let number = entry.as_ref().map(|entry| entry.sequence().0);
+        let changes = stored.changes.values().filter(|change| Some(change.target) == number).cloned().collect();
+        TargetFound { length: stored.length(), entry, changes }
     }
 
     pub(crate) fn entry(&self, log: LogId, sequence: u64) -> Option<&Arc<SealedEntry>> {

@@ -413,6 +413,10 @@ impl Sim {
                 Input::HashesRead { log, sequence, entries }
             }
             Effect::ReadTail { log, after, rows } => Input::TailPage { log, entries: disk.tail(log, after, rows) },
+            Effect::Target(key) => {
+                let found = Box::new(disk.target(&key));
+                Input::Target(key, found)
+            }
             other => panic!("not a read: {other:?}"),
         };
         self.input(region, input);
@@ -453,6 +457,7 @@ impl Sim {
             | Effect::ReadForPull { .. }
             | Effect::ReadHashes { .. }
             | Effect::ReadTail { .. }
+            | Effect::Target(_)
             | Effect::ReadForRetry { .. } => {
                 self.after(self.setup.store, Event::Reads { region, start, effect: Box::new(effect) });
             }

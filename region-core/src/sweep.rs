@@ -1,0 +1,105 @@
+//! Texts of deleted messages leave the store: first the entries lose their content, in the log and in kept tails, then
+//! the store's files are rewritten. A delete is taken up once it is below the mark and everything between it and its
+//! message is here; until then it is looked at again by the next sweep.
+
+use std::sync::Arc;
+
+use hearth_protocol::record::{ChangeRecord, MessageChange};
+use hearth_protocol::{EntryKind, LogId, Position, SealedEntry};
+use region_model::ports::{StoreError, TakenContent};
+use uuid::Uuid;
+
+use crate::reads::has_rows;
+use crate::region::Region;
+
+/// Deletes looked at per page.
+const PAGE: usize = 256;
+/// Entries of a tail looked at per page.
+const TAIL_PAGE: usize = 256;
+
+/// Runs until the region stops.
+pub(crate) async fn run(region: Arc<Region>) {
+    let mut sweep = tokio::time::interval(region.options.content_sweep);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut failed = region.failed.subscribe();
+    loop {
+        let swept = async {
+            sweep.tick().await;
+            region.sweep_content().await
+        };
+        tokio::select! {
+            () = Region::until_failed(&mut failed) => return,
+            swept = swept => if let Err(error) = swept {
+                region.fail(&error.to_string());
+            },
+        }
+    }
+}
+
+/// Whether an entry gives a message its content: it is the message, or an edit of it.
+fn is_content_of(entry: &SealedEntry, message: Uuid, sender: &hearth_protocol::UserId) -> bool {
+    let fixed = &entry.entry.fixed;
+    let is_it = match fixed.kind {
+        EntryKind::Message => fixed.id == message,
+        EntryKind::Edit => fixed.target == Some(message),
+        _ => false,
+    };
+    is_it && fixed.sender == *sender && entry.content().is_some()
+}
+
+impl Region {
+    async fn sweep_content(self: &Arc<Self>) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            let (deletes, next) = self.stores.log.deletes(after, PAGE).await?;
+            for (log, delete) in deletes {
+                if let Some(taken) = self.content_of(log, delete).await? {
+                    self.stores.log.take_content(taken).await?;
+                }
+            }
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        if self.stores.log.scrub().await? {
+            tracing::info!(region = %self.me(), "the store's files were rewritten without what was taken away");
+        }
+        Ok(())
+    }
+
+    /// What a delete takes away; `None` while that cannot be told.
+    async fn content_of(&self, log: LogId, delete: ChangeRecord) -> Result<Option<TakenContent>, StoreError> {
+        let Ok(view) = self.view(log, false).await else { return Ok(None) };
+        let (target, by) = (delete.target, delete.position.sequence.0);
+        if !view.held || by >= view.marked || !has_rows(&view, target, by + 1) {
+            return Ok(None);
+        }
+        let Some(message) = self.stores.log.read(log, target, target + 1, 1, usize::MAX).await?.pop() else {
+            return Ok(None);
+        };
+        let fixed = &message.entry.fixed;
+        // Edits above the delete came back with a tail, without their content.
+        let changes = self.stores.log.changes(log, target, target + 1, by).await?;
+        let edits = changes.iter().filter(|change| change.what == MessageChange::Edited);
+        let entries = std::iter::once(fixed.position).chain(edits.map(|edit| edit.position)).collect();
+        let tail = self.tail_content(log, fixed.id, &fixed.sender).await?;
+        Ok(Some(TakenContent { log, entries, tail, delete }))
+    }
+
+    async fn tail_content(
+        &self,
+        log: LogId,
+        message: Uuid,
+        sender: &hearth_protocol::UserId,
+    ) -> Result<Vec<Position>, StoreError> {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.stores.log.read_tail(log, after, TAIL_PAGE).await?;
+            let Some(last) = page.last() else { return Ok(found) };
+            after = Some(last.entry.fixed.position);
+            let of_it = page.iter().filter(|entry| is_content_of(entry, message, sender));
+            found.extend(of_it.map(|entry| entry.entry.fixed.position));
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What rows say of edits, deletes and reactions: each is the fold of the line up to where it was read, and the text of
+//! a deleted message is not given to a session any more that was shown the delete.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hearth_protocol::{ConversationId, MessageId};
+
+use super::{Guarantee, Report};
+use crate::history::{Did, Event, History, ReadRow, SessionId};
+
+/// The texts that clients wrote, by message or edit.
+type Texts<'a> = BTreeMap<(ConversationId, MessageId), &'a str>;
+
+/// When something was done, and where it stands: of two, the later counts.
+type Place = (u64, u64);
+
+/// What was done to one message.
+#[derive(Debug, Default)]
+struct Folded<'a> {
+    deleted: bool,
+    edit: Option<(Place, MessageId)>,
+    /// By emoji and user: when that was said last, and whether it came.
+    said: BTreeMap<(&'a str, &'a str), (Place, bool)>,
+}
+
+pub(super) fn check(history: &History, report: &mut Report) {
+    let mut texts = Texts::new();
+    let mut deleted: BTreeMap<SessionId, BTreeSet<(ConversationId, MessageId)>> = BTreeMap::new();
+    for (_, event) in &history.events {
+        match event {
+            Event::Wrote(conversation, message, text) => drop(texts.insert((*conversation, *message), text)),
+            Event::Says { session, conversation, message, did, text } => {
+                let gone = deleted.entry(*session).or_default();
+                let of = match did {
+                    Did::Edit(target) | Did::Delete(target) => *target,
+                    Did::Message | Did::React { .. } | Did::Other => *message,
+                };
+                if text.is_some() && gone.contains(&(*conversation, of)) {
+                    let name = history.sessions.get(*session as usize).map_or("?", |session| session.name.as_str());
+                    let what = format!("{name}: was given a text of {of} in {conversation} after its delete");
+                    report.add(Guarantee::Deleted, what);
+                }
+                if matches!(did, Did::Delete(_)) {
+                    gone.insert((*conversation, of));
+                }
+            }
+            Event::Rewound(session, conversation, _) => {
+                // A delete of a line that was left may be shown again.
+                deleted.entry(*session).or_default().retain(|(of, _)| of != conversation);
+            }
+            Event::Read { reader, conversation, rows } => read(reader, *conversation, rows, &texts, report),
+            _ => {}
+        }
+    }
+}
+
+fn read(reader: &str, conversation: ConversationId, rows: &[ReadRow], texts: &Texts<'_>, report: &mut Report) {
+    let folded = fold(rows);
+    let untouched = Folded::default();
+    for row in rows {
+        let wrong = match &row.did {
+            Did::Message => {
+                let of_it = folded.get(&row.message).unwrap_or(&untouched);
+                message(row, of_it, texts.get(&(conversation, shown(row.message, of_it))).copied())
+            }
+            Did::Edit(target) => {
+                let shows = folded.get(target).is_some_and(|of| !of.deleted && shown(*target, of) == row.message);
+                let text = texts.get(&(conversation, row.message)).copied();
+                let good = row.text.as_deref().is_none_or(|given| shows && text.is_none_or(|text| text == given));
+                (!good).then(|| format!("an edit that does not show says {:?}", row.text))
+            }
+            Did::Delete(_) | Did::React { .. } | Did::Other => None,
+        };
+        if let Some(wrong) = wrong {
+            report.add(Guarantee::Present, format!("{reader}: {} of {conversation}: {wrong}", row.sequence));
+        }
+    }
+}
+
+/// The message or edit whose text a message shows.
+fn shown(message: MessageId, of_it: &Folded<'_>) -> MessageId {
+    of_it.edit.map_or(message, |(_, edit)| edit)
+}
+
+fn fold(rows: &[ReadRow]) -> BTreeMap<MessageId, Folded<'_>> {
+    let mut folded: BTreeMap<MessageId, Folded<'_>> = BTreeMap::new();
+    for row in rows {
+        let place = (row.time, row.sequence);
+        match &row.did {
+            Did::Edit(target) => {
+                let of_it = folded.entry(*target).or_default();
+                of_it.edit = of_it.edit.max(Some((place, row.message)));
+            }
+            Did::Delete(target) => folded.entry(*target).or_default().deleted = true,
+            Did::React { target, emoji, added } => {
+                let said = &mut folded.entry(*target).or_default().said;
+                let last = said.entry((emoji, &row.sender)).or_insert((place, *added));
+                *last = (*last).max((place, *added));
+            }
+            Did::Message | Did::Other => {}
+        }
+    }
+    folded
+}
+
+fn message(row: &ReadRow, of_it: &Folded<'_>, text: Option<&str>) -> Option<String> {
+    if row.deleted != of_it.deleted {
+        return Some(format!("deleted is {} where the line says {}", row.deleted, of_it.deleted));
+    }
+    if of_it.deleted {
+        return row.text.as_ref().map(|text| format!("is deleted, and says {text:?}"));
+    }
+    if text.is_some() && row.text.as_deref() != text {
+        return Some(format!("says {:?} where the line says {text:?}", row.text));
+    }
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for ((emoji, _), _) in of_it.said.iter().filter(|(_, (_, added))| *added) {
+        *counts.entry(emoji).or_default() += 1;
+    }
+    let given: BTreeMap<&str, u64> = row.reactions.iter().map(|(emoji, count)| (emoji.as_str(), *count)).collect();
+    (given != counts).then(|| format!("has reactions {given:?} where the line says {counts:?}"))
+}
