@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use super::content::Content;
 use super::json::json_depth_exceeds;
+use super::presence::{ClientStateRequest, PresenceSetRequest, PresenceUsersRequest};
 use crate::error::Refusal;
 use crate::ids::{ConversationId, DeviceId, Epoch, MessageId, Timestamp};
 use crate::limits;
@@ -156,6 +157,12 @@ pub enum ClientFrame {
     Typing(TypingRequest),
     /// `conversation.view`: taken without an answer.
     View(ViewRequest),
+    /// `presence.set`: taken without an answer.
+    PresenceSet(PresenceSetRequest),
+    /// `presence.subscribe` or `presence.unsubscribe`.
+    PresenceUsers(PresenceUsersRequest),
+    /// `client.state`: taken without an answer.
+    State(ClientStateRequest),
     /// `sync.request`.
     Sync(SyncRequest),
     /// `history.request`.
@@ -247,6 +254,12 @@ fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<Client
         "typing.start" => ClientFrame::Typing(TypingRequest { typing: true, ..typed(payload)? }),
         "typing.stop" => ClientFrame::Typing(typed(payload)?),
         "conversation.view" => ClientFrame::View(typed(payload)?),
+        "presence.set" => ClientFrame::PresenceSet(typed(payload)?),
+        "presence.subscribe" => {
+            ClientFrame::PresenceUsers(PresenceUsersRequest { subscribe: true, ..typed(payload)? })
+        }
+        "presence.unsubscribe" => ClientFrame::PresenceUsers(typed(payload)?),
+        "client.state" => ClientFrame::State(typed(payload)?),
         "auth" => ClientFrame::Auth(typed(payload)?),
         "resume" => ClientFrame::Resume(typed(payload)?),
         "auth.refresh" => {
@@ -262,10 +275,6 @@ fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<Client
         | "message.delete"
         | "reaction.add"
         | "reaction.remove"
-        | "presence.set"
-        | "presence.subscribe"
-        | "presence.unsubscribe"
-        | "client.state"
         | "delivery.explain" => {
             return Err(Refusal::invalid(format!("frames of type {kind} are not served by this version yet")));
         }
