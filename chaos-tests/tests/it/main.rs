@@ -13,6 +13,7 @@ mod membership;
 mod metrics;
 mod operators;
 mod partition;
+mod presence;
 mod receipts;
 mod scenario;
 mod serve;

@@ -8,6 +8,7 @@ mod acks;
 mod lines;
 #[cfg(test)]
 mod planted;
+mod presence;
 mod receipts;
 mod sessions;
 
@@ -41,6 +42,8 @@ pub enum Guarantee {
     G9,
     /// Receipts do not run ahead.
     G10,
+    /// Presence converges.
+    G11,
     /// Messages of a device stand in the order in which it sent them.
     DeviceOrder,
     /// Every send is answered once everything is healed.
@@ -155,6 +158,7 @@ pub fn check(history: &History) -> Report {
     let lines = lines::check(history, &facts, &mut report);
     sessions::check(history, &facts, &lines, &mut report);
     receipts::check(history, &mut report);
+    presence::check(history, &mut report);
     report.sends = facts.sent.values().filter(|sent| sent.invoked.is_some()).count();
     report.acked = facts.sent.values().filter(|sent| !sent.acks.is_empty()).count();
     overlaps(history, &facts, &mut report);
@@ -217,6 +221,9 @@ fn gather(history: &History, report: &mut Report) -> Facts {
             | Event::Rewound(..)
             | Event::Said { .. }
             | Event::Receipt { .. }
+            | Event::There { .. }
+            | Event::PresenceTold { .. }
+            | Event::PresenceEnd { .. }
             | Event::Bound { .. }
             | Event::FaultBegins(..)
             | Event::FaultEnds(_)

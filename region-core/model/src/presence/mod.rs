@@ -505,6 +505,12 @@ impl PresenceBook {
     }
 }
 
+/// The frame of presence that a link brought, if it is one.
+#[must_use]
+pub fn of_body(body: &mesh::Body) -> Option<&mesh::Presence> {
+    if let mesh::Body::Presence(frame) = body { Some(frame) } else { None }
+}
+
 /// Without repetitions, in the order given.
 fn unique(users: Vec<UserId>) -> Vec<UserId> {
     let mut seen = BTreeSet::new();
