@@ -1,10 +1,10 @@
 //! Frames that edges send: the text is the contract, and it reads back into what was written.
 
 use hearth_protocol::client::{
-    AckDurability, AckPayload, ClosePayload, Connected, DeliveredPayload, Draining, Endpoint, QueuedPayload,
-    QueuedReason, ReadReceiptPayload, ReceiptsSummaryPayload, RefusedPayload, RewoundPayload, ServerFrame,
-    SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo, TypingPayload, encode_message_new,
-    encode_server_frame,
+    AckDurability, AckPayload, Certainty, ClosePayload, Connected, DeliveredPayload, DeviceType, Draining, Endpoint,
+    PresenceBulkPayload, PresencePayload, PresenceStatus, QueuedPayload, QueuedReason, ReadReceiptPayload,
+    ReceiptsSummaryPayload, RefusedPayload, RewoundPayload, ServerFrame, SyncCompletePayload, SyncGapPayload,
+    SyncRequiredPayload, SyncedUpTo, TypingPayload, encode_message_new, encode_server_frame,
 };
 use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, Role, Settings};
 use hearth_protocol::placement::PartitionMode;
