@@ -195,8 +195,7 @@ impl RegionHandle {
         let (receipt_frames, receipt_queue) = mpsc::channel(RECEIPT_FRAMES);
         let (said, said_queue) = mpsc::channel(TYPING);
         let (presence, presence_queue) = mpsc::channel(PRESENCE);
-        let hub =
-            (Hub::new(notices), Receipts::new(receipt_frames), Typing::new(said), Presence::new(presence));
+        let hub = (Hub::new(notices), Receipts::new(receipt_frames), Typing::new(said), Presence::new(presence));
         let core = RegionCore::new(CoreOptions {
             me: options.region.clone(),
             map: options.map.clone(),

@@ -255,7 +255,9 @@ impl World {
             }
         }
         for (connection, told) in &self.presence.told {
-            let Some(of) = self.connections.get(connection).filter(|of| self.regions[of.region].runs()) else { continue };
+            let Some(of) = self.connections.get(connection).filter(|of| self.regions[of.region].runs()) else {
+                continue;
+            };
             let name = self.history.sessions.get(of.session as usize).map_or("", |session| &session.name);
             ends.extend(told.iter().map(|(user, status)| (name.to_owned(), user.to_string(), *status, true)));
         }

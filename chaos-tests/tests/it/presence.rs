@@ -170,7 +170,9 @@ async fn a_cut_link_is_one_event_and_unknown_reads_and_all_agree_within_five_sec
     }
     let seen = ann.frames().len();
     mesh.cut(0, 1).await;
-    let down = |frame: &Value| frame["payload"]["region"] == mesh.regions[1].id.as_str() && frame["payload"]["reachable"] == json!(false);
+    let down = |frame: &Value| {
+        frame["payload"]["region"] == mesh.regions[1].id.as_str() && frame["payload"]["reachable"] == json!(false)
+    };
     ann.expect_within("region.status", LATE, down).await;
     let rows = look(&ann, &others).await;
     for row in &rows {

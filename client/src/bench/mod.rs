@@ -154,7 +154,14 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(options: &'a BenchOptions) -> Self {
         let data = options.data.join(format!("hearth-bench-{}", std::process::id()));
-        Self { options, data, run: rand::random::<u32>() & 0x7fff_ff00, runs: Vec::new(), pages: None, presence: Vec::new() }
+        Self {
+            options,
+            data,
+            run: rand::random::<u32>() & 0x7fff_ff00,
+            runs: Vec::new(),
+            pages: None,
+            presence: Vec::new(),
+        }
     }
 
     async fn run(mut self) -> Result<Report, BenchError> {

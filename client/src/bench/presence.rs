@@ -130,9 +130,7 @@ impl Counts {
 /// Groups of users, each member at the next region.
 async fn plans(server: &Server, rest: &Rest, run: u32) -> Result<Vec<Plan>, BenchError> {
     let regions = &server.regions;
-    let user = |number| {
-        UserId::new(name(run, number)).map_err(|error| BenchError::Server { what: error.to_string() })
-    };
+    let user = |number| UserId::new(name(run, number)).map_err(|error| BenchError::Server { what: error.to_string() });
     let groups: Vec<Vec<Plan>> = stream::iter(0..GROUPS)
         .map(|group| async move {
             let numbers = group * MEMBERS..(group + 1) * MEMBERS;
@@ -249,13 +247,16 @@ pub(super) async fn presence(
         let users: Vec<String> = others.map(|other| name(run, other)).collect();
         let frame = serde_json::json!({"type": "presence.subscribe", "payload": {"userIds": users}}).to_string();
         link.append_text(frame.as_bytes());
-        link.flush().map_err(|error| BenchError::Connect { host: plans[index].host.clone(), what: error.to_string() })?;
+        link.flush()
+            .map_err(|error| BenchError::Connect { host: plans[index].host.clone(), what: error.to_string() })?;
         links.push(link);
     }
     tasks.spawn_local(generator::heartbeats(links.clone()));
     let users = links.len();
     if !until(READY, || counts.borrow().ready >= users).await {
-        return Err(BenchError::Server { what: format!("{} of {users} subscriptions answered", counts.borrow().ready) });
+        return Err(BenchError::Server {
+            what: format!("{} of {users} subscriptions answered", counts.borrow().ready),
+        });
     }
     // Those who were subscribed to while they came are told of by now, too: what is seen counts from here.
     tokio::time::sleep(Duration::from_secs(3)).await;

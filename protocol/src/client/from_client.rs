@@ -255,9 +255,7 @@ fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<Client
         "typing.stop" => ClientFrame::Typing(typed(payload)?),
         "conversation.view" => ClientFrame::View(typed(payload)?),
         "presence.set" => ClientFrame::PresenceSet(typed(payload)?),
-        "presence.subscribe" => {
-            ClientFrame::PresenceUsers(PresenceUsersRequest { subscribe: true, ..typed(payload)? })
-        }
+        "presence.subscribe" => ClientFrame::PresenceUsers(PresenceUsersRequest { subscribe: true, ..typed(payload)? }),
         "presence.unsubscribe" => ClientFrame::PresenceUsers(typed(payload)?),
         "client.state" => ClientFrame::State(typed(payload)?),
         "auth" => ClientFrame::Auth(typed(payload)?),
@@ -271,11 +269,7 @@ fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<Client
         }
         "sync.request" => ClientFrame::Sync(typed(payload)?),
         "history.request" => ClientFrame::History(typed(payload)?),
-        "message.edit"
-        | "message.delete"
-        | "reaction.add"
-        | "reaction.remove"
-        | "delivery.explain" => {
+        "message.edit" | "message.delete" | "reaction.add" | "reaction.remove" | "delivery.explain" => {
             return Err(Refusal::invalid(format!("frames of type {kind} are not served by this version yet")));
         }
         _ => return Err(Refusal::invalid("unknown frame type")),

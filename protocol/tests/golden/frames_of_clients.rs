@@ -103,20 +103,17 @@ fn presence_names_a_status_users_and_a_state_and_nothing_else_is_taken() {
         r#"{"type":"client.state","payload":{"state":"asleep"}}"#,
     ] {
         let (_, result) = parse_client_frame(text.as_bytes(), &FrameLimits::default());
-        assert!(matches!(result, Err(FrameError::Refused(refusal)) if refusal.error == ErrorCode::InvalidMessage), "{text}");
+        assert!(
+            matches!(result, Err(FrameError::Refused(refusal)) if refusal.error == ErrorCode::InvalidMessage),
+            "{text}"
+        );
     }
 }
 
 #[test]
 fn frames_of_later_versions_and_unknown_ones_are_refused_and_end_no_session() {
-    let later = [
-        "message.edit",
-        "message.delete",
-        "reaction.add",
-        "reaction.remove",
-        "delivery.explain",
-        "something.else",
-    ];
+    let later =
+        ["message.edit", "message.delete", "reaction.add", "reaction.remove", "delivery.explain", "something.else"];
     for kind in later {
         let text = format!(r#"{{"type":"{kind}","id":"9","payload":{{}}}}"#);
         let (id, result) = parse_client_frame(text.as_bytes(), &FrameLimits::default());

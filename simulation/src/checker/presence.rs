@@ -50,11 +50,14 @@ pub(super) fn check(history: &History, report: &mut Report) {
             }
             Event::PresenceTold { session, user, status } if is_gone(*status) => {
                 let Some(told) = there.remove(&(*session, user.as_str())) else { continue };
-                let absent = users.get(user.as_str()).is_none_or(|of| {
-                    is_gone(of.status()) || of.absent_until.is_some_and(|until| until + OLD >= told)
-                });
+                let absent = users
+                    .get(user.as_str())
+                    .is_none_or(|of| is_gone(of.status()) || of.absent_until.is_some_and(|until| until + OLD >= told));
                 if !absent {
-                    report.add(Guarantee::G11, format!("{at}: session {session} is told that {user} is gone: it is there"));
+                    report.add(
+                        Guarantee::G11,
+                        format!("{at}: session {session} is told that {user} is gone: it is there"),
+                    );
                 }
             }
             Event::PresenceTold { session, user, .. } => drop(there.insert((*session, user), *at)),

@@ -344,7 +344,11 @@ impl PresenceBook {
     /// A link came up or went down.
     pub fn link(&mut self, peer: &RegionId, up: bool, now: Moment) {
         let of = self.peers.entry(peer.clone()).or_default();
-        if up { of.comes_up() } else { of.goes_down() }
+        if up {
+            of.comes_up()
+        } else {
+            of.goes_down()
+        }
         self.settle(now);
     }
 
@@ -362,7 +366,11 @@ impl PresenceBook {
     pub fn fenced(&mut self, peer: &RegionId, fenced: bool, now: Moment) {
         let Some(of) = self.peers.get_mut(peer).filter(|peer| peer.fenced != fenced) else { return };
         let users = of.present();
-        if fenced { of.fence() } else { of.fenced = false }
+        if fenced {
+            of.fence()
+        } else {
+            of.fenced = false
+        }
         for user in users {
             if fenced {
                 let shown = join::shown(self, &user);

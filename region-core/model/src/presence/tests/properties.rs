@@ -140,7 +140,12 @@ fn check(world: &World, truth: &Truth) -> Result<(), TestCaseError> {
         let mut before: BTreeMap<_, u64> = BTreeMap::new();
         for (at, update) in &told.updates {
             if let Some(last) = before.insert(update.user_id.clone(), *at) {
-                prop_assert!(*at >= last + 1_000, "{} told twice within {} ms at {place} {session}", update.user_id, at - last);
+                prop_assert!(
+                    *at >= last + 1_000,
+                    "{} told twice within {} ms at {place} {session}",
+                    update.user_id,
+                    at - last
+                );
             }
         }
     }

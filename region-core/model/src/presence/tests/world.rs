@@ -122,7 +122,11 @@ impl World {
             return;
         }
         *self.connections.entry(pair).or_default() += 1;
-        if up { self.up.insert(pair) } else { self.up.remove(&pair) };
+        if up {
+            self.up.insert(pair)
+        } else {
+            self.up.remove(&pair)
+        };
         let now = self.moment();
         for (side, peer) in [(one, other), (other, one)] {
             self.books[side].link(&region(peer), up, now);
@@ -195,7 +199,8 @@ impl World {
     pub(super) fn pass(&mut self, milliseconds: u64) {
         let end = self.now + milliseconds;
         while self.now < end {
-            let next = self.flights.iter().map(|flight| flight.at).chain(self.books.iter().map(PresenceBook::due)).min();
+            let next =
+                self.flights.iter().map(|flight| flight.at).chain(self.books.iter().map(PresenceBook::due)).min();
             self.now = next.unwrap_or(end).clamp(self.now + 1, end);
             let (arrived, flying) = std::mem::take(&mut self.flights).into_iter().partition(|of| of.at <= self.now);
             self.flights = flying;
