@@ -431,16 +431,25 @@ impl Region {
         tracing::error!(region = %self.me(), %peer, %log, "the lines of home and replica fork");
     }
 
-    /// A user record held here changed: where the user is resident, the region follows what the user is in.
+    /// A user record held here changed: where the user is resident, the region follows what the user is in, and whom the
+    /// user may see is another question.
     pub(crate) fn user_changed(self: &Arc<Self>, log: LogId, entry: &SealedEntry) {
         if entry.entry.fixed.kind != EntryKind::User {
             return;
         }
-        let Some(Change::Joined { conversation, .. }) = entry.change() else { return };
+        let joined = match entry.change() {
+            Some(Change::Joined { conversation, .. }) => Some(conversation),
+            Some(Change::Removed { .. }) => None,
+            _ => return,
+        };
         let region = self.clone();
         tokio::spawn(async move {
             let Ok(view) = region.view(log, false).await else { return };
-            if matches!(&view.view, View::User(state) if state.resident.contains_key(region.me())) {
+            let View::User(state) = &view.view else { return };
+            region.presence.touched(std::iter::once(state.user.clone()));
+            if let Some(conversation) = joined
+                && state.resident.contains_key(region.me())
+            {
                 let log = LogId::conversation(conversation);
                 region.input(Input::Follow { log, hold: true }).await;
                 region.receipts.compare_soon(log);
