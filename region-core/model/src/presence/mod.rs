@@ -472,17 +472,17 @@ impl PresenceBook {
                     self.interests.set_shown(user, shown, now.ticks.saturating_sub(TOLD_EVERY));
                 }
             }
-            let sees = |book: &Self, user: &UserId| book.interests.sees(session, user);
-            let Some(Asked { request }) = asked else {
-                for user in users.iter().filter(|user| sees(self, user)) {
-                    let presence = self.read(user, now);
-                    self.effects.push(Effect::Update { presence, sessions: vec![session] });
-                }
-                continue;
-            };
-            let row = |user| if sees(self, user) { self.read(user, now) } else { join::of_nobody(user, now) };
-            let presences = users.iter().map(row).collect();
-            self.effects.push(Effect::Bulk { session, request, presences });
+            let sees = |user: &UserId| self.interests.sees(session, user);
+            if let Some(Asked { request }) = asked {
+                let row = |user| if sees(user) { self.read(user, now) } else { join::of_nobody(user, now) };
+                let presences = users.iter().map(row).collect();
+                self.effects.push(Effect::Bulk { session, request, presences });
+            } else {
+                let seen: Vec<PresencePayload> =
+                    users.iter().filter(|user| sees(user)).map(|user| self.read(user, now)).collect();
+                let update = |presence| Effect::Update { presence, sessions: vec![session] };
+                self.effects.extend(seen.into_iter().map(update));
+            }
         }
     }
 
