@@ -201,9 +201,13 @@ impl Interests {
         }
     }
 
+    pub(super) fn is_in_background(&self, session: SessionId) -> bool {
+        self.subscribers.get(&session).is_some_and(|of| of.background)
+    }
+
     /// The session is to be told of a user later.
     pub(super) fn hold(&mut self, session: SessionId, user: &UserId) {
-        if let Some(subscriber) = self.subscribers.get_mut(&session).filter(|of| of.users.get(user) == Some(&true)) {
+        if let Some(subscriber) = self.subscribers.get_mut(&session).filter(|of| of.users.contains_key(user)) {
             subscriber.held.insert(user.clone());
             if !subscriber.background {
                 self.lagging.insert(session);

@@ -274,8 +274,7 @@ impl PresenceBook {
                         self.want_no_more(user);
                     }
                     if asked.is_none() {
-                        let presence = join::of_nobody(user, now);
-                        self.effects.push(Effect::Update { presence, sessions: vec![session] });
+                        self.tell_one(session, user, now);
                     }
                 }
                 interest::Change::None => {}
@@ -336,9 +335,22 @@ impl PresenceBook {
 
     fn tell_held(&mut self, session: SessionId, now: Moment) {
         for user in self.interests.take_held(session) {
-            let presence = self.read(&user, now);
-            self.effects.push(Effect::Update { presence, sessions: vec![session] });
+            self.tell_one(session, &user, now);
         }
+    }
+
+    /// Tells one session what it may know of a user, or keeps that for its return from the background.
+    fn tell_one(&mut self, session: SessionId, user: &UserId, now: Moment) {
+        if self.interests.is_in_background(session) {
+            return self.interests.hold(session, user);
+        }
+        let presence = self.row(session, user, now);
+        self.effects.push(Effect::Update { presence, sessions: vec![session] });
+    }
+
+    /// What a session may know of a user.
+    fn row(&self, session: SessionId, user: &UserId, now: Moment) -> PresencePayload {
+        if self.interests.sees(session, user) { self.read(user, now) } else { join::of_nobody(user, now) }
     }
 
     /// A link came up or went down.
@@ -472,16 +484,11 @@ impl PresenceBook {
                     self.interests.set_shown(user, shown, now.ticks.saturating_sub(TOLD_EVERY));
                 }
             }
-            let sees = |user: &UserId| self.interests.sees(session, user);
             if let Some(Asked { request }) = asked {
-                let row = |user| if sees(user) { self.read(user, now) } else { join::of_nobody(user, now) };
-                let presences = users.iter().map(row).collect();
+                let presences = users.iter().map(|user| self.row(session, user, now)).collect();
                 self.effects.push(Effect::Bulk { session, request, presences });
             } else {
-                let seen: Vec<PresencePayload> =
-                    users.iter().filter(|user| sees(user)).map(|user| self.read(user, now)).collect();
-                let update = |presence| Effect::Update { presence, sessions: vec![session] };
-                self.effects.extend(seen.into_iter().map(update));
+                users.iter().for_each(|user| self.tell_one(session, user, now));
             }
         }
     }
