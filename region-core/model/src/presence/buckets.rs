@@ -95,11 +95,6 @@ impl Buckets {
         self.users.get(bucket as usize).into_iter().flatten()
     }
 
-    /// All users.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &UserId> {
-        self.users.iter().flatten()
-    }
-
     pub(super) fn digest(&self) -> &Digest {
         &self.digest
     }

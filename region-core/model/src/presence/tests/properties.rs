@@ -115,7 +115,9 @@ fn take(step: Step, world: &mut World, truth: &mut Truth) {
         Step::Restart(place) => {
             let there: Vec<usize> =
                 truth.sessions.iter().filter(|(_, (at, _))| *at == place).map(|(session, _)| *session).collect();
-            there.into_iter().for_each(|session| drop(truth.gone(session)));
+            for session in there {
+                truth.gone(session);
+            }
             world.restart(place);
         }
         Step::Fence(place, is) => world.fence(place, is),
