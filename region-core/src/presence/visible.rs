@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use hearth_protocol::{ConversationId, LogId, UserId, direct_conversation};
+use hearth_protocol::ids::direct_conversation;
+use hearth_protocol::{ConversationId, LogId, UserId};
 use region_model::presence::{Asked, SessionId};
 use region_model::view::View;
 
