@@ -163,6 +163,8 @@ pub enum Event {
         user: String,
         /// How.
         status: PresenceStatus,
+        /// Whether for certain.
+        sure: bool,
     },
     /// What a region or a session takes a user for, long after the last fault.
     PresenceEnd {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hearth_protocol::client::{PresencePayload, PresenceStatus};
+use hearth_protocol::client::{Certainty, PresencePayload, PresenceStatus};
 use hearth_protocol::{RegionId, UserId, mesh};
 use region_model::presence::{Effect, Moment, PresenceBook, PresenceBounds};
 use region_model::region_map::{MapState, RegionState};
@@ -203,9 +203,10 @@ impl World {
 
     fn presence_told(&mut self, connection: u64, presence: PresencePayload) {
         let Some(session) = self.connections.get(&connection).map(|connection| connection.session) else { return };
-        let PresencePayload { user_id, status, .. } = presence;
+        let PresencePayload { user_id, status, certainty, .. } = presence;
+        let sure = certainty == Certainty::Fresh;
         self.trace.count(self.now, "presence-told", connection, u64::from(status.number()));
-        let told = history::Event::PresenceTold { session, user: user_id.to_string(), status };
+        let told = history::Event::PresenceTold { session, user: user_id.to_string(), status, sure };
         self.history.add(self.now, told);
         self.presence.told.entry(connection).or_default().insert(user_id, status);
     }
@@ -250,7 +251,7 @@ impl World {
             );
             for user in looked_at {
                 let read = book.read(user, self.moment(place));
-                let sure = read.certainty == hearth_protocol::client::Certainty::Fresh;
+                let sure = read.certainty == Certainty::Fresh;
                 ends.push((region.id.to_string(), user.to_string(), read.status, sure));
             }
         }

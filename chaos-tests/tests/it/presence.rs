@@ -94,7 +94,7 @@ async fn presence_is_told_in_every_region_to_whoever_shares_a_conversation_and_t
     told(&cem, "bob", "offline").await;
     assert!(ann.payloads("presence.update").iter().all(|update| update["userId"] != "eve"));
     // Who comes to share a conversation is seen, and who is removed is not any more.
-    let direct = json!({ "participantId": "eve" });
+    let direct = json!({ "participantIds": ["eve"], "type": "direct" });
     let answer = mesh.rest("ann", 0, "POST", "/api/v1/conversations", Some(direct)).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     told(&ann, "eve", "online").await;

@@ -19,6 +19,8 @@ struct User {
     /// Until when it was offline last.
     absent_until: Option<u64>,
     changed: u64,
+    /// When a session of it ended last: whoever does not reach where it went may say that it is gone, unsure.
+    ended: Option<u64>,
 }
 
 impl User {
@@ -41,6 +43,9 @@ pub(super) fn check(history: &History, report: &mut Report) {
                 let of = users.entry(user).or_default();
                 let before = of.status();
                 of.sessions.insert(*session, *status);
+                if is_gone(*status) {
+                    of.ended = Some(*at);
+                }
                 if is_gone(before) {
                     of.absent_until = Some(*at);
                 }
@@ -48,16 +53,15 @@ pub(super) fn check(history: &History, report: &mut Report) {
                     of.changed = *at;
                 }
             }
-            Event::PresenceTold { session, user, status } if is_gone(*status) => {
+            Event::PresenceTold { session, user, status, sure } if is_gone(*status) => {
                 let Some(told) = there.remove(&(*session, user.as_str())) else { continue };
+                let lately = |at: Option<u64>| at.is_some_and(|at| at + OLD >= told);
                 let absent = users
                     .get(user.as_str())
-                    .is_none_or(|of| is_gone(of.status()) || of.absent_until.is_some_and(|until| until + OLD >= told));
+                    .is_none_or(|of| is_gone(of.status()) || lately(of.absent_until) || (!sure && lately(of.ended)));
                 if !absent {
-                    report.add(
-                        Guarantee::G11,
-                        format!("{at}: session {session} is told that {user} is gone: it is there"),
-                    );
+                    let what = format!("{at}: session {session} is told that {user} is gone: it is there");
+                    report.add(Guarantee::G11, what);
                 }
             }
             Event::PresenceTold { session, user, .. } => drop(there.insert((*session, user), *at)),

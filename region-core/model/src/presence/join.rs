@@ -14,6 +14,17 @@ pub(super) struct Shown {
     regions: Vec<RegionId>,
 }
 
+impl Shown {
+    pub(super) fn is_offline(&self) -> bool {
+        self.status == PresenceStatus::Offline
+    }
+
+    /// Whether they differ in nothing but the regions.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.status == other.status && self.device_type == other.device_type
+    }
+}
+
 /// What each region says of a user, as far as it is known.
 fn states<'a>(book: &'a PresenceBook, user: &UserId) -> Vec<(&'a RegionId, State)> {
     let others = book.peers.iter().filter_map(|(region, peer)| Some((region, peer.state(user)?)));

@@ -374,7 +374,8 @@ impl PresenceBook {
         self.settle(now);
     }
 
-    /// A region is fenced, or is back. That is one event for all its users: none is told of by itself.
+    /// A region is fenced, or is back. That is one event for all its users: none is told of by itself, but those who are
+    /// in another region too and otherwise there.
     pub fn fenced(&mut self, peer: &RegionId, fenced: bool, now: Moment) {
         let Some(of) = self.peers.get_mut(peer).filter(|peer| peer.fenced != fenced) else { return };
         let users = of.present();
@@ -384,8 +385,11 @@ impl PresenceBook {
             of.fenced = false
         }
         for user in users {
-            if fenced {
-                let shown = join::shown(self, &user);
+            let shown = join::shown(self, &user);
+            let follows = fenced
+                && (shown.is_offline()
+                    || self.interests.shown(&user).is_some_and(|(before, _)| before.is_like(&shown)));
+            if follows {
                 self.interests.set_shown(&user, shown, now.ticks);
             } else {
                 self.look(&user, now);

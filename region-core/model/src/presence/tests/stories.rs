@@ -196,6 +196,20 @@ fn a_fence_tells_of_nobody_and_gives_offline_with_the_last_moment_known_until_th
 }
 
 #[test]
+fn a_fence_tells_of_those_who_are_in_another_region_too_and_otherwise_there() {
+    let mut world = two_regions();
+    world.set(0, 9, 1, AWAY);
+    world.pass(2_000);
+    let before = world.updates(0, 1);
+    world.set_link(0, 1, false);
+    world.pass(12_000);
+    assert_eq!(world.last(0, 1, 1).map(|last| last.status), Some(ONLINE));
+    world.fence(1, true);
+    world.pass(2_000);
+    assert_eq!((world.updates(0, 1), world.last(0, 1, 1).map(|last| last.status)), (before + 1, Some(AWAY)));
+}
+
+#[test]
 fn in_the_background_nothing_is_told_and_on_return_only_the_latest() {
     let mut world = two_regions();
     world.background(0, 1, true);
