@@ -192,22 +192,26 @@ impl World {
                 }
             }
             Effect::Bulk { session, presences, .. } => {
-                presences.into_iter().for_each(|presence| self.presence_told(session, presence));
+                presences.into_iter().for_each(|presence| self.presence_told(session, presence, true));
             }
             Effect::Update { presence, sessions } => {
-                sessions.into_iter().for_each(|session| self.presence_told(session, presence.clone()));
+                sessions.into_iter().for_each(|session| self.presence_told(session, presence.clone(), false));
             }
             Effect::Refuse { refusal, .. } => self.broken.push(format!("a subscription was refused: {refusal}")),
         }
     }
 
-    fn presence_told(&mut self, connection: u64, presence: PresencePayload) {
+    /// An update, or a row of an answer: that one who was in a region that is fenced is offline, unsurely, is answered and
+    /// not told.
+    fn presence_told(&mut self, connection: u64, presence: PresencePayload, answered: bool) {
         let Some(session) = self.connections.get(&connection).map(|connection| connection.session) else { return };
         let PresencePayload { user_id, status, certainty, .. } = presence;
         let sure = certainty == Certainty::Fresh;
         self.trace.count(self.now, "presence-told", connection, u64::from(status.number()));
         let told = history::Event::PresenceTold { session, user: user_id.to_string(), status, sure };
-        self.history.add(self.now, told);
+        if !answered || sure {
+            self.history.add(self.now, told);
+        }
         self.presence.told.entry(connection).or_default().insert(user_id, status);
     }
 
