@@ -40,7 +40,9 @@ pub(crate) struct Presence {
     /// When the last frame of a link arrives.
     lanes: BTreeMap<(usize, usize), u64>,
     /// What each connection was told last.
-    told: BTreeMap<u64, BTreeMap<UserId, PresenceStatus>>,
+    told: BTreeMap<u64, BTreeMap<UserId, (PresenceStatus, Vec<RegionId>)>>,
+    /// Regions that take another for fenced.
+    fenced: BTreeSet<(usize, RegionId)>,
     away: BTreeSet<u64>,
     /// When a link, a region or a fence changed last.
     changed: u64,
@@ -52,6 +54,7 @@ impl Presence {
             random: Random::of(seed, "presence", 0),
             lanes: BTreeMap::new(),
             told: BTreeMap::new(),
+            fenced: BTreeSet::new(),
             away: BTreeSet::new(),
             changed: 0,
         }
@@ -71,6 +74,7 @@ impl World {
         let book = PresenceBook::new(me, &self.map.regions, incarnation, PresenceBounds::default(), now);
         self.regions[place].presence = Some(book);
         self.presence.changed = self.now;
+        self.presence.fenced.retain(|(at, _)| *at != place);
         let map = self.regions[place].keeper.map.clone();
         self.presence_fences(place, &map);
     }
@@ -112,7 +116,26 @@ impl World {
         for entry in &map.regions {
             let fenced = entry.state == RegionState::Fenced;
             if entry.region != self.regions[place].id {
+                let pair = (place, entry.region.clone());
+                if !fenced {
+                    self.presence.fenced.remove(&pair);
+                } else if self.presence.fenced.insert(pair) {
+                    self.presence_clients_hear_of_a_fence(place, &entry.region);
+                }
                 self.with_book(place, |book, now| book.fenced(&entry.region, fenced, now));
+            }
+        }
+    }
+
+    /// What clients make of `region.status` with `fenced: true`: its users are in it no more.
+    fn presence_clients_hear_of_a_fence(&mut self, place: usize, fenced: &RegionId) {
+        let here = |connection: &u64| self.connections.get(connection).is_some_and(|of| of.region == place);
+        for (_, told) in self.presence.told.iter_mut().filter(|(connection, _)| here(connection)) {
+            for (status, regions) in told.values_mut().filter(|(_, regions)| regions.contains(fenced)) {
+                regions.retain(|region| region != fenced);
+                if regions.is_empty() {
+                    *status = PresenceStatus::Offline;
+                }
             }
         }
     }
@@ -205,14 +228,14 @@ impl World {
     /// not told.
     fn presence_told(&mut self, connection: u64, presence: PresencePayload, answered: bool) {
         let Some(session) = self.connections.get(&connection).map(|connection| connection.session) else { return };
-        let PresencePayload { user_id, status, certainty, .. } = presence;
+        let PresencePayload { user_id, status, certainty, regions, .. } = presence;
         let sure = certainty == Certainty::Fresh;
         self.trace.count(self.now, "presence-told", connection, u64::from(status.number()));
         let told = history::Event::PresenceTold { session, user: user_id.to_string(), status, sure };
         if !answered || sure {
             self.history.add(self.now, told);
         }
-        self.presence.told.entry(connection).or_default().insert(user_id, status);
+        self.presence.told.entry(connection).or_default().insert(user_id, (status, regions));
     }
 
     fn presence_send(&mut self, from: usize, peer: &RegionId, frame: mesh::Presence) {
@@ -264,7 +287,7 @@ impl World {
                 continue;
             };
             let name = self.history.sessions.get(of.session as usize).map_or("", |session| &session.name);
-            ends.extend(told.iter().map(|(user, status)| (name.to_owned(), user.to_string(), *status, true)));
+            ends.extend(told.iter().map(|(user, (status, _))| (name.to_owned(), user.to_string(), *status, true)));
         }
         for (who, user, status, sure) in ends {
             self.trace.count(self.now, "presence-end", u64::from(status.number()), u64::from(sure));

@@ -346,6 +346,16 @@ impl PresenceBook {
         }
         let presence = self.row(session, user, now);
         self.effects.push(Effect::Update { presence, sessions: vec![session] });
+        self.follow_up(session, user);
+    }
+
+    /// A session was told what others are told only once their second is over: it is told again then, since the state may
+    /// be what they were told before, and nobody is told of it.
+    fn follow_up(&mut self, session: SessionId, user: &UserId) {
+        let ahead = self.interests.shown(user).is_some_and(|(shown, _)| *shown != join::shown(self, user));
+        if ahead && self.interests.sees(session, user) {
+            self.interests.hold(session, user);
+        }
     }
 
     /// What a session may know of a user.
@@ -491,6 +501,7 @@ impl PresenceBook {
             if let Some(Asked { request }) = asked {
                 let presences = users.iter().map(|user| self.row(session, user, now)).collect();
                 self.effects.push(Effect::Bulk { session, request, presences });
+                users.iter().for_each(|user| self.follow_up(session, user));
             } else {
                 users.iter().for_each(|user| self.tell_one(session, user, now));
             }

@@ -210,6 +210,27 @@ fn a_fence_tells_of_those_who_are_in_another_region_too_and_otherwise_there() {
 }
 
 #[test]
+fn an_answer_that_is_ahead_of_what_others_were_told_is_followed_up() {
+    let mut world = two_regions();
+    world.set(0, 3, 3, ONLINE);
+    world.set(1, 7, 1, AWAY);
+    world.pass(1_200);
+    // The second of user 1 has begun again; what changes within it is in the answer, and changes back unheard.
+    world.set(1, 7, 1, ONLINE);
+    world.pass(300);
+    world.gone(1, 7);
+    world.set(0, 9, 1, ONLINE);
+    world.gone(0, 9);
+    world.pass(1_000);
+    world.subscribe(0, 3, &[1]);
+    world.set(1, 7, 1, ONLINE);
+    world.pass(4_000);
+    for session in [1, 3] {
+        assert_eq!(world.last(0, session, 1).map(|last| last.status), Some(ONLINE), "session {session}");
+    }
+}
+
+#[test]
 fn in_the_background_nothing_is_told_and_on_return_only_the_latest() {
     let mut world = two_regions();
     world.background(0, 1, true);

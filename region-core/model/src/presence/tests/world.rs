@@ -137,9 +137,24 @@ impl World {
     pub(super) fn fence(&mut self, fenced: usize, is: bool) {
         let now = self.moment();
         for place in (0..self.books.len()).filter(|place| *place != fenced) {
+            if is {
+                self.clients_hear_of_a_fence(place, &region(fenced));
+            }
             self.books[place].fenced(&region(fenced), is, now);
         }
         self.perform();
+    }
+
+    /// What clients make of `region.status` with `fenced: true`: its users are in it no more.
+    fn clients_hear_of_a_fence(&mut self, place: usize, fenced: &RegionId) {
+        for (_, told) in self.told.iter_mut().filter(|((at, _), _)| *at == place) {
+            for row in told.last.values_mut().filter(|row| row.regions.contains(fenced)) {
+                row.regions.retain(|region| region != fenced);
+                if row.regions.is_empty() {
+                    row.status = PresenceStatus::Offline;
+                }
+            }
+        }
     }
 
     /// A region dies and starts again, without sessions.
