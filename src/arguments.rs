@@ -328,7 +328,7 @@ pub(crate) struct BenchArguments {
     /// What to do, instead of measuring this binary.
     #[command(subcommand)]
     pub(crate) verb: Option<BenchVerb>,
-    /// Scenarios, separated by commas: a1, a16, b, c, d; default all.
+    /// Scenarios, separated by commas: a1, a16, b, c, d, which are the default, and presence.
     #[arg(long, value_delimiter = ',')]
     pub(crate) scenario: Vec<String>,
     /// Seconds that a run is measured.

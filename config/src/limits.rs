@@ -40,9 +40,9 @@ pub struct Limits {
     pub messages_per_minute: u32,
     /// Refusals of a session within a minute after which it is closed with 4029; default 1,000, 0 never.
     pub refusals_per_minute: u32,
-    /// Users in one `presence.subscribe`; default 500. Without effect in this release, which serves no presence.
+    /// Users in one `presence.subscribe`; default 500.
     pub presence_per_frame: usize,
-    /// Presence subscriptions of a session; default 10,000. Without effect in this release.
+    /// Presence subscriptions of a session; default 10,000.
     pub presence_subscriptions: usize,
     /// Client sessions of this node; default 50,000. Over it: `OVERLOADED`. An eighth and 1,000 more connections are
     /// taken for REST; further ones are closed at once.
@@ -218,8 +218,6 @@ impl Limits {
         let default = Self::default();
         vec![
             ("fanout_threshold", self.fanout_threshold != default.fanout_threshold),
-            ("presence_per_frame", self.presence_per_frame != default.presence_per_frame),
-            ("presence_subscriptions", self.presence_subscriptions != default.presence_subscriptions),
             ("typing_for", self.typing_for != default.typing_for),
         ]
     }

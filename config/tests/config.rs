@@ -166,13 +166,12 @@ fn two_regions_are_told_what_they_cannot_survive_and_a_readable_key_is_warned_of
 #[test]
 fn a_limit_that_this_release_does_not_read_is_warned_of_where_it_is_set_away_from_its_default() {
     let fixture = Fixture::new();
-    let keys =
-        ["fanout_threshold = 50", "presence_per_frame = 10", "presence_subscriptions = 20", "typing_for = \"9s\""];
+    let keys = ["fanout_threshold = 50", "presence_per_frame = 10", "typing_for = \"9s\""];
     let text = fixture.text() + &keys.join("\n") + "\nanswer_timeout = \"3s\"\nsession_queue_bytes = \"2 MiB\"\n";
     fixture.load(&text, &[]).unwrap_or_else(|error| panic!("{}", error.render()));
     let report = check_file(&fixture.path("region.toml"));
     let shown: Vec<_> = report.findings.iter().map(|finding| (finding.severity, finding.key.as_str())).collect();
-    let warned = ["fanout_threshold", "presence_per_frame", "presence_subscriptions", "typing_for"];
+    let warned = ["fanout_threshold", "typing_for"];
     let expected = warned.map(|key| format!("limits.{key}"));
     assert_eq!(shown, expected.iter().map(|key| (Severity::Warning, key.as_str())).collect::<Vec<_>>());
     assert!(report.findings.iter().all(|finding| finding.location.is_some()), "{}", report.render());

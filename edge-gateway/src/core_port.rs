@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hearth_protocol::client::{Endpoint, ReceiptPayload, Submission, TypingRequest};
+use hearth_protocol::client::{
+    Endpoint, PresenceSetRequest, PresenceUsersRequest, ReceiptPayload, Submission, TypingRequest,
+};
 use hearth_protocol::rest::{ApiAnswer, SyncCursor};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, Refusal, UserId};
 use region_core::{ApiCall, Connection, Opened, QueueBounds, Readiness, RegionHandle, Replay};
@@ -45,6 +47,12 @@ pub trait Core: Send + Sync + std::fmt::Debug + 'static {
         request: Option<String>,
         conversation: Option<ConversationId>,
     );
+    /// Takes what a device says of itself.
+    fn presence_set(&self, connection: &Arc<Connection>, set: PresenceSetRequest);
+    /// Takes a subscription to presence, or its end. The answer comes as an event.
+    fn presence_users(&self, connection: &Arc<Connection>, request: Option<String>, users: PresenceUsersRequest);
+    /// Takes that a session went to the background, or came back.
+    fn client_state(&self, connection: &Arc<Connection>, background: bool);
     /// Rows after a cursor.
     ///
     /// # Errors
@@ -105,6 +113,18 @@ impl Core for RegionHandle {
         conversation: Option<ConversationId>,
     ) {
         Self::conversation_view(self, connection, request, conversation);
+    }
+
+    fn presence_set(&self, connection: &Arc<Connection>, set: PresenceSetRequest) {
+        Self::presence_set(self, connection, set);
+    }
+
+    fn presence_users(&self, connection: &Arc<Connection>, request: Option<String>, users: PresenceUsersRequest) {
+        Self::presence_users(self, connection, request, users);
+    }
+
+    fn client_state(&self, connection: &Arc<Connection>, background: bool) {
+        Self::client_state(self, connection, background);
     }
 
     async fn replay(&self, user: &UserId, cursor: &SyncCursor, rows: usize, newest: bool) -> Result<Replay, Refusal> {

@@ -274,6 +274,9 @@ impl<S: FrameStream> Runner<S> {
 
     fn take_frame(&mut self, incoming: Incoming) -> ControlFlow<()> {
         let now = self.gateway.clock.now();
+        if let Some(registered) = &self.registered {
+            registered.connection.heard();
+        }
         match incoming {
             Incoming::Frame(frame) => {
                 self.counted.metrics.frames_in.inc();
@@ -365,6 +368,7 @@ impl<S: FrameStream> Runner<S> {
                         self.gateway.core.conversation_view(&registered.connection, request, conversation);
                     }
                 }
+                Effect::PresenceSet(_) | Effect::PresenceUsers { .. } | Effect::Background(_) => self.presence(effect),
                 Effect::Api { ticket, call } => {
                     let (core, user) = (Arc::clone(&self.gateway.core), self.user());
                     self.running.push(Box::pin(async move { Done::Answer(ticket, core.api(&user, call).await) }));
@@ -381,6 +385,18 @@ impl<S: FrameStream> Runner<S> {
             }
         }
         self.write().await
+    }
+
+    /// Gives what concerns presence to the core.
+    fn presence(&self, effect: Effect) {
+        let Some(Registered { connection, .. }) = &self.registered else { return };
+        let core = &self.gateway.core;
+        match effect {
+            Effect::PresenceSet(set) => core.presence_set(connection, set),
+            Effect::PresenceUsers { request, users } => core.presence_users(connection, request, users),
+            Effect::Background(background) => core.client_state(connection, background),
+            _ => {}
+        }
     }
 
     async fn open(&mut self, user: UserId, device: DeviceId) {

@@ -22,6 +22,7 @@ use region_core::{RegionHandle, RegionOptions};
 use region_map::{LeaseView, MapNode};
 use region_model::ParkingBounds;
 use region_model::ports::{StoreError, Stores};
+use region_model::presence::PresenceBounds;
 use region_model::region_map::FailoverRules;
 use region_model::view::Bounds;
 use region_store::embedded::{Embedded, EmbeddedOptions, OpenError};
@@ -406,6 +407,12 @@ fn region_options(config: &RegionConfig, region: &RegionId) -> Result<RegionOpti
         dedup_window: limits.dedup_window,
         content_sweep: limits.content_sweep,
         endpoints,
+        presence: PresenceBounds {
+            per_frame: limits.presence_per_frame,
+            per_session: limits.presence_subscriptions,
+            expiry: edge_gateway_millis(limits.heartbeat_timeout),
+            ..PresenceBounds::default()
+        },
     })
 }
 

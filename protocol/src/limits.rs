@@ -36,6 +36,10 @@ pub const REPLAY_GAP_ROWS: u64 = 1_000;
 pub const RECEIPT_MESSAGES: usize = 100;
 /// Members above which receipts are told as `receipts.summary`.
 pub const RECEIPTS_OF_EACH: usize = 100;
+/// Users in one `presence.subscribe` or `presence.unsubscribe`.
+pub const PRESENCE_PER_FRAME: usize = 500;
+/// Users whose presence one connection is told.
+pub const PRESENCE_SUBSCRIPTIONS: usize = 10_000;
 /// Characters of a group's name.
 pub const NAME_CHARACTERS: usize = 100;
 /// Entries of one log that may wait for copies before sends are refused `OVERLOADED`.

@@ -1,13 +1,17 @@
 //! What regions say to each other: prost messages, derived by hand. Unknown fields are skipped, tags are never reused.
 
+mod presence;
+
 use bytes::Bytes;
 use prost::Message;
+
+pub use presence::{Presence, PresenceBucket, PresenceDigest, PresenceDigestRow, PresenceEntry};
 
 /// One frame of a link.
 #[derive(Clone, PartialEq, Message)]
 pub struct MeshFrame {
     /// What it says. A frame of a later version's kind reads as `None` and is ignored.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18")]
     pub body: Option<Body>,
 }
 
@@ -65,6 +69,9 @@ pub enum Body {
     /// A member types.
     #[prost(message, tag = "17")]
     Typing(Typing),
+    /// Who is where, and who wants to know.
+    #[prost(message, tag = "18")]
+    Presence(Presence),
 }
 
 impl MeshFrame {
@@ -590,6 +597,7 @@ impl Body {
             Self::Receipts(_) => "receipts",
             Self::ReceiptDigests(_) => "receipt-digests",
             Self::Typing(_) => "typing",
+            Self::Presence(_) => "presence",
         }
     }
 }

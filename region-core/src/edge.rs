@@ -1,8 +1,10 @@
 //! The seam to the edges of this region: what a session is to the core, and what reaches it.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use hearth_protocol::client::{DeviceType, PresenceStatus};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, UserId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -76,6 +78,20 @@ pub struct QueueBounds {
     pub bytes: usize,
 }
 
+/// Typing that waits for a session in the background; what is over this is dropped.
+const HELD: usize = 256;
+/// In [`Connection`]'s word about itself: nobody is at the device. The device's type stands above this bit.
+const AWAY: u8 = 1;
+
+/// What a session looks at.
+#[derive(Debug, Default)]
+struct Screen {
+    /// The conversation on its screen.
+    view: Option<ConversationId>,
+    /// Set in the background: who types or does so no longer, to be told on return.
+    held: Option<BTreeMap<UserId, Bytes>>,
+}
+
 /// One authenticated connection of a device, as the core sees it. The queue to it is bounded by [`QueueBounds`]: a
 /// connection that does not take its events is marked overflowed once, gets nothing more, and its session closes with
 /// 4010 (design.md G9).
@@ -87,8 +103,11 @@ pub struct Connection {
     pub user: UserId,
     /// From which device.
     pub device: DeviceId,
-    /// The conversation on its screen.
-    view: Mutex<Option<ConversationId>>,
+    screen: Mutex<Screen>,
+    /// Whether it is away, and its type.
+    says: AtomicU8,
+    /// Whether something was heard of it since that was asked last.
+    spoke: AtomicBool,
     events: mpsc::Sender<EdgeEvent>,
     /// Bytes pushed and not released yet.
     waiting: AtomicUsize,
@@ -106,7 +125,9 @@ impl Connection {
             id,
             user,
             device,
-            view: Mutex::new(None),
+            screen: Mutex::default(),
+            says: AtomicU8::new(0),
+            spoke: AtomicBool::new(true),
             events,
             waiting: AtomicUsize::new(0),
             most_bytes: bounds.bytes,
@@ -150,13 +171,74 @@ impl Connection {
 
     /// Sets what is on its screen.
     pub fn set_view(&self, conversation: Option<ConversationId>) {
-        *self.view.lock() = conversation;
+        let mut screen = self.screen.lock();
+        if screen.view != conversation {
+            screen.view = conversation;
+            screen.held.iter_mut().for_each(BTreeMap::clear);
+        }
     }
 
     /// Whether a conversation is on its screen.
     #[must_use]
     pub fn views(&self, conversation: ConversationId) -> bool {
-        *self.view.lock() == Some(conversation)
+        self.screen.lock().view == Some(conversation)
+    }
+
+    /// Offers what is to be told of a user's typing in the conversation on the screen: held while the session is in the
+    /// background, where the latest counts. Returns whether it was taken.
+    pub fn offer_typing(&self, user: &UserId, frame: &Bytes) -> bool {
+        if let Some(held) = &mut self.screen.lock().held {
+            let room = held.len() < HELD || held.contains_key(user);
+            if room {
+                held.insert(user.clone(), frame.clone());
+            }
+            return room;
+        }
+        self.push_if_idle(EdgeEvent::Frame(frame.clone()))
+    }
+
+    /// Goes to the background, or comes back: then what was held is told.
+    pub fn set_background(&self, background: bool) {
+        let held = {
+            let mut screen = self.screen.lock();
+            match (background, screen.held.is_some()) {
+                (true, false) => screen.held.replace(BTreeMap::new()),
+                (false, _) => screen.held.take(),
+                (true, true) => None,
+            }
+        };
+        for (_, frame) in held.into_iter().flatten() {
+            self.push_if_idle(EdgeEvent::Frame(frame));
+        }
+    }
+
+    /// Takes what the device says of itself; a type that it does not name stays as it is.
+    pub fn set_presence(&self, away: bool, device_type: Option<DeviceType>) {
+        let says = self.says.load(Ordering::Relaxed);
+        let kind = if device_type.is_some() { DeviceType::number(device_type) } else { u32::from(says >> 1) };
+        let kind = u8::try_from(kind).unwrap_or(0) << 1;
+        self.says.store(kind | if away { AWAY } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// What the device says of itself.
+    #[must_use]
+    pub fn presence(&self) -> (PresenceStatus, Option<DeviceType>) {
+        let says = self.says.load(Ordering::Relaxed);
+        let status = if says & AWAY == 0 { PresenceStatus::Online } else { PresenceStatus::Away };
+        (status, DeviceType::from_number(u32::from(says >> 1)))
+    }
+
+    /// Something was heard of the client.
+    pub fn heard(&self) {
+        // A store for every frame would be shared between cores for nothing.
+        if !self.spoke.load(Ordering::Relaxed) {
+            self.spoke.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether something was heard of the client since this was asked last.
+    pub(crate) fn spoke(&self) -> bool {
+        self.spoke.swap(false, Ordering::Relaxed)
     }
 
     fn overflow(&self) {
@@ -223,6 +305,46 @@ mod tests {
         assert!(many.push_if_idle(frame(1)));
         let (large, _events) = connection(100, 1_000);
         assert!(large.push(frame(600)) && !large.push_if_idle(frame(1)) && large.push(frame(400)));
+    }
+
+    #[test]
+    fn in_the_background_the_latest_of_each_who_types_is_held_and_told_on_return() {
+        let (session, mut events) = connection(100, 10_000);
+        let conversation = ConversationId(uuid::Uuid::from_u128(7));
+        session.set_view(Some(conversation));
+        session.set_background(true);
+        for number in 0..HELD + 10 {
+            let user = UserId::new(format!("u{number}")).unwrap();
+            assert_eq!(session.offer_typing(&user, &Bytes::from_static(b"starts")), number < HELD);
+        }
+        let first = UserId::new("u0").unwrap();
+        assert!(session.offer_typing(&first, &Bytes::from_static(b"stops")));
+        session.set_background(true);
+        assert!(events.try_recv().is_err(), "nothing is told meanwhile");
+        session.set_background(false);
+        assert!(matches!(events.try_recv(), Ok(EdgeEvent::Frame(frame)) if frame == "stops"), "the latest of u0");
+        session.set_background(true);
+        assert!(session.offer_typing(&first, &Bytes::from_static(b"starts")));
+        session.set_view(None);
+        session.set_background(false);
+        while let Ok(event) = events.try_recv() {
+            assert!(matches!(event, EdgeEvent::Frame(frame) if frame == "starts"));
+        }
+        assert!(session.offer_typing(&first, &Bytes::from_static(b"starts")) && events.try_recv().is_ok());
+    }
+
+    #[test]
+    fn a_device_says_whether_somebody_is_at_it_and_keeps_its_type() {
+        let (device, _events) = connection(4, 1_000);
+        assert_eq!(device.presence(), (PresenceStatus::Online, None));
+        device.set_presence(true, Some(DeviceType::Mobile));
+        device.set_presence(true, None);
+        assert_eq!(device.presence(), (PresenceStatus::Away, Some(DeviceType::Mobile)));
+        device.set_presence(false, Some(DeviceType::Desktop));
+        assert_eq!(device.presence(), (PresenceStatus::Online, Some(DeviceType::Desktop)));
+        assert!(device.spoke() && !device.spoke());
+        device.heard();
+        assert!(device.spoke());
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_protocol::client::{Endpoint, ReceiptPayload, ServerFrame, Submission, TypingRequest, encode_server_frame};
+use hearth_protocol::client::{
+    Endpoint, PresenceSetRequest, PresenceUsersRequest, ReceiptPayload, ServerFrame, Submission, TypingRequest,
+    encode_server_frame,
+};
 use hearth_protocol::entry::Role;
 use hearth_protocol::rest::{
     ApiAnswer, CreateGroup, HistoryQuery, PatchConversation, PatchUser, SyncCursor, SyncRequest,
@@ -21,12 +24,13 @@ use crate::edge::{Connection, EdgeEvent, QueueBounds};
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::ownership::Ownership;
+use crate::presence::Presence;
 use crate::receipts::{self, Receipts};
 use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
 use crate::typing::{Said, Typing};
-use crate::{Loss, departures, expiry, losses, notices, outbox, ownership, sweep, typing, word};
+use crate::{Loss, departures, expiry, losses, notices, outbox, ownership, presence, sweep, typing, word};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -188,6 +192,8 @@ const OUTBOX: usize = 4_096;
 const NOTICES: usize = 1_024;
 /// Frames of other regions about receipts that wait; what finds the queue full is compared later.
 const RECEIPT_FRAMES: usize = 1_024;
+/// Words about presence that wait; what finds the queue full is made good by a sweep, a digest or another request.
+const PRESENCE: usize = 16_384;
 /// Words about typing that wait; what finds the queue full is dropped.
 const TYPING: usize = 1_024;
 
@@ -207,7 +213,8 @@ impl RegionHandle {
         let (notices, notice_queue) = mpsc::channel(NOTICES);
         let (receipt_frames, receipt_queue) = mpsc::channel(RECEIPT_FRAMES);
         let (said, said_queue) = mpsc::channel(TYPING);
-        let hub = (Hub::new(notices), Receipts::new(receipt_frames), Typing::new(said));
+        let (presence, presence_queue) = mpsc::channel(PRESENCE);
+        let hub = (Hub::new(notices), Receipts::new(receipt_frames), Typing::new(said), Presence::new(presence));
         let core = RegionCore::new(CoreOptions {
             me: options.region.clone(),
             map: options.map.clone(),
@@ -237,6 +244,7 @@ impl RegionHandle {
         tokio::spawn(losses::run(region.clone()));
         tokio::spawn(receipts::run(region.clone(), receipt_queue));
         tokio::spawn(typing::run(region.clone(), said_queue));
+        tokio::spawn(presence::run(region.clone(), presence_queue));
         Ok(Self { region })
     }
 
@@ -316,6 +324,7 @@ impl RegionHandle {
         let connection = Arc::new(connection);
         self.region.hub.add(connection.clone());
         self.region.tell_unreachable(&connection);
+        self.region.presence.opened(&connection);
         let feed_complete = self.arrive(&connection).await;
         self.region.device_connected(&user, device).await;
         tokio::spawn(self.region.clone().fetch_refusals(user, device));
@@ -348,6 +357,7 @@ impl RegionHandle {
     /// Forgets a session.
     pub fn close(&self, connection: &Connection) {
         self.region.hub.remove(connection);
+        self.region.presence.closed(connection);
     }
 
     /// Takes a `message.send`, or a change of an earlier message. The answer (ack, queued or error, with `request` echoed) comes as an event of the
@@ -412,6 +422,22 @@ impl RegionHandle {
         if let Some(conversation) = conversation {
             self.region.typing.take(Said::View { connection: connection.clone(), request, conversation });
         }
+    }
+
+    /// Takes a `presence.set`. It is not answered.
+    pub fn presence_set(&self, connection: &Arc<Connection>, set: PresenceSetRequest) {
+        self.region.presence.set(connection, set);
+    }
+
+    /// Takes a `presence.subscribe` or `presence.unsubscribe`. The answer comes as an event.
+    pub fn presence_users(&self, connection: &Arc<Connection>, request: Option<String>, users: PresenceUsersRequest) {
+        self.region.presence.users(connection, request, users);
+    }
+
+    /// Takes a `client.state`: in the background typing and presence are held back, and on return the latest is told.
+    pub fn client_state(&self, connection: &Arc<Connection>, background: bool) {
+        connection.set_background(background);
+        self.region.presence.background(connection, background);
     }
 
     /// Rows of a conversation after `cursor.last_sequence` that the user may see, at most `rows`: the newest of them

@@ -217,7 +217,7 @@ impl Hub {
     }
 
     /// Offers a frame that is for the moment to the sessions of other members that have a conversation on their screen.
-    /// Returns how many took it and how many are too busy.
+    /// Returns how many took it, now or for later, and how many are too busy.
     pub(crate) fn to_viewers(
         &self,
         conversation: ConversationId,
@@ -228,7 +228,7 @@ impl Hub {
         let (mut told, mut dropped) = (0, 0);
         let mut offer = |connections: &Vec<Arc<Connection>>| {
             for connection in connections.iter().filter(|connection| connection.views(conversation)) {
-                let taken = connection.push_if_idle(EdgeEvent::Frame(frame.clone()));
+                let taken = connection.offer_typing(but, frame);
                 *(if taken { &mut told } else { &mut dropped }) += 1;
             }
         };
@@ -251,6 +251,11 @@ impl Hub {
             taken |= connection.push(EdgeEvent::Frame(frame.clone()));
         }
         taken
+    }
+
+    /// All connections.
+    pub(crate) fn all(&self) -> Vec<Arc<Connection>> {
+        self.users.read().values().flatten().cloned().collect()
     }
 
     /// Sends a frame to everybody.

@@ -17,6 +17,7 @@ mod metrics;
 mod notices;
 mod outbox;
 pub mod ownership;
+mod presence;
 mod present;
 mod reads;
 mod receipts;

@@ -63,7 +63,7 @@ impl Collector for RegionCollector {
         let Some(region) = self.region.upgrade() else { return Ok(()) };
         let store = &region.stores.counters;
         let labels = [("region", region.me().as_str().to_owned())];
-        let counters: [(&str, &str, u64); 14] = [
+        let counters: [(&str, &str, u64); 16] = [
             ("hearth_store_commits", "Durable commits", load(&store.commits)),
             ("hearth_store_syncs", "Syncs asked of the kernel", load(&store.syncs)),
             ("hearth_store_appends", "Log appends in commits", load(&store.appends)),
@@ -78,6 +78,8 @@ impl Collector for RegionCollector {
             ("hearth_receipts_told", "Receipts handed to sessions", load(&region.receipts.told)),
             ("hearth_typing_told", "Typing updates handed to sessions", load(&region.typing.told)),
             ("hearth_typing_dropped", "Words about typing that found a queue full", load(&region.typing.dropped)),
+            ("hearth_presence_told", "Presence updates and answers handed to sessions", load(&region.presence.told)),
+            ("hearth_presence_dropped", "Words about presence told later or again", load(&region.presence.dropped)),
         ];
         for (name, help, value) in counters {
             let metric = ConstCounter::new(value);
@@ -91,7 +93,8 @@ impl Collector for RegionCollector {
         let gauges = region.gauges.lock().clone();
         let ready = i64::from(region.failed.borrow().is_none() && !*region.draining.borrow());
         let losses = signed(load(&region.counters.open_losses));
-        let values: [(&str, &str, i64); 9] = [
+        let presence = region.presence.sizes();
+        let values: [(&str, &str, i64); 12] = [
             ("hearth_region_ready", "1 while the region serves", ready),
             ("hearth_store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),
             ("hearth_home_loaded_logs", "Logs in memory", signed(gauges.loaded_logs as u64)),
@@ -104,6 +107,9 @@ impl Collector for RegionCollector {
                 "Members whose cursors are in memory",
                 signed(region.receipts.members() as u64),
             ),
+            ("hearth_presence_devices", "Devices that are there", signed(presence.devices as u64)),
+            ("hearth_presence_subscriptions", "Presence subscriptions", signed(presence.subscriptions as u64)),
+            ("hearth_presence_asked", "Users that other regions ask for", signed(presence.asked as u64)),
             ("hearth_home_tails", "Logs whose tails have not come back yet", signed(gauges.tails as u64)),
         ];
         for (name, help, value) in values {

@@ -27,6 +27,7 @@ pub(crate) async fn run(region: Arc<Region>) {
     loop {
         let state = Arc::clone(&map.borrow_and_update());
         if state.version > 0 {
+            region.look_at_fences(&state).await;
             region.input(Input::Map(state)).await;
         }
         tokio::select! {

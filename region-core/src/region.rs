@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use rand::RngCore;
 use region_model::ports::Stores;
+use region_model::presence::PresenceBounds;
 use region_model::view::{Bounds, View};
 use region_model::{Command, CoreGauges, Input, Lane, LogView, Outcome, ParkingBounds};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,6 +28,7 @@ use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::metrics::Measures;
 use crate::ownership::Ownership;
+use crate::presence::Presence;
 use crate::receipts::Receipts;
 use crate::refusals::KeptRefusals;
 use crate::reply::{Heard, ReplyTo};
@@ -75,6 +77,8 @@ pub struct RegionOptions {
     pub content_sweep: Duration,
     /// Where clients may go instead, best first.
     pub endpoints: Vec<Endpoint>,
+    /// Bounds of presence.
+    pub presence: PresenceBounds,
 }
 
 /// Counters of the shell, for metrics.
@@ -97,6 +101,7 @@ pub(crate) struct Region {
     pub(crate) hub: Hub,
     pub(crate) receipts: Receipts,
     pub(crate) typing: Typing,
+    pub(crate) presence: Presence,
     pub(crate) failed: watch::Sender<Option<String>>,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) gauges: Mutex<CoreGauges>,
@@ -124,7 +129,7 @@ impl Region {
         options: RegionOptions,
         stores: Stores,
         (links, ownership): (Arc<dyn Links>, Arc<dyn Ownership>),
-        (hub, receipts, typing): (Hub, Receipts, Typing),
+        (hub, receipts, typing, presence): (Hub, Receipts, Typing, Presence),
         inputs: mpsc::Sender<Input<ReplyTo>>,
         outbox: mpsc::Sender<OutboxRecord>,
     ) -> Self {
@@ -136,6 +141,7 @@ impl Region {
             hub,
             receipts,
             typing,
+            presence,
             failed: watch::Sender::new(None),
             draining: watch::Sender::new(false),
             gauges: Mutex::new(CoreGauges::default()),
@@ -309,6 +315,7 @@ impl Region {
         match event {
             LinkEvent::Up(peer) => {
                 self.region_status(&peer, true);
+                self.presence.link(&peer, true).await;
                 self.input(Input::LinkUp(peer.clone())).await;
                 self.compare_receipts(Some(peer.clone()));
                 let region = self.clone();
@@ -316,6 +323,7 @@ impl Region {
             }
             LinkEvent::Down(peer) => {
                 self.region_status(&peer, false);
+                self.presence.link(&peer, false).await;
                 self.input(Input::LinkDown(peer)).await;
             }
             LinkEvent::Frames(peer, frames) => {
@@ -327,14 +335,19 @@ impl Region {
     }
 
     fn region_status(&self, peer: &RegionId, reachable: bool) {
-        let frame = encode_server_frame(&ServerFrame::RegionStatus { region: peer.clone(), reachable }, None);
-        self.hub.to_all(&frame);
+        let fenced = self.presence.is_fenced(peer).then_some(true);
+        let status = ServerFrame::RegionStatus { region: peer.clone(), reachable, fenced };
+        self.hub.to_all(&encode_server_frame(&status, None));
     }
 
-    /// A session that starts while regions are out of reach hears of each once, as those that lived then did.
+    /// A session that starts while regions are out of reach or fenced hears of each once, as those that lived then did.
     pub(crate) fn tell_unreachable(&self, connection: &crate::edge::Connection) {
-        for peer in self.options.map.regions.iter().filter(|peer| *peer != self.me() && !self.links.is_up(peer)) {
-            let status = ServerFrame::RegionStatus { region: peer.clone(), reachable: false };
+        for peer in self.options.map.regions.iter().filter(|peer| *peer != self.me()) {
+            let (reachable, fenced) = (self.links.is_up(peer), self.presence.is_fenced(peer));
+            if reachable && !fenced {
+                continue;
+            }
+            let status = ServerFrame::RegionStatus { region: peer.clone(), reachable, fenced: fenced.then_some(true) };
             connection.push(crate::edge::EdgeEvent::Frame(encode_server_frame(&status, None)));
         }
     }
@@ -367,6 +380,7 @@ impl Region {
                 return;
             }
             Body::Receipts(_) | Body::ReceiptDigests(_) => return self.receipts.queue_frame(peer, body),
+            Body::Presence(heard) => return self.presence.frame(peer, heard.clone()),
             Body::Typing(heard) => return self.typing.take(Said::Frame(peer.clone(), heard.clone())),
             Body::Request(mesh::Request { request_id, question: Some(Question::Api(call)) }) => {
                 self.answer_peer(peer.clone(), *request_id, call.clone());
@@ -419,16 +433,25 @@ impl Region {
         tracing::error!(region = %self.me(), %peer, %log, "the lines of home and replica fork");
     }
 
-    /// A user record held here changed: where the user is resident, the region follows what the user is in.
+    /// A user record held here changed: where the user is resident, the region follows what the user is in, and whom the
+    /// user may see is another question.
     pub(crate) fn user_changed(self: &Arc<Self>, log: LogId, entry: &SealedEntry) {
         if entry.entry.fixed.kind != EntryKind::User {
             return;
         }
-        let Some(Change::Joined { conversation, .. }) = entry.change() else { return };
+        let joined = match entry.change() {
+            Some(Change::Joined { conversation, .. }) => Some(conversation),
+            Some(Change::Removed { .. }) => None,
+            _ => return,
+        };
         let region = self.clone();
         tokio::spawn(async move {
             let Ok(view) = region.view(log, false).await else { return };
-            if matches!(&view.view, View::User(state) if state.resident.contains_key(region.me())) {
+            let View::User(state) = &view.view else { return };
+            region.presence.touched(std::iter::once(state.user.clone()));
+            if let Some(conversation) = joined
+                && state.resident.contains_key(region.me())
+            {
                 let log = LogId::conversation(conversation);
                 region.input(Input::Follow { log, hold: true }).await;
                 region.receipts.compare_soon(log);

@@ -190,6 +190,7 @@ impl Runtime {
                     self.region.measures.delivery_seconds.observe(Duration::from_millis(age).as_secs_f64());
                     let skip = skip.and_then(|reply| reply.connection_id());
                     self.region.hub.deliver(conversation, &entry, &audience, skip);
+                    self.region.presence.delivered(&entry, &audience);
                 }
             }
             told @ (Effect::Began { .. } | Effect::Rewound { .. }) => self.tell_sessions(told),
@@ -228,12 +229,14 @@ impl Runtime {
                 if let Some(conversation) = log.as_conversation() {
                     let skipped = Skipped { conversation, epoch, from: from.max(1), at };
                     self.region.hub.skipped(&skipped, from > 0, &before, &audience);
+                    self.region.presence.touched(before.keys().chain(audience.keys()).cloned());
                 }
             }
             Effect::Rewound { log, epoch, from, audience } => {
                 if let Some(conversation) = log.as_conversation() {
                     let after = from.saturating_sub(1);
                     self.region.hub.rewound(&Rewound { conversation, epoch, after }, &audience);
+                    self.region.presence.touched(audience.keys().cloned());
                 }
             }
             _ => {}

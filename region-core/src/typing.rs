@@ -103,7 +103,7 @@ impl Region {
                     return refuse(&connection, request.as_deref(), &refusal);
                 }
                 for user in book.typing_in(log).into_iter().filter(|user| *user != connection.user) {
-                    let told = connection.push_if_idle(EdgeEvent::Frame(frame(conversation, &user, true)));
+                    let told = connection.offer_typing(&user, &frame(conversation, &user, true));
                     let counter = if told { &self.typing.told } else { &self.typing.dropped };
                     counter.fetch_add(1, Ordering::Relaxed);
                 }

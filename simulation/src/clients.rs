@@ -160,6 +160,7 @@ impl World {
             return;
         }
         let now = self.now;
+        self.presence_acts(connection);
         let due = |of: &Outstanding| of.retry_at.map_or(!of.queued && now > of.sent_at + AGAIN, |at| now >= at);
         if self.clients[number].outstanding.iter().any(due) {
             self.send_all_again(number);
@@ -289,6 +290,7 @@ impl World {
         self.clients[number].connection = Some(id);
         self.regions[region].sessions.entry(user.clone()).or_default().push(id);
         self.trace.count(self.now, "connect", number as u64, region as u64);
+        self.presence_connected(id);
         self.input(region, Input::DeviceConnected(user, device));
         for conversation in conversations {
             self.begin_with(id, conversation);
@@ -323,6 +325,7 @@ impl World {
     }
 
     pub(crate) fn disconnect(&mut self, id: u64, wait: u64) {
+        self.presence_gone(id);
         let Some(connection) = self.connections.remove(&id) else { return };
         let client = &mut self.clients[connection.client];
         client.connection = None;

@@ -1,6 +1,7 @@
 //! What clients of a mesh saw, in the order of one clock. The simulator writes it, and so do the stories over real
 //! sockets; [`crate::checker`] judges both.
 
+use hearth_protocol::client::PresenceStatus;
 use hearth_protocol::{ConversationId, Level, MessageId, Position};
 
 /// A session of the history, by its place in [`History::sessions`].
@@ -225,6 +226,37 @@ pub enum Event {
         up_to: Position,
         /// Whether it was read, and not only received.
         read: bool,
+    },
+    /// A session is there, away or gone from now on.
+    There {
+        /// Which.
+        session: SessionId,
+        /// Whose.
+        user: String,
+        /// How.
+        status: PresenceStatus,
+    },
+    /// A session is told whether a user is there.
+    PresenceTold {
+        /// Which.
+        session: SessionId,
+        /// Who.
+        user: String,
+        /// How.
+        status: PresenceStatus,
+        /// Whether for certain.
+        sure: bool,
+    },
+    /// What a region or a session takes a user for, long after the last fault.
+    PresenceEnd {
+        /// Which, for people.
+        who: String,
+        /// Of whom.
+        user: String,
+        /// What.
+        status: PresenceStatus,
+        /// Whether it says so for certain.
+        sure: bool,
     },
     /// A loss statement: positions from `from` on, below the epoch `below`, may be missing where fewer than
     /// `covered_copies` regions had them.

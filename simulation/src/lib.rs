@@ -24,6 +24,7 @@ pub mod hunt;
 mod map;
 mod network;
 mod plan;
+mod presence;
 mod random;
 mod region;
 mod run;

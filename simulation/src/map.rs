@@ -263,6 +263,7 @@ impl World {
             region.keeper.lease.ended();
         }
         if changed {
+            self.presence_fences(place, &map);
             self.input(place, Input::Map(map));
         }
     }

@@ -80,6 +80,13 @@ impl Links {
         link.is_none_or(|link| link.weather[direction(from, to)].cuts == 0)
     }
 
+    /// The connection that takes frames of a region for another, what faults do to it, and its usual way.
+    pub(crate) fn carries(&mut self, from: usize, to: usize) -> Option<(u64, Weather, u64)> {
+        let link = self.between(from, to);
+        let takes = link.alive && link.told_up[direction(from, to)];
+        takes.then(|| (link.connection, link.weather[direction(from, to)], link.way))
+    }
+
     /// The usual way between two regions, in microseconds.
     pub(crate) fn way(&self, one: usize, other: usize) -> u64 {
         self.links.get(&(one.min(other), one.max(other))).map_or(0, |link| link.way)
@@ -111,6 +118,7 @@ impl World {
             for (side, peer) in [(low, high), (high, low)] {
                 self.regions[side].keeper.down.remove(&peer);
                 let peer_id = self.regions[peer].id.clone();
+                self.presence_link(side, &peer_id, true);
                 self.input(side, Input::LinkUp(peer_id));
                 self.compare(side, peer);
             }
@@ -186,6 +194,7 @@ impl World {
             let clock = self.regions[side].clock.monotonic(self.now);
             self.regions[side].keeper.down.insert(peer, clock);
             let peer = self.regions[peer].id.clone();
+            self.presence_link(side, &peer, false);
             self.input(side, Input::LinkDown(peer));
         }
     }
@@ -193,13 +202,7 @@ impl World {
     pub(crate) fn send_frame(&mut self, from: usize, peer: &RegionId, lane: Lane, body: mesh::Body) {
         let Some(to) = self.place_of(peer) else { return };
         let links = &mut self.links;
-        let (connection, weather, way) = {
-            let link = links.between(from, to);
-            if !link.alive || !link.told_up[direction(from, to)] {
-                return;
-            }
-            (link.connection, link.weather[direction(from, to)], link.way)
-        };
+        let Some((connection, weather, way)) = links.carries(from, to) else { return };
         if weather.loss > 0 && links.random.percent(weather.loss) {
             self.trace.count(self.now, "frame-lost", from as u64, to as u64);
             return;
@@ -228,6 +231,10 @@ impl World {
         }
         if !link.told_up[direction(to, from)] {
             return;
+        }
+        if let Some(frame) = region_model::presence::of_body(&body) {
+            let peer = self.regions[from].id.clone();
+            return self.presence_frame(to, &peer, frame);
         }
         let decode = |encoded: &bytes::Bytes| SealedEntry::decode(encoded.clone());
         let Ok(entries) = body.stored_entries().iter().map(decode).collect() else { return };

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hearth_protocol::record::{OutboxRecord, ParkedSend, Record};
 use hearth_protocol::{LogId, RegionId, UserId, mesh};
 use region_model::ports::LogAppend;
+use region_model::presence::PresenceBook;
 use region_model::view::Bounds;
 use region_model::{CoreOptions, DeviceOutcome, Effect, Input, Lane, Now, Outcome, ParkingBounds, RegionCore};
 
@@ -69,6 +70,8 @@ pub(crate) struct Region {
     pub(crate) telling: BTreeSet<(LogId, u64, String)>,
     /// What it knows of the region map, and its lease.
     pub(crate) keeper: Keeper,
+    /// Who is there, as it knows it, while it runs.
+    pub(crate) presence: Option<PresenceBook>,
 }
 
 impl Region {
@@ -91,6 +94,7 @@ impl Region {
             sessions: BTreeMap::new(),
             telling: BTreeSet::new(),
             keeper: Keeper::default(),
+            presence: None,
         }
     }
 
@@ -124,6 +128,7 @@ impl World {
         let tails = self.regions[place].disk.tails();
         self.input(place, Input::TailsAtStart(tails));
         self.map_at_start(place);
+        self.presence_start(place);
     }
 
     /// A region dies: its memory goes, and of what its store was doing, a part from the front is done unheard. When
@@ -131,6 +136,7 @@ impl World {
     pub(crate) fn crash(&mut self, place: usize, power: bool) {
         let region = &mut self.regions[place];
         region.core = None;
+        region.presence = None;
         region.telling.clear();
         let writes = std::mem::take(&mut region.writes);
         let done = region.random.below(writes.len() + 1);
@@ -153,7 +159,7 @@ impl World {
         self.crash(place, false);
     }
 
-    fn now_of(&self, place: usize) -> Now {
+    pub(crate) fn now_of(&self, place: usize) -> Now {
         let region = &self.regions[place];
         let clock = region.clock.monotonic(self.now);
         let since = clock.saturating_sub(region.started);

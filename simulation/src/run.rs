@@ -163,6 +163,7 @@ pub fn run_whole(plan: &Plan, told: bool) -> (Ran, History) {
     world.trace.told = told;
     world.run_until(plan.ends_at());
     let unsettled = world.settle();
+    world.presence_at_the_end();
     world.read_all(1);
     world.restart_all();
     world.run_until(world.now + RESTART);

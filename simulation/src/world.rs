@@ -16,6 +16,7 @@ use crate::history::{self, History};
 use crate::map::{MapService, Proposal};
 use crate::network::Links;
 use crate::plan::{Plan, SECOND};
+use crate::presence::{self, Presence};
 use crate::random::Random;
 use crate::region::{Region, Ticket};
 use crate::trace::Trace;
@@ -74,6 +75,8 @@ pub(crate) enum Event {
     MapCommit { leader: usize, proposal: Box<Proposal> },
     /// The map's answer comes back.
     MapTell { to: usize, start: u64, number: u64, command: Box<MapCommand>, answer: Box<MapAnswer> },
+    /// Something comes to a region's book of who is there.
+    Presence { region: usize, start: u64, said: Box<presence::Said> },
     /// A region hears of a newer map.
     MapSeen { region: usize, map: Arc<MapState> },
 }
@@ -90,6 +93,7 @@ impl Event {
             | Self::AntiEntropy(region)
             | Self::Sent { region, .. }
             | Self::Keep { region, .. }
+            | Self::Presence { region, .. }
             | Self::MapSeen { region, .. } => Some(*region),
             Self::Frame { to, .. } | Self::MapTell { to, .. } => Some(*to),
             Self::Notices { side, .. } => Some(*side),
@@ -166,6 +170,8 @@ pub(crate) struct World {
     pub(crate) moves: u64,
     /// The clients' retries, for the report.
     pub(crate) resent: u64,
+    /// Who is there.
+    pub(crate) presence: Presence,
 }
 
 impl World {
@@ -199,6 +205,7 @@ impl World {
             epochs: BTreeMap::new(),
             moves: 0,
             resent: 0,
+            presence: Presence::new(seed),
             plan,
         };
         world.begin();
@@ -272,6 +279,9 @@ impl World {
             }
             Event::Reads { region, start, effect } if self.is_current(region, start) => self.read(region, *effect),
             Event::Keep { region, start } if self.is_current(region, start) => self.keep(region, start),
+            Event::Presence { region, start, said } if self.is_current(region, start) => {
+                self.presence_said(region, *said);
+            }
             Event::MapTell { to, start, number, command, answer } if self.is_current(to, start) => {
                 self.map_tell(to, number, &command, &answer);
             }
@@ -280,11 +290,13 @@ impl World {
             | Event::DedupReads { .. }
             | Event::Reads { .. }
             | Event::Keep { .. }
+            | Event::Presence { .. }
             | Event::MapTell { .. } => {}
             Event::Frame { from, to, connection, body } => self.arrive(from, to, connection, body),
             Event::Notices { side, peer, connection } => self.notice(side, peer, connection),
             Event::Tick(region) => {
                 self.input(region, Input::Tick);
+                self.presence_tick(region);
                 self.after(TICK, Event::Tick(region));
             }
             Event::AntiEntropy(region) => self.anti_entropy(region),

@@ -14,6 +14,7 @@ mod membership;
 mod metrics;
 mod operators;
 mod partition;
+mod presence;
 mod receipts;
 mod scenario;
 mod serve;

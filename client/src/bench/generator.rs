@@ -55,6 +55,11 @@ impl Link {
         self.template.append(number, &mut self.out.borrow_mut());
     }
 
+    /// Appends a text frame.
+    pub(super) fn append_text(&self, payload: &[u8]) {
+        self.append_control(wire::TEXT, payload);
+    }
+
     fn append_control(&self, opcode: u8, payload: &[u8]) {
         wire::append_frame(opcode, payload, &mut self.out.borrow_mut());
     }

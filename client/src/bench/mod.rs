@@ -7,6 +7,7 @@
 mod compare;
 mod generator;
 mod median;
+mod presence;
 mod report;
 mod run;
 mod scenario;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 pub use compare::{CompareError, CompareOptions, Comparison, Row, compare};
 pub use median::Median;
-pub use report::{Latency, PagesReport, Report, RunReport};
+pub use report::{Latency, PagesReport, PresenceReport, Report, RunReport};
 use scenario::{Load, Task};
 use server::Server;
 
@@ -45,7 +46,7 @@ const THREE_REGIONS: &str = "eu-west,us-east,ap-south";
 pub struct BenchOptions {
     /// The `hearth` executable whose `dev` is put under load; this process's own by default.
     pub executable: PathBuf,
-    /// Of `a1`, `a16`, `b`, `c` and `d`; empty means all.
+    /// Of `a1`, `a16`, `b`, `c` and `d`; empty means all of these. `presence` runs when it is named.
     pub scenarios: Vec<String>,
     /// How long each run is measured, in seconds, 1 or more. Default 10.
     pub seconds: u64,
@@ -77,7 +78,7 @@ impl Default for BenchOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
     /// There is no such scenario.
-    #[error("there is no scenario {asked}: use --scenario with one of a1, a16, b, c, d")]
+    #[error("there is no scenario {asked}: use --scenario with one of a1, a16, b, c, d, presence")]
     Scenario {
         /// As given.
         asked: String,
@@ -122,7 +123,7 @@ pub async fn bench(options: BenchOptions) -> Result<bool, BenchError> {
 /// # Errors
 /// [`BenchError`] when nothing could be measured.
 pub async fn measure(options: BenchOptions) -> Result<Report, BenchError> {
-    const KNOWN: [&str; 5] = ["a1", "a16", "b", "c", "d"];
+    const KNOWN: [&str; 6] = ["a1", "a16", "b", "c", "d", "presence"];
     if let Some(asked) = options.scenarios.iter().find(|asked| !KNOWN.contains(&asked.as_str())) {
         return Err(BenchError::Scenario { asked: asked.clone() });
     }
@@ -147,12 +148,20 @@ struct Bench<'a> {
     run: u32,
     runs: Vec<RunReport>,
     pages: Option<PagesReport>,
+    presence: Vec<PresenceReport>,
 }
 
 impl<'a> Bench<'a> {
     fn new(options: &'a BenchOptions) -> Self {
         let data = options.data.join(format!("hearth-bench-{}", std::process::id()));
-        Self { options, data, run: rand::random::<u32>() & 0x7fff_ff00, runs: Vec::new(), pages: None }
+        Self {
+            options,
+            data,
+            run: rand::random::<u32>() & 0x7fff_ff00,
+            runs: Vec::new(),
+            pages: None,
+            presence: Vec::new(),
+        }
     }
 
     async fn run(mut self) -> Result<Report, BenchError> {
@@ -165,10 +174,14 @@ impl<'a> Bench<'a> {
             self.local(&rest, THREE_REGIONS).await?;
         }
         self.across(&rest).await?;
-        let held = self.runs.iter().all(|run| run.held) && self.pages.as_ref().is_none_or(|pages| pages.held);
+        self.presence(&rest).await?;
+        let held = self.runs.iter().all(|run| run.held)
+            && self.pages.as_ref().is_none_or(|pages| pages.held)
+            && self.presence.iter().all(|presence| presence.held);
         Ok(Report {
             runs: self.runs,
             pages: self.pages,
+            presence: self.presence,
             text_bytes: TEXT.len(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             file_system,
@@ -209,6 +222,31 @@ impl<'a> Bench<'a> {
         let server = Server::start(&self.options.executable, THREE_REGIONS, "10ms", &self.data).await?;
         self.full_and_half("c", &server, rest, 16, Some((EDGE, HOME))).await?;
         server.stop().await;
+        Ok(())
+    }
+
+    /// Users who step away and come back: all at one region, then spread over three.
+    async fn presence(&mut self, rest: &Rest) -> Result<(), BenchError> {
+        if !self.options.scenarios.iter().any(|asked| asked == "presence") {
+            return Ok(());
+        }
+        let times =
+            (Duration::from_secs(self.options.warm_up_seconds), Duration::from_secs(self.options.seconds.max(1)));
+        let regions = if self.options.three_regions { vec![HOME, THREE_REGIONS] } else { vec![HOME] };
+        for regions in regions {
+            self.run += 1;
+            let server = Server::start(&self.options.executable, regions, "none", &self.data).await?;
+            let report = presence::presence(&server, rest, self.run, times).await?;
+            eprintln!(
+                "presence on {}: {:.0} changes/s seen by {}{}",
+                report.regions,
+                report.transitions_per_second,
+                report.subscribers,
+                if report.held { "" } else { ", FAILED" }
+            );
+            self.presence.push(report);
+            server.stop().await;
+        }
         Ok(())
     }
 

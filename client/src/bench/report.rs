@@ -105,6 +105,70 @@ pub struct PagesReport {
     pub held: bool,
 }
 
+/// Users who step away and come back, each change seen by others.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PresenceReport {
+    /// `presence`.
+    pub scenario: &'static str,
+    /// How many regions the mesh had; neighbours in a group are at different ones.
+    pub regions: usize,
+    /// Connections, each of a user of its own.
+    pub users: usize,
+    /// Who sees each change.
+    pub subscribers: u64,
+    /// Changes made in a second.
+    pub offered_per_second: f64,
+    /// How long was measured.
+    pub seconds: f64,
+    /// Changes seen by all subscribers in a second.
+    pub transitions_per_second: f64,
+    /// Frames that subscribers got in a second.
+    pub updates_per_second: f64,
+    /// From `presence.set` to each subscriber.
+    pub update_ms: Latency,
+    /// CPU time of the server process for 1,000 changes, in milliseconds.
+    pub server_cpu_ms_per_thousand: f64,
+    /// Of one core.
+    pub server_cpu_percent: f64,
+    /// Of one core.
+    pub generator_cpu_percent: f64,
+    /// Changes that a subscriber did not see.
+    pub missing: u64,
+    /// Changes that a subscriber saw and nobody made.
+    pub doubled: u64,
+    /// What a good run does not show.
+    pub notes: Vec<String>,
+    /// Whether every change was seen once by every subscriber.
+    pub held: bool,
+}
+
+impl PresenceReport {
+    fn row(&self, text: &mut String) {
+        text.push_str(&format!(
+            "presence on {}: {} users, {:.0} changes/s offered, {:.0}/s seen by {} each ({:.0} frames/s), update ms {}, \
+             server {:.1} ms of cpu/1000 and {:.0} %, bench {:.0} %  {}\n",
+            self.regions,
+            self.users,
+            self.offered_per_second,
+            self.transitions_per_second,
+            self.subscribers,
+            self.updates_per_second,
+            triple(self.update_ms),
+            self.server_cpu_ms_per_thousand,
+            self.server_cpu_percent,
+            self.generator_cpu_percent,
+            if self.held { "held" } else { "FAILED" },
+        ));
+        if self.missing + self.doubled > 0 {
+            text.push_str(&format!("      {} missing, {} doubled\n", self.missing, self.doubled));
+        }
+        for note in &self.notes {
+            text.push_str(&format!("      {note}\n"));
+        }
+    }
+}
+
 /// Everything that was measured.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -114,6 +178,9 @@ pub struct Report {
     /// Scenario d.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pages: Option<PagesReport>,
+    /// Scenario presence, on one region and on three.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub presence: Vec<PresenceReport>,
     /// Bytes of each text.
     pub text_bytes: usize,
     /// Cores of the machine, shared by server and generator.
@@ -181,6 +248,22 @@ impl Report {
             "verdict",
         );
         self.runs.iter().for_each(|run| run.row(&mut text));
+        self.others(&mut text);
+        if let Some(run) = self.runs.first() {
+            text.push_str(&format!("\nsyncs by {}. ", run.sync_source));
+        }
+        text.push_str(
+            "full keeps each sender's window outstanding. half is half that rate, the senders in turn, a window at once; \
+             even is half\nthat rate in single messages. In both, latencies count from when a message was due.\n",
+        );
+        text.push_str(
+            "The link's round trip is the smoothed ping echo that the edge's /metrics gave during the run.\n",
+        );
+        text
+    }
+
+    /// Lines of what is no run of messages.
+    fn others(&self, text: &mut String) {
         if let Some(pages) = &self.pages {
             text.push_str(&format!(
                 "d    last 1,000 of {} as five pages of {}: one page {} ms, all five {} ms  {}\n",
@@ -194,17 +277,7 @@ impl Report {
                 text.push_str(&format!("      {note}\n"));
             }
         }
-        if let Some(run) = self.runs.first() {
-            text.push_str(&format!("\nsyncs by {}. ", run.sync_source));
-        }
-        text.push_str(
-            "full keeps each sender's window outstanding. half is half that rate, the senders in turn, a window at once; \
-             even is half\nthat rate in single messages. In both, latencies count from when a message was due.\n",
-        );
-        text.push_str(
-            "The link's round trip is the smoothed ping echo that the edge's /metrics gave during the run.\n",
-        );
-        text
+        self.presence.iter().for_each(|presence| presence.row(text));
     }
 }
 

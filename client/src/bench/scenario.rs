@@ -59,7 +59,7 @@ fn user(text: String) -> Result<UserId, BenchError> {
     UserId::new(text).map_err(|error| BenchError::Server { what: error.to_string() })
 }
 
-fn host_of(ws: &str) -> String {
+pub(super) fn host_of(ws: &str) -> String {
     ws.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default().to_owned()
 }
 

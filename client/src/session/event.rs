@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hearth_protocol::client::{AckPayload, QueuedPayload, RefusedPayload};
+use hearth_protocol::client::{AckPayload, PresencePayload, QueuedPayload, RefusedPayload};
 use hearth_protocol::rest::{ConversationRow, Row};
 use hearth_protocol::{ConversationId, DeviceId, ErrorCode, MessageId, Refusal, RegionId, UserId};
 
@@ -77,6 +77,8 @@ pub enum Event {
         /// What the region said.
         error: ErrorCode,
     },
+    /// Who is there: an answer, or a change.
+    Presence(Vec<PresencePayload>),
     /// The edge region lost or found another region.
     RegionStatus {
         /// The other region.

@@ -48,7 +48,9 @@ impl Session {
             ServerFrame::ReceiptsSummary(summary) => self.events.push_back(Event::ReceiptsSummary(summary)),
             ServerFrame::TypingUpdate(update) => self.events.push_back(Event::Typing(update)),
             ServerFrame::FeedComplete => self.events.push_back(Event::FeedComplete),
-            ServerFrame::RegionStatus { region, reachable } => {
+            ServerFrame::PresenceUpdate(presence) => self.events.push_back(Event::Presence(vec![presence])),
+            ServerFrame::PresenceBulk(bulk) => self.events.push_back(Event::Presence(bulk.presences)),
+            ServerFrame::RegionStatus { region, reachable, .. } => {
                 self.events.push_back(Event::RegionStatus { region, reachable });
             }
             ServerFrame::SyncComplete(complete) => {

@@ -416,7 +416,7 @@ fn a_token_is_refreshed_on_the_live_session_before_it_expires() {
 #[test]
 fn frames_of_unknown_types_are_ignored() {
     let mut session = live();
-    receive(&mut session, "presence.update", &json!({"anything": 1}), at(1));
+    receive(&mut session, "later.frame", &json!({"anything": 1}), at(1));
     assert!(events_of(&mut session).is_empty());
 }
 

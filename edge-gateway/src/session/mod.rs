@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::client::{
-    AuthPayload, ClientFrame, CloseCode, ClosePayload, Connected, Draining, Endpoint, FrameError, HistoryRequest,
-    ReceiptPayload, ResumePayload, ServerFrame, Submission, TypingRequest, encode_server_frame, parse_client_frame,
+    AuthPayload, ClientFrame, ClientState, CloseCode, ClosePayload, Connected, Draining, Endpoint, FrameError,
+    HistoryRequest, PresenceSetRequest, PresenceUsersRequest, ReceiptPayload, ResumePayload, ServerFrame, Submission,
+    TypingRequest, encode_server_frame, parse_client_frame,
 };
 use hearth_protocol::rest::{HistoryQuery, SyncCursor, SyncRequest};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, ErrorCode, Refusal, Timestamp, UserId};
@@ -88,6 +89,12 @@ pub(crate) enum Effect {
     Typing { request: Option<String>, typing: TypingRequest },
     /// Tells the core what is on the screen.
     View { request: Option<String>, conversation: Option<ConversationId> },
+    /// Tells the core what the device says of itself.
+    PresenceSet(PresenceSetRequest),
+    /// Gives a subscription to presence, or its end, to the core.
+    PresenceUsers { request: Option<String>, users: PresenceUsersRequest },
+    /// Tells the core whether somebody looks at the client.
+    Background(bool),
     /// Calls the API; answered by [`Session::handle_answer`].
     Api { ticket: Ticket, call: ApiCall },
     /// Reads what a cursor misses; answered by [`Session::handle_replayed`].
@@ -234,6 +241,11 @@ impl Session {
             ClientFrame::Typing(typing) => self.effects.push_back(Effect::Typing { request: id, typing }),
             ClientFrame::View(view) => {
                 self.effects.push_back(Effect::View { request: id, conversation: view.conversation_id });
+            }
+            ClientFrame::PresenceSet(set) => self.effects.push_back(Effect::PresenceSet(set)),
+            ClientFrame::PresenceUsers(users) => self.effects.push_back(Effect::PresenceUsers { request: id, users }),
+            ClientFrame::State(state) => {
+                self.effects.push_back(Effect::Background(state.state == ClientState::Background));
             }
             ClientFrame::Sync(request) => self.sync(id, request, now),
             ClientFrame::History(request) => self.history(id, &request, now),

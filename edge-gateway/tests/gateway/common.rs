@@ -12,7 +12,9 @@ use edge_gateway::{
     SystemClock, TokenVerifier, WebTransportCertificate,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
-use hearth_protocol::client::{Endpoint, ReceiptPayload, Submission, TypingRequest};
+use hearth_protocol::client::{
+    Endpoint, PresenceSetRequest, PresenceUsersRequest, ReceiptPayload, Submission, TypingRequest,
+};
 use hearth_protocol::rest::{ApiAnswer, SyncCursor};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, NodeId, Refusal, RegionId, Timestamp, UserId};
 use parking_lot::Mutex;
@@ -145,6 +147,12 @@ impl Core for FakeCore {
     }
 
     fn typing(&self, _: &Arc<Connection>, _: Option<String>, _: TypingRequest) {}
+
+    fn presence_set(&self, _: &Arc<Connection>, _: PresenceSetRequest) {}
+
+    fn presence_users(&self, _: &Arc<Connection>, _: Option<String>, _: PresenceUsersRequest) {}
+
+    fn client_state(&self, _: &Arc<Connection>, _: bool) {}
 
     fn conversation_view(&self, connection: &Arc<Connection>, _: Option<String>, conversation: Option<ConversationId>) {
         connection.set_view(conversation);

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use super::changes::{Asked, ChangePayload, check_emoji};
 use super::content::Content;
 use super::json::json_depth_exceeds;
+use super::presence::{ClientStateRequest, PresenceSetRequest, PresenceUsersRequest};
 use crate::error::Refusal;
 use crate::ids::{ConversationId, DeviceId, Epoch, MessageId, Timestamp};
 use crate::limits;
@@ -159,6 +160,12 @@ pub enum ClientFrame {
     Typing(TypingRequest),
     /// `conversation.view`: taken without an answer.
     View(ViewRequest),
+    /// `presence.set`: taken without an answer.
+    PresenceSet(PresenceSetRequest),
+    /// `presence.subscribe` or `presence.unsubscribe`.
+    PresenceUsers(PresenceUsersRequest),
+    /// `client.state`: taken without an answer.
+    State(ClientStateRequest),
     /// `sync.request`.
     Sync(SyncRequest),
     /// `history.request`.
@@ -250,6 +257,10 @@ fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<Client
         "typing.start" => ClientFrame::Typing(TypingRequest { typing: true, ..typed(payload)? }),
         "typing.stop" => ClientFrame::Typing(typed(payload)?),
         "conversation.view" => ClientFrame::View(typed(payload)?),
+        "presence.set" => ClientFrame::PresenceSet(typed(payload)?),
+        "presence.subscribe" => ClientFrame::PresenceUsers(PresenceUsersRequest { subscribe: true, ..typed(payload)? }),
+        "presence.unsubscribe" => ClientFrame::PresenceUsers(typed(payload)?),
+        "client.state" => ClientFrame::State(typed(payload)?),
         "auth" => ClientFrame::Auth(typed(payload)?),
         "resume" => ClientFrame::Resume(typed(payload)?),
         "auth.refresh" => {
@@ -264,7 +275,7 @@ fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<Client
         "message.edit" | "message.delete" | "reaction.add" | "reaction.remove" => {
             ClientFrame::Change(Box::new(change(&kind, payload, limits)?))
         }
-        "presence.set" | "presence.subscribe" | "presence.unsubscribe" | "client.state" | "delivery.explain" => {
+        "delivery.explain" => {
             return Err(Refusal::invalid(format!("frames of type {kind} are not served by this version yet")));
         }
         _ => return Err(Refusal::invalid("unknown frame type")),

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::presence::{PresenceBulkPayload, PresencePayload};
 use crate::error::Refusal;
 use crate::ids::{ConversationId, DeviceId, Epoch, MessageId, RegionId, Timestamp, UserId};
 use crate::placement::Level;
@@ -296,6 +297,10 @@ pub enum ServerFrame {
     ReceiptsSummary(ReceiptsSummaryPayload),
     /// `typing.update`.
     TypingUpdate(TypingPayload),
+    /// `presence.update`.
+    PresenceUpdate(PresencePayload),
+    /// `presence.bulk`.
+    PresenceBulk(PresenceBulkPayload),
     /// `feed.complete`.
     FeedComplete,
     /// `region.status`.
@@ -304,6 +309,8 @@ pub enum ServerFrame {
         region: RegionId,
         /// Whether this region reaches it.
         reachable: bool,
+        /// Whether its right to every home that it had has ended; told where that changes, and while it is so.
+        fenced: Option<bool>,
     },
     /// `sync.complete`.
     SyncComplete(SyncCompletePayload),
@@ -367,6 +374,8 @@ pub fn encode_server_frame(frame: &ServerFrame, id: Option<&str>) -> Bytes {
     struct Status<'a> {
         region: &'a RegionId,
         reachable: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fenced: Option<bool>,
     }
     #[derive(Serialize)]
     struct Empty {}
@@ -387,9 +396,11 @@ pub fn encode_server_frame(frame: &ServerFrame, id: Option<&str>) -> Bytes {
         ServerFrame::ReadReceipt(payload) => enveloped("message.read_receipt", id, payload),
         ServerFrame::ReceiptsSummary(payload) => enveloped("receipts.summary", id, payload),
         ServerFrame::TypingUpdate(payload) => enveloped("typing.update", id, payload),
+        ServerFrame::PresenceUpdate(payload) => enveloped("presence.update", id, payload),
+        ServerFrame::PresenceBulk(payload) => enveloped("presence.bulk", id, payload),
         ServerFrame::FeedComplete => enveloped("feed.complete", id, Empty {}),
-        ServerFrame::RegionStatus { region, reachable } => {
-            enveloped("region.status", id, Status { region, reachable: *reachable })
+        ServerFrame::RegionStatus { region, reachable, fenced } => {
+            enveloped("region.status", id, Status { region, reachable: *reachable, fenced: *fenced })
         }
         ServerFrame::SyncComplete(payload) => enveloped("sync.complete", id, payload),
         ServerFrame::SyncRequired(payload) => enveloped("sync.required", id, payload),
@@ -430,6 +441,8 @@ impl ServerFrame {
         struct Status {
             region: RegionId,
             reachable: bool,
+            #[serde(default)]
+            fenced: Option<bool>,
         }
         let incoming: Incoming<'_> = serde_json::from_str(text)?;
         let payload = incoming.payload.map_or("{}", RawValue::get);
@@ -450,10 +463,12 @@ impl ServerFrame {
             "message.read_receipt" => Self::ReadReceipt(serde_json::from_str(payload)?),
             "receipts.summary" => Self::ReceiptsSummary(serde_json::from_str(payload)?),
             "typing.update" => Self::TypingUpdate(serde_json::from_str(payload)?),
+            "presence.update" => Self::PresenceUpdate(serde_json::from_str(payload)?),
+            "presence.bulk" => Self::PresenceBulk(serde_json::from_str(payload)?),
             "feed.complete" => Self::FeedComplete,
             "region.status" => {
-                let Status { region, reachable } = serde_json::from_str(payload)?;
-                Self::RegionStatus { region, reachable }
+                let Status { region, reachable, fenced } = serde_json::from_str(payload)?;
+                Self::RegionStatus { region, reachable, fenced }
             }
             "sync.complete" => Self::SyncComplete(serde_json::from_str(payload)?),
             "sync.required" => Self::SyncRequired(serde_json::from_str(payload)?),

@@ -5,6 +5,7 @@ mod content;
 mod from_client;
 mod from_server;
 mod json;
+mod presence;
 
 pub use changes::{Asked, ChangePayload, Submission};
 pub use content::{Content, ContentType};
@@ -19,6 +20,10 @@ pub use from_server::{
     encode_server_frame,
 };
 pub use json::json_depth_exceeds;
+pub use presence::{
+    Certainty, ChosenStatus, ClientState, ClientStateRequest, DeviceType, PresenceBulkPayload, PresencePayload,
+    PresenceSetRequest, PresenceStatus, PresenceUsersRequest,
+};
 
 /// Close codes of a session. Every code but 4001 and 4003 means: reconnect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

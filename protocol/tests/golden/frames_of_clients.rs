@@ -1,6 +1,8 @@
 //! Frames that clients send: the contract is what is read from the text.
 
-use hearth_protocol::client::{Asked, ClientFrame, FrameError, FrameLimits, parse_client_frame};
+use hearth_protocol::client::{
+    Asked, ChosenStatus, ClientFrame, ClientState, DeviceType, FrameError, FrameLimits, parse_client_frame,
+};
 use hearth_protocol::{ErrorCode, Level};
 
 use crate::sample;
@@ -16,7 +18,7 @@ fn frame(name: &str) -> (Option<String>, ClientFrame) {
 #[test]
 fn every_golden_frame_of_a_client_is_taken() {
     let ids: Vec<_> = FRAMES.lines().map(|line| frame(line.split(' ').next().expect("a name")).0).collect();
-    assert_eq!(ids.len(), 19);
+    assert_eq!(ids.len(), 25);
 }
 
 #[test]
@@ -121,15 +123,38 @@ fn a_change_without_a_target_or_with_what_is_no_emoji_or_content_is_refused() {
 }
 
 #[test]
+fn presence_names_a_status_users_and_a_state_and_nothing_else_is_taken() {
+    let (_, ClientFrame::PresenceSet(set)) = frame("presence.set") else { panic!("a status") };
+    assert_eq!((set.status, set.device_type), (ChosenStatus::Away, Some(DeviceType::Mobile)));
+    let (_, ClientFrame::PresenceSet(set)) = frame("presence.set-least") else { panic!("a status") };
+    assert_eq!((set.status, set.device_type), (ChosenStatus::Online, None));
+    let (id, ClientFrame::PresenceUsers(users)) = frame("presence.subscribe") else { panic!("a subscription") };
+    assert_eq!((id.as_deref(), users.subscribe), (Some("p"), true));
+    assert_eq!(users.user_ids, [sample::user("ann"), sample::user("bob")]);
+    assert!(matches!(frame("presence.unsubscribe"), (_, ClientFrame::PresenceUsers(users)) if !users.subscribe));
+    let state = |name| match frame(name) {
+        (_, ClientFrame::State(state)) => state.state,
+        other => panic!("{other:?} is no state"),
+    };
+    assert_eq!((state("client.state-active"), state("client.state")), (ClientState::Active, ClientState::Background));
+    for text in [
+        r#"{"type":"presence.set","payload":{"status":"offline"}}"#,
+        r#"{"type":"presence.set","payload":{}}"#,
+        r#"{"type":"presence.subscribe","payload":{"userIds":["not a name"]}}"#,
+        r#"{"type":"presence.subscribe","payload":{}}"#,
+        r#"{"type":"client.state","payload":{"state":"asleep"}}"#,
+    ] {
+        let (_, result) = parse_client_frame(text.as_bytes(), &FrameLimits::default());
+        assert!(
+            matches!(result, Err(FrameError::Refused(refusal)) if refusal.error == ErrorCode::InvalidMessage),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn frames_of_later_versions_and_unknown_ones_are_refused_and_end_no_session() {
-    let later = [
-        "presence.set",
-        "presence.subscribe",
-        "presence.unsubscribe",
-        "client.state",
-        "delivery.explain",
-        "something.else",
-    ];
+    let later = ["delivery.explain", "something.else"];
     for kind in later {
         let text = format!(r#"{{"type":"{kind}","id":"9","payload":{{}}}}"#);
         let (id, result) = parse_client_frame(text.as_bytes(), &FrameLimits::default());

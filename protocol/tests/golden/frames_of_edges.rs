@@ -1,10 +1,10 @@
 //! Frames that edges send: the text is the contract, and it reads back into what was written.
 
 use hearth_protocol::client::{
-    AckDurability, AckPayload, ClosePayload, Connected, DeliveredPayload, Draining, Endpoint, QueuedPayload,
-    QueuedReason, ReadReceiptPayload, ReceiptsSummaryPayload, RefusedPayload, RewoundPayload, ServerFrame,
-    SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo, TypingPayload, encode_message_new,
-    encode_server_frame,
+    AckDurability, AckPayload, Certainty, ClosePayload, Connected, DeliveredPayload, DeviceType, Draining, Endpoint,
+    PresenceBulkPayload, PresencePayload, PresenceStatus, QueuedPayload, QueuedReason, ReadReceiptPayload,
+    ReceiptsSummaryPayload, RefusedPayload, RewoundPayload, ServerFrame, SyncCompletePayload, SyncGapPayload,
+    SyncRequiredPayload, SyncedUpTo, TypingPayload, encode_message_new, encode_server_frame,
 };
 use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, Role, Settings};
 use hearth_protocol::placement::PartitionMode;
@@ -139,7 +139,11 @@ fn session_frames() -> Vec<(&'static str, ServerFrame)> {
         ("heartbeat.ack", ServerFrame::HeartbeatAck(time())),
         ("auth.refreshed", ServerFrame::AuthRefreshed(time())),
         ("feed.complete", ServerFrame::FeedComplete),
-        ("region.status", ServerFrame::RegionStatus { region: region("ap-south"), reachable: false }),
+        ("region.status", ServerFrame::RegionStatus { region: region("ap-south"), reachable: false, fenced: None }),
+        (
+            "region.status-fenced",
+            ServerFrame::RegionStatus { region: region("ap-south"), reachable: false, fenced: Some(true) },
+        ),
         ("error", ServerFrame::Error(refusal)),
         ("error-least", ServerFrame::Error(Refusal::invalid("unknown frame type"))),
     ]
@@ -250,10 +254,38 @@ fn receipt_frames() -> Vec<(&'static str, ServerFrame)> {
     ]
 }
 
+fn presence_frames() -> Vec<(&'static str, ServerFrame)> {
+    let online = PresencePayload {
+        user_id: user("bob"),
+        status: PresenceStatus::Online,
+        typing_in: None,
+        last_seen: None,
+        device_type: Some(DeviceType::Mobile),
+        as_of: time(),
+        certainty: Certainty::Fresh,
+        regions: vec![region("eu-west"), region("us-east")],
+    };
+    let offline = PresencePayload {
+        status: PresenceStatus::Offline,
+        last_seen: Some(time()),
+        device_type: None,
+        certainty: Certainty::Unknown,
+        regions: Vec::new(),
+        ..online.clone()
+    };
+    let bulk = PresenceBulkPayload { presences: vec![online.clone(), offline.clone()] };
+    vec![
+        ("presence.update", ServerFrame::PresenceUpdate(online)),
+        ("presence.update-offline", ServerFrame::PresenceUpdate(offline)),
+        ("presence.bulk", ServerFrame::PresenceBulk(bulk)),
+        ("presence.bulk-empty", ServerFrame::PresenceBulk(PresenceBulkPayload { presences: Vec::new() })),
+    ]
+}
+
 #[test]
 fn every_frame_of_an_edge_has_its_golden_text_and_reads_back() {
     let frames = session_frames().into_iter().chain(message_frames()).chain(sync_frames());
-    let frames: Vec<_> = frames.chain(receipt_frames()).collect();
+    let frames: Vec<_> = frames.chain(receipt_frames()).chain(presence_frames()).collect();
     let mut values = Vec::new();
     for (name, frame) in &frames {
         let bytes = encode_server_frame(frame, Some("7"));

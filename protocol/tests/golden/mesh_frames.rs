@@ -142,7 +142,7 @@ fn frames() -> Vec<(&'static str, Body)> {
         ("forward-joined", Body::Forward(under_membership)),
     ];
     let logged = seals().into_iter().chain(answers()).chain(logs());
-    forwards.into_iter().chain(logged).chain(questions()).chain(receipts()).collect()
+    forwards.into_iter().chain(logged).chain(questions()).chain(receipts()).chain(presence()).collect()
 }
 
 fn receipts() -> Vec<(&'static str, Body)> {
@@ -165,6 +165,29 @@ fn receipts() -> Vec<(&'static str, Body)> {
         ("receipt-digests", Body::ReceiptDigests(digests)),
         ("typing", Body::Typing(typing)),
     ]
+}
+
+fn presence() -> Vec<(&'static str, Body)> {
+    let incarnation = 0x0102_0304_0506_0708;
+    let asks = mesh::Presence {
+        incarnation,
+        add: vec!["ann".to_owned()],
+        drop: vec!["bob".to_owned()],
+        whole: vec![mesh::PresenceBucket { bucket: 7, users: vec!["cid".to_owned()] }],
+        wanted: vec![3, 63],
+        ..mesh::Presence::default()
+    };
+    let entry =
+        mesh::PresenceEntry { user: "ann".to_owned(), version: 300, status: 1, device_type: 3, last_seen: time().0 };
+    let row = mesh::PresenceDigestRow { bucket: 7, asked: 0x0a0b_0c0d, told: 0x0102_0304_0506_0708 };
+    let tells = mesh::Presence {
+        incarnation,
+        entries: vec![entry],
+        digest: Some(mesh::PresenceDigest { rows: vec![row] }),
+        compared: true,
+        ..mesh::Presence::default()
+    };
+    vec![("presence-asks", Body::Presence(asks)), ("presence-tells", Body::Presence(tells))]
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub mod mutants;
 pub mod ownership;
 mod parking;
 pub mod ports;
+pub mod presence;
 mod ranges;
 pub mod receipts;
 pub mod region_map;

@@ -9,6 +9,7 @@ mod changes;
 mod lines;
 #[cfg(test)]
 mod planted;
+mod presence;
 mod receipts;
 mod sessions;
 
@@ -42,6 +43,8 @@ pub enum Guarantee {
     G9,
     /// Receipts do not run ahead.
     G10,
+    /// Presence converges.
+    G11,
     /// A row shows the fold of what was done to its message.
     Present,
     /// The text of a deleted message is not given any more.
@@ -161,6 +164,7 @@ pub fn check(history: &History) -> Report {
     sessions::check(history, &facts, &lines, &mut report);
     receipts::check(history, &mut report);
     changes::check(history, &mut report);
+    presence::check(history, &mut report);
     report.sends = facts.sent.values().filter(|sent| sent.invoked.is_some()).count();
     report.acked = facts.sent.values().filter(|sent| !sent.acks.is_empty()).count();
     overlaps(history, &facts, &mut report);
@@ -226,6 +230,9 @@ fn gather(history: &History, report: &mut Report) -> Facts {
             | Event::Rewound(..)
             | Event::Said { .. }
             | Event::Receipt { .. }
+            | Event::There { .. }
+            | Event::PresenceTold { .. }
+            | Event::PresenceEnd { .. }
             | Event::Bound { .. }
             | Event::FaultBegins(..)
             | Event::FaultEnds(_)

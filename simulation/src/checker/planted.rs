@@ -1,5 +1,6 @@
 //! The checker judged: each guarantee is broken once in a history that is good otherwise, and found.
 
+use hearth_protocol::client::PresenceStatus;
 use hearth_protocol::{ConversationId, Epoch, Level, MessageId, Position, Sequence};
 use uuid::Uuid;
 
@@ -304,6 +305,41 @@ fn a_text_that_a_session_is_given_after_its_delete_is_found() {
     }
     let bare = says(1, 14, Did::Edit(id(11)), None);
     assert_eq!(broken([before, vec![bare]].concat()), vec![]);
+}
+
+#[test]
+/// Bob comes and steps away; ann is told, and 60 s later everybody agrees.
+#[test]
+fn a_storm_of_offline_and_an_end_without_agreement_break_g11() {
+    let seconds = |events: Vec<(u64, Event)>| {
+        let mut history = history(Vec::new());
+        events.into_iter().for_each(|(second, event)| history.add(second * 1_000_000, event));
+        let found = check(&history).violations.into_iter().map(|violation| violation.guarantee);
+        found.collect::<Vec<_>>()
+    };
+    let is = |status| Event::There { session: 1, user: "bob".to_owned(), status };
+    let says = |status, sure| Event::PresenceTold { session: 0, user: "bob".to_owned(), status, sure };
+    let told = |status| says(status, true);
+    let end = |status, sure| Event::PresenceEnd { who: "eu".to_owned(), user: "bob".to_owned(), status, sure };
+    let (online, away, offline) = (PresenceStatus::Online, PresenceStatus::Away, PresenceStatus::Offline);
+    let good = vec![(1, is(online)), (2, told(online)), (30, is(away)), (31, told(away)), (60, end(away, true))];
+    assert_eq!(seconds(good.clone()), []);
+    let with = |more: Vec<(u64, Event)>| seconds(good.iter().cloned().chain(more).collect());
+    assert_eq!(with(vec![(61, told(offline))]), [Guarantee::G11], "it is there all the time");
+    assert_eq!(with(vec![(61, says(offline, false))]), [Guarantee::G11], "unsure, too");
+    let other = |status| Event::There { session: 0, user: "bob".to_owned(), status };
+    let moves = |sure| vec![(59, other(online)), (61, is(offline)), (62, says(offline, sure))];
+    assert_eq!(
+        (with(moves(false)), with(moves(true))),
+        (vec![], vec![Guarantee::G11]),
+        "it went where nobody reaches it"
+    );
+    assert_eq!(with(vec![(61, is(offline)), (62, told(offline))]), [], "it went");
+    assert_eq!(with(vec![(61, is(offline)), (62, is(online)), (63, told(offline))]), [], "it went for a moment");
+    assert_eq!(with(vec![(61, end(offline, true))]), [Guarantee::G11], "taken for gone");
+    assert_eq!(with(vec![(61, end(online, true))]), [Guarantee::G11], "taken for online");
+    assert_eq!(with(vec![(61, end(away, false))]), [Guarantee::G11], "not sure");
+    assert_eq!(with(vec![(61, is(online)), (63, end(away, true))]), [], "it changed just now");
 }
 
 #[test]

@@ -95,7 +95,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             | mesh::Body::MapTell(_)
             | mesh::Body::Receipts(_)
             | mesh::Body::ReceiptDigests(_)
-            | mesh::Body::Typing(_) => {}
+            | mesh::Body::Typing(_)
+            | mesh::Body::Presence(_) => {}
         }
     }
 
