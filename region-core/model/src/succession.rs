@@ -142,7 +142,8 @@ fn bytes_of(hash: &Hash) -> Bytes {
 impl<R: Clone> Log<R> {
     /// What this region promised and accepted about the log.
     fn standing(&self) -> Standing<Hash> {
-        let Some(record) = &self.record else { return Standing::empty() };
+        let trust = if self.counts() { Trust::Full } else { Trust::Joining(None) };
+        let Some(record) = &self.record else { return Standing { trust, ..Standing::empty() } };
         let openings = record.openings.iter().map(|opening| OpeningAt {
             epoch: opening.epoch,
             first: opening.first,
@@ -154,7 +155,7 @@ impl<R: Clone> Log<R> {
             openings: openings.collect(),
             mark: self.marked,
             staged: self.newer.staged.clone(),
-            trust: if self.counts() { Trust::Full } else { Trust::Joining(None) },
+            trust,
         }
     }
 

@@ -9,9 +9,6 @@ use super::{Now, RegionCore, Slotted, Waiting};
 use crate::effect::Effect;
 use crate::log::FIRST_INCARNATION;
 
-/// Placement logs that are asked for at each anti-entropy.
-const ASKED_AT_ONCE: usize = 1_024;
-
 /// What this region knows of its store.
 #[derive(Debug, Default)]
 pub(super) struct Store {
@@ -80,9 +77,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
     }
 
-    /// Asks the stewards of placement logs that this region votes for to let it count, some of them at a time.
+    /// Asks the stewards of placement logs that this region votes for to let it count: 4,096 at most.
     pub(super) fn join_placement_logs(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
-        let slots: Vec<Slot> = self.store.joining.iter().take(ASKED_AT_ONCE).copied().collect();
+        let slots: Vec<Slot> = self.store.joining.iter().copied().collect();
         for slot in slots {
             self.on_log(LogId::placement(slot), Waiting::Join, now, effects);
         }
