@@ -236,6 +236,10 @@ pub struct Append {
     /// The receiver is to vote for the log: it takes a copy though it neither votes yet nor follows.
     #[prost(bool, tag = "11")]
     pub invited: bool,
+    /// The answer to [`Appended::joining`], which it repeats: who holds what is named here may count under that
+    /// incarnation. 0 for none.
+    #[prost(uint64, tag = "12")]
+    pub joins: u64,
 }
 
 /// What a follower needs to go on at a sequence without the entries before it.
@@ -252,6 +256,9 @@ pub struct Begin {
     #[prost(uint64, tag = "3")]
     pub time: u64,
 }
+
+/// [`Appended::joining`] of a region that has not heard yet which incarnation of its store the region map knows.
+pub const NOT_KNOWN_YET: u64 = u64::MAX;
 
 /// What a replica holds.
 #[derive(Clone, PartialEq, Message)]
@@ -277,6 +284,10 @@ pub struct Appended {
     /// Set when an epoch above the home's was promised here: nothing of the home's is taken any more.
     #[prost(uint64, tag = "7")]
     pub newer: u64,
+    /// 0 where its store counts. Else what it holds is no copy: the incarnation under which it asks to count, or
+    /// [`NOT_KNOWN_YET`].
+    #[prost(uint64, tag = "8")]
+    pub joining: u64,
 }
 
 /// Lengths of logs that the receiver should hold.

@@ -84,6 +84,9 @@ pub struct LogRecord {
     pub published: u64,
     /// Ranges `[from, to)` still to be pulled, ascending.
     pub open_ranges: Vec<(u64, u64)>,
+    /// The incarnation of this region's store under which its copy counts: it has held since all that the log's home had
+    /// then. 0 for none. Version 1, which does not say it, is of a first incarnation.
+    pub incarnation: u64,
 }
 
 /// What dedup remembers of an entry: enough for its first ack, and longer than its text lives.
@@ -260,7 +263,19 @@ impl Record for ParkedSend {
     }
 }
 
-impl Record for LogRecord {}
+impl Record for LogRecord {
+    const VERSION: u8 = 2;
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        match bytes.split_first() {
+            // Version 1 ends before the field that version 2 added at the end: a first incarnation.
+            Some((1, rest)) => postcard::from_bytes(&[rest, &[1]].concat()).map_err(|_| RecordError::Form),
+            Some((2, rest)) => postcard::from_bytes(rest).map_err(|_| RecordError::Form),
+            other => Err(RecordError::Version(other.map(|(version, _)| *version))),
+        }
+    }
+}
+
 impl Record for DedupRecord {}
 impl Record for ChangeRecord {}
 impl Record for OutboxRecord {}

@@ -101,6 +101,7 @@ impl Collector for RegionCollector {
             ("hearth_home_forwards", "Commands on their way to other regions", signed(gauges.forwards as u64)),
             ("hearth_home_parked", "Parked sends", signed(gauges.parked as u64)),
             ("hearth_home_failing_over", "Logs that are given a home here", signed(gauges.failing_over as u64)),
+            ("hearth_home_joining", "Copies here that do not count yet", signed(gauges.joining as u64)),
             ("hearth_home_losses_open", "Loss statements whose missing part has not come back", losses),
             (
                 "hearth_receipts_members",

@@ -74,6 +74,7 @@ async fn plant(folder: &Path, number: u128, epochs: &[u64], broken: Option<u64>)
         floor: 0,
         published: 0,
         open_ranges: vec![],
+        incarnation: 1,
     };
     let append = LogAppend { entries, record: Some(record), ..empty_append(log) };
     store.stores().log.append(vec![append]).await.expect("appended");

@@ -53,7 +53,7 @@ fn logs() -> Vec<(&'static str, Body)> {
         Append { entries: Vec::new(), voters: Vec::new(), previous: Bytes::from_static(&[7; 32]), ..append.clone() };
     let length = Length { log: log_bytes(), epoch: 2, length: 301, hash: Bytes::from_static(&[8; 32]), mark: 299 };
     let appended =
-        Appended { log: log_bytes(), accepted: 2, length: 301, resend: true, fork: true, above: 0, newer: 0 };
+        Appended { log: log_bytes(), accepted: 2, length: 301, resend: true, fork: true, ..Appended::default() };
     let follow = Follow { log: log_bytes(), length: 301, unfollow: true, fresh: false, accepted: 0 };
     let begin = Begin { view: Bytes::from_static(b"view"), epoch: 2, time: 1_790_000_000_123 };
     vec![
@@ -61,7 +61,9 @@ fn logs() -> Vec<(&'static str, Body)> {
         ("append-without-entries", Body::Append(mark.clone())),
         ("appended", Body::Appended(appended.clone())),
         ("appended-above", Body::Appended(Appended { above: 400, ..appended.clone() })),
-        ("appended-newer", Body::Appended(Appended { resend: false, fork: false, newer: 3, ..appended })),
+        ("appended-newer", Body::Appended(Appended { resend: false, fork: false, newer: 3, ..appended.clone() })),
+        ("appended-joining", Body::Appended(Appended { resend: false, fork: false, joining: 2, ..appended })),
+        ("append-joins", Body::Append(Append { joins: 2, ..mark.clone() })),
         ("lengths", Body::Lengths(Lengths { logs: vec![length] })),
         ("follow", Body::Follow(follow.clone())),
         ("follow-fresh", Body::Follow(Follow { unfollow: false, fresh: true, ..follow.clone() })),

@@ -194,6 +194,7 @@ fn log_record() -> LogRecord {
         floor: 1,
         published: 299,
         open_ranges: vec![(150, 200)],
+        incarnation: 3,
     }
 }
 
@@ -238,6 +239,9 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
     assert_eq!((parked_send().encode()[0], parked_edit.encode()[0]), (2, 3), "a message parks as it always did");
     let (before, placement_before) = of_before("records.txt", "placement");
     assert_eq!(Placement::decode(&before).expect("version 1 reads"), placement());
+    let (before, log_before) = of_before("records.txt", "log");
+    let of_first = LogRecord { incarnation: 1, ..log_record() };
+    assert_eq!(LogRecord::decode(&before).expect("version 1 reads"), of_first);
     let (before, parked_before) = of_before("records.txt", "parked");
     let without = ParkedSend { joined: None, ..parked_send() };
     assert_eq!(ParkedSend::decode(&before).expect("version 1 reads"), without);
@@ -245,7 +249,8 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
     let refused_without = ParkedSend { joined: None, ..refused.clone() };
     assert_eq!(ParkedSend::decode(&before).expect("version 1 reads"), refused_without);
     let values = [
-        ("log", golden(&log_record())),
+        ("log", log_before),
+        ("log-2", golden(&log_record())),
         ("dedup", golden(&dedup)),
         ("parked", parked_before),
         ("parked-refused", refused_before),

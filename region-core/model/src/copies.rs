@@ -129,6 +129,7 @@ impl<R: Clone> Log<R> {
             previous: previous.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash)),
             begin: None,
             invited: false,
+            joins: 0,
         })
     }
 
@@ -175,6 +176,10 @@ impl<R: Clone> Log<R> {
 
     /// A replica said what it has.
     pub(crate) fn replica_appended(&mut self, peer: &RegionId, said: &mesh::Appended, context: &mut Context<'_, R>) {
+        if said.joining != 0 && self.length == 0 && self.id.kind == LogKind::Placement && self.may_ack(context) {
+            // Nobody has written to it yet: a voter joins with its header.
+            self.open_placement_log(context);
+        }
         self.ensure_replicas(context);
         let Some(accepted) = self.record.as_ref().map(|record| record.accepted.0) else { return };
         if said.newer > accepted {
@@ -189,6 +194,7 @@ impl<R: Clone> Log<R> {
         // Above an open range its stream goes on at another place than its head.
         let place = said.length.max(said.above);
         let opening = self.opening().0;
+        let votes = self.record.as_ref().is_some_and(|record| record.voters.contains(peer));
         let Some(replica) = self.home.replicas.get_mut(peer) else { return };
         if replica.forked || replica.lapsed || replica.begin.is_some() {
             return;
@@ -205,7 +211,9 @@ impl<R: Clone> Log<R> {
             context.effects.push(Effect::Fork { log: self.id, peer: peer.clone() });
             return;
         }
-        if counts || said.length == 0 {
+        if said.joining != 0 && votes {
+            replica.acked = 0;
+        } else if counts || said.length == 0 {
             replica.acked = if said.resend { said.length } else { replica.acked.max(said.length) };
         }
         match replica.flying {
@@ -221,6 +229,24 @@ impl<R: Clone> Log<R> {
         }
         self.advance(context);
         self.settle_replica(peer, context);
+        if counts && said.joining != 0 && said.joining != mesh::NOT_KNOWN_YET {
+            self.offer_to_join(peer, said.joining, context);
+        }
+    }
+
+    /// Names what is on disk here to a voter whose store is of a new incarnation, behind all that it was sent: it counts
+    /// once it holds that. What its store of before had said counts no longer by now.
+    fn offer_to_join(&mut self, peer: &RegionId, joins: u64, context: &mut Context<'_, R>) {
+        let Some(replica) = self.home.replicas.get(peer) else { return };
+        let votes = self.record.as_ref().is_some_and(|record| record.voters.contains(peer)) || replica.invited;
+        let sent_all = replica.streams() && replica.sent == self.durable && context.links_up.contains(peer);
+        if !votes || !sent_all || !self.may_ack(context) {
+            return;
+        }
+        if let mesh::Body::Append(append) = self.append_frame(self.durable, &[]) {
+            let body = mesh::Body::Append(mesh::Append { joins, ..append });
+            context.effects.push(Effect::Send { peer: peer.clone(), lane: Lane::Log(self.id), body });
+        }
     }
 
     /// A replica has not accepted this epoch: it is sent what the epoch opened with, from where it asks; what it holds

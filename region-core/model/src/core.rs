@@ -5,8 +5,10 @@
 mod abandon;
 mod failover;
 mod frames;
+mod gauges;
 mod homes;
 mod input;
+mod joining;
 mod links;
 mod lookups;
 mod moves;
@@ -148,6 +150,8 @@ enum Waiting<R> {
     Opened,
     /// This region stewards a slot: it opens its placement log and looks for homes that are fenced.
     Steward,
+    /// A voter's store of a new incarnation asks to count for a placement log.
+    Join,
     Move {
         to: RegionId,
         /// Voters from then on; as they are where none are named.
@@ -225,6 +229,8 @@ pub struct RegionCore<R> {
     regions: Vec<RegionId>,
     /// The right as it was when the last input came.
     right: Right,
+    /// Whether this region's store counts.
+    store: joining::Store,
     /// By log, commits on their way that change promises or lines.
     owned: BTreeMap<LogId, VecDeque<OwnedWrite>>,
     /// Inputs that wait for this region to open an epoch, or for a hash.
@@ -255,6 +261,8 @@ pub struct CoreGauges {
     pub parked: usize,
     /// Logs that this region, as a steward, is giving a home.
     pub failing_over: usize,
+    /// Placement logs, and other logs in memory, for which this region's store does not count yet.
+    pub joining: usize,
     /// Logs whose tails are not settled under their present home.
     pub tails: usize,
     /// Entries that each replica region lacks, over the logs in memory.
@@ -282,6 +290,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             overdue_checked: 0,
             map: None,
             right: Right::default(),
+            store: joining::Store::default(),
             owned: BTreeMap::new(),
             held: BTreeMap::new(),
             sealed_homes: BTreeMap::new(),
@@ -295,29 +304,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
     }
 
-    /// Numbers for `/metrics`.
-    #[must_use]
-    pub fn gauges(&self) -> CoreGauges {
-        let mut lag = BTreeMap::new();
-        for peer in self.options.map.regions.iter().filter(|region| **region != self.options.me) {
-            let behind = self.logs.values().map(|slotted| match slotted {
-                Slotted::Ready(log) => log.lag_of(peer),
-                Slotted::Loading(_) => 0,
-            });
-            lag.insert(peer.clone(), behind.sum());
-        }
-        CoreGauges {
-            loaded_logs: self.logs.len(),
-            forwards: self.forwards.len(),
-            parked: self.lot.len(),
-            failing_over: self.failovers.len(),
-            tails: self.tails.values().filter(|tail| !tail.is_settled()).count(),
-            lag,
-        }
-    }
-
     /// Handles one input; what follows is added to `effects`.
     pub fn handle(&mut self, input: Input<R>, now: Now, effects: &mut Vec<Effect<R>>) {
+        self.confirm_store(now, effects);
         if self.right != now.right {
             self.right_changed(now, effects);
         }
@@ -390,6 +379,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     ) {
         let Some(Slotted::Ready(log)) = self.logs.get_mut(&id) else { return };
         log.used_at = now.monotonic;
+        log.store = self.store.incarnation;
         let (mut retries, mut placed, mut owned, mut homeless) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut context = Context {
             me: &self.options.me,
@@ -526,6 +516,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Waiting::Open => self.ensure_open(id, now, effects),
             Waiting::Opened => self.opened(id, now, effects),
             Waiting::Steward => self.steward(id, now, effects),
+            Waiting::Join => self.join_placement_log(id, now, effects),
             Waiting::Move { to, voters, reply } => self.begin_move(id, to, voters, reply, now, effects),
             Waiting::Follow { hold: true } if self.placement_of(id).is_none() => {
                 self.follows.insert(id, Following::Wanted);
@@ -581,6 +572,7 @@ impl<R> Waiting<R> {
             | Self::Open
             | Self::Opened
             | Self::Steward
+            | Self::Join
             | Self::Move { .. } => false,
         }
     }

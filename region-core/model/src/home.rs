@@ -428,7 +428,8 @@ impl<R: Clone> Log<R> {
         context: &mut Context<'_, R>,
     ) {
         if self.record.is_none() {
-            self.record = self.placement.as_ref().map(first_record);
+            let incarnation = self.store.unwrap_or_default();
+            self.record = self.placement.as_ref().map(|placement| first_record(placement, incarnation));
         }
         let skip = match &waiter {
             Waiter::Local { reply, .. } => Some(reply.clone()),
@@ -467,7 +468,7 @@ impl<R: Clone> Log<R> {
     }
 
     /// A placement log opens with its first placement: nobody creates it by name.
-    fn open_placement_log(&mut self, context: &mut Context<'_, R>) {
+    pub(crate) fn open_placement_log(&mut self, context: &mut Context<'_, R>) {
         let header = Command {
             log: self.id,
             kind: EntryKind::Header,

@@ -8,16 +8,20 @@ use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::record::{DedupRecord, LogRecord, Opening, OutboxRecord};
 use hearth_protocol::{
     Change, DeviceId, EntryKind, Epoch, Hash, Header, LogId, LogKind, Placement, RegionId, SealedEntry, Timestamp,
-    entry::MemberAction,
+    entry::MemberAction, mesh,
 };
 
 use crate::effect::LogView;
 use crate::home::{HomeState, is_by_id};
+use crate::mutants::Mutant;
+use crate::ownership::Flaw;
 use crate::ports::{DedupKey, LoadedLog, LogAppend};
 use crate::succession::NewerLine;
 use crate::targets::{Changed, change_record};
 use crate::view::{Members, View};
 
+/// The incarnation of a region's first store: nothing was ever promised or copied by one before it.
+pub(crate) const FIRST_INCARNATION: u64 = 1;
 /// A snapshot is written after this many entries, and one more for each thing in it: a load replays at most as many.
 pub(crate) const SNAPSHOT_EVERY: u64 = 256;
 
@@ -135,6 +139,8 @@ pub(crate) struct Log<R> {
     pub(crate) changed: Changed,
     /// Hashes of entries that memory does not have otherwise.
     pub(crate) hashes: BTreeMap<u64, Hash>,
+    /// The incarnation of this region's store, once the region map has confirmed it.
+    pub(crate) store: Option<u64>,
     /// The region-wide number of its last change.
     pub(crate) change: u64,
     /// When it was last used, in milliseconds of the shell's monotonic clock.
@@ -170,6 +176,7 @@ impl<R: Clone> Log<R> {
             newer: NewerLine::default(),
             changed: Changed::from(loaded.length),
             hashes: BTreeMap::new(),
+            store: None,
             change: loaded.change,
             used_at: now,
         };
@@ -196,6 +203,19 @@ impl<R: Clone> Log<R> {
     /// Whether this region holds it.
     pub(crate) fn is_held(&self) -> bool {
         self.record.is_some()
+    }
+
+    /// Whether what is on disk here counts as a copy and as sealed ([`crate::ownership::Trust`]): of a region's first
+    /// store always, since there was none before it whose word could be lost.
+    pub(crate) fn counts(&self) -> bool {
+        let Some(store) = self.store else { return false };
+        let joined = self.record.as_ref().is_some_and(|record| record.incarnation == store);
+        store == FIRST_INCARNATION || joined || Mutant::Rule(Flaw::NewStoreTrusted).is_on()
+    }
+
+    /// What it says beside its length: 0 where it counts, else the incarnation that is to count.
+    pub(crate) fn joining(&self) -> u64 {
+        if self.counts() { 0 } else { self.store.unwrap_or(mesh::NOT_KNOWN_YET) }
     }
 
     /// Whether this region is its home and accepted the epoch of its placement: it serves the replicas.
@@ -363,8 +383,8 @@ pub(crate) struct PushedBy<R> {
     pub(crate) now: u64,
 }
 
-/// The record of a log that opens at its first epoch.
-pub(crate) fn first_record(placement: &Placement) -> LogRecord {
+/// The record of a log that opens at its first epoch, at its home.
+pub(crate) fn first_record(placement: &Placement, incarnation: u64) -> LogRecord {
     LogRecord {
         home: placement.home.clone(),
         voters: placement.voters.clone(),
@@ -374,6 +394,7 @@ pub(crate) fn first_record(placement: &Placement) -> LogRecord {
         floor: 0,
         published: 0,
         open_ranges: Vec::new(),
+        incarnation,
     }
 }
 

@@ -11,7 +11,9 @@ use crate::effect::{Effect, Lane};
 use crate::log::{Log, PushedBy, Waiter};
 use crate::mutants::Mutant;
 use crate::ownership::Unread;
+use crate::ports::LogAppend;
 use crate::ranges::go_stale;
+use crate::succession::{Owned, OwnedWrite};
 
 /// A replica asks for the same entries again after this long.
 const RESEND_PATIENCE_MILLISECONDS: u64 = 1_000;
@@ -91,10 +93,26 @@ impl<R: Clone> Log<R> {
         }
         self.told_mark = self.told_mark.max(append.mark);
         self.show(context);
+        self.join_home(append, context);
         if self.length == before || Mutant::CopyBeforeDisk.is_on() {
             // Nothing new: what the home wants to know is what is on disk here.
             self.say(peer, false, false, context);
         }
+    }
+
+    /// The home says what it holds, on this region's word that its store is of a new incarnation. Who holds the same
+    /// counts from now on: a home that may ack is the one that the placement names, so nothing newer was opened before
+    /// the region map took that incarnation (design.md 4.1).
+    fn join_home(&mut self, append: &mesh::Append, context: &mut Context<'_, R>) {
+        let asked = self.store.is_some_and(|store| store == append.joins) && !self.counts();
+        let holds = append.entries.is_empty() && append.first == self.length && self.ranges.open.is_none();
+        let same = self.tip.is_some_and(|tip| tip.hash[..] == append.previous[..]);
+        let Some(record) = self.record.as_mut().filter(|_| asked && holds && same) else { return };
+        record.incarnation = append.joins;
+        let record = Some(record.clone());
+        let write = LogAppend { record, promises: true, ..self.start_append() };
+        context.effects.push(Effect::Append(Box::new(write)));
+        context.owned.push(Owned::Write(OwnedWrite::default()));
     }
 
     /// Whether a frame without entries names another entry before its end than the one that stands there: this replica
@@ -202,6 +220,7 @@ impl<R: Clone> Log<R> {
             fork,
             above,
             newer: 0,
+            joining: self.joining(),
         };
         context.effects.push(Effect::Send {
             peer: home.clone(),
@@ -221,6 +240,9 @@ impl<R: Clone> Log<R> {
             return;
         }
         if self.durable == length.length && self.durable == self.length {
+            if !self.counts() {
+                self.say(peer, false, false, context);
+            }
             let tip = self.tip.as_ref().filter(|_| !length.hash.is_empty());
             if tip.is_some_and(|tip| tip.hash[..] != length.hash[..]) {
                 self.say(peer, false, true, context);
@@ -253,5 +275,6 @@ fn record_from(home: &RegionId, append: &mesh::Append) -> LogRecord {
         floor: 0,
         published: 0,
         open_ranges: Vec::new(),
+        incarnation: 0,
     }
 }

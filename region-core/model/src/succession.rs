@@ -142,7 +142,8 @@ fn bytes_of(hash: &Hash) -> Bytes {
 impl<R: Clone> Log<R> {
     /// What this region promised and accepted about the log.
     fn standing(&self) -> Standing<Hash> {
-        let Some(record) = &self.record else { return Standing::empty() };
+        let trust = if self.counts() { Trust::Full } else { Trust::Joining(None) };
+        let Some(record) = &self.record else { return Standing { trust, ..Standing::empty() } };
         let openings = record.openings.iter().map(|opening| OpeningAt {
             epoch: opening.epoch,
             first: opening.first,
@@ -154,7 +155,7 @@ impl<R: Clone> Log<R> {
             openings: openings.collect(),
             mark: self.marked,
             staged: self.newer.staged.clone(),
-            trust: Trust::Full,
+            trust,
         }
     }
 
@@ -237,7 +238,11 @@ impl<R: Clone> Log<R> {
         }
         // What the same frame staged is adopted with what was staged before.
         let adopted = if adopt { std::mem::take(&mut self.newer).entries } else { Vec::new() };
-        let record = self.record_of(&standing, owner, context.me);
+        let mut record = self.record_of(&standing, owner, context.me);
+        if after.opened {
+            // Whoever opens an epoch holds all of it.
+            record.incarnation = self.store.unwrap_or(record.incarnation);
+        }
         let entries: Vec<Arc<SealedEntry>> = adopted.into_iter().chain(entries).collect();
         let cut = apart.filter(|apart| *apart < self.length);
         if self.record.as_ref() == Some(&record) && entries.is_empty() && cut.is_none() {
@@ -295,6 +300,7 @@ impl<R: Clone> Log<R> {
             floor: before.map_or(0, |record| record.floor),
             published: before.map_or(0, |record| record.published),
             open_ranges: before.map(|record| record.open_ranges.clone()).unwrap_or_default(),
+            incarnation: before.map_or(0, |record| record.incarnation),
         }
     }
 
@@ -319,7 +325,8 @@ impl<R: Clone> Log<R> {
     fn body_of(&self, said: &Said<Arc<SealedEntry>>) -> Option<mesh::Body> {
         let accepted = self.record.as_ref().map_or(0, |record| record.accepted.0);
         let log = Bytes::copy_from_slice(&self.id.to_bytes());
-        let appended = mesh::Appended { log: log.clone(), accepted, length: self.head(), ..mesh::Appended::default() };
+        let (length, joining) = (self.head(), self.joining());
+        let appended = mesh::Appended { log: log.clone(), accepted, length, joining, ..mesh::Appended::default() };
         Some(match said {
             Said::Holds { accepted, length, .. } => {
                 mesh::Body::Appended(mesh::Appended { accepted: accepted.0, length: *length, ..appended })
@@ -513,6 +520,7 @@ impl<R: Clone> Log<R> {
             floor,
             published,
             open_ranges: self.record.as_ref().map(|record| record.open_ranges.clone()).unwrap_or_default(),
+            incarnation: self.record.as_ref().map_or(0, |record| record.incarnation),
         });
         self.newer = NewerLine::default();
     }

@@ -82,6 +82,7 @@ fn record(region: &RegionId) -> LogRecord {
         floor: 0,
         published: 0,
         open_ranges: vec![],
+        incarnation: 1,
     }
 }
 

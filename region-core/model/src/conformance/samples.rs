@@ -102,6 +102,7 @@ pub fn record(sealed: u64) -> LogRecord {
         floor: 0,
         published: 0,
         open_ranges: vec![],
+        incarnation: 1,
     }
 }
 

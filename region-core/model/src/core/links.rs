@@ -127,6 +127,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         self.look_after_homes(now, effects);
         self.follow_newer();
         self.follow_wanted(now, effects);
+        self.join_placement_logs(now, effects);
     }
 
     /// What is parked for long may wait for a home that is none any more, where the word of the new one was lost with

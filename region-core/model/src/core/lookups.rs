@@ -119,6 +119,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 Waiting::Open
                 | Waiting::Opened
                 | Waiting::Steward
+                | Waiting::Join
                 | Waiting::Frame(..)
                 | Waiting::PlacementQuestion { .. }
                 | Waiting::Release

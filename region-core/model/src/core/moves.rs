@@ -173,7 +173,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
         self.seal_once_copied(id, now, effects);
         let Some(moving) = self.moves.get_mut(&id).filter(|moving| moving.placed.is_none()) else { return };
-        moving.migration.handle_holds(peer, Epoch(said.accepted), said.length, true);
+        moving.migration.handle_holds(peer, Epoch(said.accepted), said.length, said.joining == 0);
         let target = moving.migration.target().clone();
         let generation = self.map.as_ref().and_then(|map| map.region(&target)).map_or(0, |entry| entry.fence);
         let Some(Slotted::Ready(log)) = self.logs.get(&id) else { return };

@@ -9,5 +9,6 @@ mod parking;
 mod partition;
 mod properties;
 mod sends;
+mod stores;
 mod support;
 mod voters;

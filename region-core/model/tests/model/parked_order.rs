@@ -1,6 +1,6 @@
 //! In which order parked sends go out, and under which membership.
 
-use hearth_protocol::entry::MemberAction;
+use hearth_protocol::entry::{MemberAction, Role};
 use region_model::{DeviceOutcome, Input};
 
 use crate::support::{Message, Sim, device_of, message_id, user};
@@ -52,7 +52,7 @@ fn a_retry_without_a_new_connection_leaves_parked_sends_in_their_order() {
 fn parked_under_a_membership_that_ends() -> (Sim, hearth_protocol::LogId) {
     let (mut sim, log) = cut_off();
     sends(&mut sim, 1, log, [1]);
-    for action in [MemberAction::Remove, MemberAction::Add(hearth_protocol::entry::Role::Member)] {
+    for action in [MemberAction::Remove, MemberAction::Add(Role::Member)] {
         let changed = sim.members(0, log, "ann", action, &["ben"]);
         sim.acked(changed);
     }

@@ -9,7 +9,7 @@ use hearth_protocol::{LogId, Placement, Position, RegionId, SealedEntry, mesh};
 use region_model::ports::{DedupKey, LoadedLog, LogAppend, TargetFound, TargetKey, length_of};
 
 /// One log on disk.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct StoredLog {
     pub(crate) record: Option<LogRecord>,
     /// By sequence; none in an open range.
@@ -51,7 +51,7 @@ impl StoredLog {
 }
 
 /// The stores of one region.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
     pub(crate) logs: BTreeMap<LogId, StoredLog>,
     pub(crate) dedup: BTreeMap<DedupKey, DedupRecord>,

@@ -6,7 +6,7 @@ use region_model::Input;
 use region_model::ownership::Right;
 use region_model::region_map::{FirstMap, MapCommand, MapState};
 
-use super::Sim;
+use super::{Disk, Sim};
 
 impl Sim {
     /// Founds the map.
@@ -49,6 +49,29 @@ impl Sim {
         (entry.term, entry.fence)
     }
 
+    /// The incarnation of a region's store that the map knows.
+    pub(crate) fn incarnation(&self, index: usize) -> u64 {
+        let map = self.region_map.as_ref().expect("the map is founded");
+        let entry = map.region(&self.regions[index].id).expect("a region of the map");
+        entry.store.expect("it has a store").incarnation
+    }
+
+    /// A region that is down starts over another store, which the map hears of: its slots go to others, and it holds a
+    /// lease again.
+    pub(crate) fn replace_store(&mut self, index: usize, disk: Disk) {
+        self.regions[index].disk = disk;
+        self.lapse(index);
+        self.start(index);
+        let region = self.regions[index].id.clone();
+        let ((term, _), replaces) = (self.term(index), self.incarnation(index));
+        let store = uuid::Uuid::from_u128(u128::from(self.random.next()));
+        let taken = MapCommand::TakeIncarnation { region: region.clone(), store, counter: 1, replaces, term };
+        self.change_map(&taken);
+        let seen = self.region_map.as_ref().expect("it is founded").changed;
+        self.change_map(&MapCommand::Reassign { region, seen });
+        self.come_back(index);
+    }
+
     /// A region's lease is over: nothing is acked there from here on.
     pub(crate) fn lapse(&mut self, index: usize) {
         self.regions[index].right.leased = false;
@@ -68,7 +91,8 @@ impl Sim {
     pub(crate) fn come_back(&mut self, index: usize) {
         let region = self.regions[index].id.clone();
         let (_, fence) = self.term(index);
-        self.change_map(&MapCommand::Return { region, incarnation: 1, fence });
+        let incarnation = self.incarnation(index);
+        self.change_map(&MapCommand::Return { region, incarnation, fence });
         self.regions[index].right = Right { leased: true, generation: fence };
         self.input(index, Input::Tick);
     }
