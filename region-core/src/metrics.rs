@@ -94,7 +94,7 @@ impl Collector for RegionCollector {
         let ready = i64::from(region.failed.borrow().is_none() && !*region.draining.borrow());
         let losses = signed(load(&region.counters.open_losses));
         let presence = region.presence.sizes();
-        let values: [(&str, &str, i64); 12] = [
+        let values: [(&str, &str, i64); 13] = [
             ("hearth_region_ready", "1 while the region serves", ready),
             ("hearth_store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),
             ("hearth_home_loaded_logs", "Logs in memory", signed(gauges.loaded_logs as u64)),

@@ -307,7 +307,6 @@ fn a_text_that_a_session_is_given_after_its_delete_is_found() {
     assert_eq!(broken([before, vec![bare]].concat()), vec![]);
 }
 
-#[test]
 /// Bob comes and steps away; ann is told, and 60 s later everybody agrees.
 #[test]
 fn a_storm_of_offline_and_an_end_without_agreement_break_g11() {
