@@ -114,7 +114,7 @@ pub(crate) struct Sent {
     pub(crate) acked_at: Option<u64>,
     pub(crate) queued: bool,
     pub(crate) refused: bool,
-    /// Whether a refusal said that it will never be taken, and nothing later said otherwise.
+    /// Whether a refusal said that it will never be taken, and it was not handed over again since.
     pub(crate) refused_for_good: bool,
     /// Nobody waits for it any more.
     pub(crate) forgotten: bool,
@@ -207,7 +207,8 @@ fn gather(history: &History, report: &mut Report) -> Facts {
             Event::Refused { conversation, message, again, .. } => {
                 let sent = facts.sent.entry((*conversation, *message)).or_default();
                 sent.refused = true;
-                sent.refused_for_good = !again;
+                // Of one that was handed over twice the second may be refused for now, when the first was for good.
+                sent.refused_for_good |= !again;
             }
             Event::RefusalKept(conversation, message) => {
                 facts.sent.entry((*conversation, *message)).or_default().refused_for_good = true;

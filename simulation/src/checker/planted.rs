@@ -347,6 +347,10 @@ fn messages_of_a_device_out_of_order_and_sends_without_an_answer_are_found() {
     let events = vec![invoke(0, 14), invoke(0, 15), ack(0, 15, acked(at(1, 4))), ack(0, 14, acked(at(1, 5)))];
     finds("swapped", Guarantee::DeviceOrder, with(events, both(&line)));
     finds("unanswered", Guarantee::Answered, with(vec![invoke(0, 14)], both(&LINE)));
+    let refused = |again| Event::Refused { session: 0, conversation: CONVERSATION, message: id(14), again };
+    let twice = vec![invoke(0, 14), invoke(0, 14), refused(false), refused(true)];
+    assert_eq!(broken(with(twice.clone(), both(&LINE))), vec![]);
+    finds("handed over again", Guarantee::Answered, with([twice, vec![invoke(0, 14)]].concat(), both(&LINE)));
 }
 
 #[test]
