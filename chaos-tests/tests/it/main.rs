@@ -19,4 +19,5 @@ mod receipts;
 mod scenario;
 mod serve;
 mod sessions;
+mod stores;
 mod typing;
