@@ -94,6 +94,7 @@ impl Collector for RegionCollector {
         let ready = i64::from(region.failed.borrow().is_none() && !*region.draining.borrow());
         let losses = signed(load(&region.counters.open_losses));
         let presence = region.presence.sizes();
+        let members = signed(region.receipts.members() as u64);
         let values: [(&str, &str, i64); 13] = [
             ("hearth_region_ready", "1 while the region serves", ready),
             ("hearth_store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),
@@ -103,11 +104,7 @@ impl Collector for RegionCollector {
             ("hearth_home_failing_over", "Logs that are given a home here", signed(gauges.failing_over as u64)),
             ("hearth_home_joining", "Copies here that do not count yet", signed(gauges.joining as u64)),
             ("hearth_home_losses_open", "Loss statements whose missing part has not come back", losses),
-            (
-                "hearth_receipts_members",
-                "Members whose cursors are in memory",
-                signed(region.receipts.members() as u64),
-            ),
+            ("hearth_receipts_members", "Members whose cursors are in memory", members),
             ("hearth_presence_devices", "Devices that are there", signed(presence.devices as u64)),
             ("hearth_presence_subscriptions", "Presence subscriptions", signed(presence.subscriptions as u64)),
             ("hearth_presence_asked", "Users that other regions ask for", signed(presence.asked as u64)),
