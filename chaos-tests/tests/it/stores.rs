@@ -28,7 +28,8 @@ async fn a_region_that_starts_over_an_empty_disk_catches_up_and_keeps_what_was_a
     }
 
     mesh.stop_region(1).await;
-    std::fs::remove_dir_all(mesh.data().join(&mesh.regions[1].id).join("store")).expect("its store is there");
+    let folder = mesh.data().join("regions").join(&mesh.regions[1].id);
+    std::fs::remove_dir_all(folder.join("store")).expect("its store is there");
     mesh.start_region(1).await;
     until("its copies count again", CAUGHT_UP, || counts(&mesh, 1)).await;
 
