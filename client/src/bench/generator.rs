@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use hearth_protocol::MessageId;
 use hearth_protocol::client::ServerFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -82,6 +83,16 @@ impl Link {
         self.written.set(0);
         Ok(())
     }
+}
+
+/// Opens the connections of a plan, in its order, `at_once` of them at a time.
+pub(super) async fn open_all(
+    plans: &[Plan],
+    text: &str,
+    at_once: usize,
+) -> Result<Vec<(Rc<Link>, OwnedReadHalf)>, BenchError> {
+    let opening = stream::iter(plans.iter().enumerate()).map(|(index, plan)| open(index, plan, text));
+    opening.buffered(at_once).try_collect().await
 }
 
 /// Opens a connection, authenticates, and waits for `connected`.

@@ -235,11 +235,7 @@ pub(super) async fn presence(
 ) -> Result<PresenceReport, BenchError> {
     let plans = plans(server, rest, run).await?;
     let counts = Rc::new(RefCell::new(Counts::new(run, plans.len())));
-    let opened: Vec<_> = stream::iter(plans.iter().enumerate())
-        .map(|(index, plan)| generator::open(index, plan, TEXT))
-        .buffered(AT_ONCE)
-        .try_collect()
-        .await?;
+    let opened = generator::open_all(&plans, TEXT, AT_ONCE).await?;
     let mut tasks = JoinSet::new();
     let mut links = Vec::new();
     for (index, (link, half)) in opened.into_iter().enumerate() {

@@ -137,11 +137,7 @@ struct Field {
 impl Field {
     async fn open(id: u32, plans: &[Plan]) -> Result<Self, BenchError> {
         let run = Rc::new(RefCell::new(Run::new(id, plans)));
-        let opened: Vec<_> = stream::iter(plans.iter().enumerate())
-            .map(|(index, plan)| generator::open(index, plan, TEXT))
-            .buffered(AT_ONCE)
-            .try_collect()
-            .await?;
+        let opened = generator::open_all(plans, TEXT, AT_ONCE).await?;
         let mut tasks = JoinSet::new();
         let mut links = Vec::new();
         for (link, read) in opened {

@@ -3,17 +3,7 @@
 use hearth_protocol::entry::{MemberAction, Role};
 use region_model::{DeviceOutcome, Input};
 
-use crate::support::{Message, Sim, device_of, message_id, user};
-
-fn cut_off() -> (Sim, hearth_protocol::LogId) {
-    let mut sim = Sim::new(1);
-    let log = sim.group_at(0, 1);
-    sim.settle(&[0, 1, 2], log);
-    sim.cut(0, 1);
-    sim.run_until("both sides notice", |sim| !sim.is_linked(0, 1));
-    sim.run_for(5_000);
-    (sim, log)
-}
+use crate::support::{Message, Setup, Sim, cut_off, device_of, message_id, user};
 
 /// Ben sends at a region.
 fn sends(sim: &mut Sim, region: usize, log: hearth_protocol::LogId, ids: impl IntoIterator<Item = u64>) {
@@ -25,7 +15,7 @@ fn sends(sim: &mut Sim, region: usize, log: hearth_protocol::LogId, ids: impl In
 
 #[test]
 fn a_device_that_sends_all_again_has_it_in_its_order_although_the_first_of_it_was_not_parked_here_any_more() {
-    let (mut sim, log) = cut_off();
+    let (mut sim, log) = cut_off(Setup::default());
     sends(&mut sim, 1, log, [2, 4]);
     sim.input(1, Input::DeviceConnected(user("ben"), device_of("ben")));
     sends(&mut sim, 1, log, 1..=5);
@@ -38,7 +28,7 @@ fn a_device_that_sends_all_again_has_it_in_its_order_although_the_first_of_it_wa
 
 #[test]
 fn a_retry_without_a_new_connection_leaves_parked_sends_in_their_order() {
-    let (mut sim, log) = cut_off();
+    let (mut sim, log) = cut_off(Setup::default());
     sends(&mut sim, 1, log, [1, 2, 1, 3, 2, 1]);
     sim.crash(1);
     sim.start(1);
@@ -50,7 +40,7 @@ fn a_retry_without_a_new_connection_leaves_parked_sends_in_their_order() {
 
 /// A send of a member is parked at region 1; meanwhile the member is taken out at the home and taken in again.
 fn parked_under_a_membership_that_ends() -> (Sim, hearth_protocol::LogId) {
-    let (mut sim, log) = cut_off();
+    let (mut sim, log) = cut_off(Setup::default());
     sends(&mut sim, 1, log, [1]);
     for action in [MemberAction::Remove, MemberAction::Add(Role::Member)] {
         let changed = sim.members(0, log, "ann", action, &["ben"]);

@@ -4,17 +4,7 @@ use hearth_protocol::Level;
 use hearth_protocol::client::QueuedReason;
 use region_model::{DeviceOutcome, Outcome, ParkingBounds};
 
-use crate::support::{Message, Setup, Sim, device_of, message_id, user};
-
-fn cut_off(setup: Setup) -> (Sim, hearth_protocol::LogId) {
-    let mut sim = Sim::with(1, setup);
-    let log = sim.group_at(0, 1);
-    sim.settle(&[0, 1, 2], log);
-    sim.cut(0, 1);
-    sim.run_until("both sides notice", |sim| !sim.is_linked(0, 1));
-    sim.run_for(5_000);
-    (sim, log)
-}
+use crate::support::{Message, Setup, Sim, cut_off, device_of, message_id, user};
 
 #[test]
 fn a_cut_parks_in_the_order_of_the_device_survives_a_crash_of_the_edge_and_is_acked_once_in_order_after_the_heal() {

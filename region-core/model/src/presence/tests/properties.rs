@@ -154,18 +154,24 @@ fn check(world: &World, truth: &Truth) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// A world, and what is so in it, after some steps with a pause behind each, in milliseconds.
+fn after(steps: Vec<(Step, u64)>, seed: u64) -> (World, Truth) {
+    let (mut world, mut truth) = (World::bound_by(REGIONS, bounds()), Truth::default());
+    world.seed(seed);
+    for (step, later) in steps {
+        take(step, &mut world, &mut truth);
+        world.pass(later);
+    }
+    (world, truth)
+}
+
 proptest! {
     #[test]
     fn five_seconds_after_the_last_fault_every_region_says_what_is_so_and_sessions_heard_it(
         steps in proptest::collection::vec((any_step(), 0..1_500u64), 0..60),
         seed in any::<u64>(),
     ) {
-        let (mut world, mut truth) = (World::bound_by(REGIONS, bounds()), Truth::default());
-        world.seed(seed);
-        for (step, later) in steps {
-            take(step, &mut world, &mut truth);
-            world.pass(later);
-        }
+        let (mut world, truth) = after(steps, seed);
         (world.loss, world.twice) = (0, 0);
         for (low, high) in world.pairs() {
             world.set_link(low, high, true);
@@ -183,12 +189,7 @@ proptest! {
         steps in proptest::collection::vec((any_step(), 0..1_500u64), 0..40),
         seed in any::<u64>(),
     ) {
-        let (mut world, mut truth) = (World::bound_by(REGIONS, bounds()), Truth::default());
-        world.seed(seed);
-        for (step, later) in steps {
-            take(step, &mut world, &mut truth);
-            world.pass(later);
-        }
+        let (mut world, truth) = after(steps, seed);
         (0..REGIONS).for_each(|place| world.fence(place, false));
         // What changed before is told within the second that each user has.
         world.pass(3_000);

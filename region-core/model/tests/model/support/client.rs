@@ -7,7 +7,7 @@ use region_model::view::default_settings;
 use region_model::{Ack, Command, Input, LogView, Outcome, region_sender};
 use uuid::Uuid;
 
-use super::Sim;
+use super::{Setup, Sim};
 
 pub(crate) fn user(name: &str) -> UserId {
     UserId::new(name).expect("a valid name")
@@ -249,4 +249,15 @@ impl Sim {
         self.create_log(home, home, log, &group(group_settings(), &["ann", "ben", "cem"]));
         log
     }
+}
+
+/// A group at region 0, and the link between regions 0 and 1 cut: both sides have noticed it.
+pub(crate) fn cut_off(setup: Setup) -> (Sim, LogId) {
+    let mut sim = Sim::with(1, setup);
+    let log = sim.group_at(0, 1);
+    sim.settle(&[0, 1, 2], log);
+    sim.cut(0, 1);
+    sim.run_until("both sides notice", |sim| !sim.is_linked(0, 1));
+    sim.run_for(5_000);
+    (sim, log)
 }
