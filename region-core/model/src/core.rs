@@ -407,7 +407,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         } else if !self.open.is_empty() {
             self.open.remove(&id);
         }
-        if !log.is_unsealed() && log.is_home_of(&self.options.me) {
+        if log.is_sealed_home(&self.options.me) {
             self.sealed_homes.entry(id).or_insert(now.monotonic);
         }
         for owned in owned {

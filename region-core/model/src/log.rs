@@ -229,6 +229,13 @@ impl<R: Clone> Log<R> {
         })
     }
 
+    /// Whether its placement names this region, which promised a newer epoch: it numbers nothing under the placement.
+    pub(crate) fn is_sealed_home(&self, me: &RegionId) -> bool {
+        let Some((placement, record)) = self.placement.as_ref().zip(self.record.as_ref()) else { return false };
+        let named = placement.home == *me && placement.first != u64::MAX;
+        named && record.sealed > placement.epoch && record.accepted <= placement.epoch
+    }
+
     /// Whether it can leave memory: nothing in it waits, no store answer is outstanding, and nobody follows it beside
     /// those that the record names.
     pub(crate) fn is_idle(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::log::{Log, PushedBy, Waiter, add_indexes};
 use crate::mutants::Mutant;
 use crate::ownership::{
     Append, Flaw, Held, Home, Migration, MoveError, OpenError, OpeningAt, Placing, Replica, Right, Said, Shipped,
-    StageWrite, Staged, Standing, Step, Trust, Unread, Write, way_back,
+    StageWrite, Staged, Standing, Step, Trust, Unread, Write, promised_above, way_back,
 };
 use crate::ranges::go_stale;
 use crate::view::Members;
@@ -445,10 +445,7 @@ impl<R: Clone> Log<R> {
 
     /// A voter of this home promised a newer epoch: nothing more is numbered here under this one.
     pub(crate) fn give_way(&mut self, newer: Epoch, context: &mut Context<'_, R>) {
-        let mut standing = self.standing();
-        if newer > standing.sealed {
-            standing.sealed = newer;
-            let write = Write { stage: StageWrite::Keep, apart: None, adopt: false, append: Vec::new(), standing };
+        if let Some(write) = self.as_replica().give_way(newer) {
             self.write_owned(write, None, OwnedWrite::default(), context);
         }
     }
@@ -504,6 +501,12 @@ impl<R: Clone> Log<R> {
         let placement = self.placement.as_ref()?;
         let placing = way_back(me, &placing_of(placement), right, &self.as_replica(), &Line(self), &Shipped);
         Some(placement_of(placement, placing.ok().flatten()?, placement.loss.clone()))
+    }
+
+    /// The promise above which this region opens the log anew, which its placement names it home of in vain.
+    pub(crate) fn promised_above(&self, me: &RegionId, right: Right) -> Option<Epoch> {
+        let placement = self.placement.as_ref().filter(|placement| placement.first != u64::MAX)?;
+        promised_above(me, &placing_of(placement), right, &self.standing(), &Shipped)
     }
 
     /// A follower's stream begins under a newer epoch: what it has of before is not known to be of this line.

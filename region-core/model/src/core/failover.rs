@@ -156,7 +156,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         };
         let Some((opener, replaced)) = opener else {
             let slot_log = LogId::placement(Slot::of(&id));
-            if id.kind != LogKind::Placement && !matches!(self.logs.get(&slot_log), Some(Slotted::Ready(_))) {
+            let stewards = self.steward_of(Slot::of(&id)) == self.options.me;
+            if stewards && id.kind != LogKind::Placement && !matches!(self.logs.get(&slot_log), Some(Slotted::Ready(_)))
+            {
                 // It left memory: it is looked through again.
                 self.on_log(slot_log, Waiting::Steward, now, effects);
             }
@@ -188,8 +190,15 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         Some((if others { opener.sealing_all() } else { opener }, replaced))
     }
 
-    /// An opener for a log whose home is fenced.
+    /// An opener for a log whose home is fenced, or whose home is this region and promised a newer epoch before it opened.
     fn log_opener(&self, id: LogId) -> Option<(Opener<RegionId, Hash>, Placement)> {
+        if let Some(Slotted::Ready(log)) = self.logs.get(&id)
+            && let Some(promised) = log.promised_above(&self.options.me, self.right)
+            && let Some(placement) = log.placement.clone()
+        {
+            let above = self.failovers.above.get(&id).copied().unwrap_or_default().max(promised);
+            return Some((Opener::begin(placing_of(&placement), above, placement.durability, false), placement));
+        }
         let placement = self.placed(LogId::placement(Slot::of(&id)), id)?;
         if placement.generation >= self.generation_of(&placement.home) {
             return None;

@@ -117,6 +117,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn ensure_open(&mut self, id: LogId, now: Now, effects: &mut Vec<Effect<R>>) {
         let Some(Slotted::Ready(log)) = self.logs.get(&id) else { return };
         let Some((placement, record)) = log.placement.as_ref().zip(log.record.as_ref()) else { return };
+        if log.is_sealed_home(&self.options.me) {
+            self.sealed_homes.entry(id).or_insert(now.monotonic);
+        }
         let named = placement.home == self.options.me && placement.first != u64::MAX;
         let due = named && record.accepted < placement.epoch && record.sealed <= placement.epoch;
         if !due || !covers(now.right, &self.options.me, log) || self.opens(id) {
@@ -380,7 +383,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
     }
 
-    /// Homes that promised a newer epoch, and were not replaced by whoever asked for it, place themselves above it.
+    /// Homes that promised a newer epoch, and were not replaced by whoever asked for it, place themselves above it; those
+    /// that promised before they had opened seal the voters anew.
     pub(super) fn go_back(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
         let due: Vec<LogId> = self
             .sealed_homes
@@ -390,7 +394,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             .collect();
         for id in due {
             let Some(Slotted::Ready(log)) = self.logs.get(&id) else { continue };
-            if !log.is_home_of(&self.options.me) || log.is_unsealed() {
+            if !log.is_sealed_home(&self.options.me) {
                 self.sealed_homes.remove(&id);
                 continue;
             }
@@ -404,8 +408,12 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             }
             if let Some(placement) = log.way_back(&self.options.me, now.right) {
                 self.place(replaces, placement, now, effects);
+            } else if log.promised_above(&self.options.me, now.right).is_some() {
+                let newest = self.newest_entry(&id);
+                self.failovers.push(id, newest);
             }
         }
+        self.begin_failovers(now, effects);
     }
 
     /// Has a placement appended on the condition that it replaces the one of an epoch.

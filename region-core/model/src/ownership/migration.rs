@@ -8,7 +8,7 @@ use hearth_protocol::{Epoch, Level};
 use crate::ownership::home::Home;
 use crate::ownership::line::{Held, LineEntry, OpeningAt, Unread};
 use crate::ownership::placing::{Placing, Right};
-use crate::ownership::replica::Replica;
+use crate::ownership::replica::{Replica, Standing};
 use crate::ownership::rules::{Flaw, Rules};
 use crate::ownership::step::{Step, Write};
 use crate::ownership::trust::Trust;
@@ -179,4 +179,21 @@ pub fn way_back<R: Clone + PartialEq, E: LineEntry>(
         opening: OpeningAt { epoch: standing.sealed, first, previous },
         voters: placing.voters.clone(),
     }))
+}
+
+/// The promise of a region that a placement names home of an epoch below it, and that therefore never opens that epoch:
+/// whoever asked for the promise was not the one that placed. Nobody numbers anything under this placement any more, as
+/// after a fence: the region itself opens the log anew, above what it promised, with an [`Opener`] like any steward's.
+/// `None` when it is no such region, or lost its right: then its fence has a steward do it.
+///
+/// [`Opener`]: crate::ownership::Opener
+pub fn promised_above<R: PartialEq, C>(
+    me: &R,
+    placing: &Placing<R, C>,
+    right: Right,
+    standing: &Standing<C>,
+    rules: &impl Rules,
+) -> Option<Epoch> {
+    let unopened = standing.accepted < placing.epoch() && placing.epoch() < standing.sealed;
+    (unopened && right.covers(me, placing, rules) && !rules.has(Flaw::NoWayBack)).then_some(standing.sealed)
 }

@@ -19,7 +19,7 @@ mod trust;
 
 pub use home::{Home, OpenError};
 pub use line::{Held, LineEntry, OpeningAt, Unread};
-pub use migration::{Migration, MoveError, Stage, way_back};
+pub use migration::{Migration, MoveError, Stage, promised_above, way_back};
 pub use opener::{LossStatement, Opener, Progress, seals_needed};
 pub use placing::{Placing, Race, Right, after_lost_race};
 pub use readmission::{Readmission, missing_from};

@@ -88,6 +88,16 @@ impl<E: LineEntry> Replica<E> {
         Said::Holds { accepted: self.standing.accepted, length, counts: self.standing.trust == Trust::Full }
     }
 
+    /// The home hears that a voter promised a newer epoch: it numbers nothing more under its own. `None` when it promised
+    /// that already.
+    pub fn give_way(&mut self, newer: Epoch) -> Option<Write<E>> {
+        if newer <= self.standing.sealed {
+            return None;
+        }
+        self.standing.sealed = newer;
+        Some(Write::of(self.standing.clone()))
+    }
+
     /// An opener asks for the promise to take nothing below `epoch`. The answer carries what decides the winner, as
     /// it stands once the promise is durable.
     ///

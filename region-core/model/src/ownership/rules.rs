@@ -53,7 +53,7 @@ pub enum Flaw {
     MoveCopiesHomeOnly,
     /// A copy for a move stores the new epoch as accepted.
     MoveCopyAccepts,
-    /// A home that sealed itself for a move cannot come back.
+    /// A home that sealed itself cannot come back, and one that promised a newer epoch first cannot open above it.
     NoWayBack,
     /// A placement entry counts before its log's mark covers it.
     PlacementBeforeMark,

@@ -3,7 +3,7 @@
 use hearth_protocol::Epoch;
 use region_model::ownership::{
     Append, Flaw, Goal, Held, LineEntry, LossStatement, Migration, Opener, Placing, Progress, Race, Replica, Rules,
-    Said, Stage, Standing, StoreAge, Trust, after_lost_race, judge_store, missing_from, way_back,
+    Said, Stage, Standing, StoreAge, Trust, after_lost_race, judge_store, missing_from, promised_above, way_back,
 };
 
 use crate::entry::{Packet, insert};
@@ -40,6 +40,12 @@ pub(crate) enum Action {
     MovePlace(u8),
     /// A home that sealed itself places itself again.
     WayBack(u8),
+    /// A voter promises an epoch to a steward that never places: it lost its slot, or died.
+    Stray(u8),
+    /// A home hears that a voter promised a newer epoch, and seals itself at it.
+    GiveWay(u8),
+    /// A region that is named home of an epoch below its promise begins to open a newer one.
+    OpenAbove(u8),
     /// A region's store is lost: an empty or an older one comes, and the region is a new incarnation if it is noticed.
     Replace(u8),
     /// A new incarnation subscribes at the home that the placement names.
@@ -112,8 +118,14 @@ impl World {
             let copying = *moving.stage() == Stage::Copying;
             actions.push(if copying { Action::MoveSeal(region) } else { Action::MovePlace(region) });
         }
-        if bounds.moves.count > 0 && named && standing.accepted == self.placing.epoch() {
+        if (bounds.moves.count > 0 || bounds.strays > 0) && named && standing.accepted == self.placing.epoch() {
             actions.push(Action::WayBack(region));
+        }
+        if self.counts.strays < bounds.strays && self.placing.voters.contains(&region) {
+            actions.push(Action::Stray(region));
+        }
+        if bounds.strays > 0 {
+            actions.extend([Action::GiveWay(region), Action::OpenAbove(region)]);
         }
     }
 
@@ -155,6 +167,9 @@ impl World {
             Action::MoveSeal(region) => self.move_seal(bounds, region),
             Action::MovePlace(region) => self.move_place(bounds, region),
             Action::WayBack(region) => self.way_back(bounds, region),
+            Action::Stray(voter) => self.stray(bounds, voter),
+            Action::GiveWay(region) => self.give_way(bounds, region),
+            Action::OpenAbove(region) => self.open_above(bounds, region),
             Action::Replace(region) => self.replace(bounds, region),
             Action::Join(region) => self.join(bounds, region),
         }
@@ -260,7 +275,7 @@ impl World {
                 // The steward looks at the placement again before it goes on.
                 let fenced = self.fenced(self.placing.home, self.placing.generation);
                 let again = Opener::begin(self.placing.clone(), above, bounds.lowest, bounds.accept_loss);
-                self.opener = fenced.then_some(again);
+                self.opener = (fenced || self.is_named_in_vain(bounds)).then_some(again);
                 return true;
             }
         }
@@ -410,6 +425,45 @@ impl World {
         self.placing = placing;
         self.region(region).moving = None;
         self.forget_home(region);
+        true
+    }
+
+    /// A steward that nobody hears of again asks for a promise above all that is under way.
+    fn stray(&mut self, bounds: &Bounds, voter: u8) -> bool {
+        self.counts.strays += 1;
+        let under_way = self.opener.as_ref().map(Opener::epoch).unwrap_or_default();
+        let epoch = Epoch(self.placing.epoch().max(under_way).0 + 1);
+        let at = self.region(voter);
+        let Ok(step) = at.replica.handle_seal(at.log.as_slice(), epoch, bounds) else {
+            unreachable!("a log in memory has all hashes")
+        };
+        self.commit(bounds, voter, step.write);
+        true
+    }
+
+    /// What a voter promised is said to the home of an older epoch whenever that sends, so at any time.
+    fn give_way(&mut self, bounds: &Bounds, region: u8) -> bool {
+        let at = &self.regions[usize::from(region)];
+        let Some((home, _)) = &at.home else { return false };
+        let voters = self.placing.voters.iter().filter(|voter| **voter != region);
+        let newest = voters.map(|voter| self.regions[usize::from(*voter)].replica.standing().sealed).max();
+        let Some(newest) = newest.filter(|newest| *newest > home.epoch()) else { return false };
+        let Some(write) = self.region(region).replica.give_way(newest) else { return false };
+        self.commit(bounds, region, Some(write));
+        true
+    }
+
+    /// Whether the placement names a region that promised a newer epoch before it opened.
+    pub(crate) fn is_named_in_vain(&self, bounds: &Bounds) -> bool {
+        let at = &self.regions[usize::from(self.placing.home)];
+        promised_above(&self.placing.home, &self.placing, at.right(), at.replica.standing(), bounds).is_some()
+    }
+
+    fn open_above(&mut self, bounds: &Bounds, region: u8) -> bool {
+        let at = &self.regions[usize::from(region)];
+        let promised = promised_above(&region, &self.placing, at.right(), at.replica.standing(), bounds);
+        let Some(promised) = promised.filter(|_| self.opener.is_none()) else { return false };
+        self.opener = Some(Opener::begin(self.placing.clone(), promised, bounds.lowest, bounds.accept_loss));
         true
     }
 

@@ -115,6 +115,15 @@ fn a_replaced_store_counts_only_once_it_caught_up() {
 }
 
 #[test]
+fn a_promise_to_a_steward_that_never_places_leaves_no_log_without_an_owner() {
+    let strays = |bounds| Bounds { strays: 1, progress: true, lapse_with_fence: true, ..bounds };
+    explore("1 stray promise, 1 failover, progress", &strays(Bounds::new(3, &[TwoRegions], 1))).holds(&[SECOND]);
+    explore("1 stray promise, move to a new voter, progress", &strays(moving(3, &[3, 0, 1], 0))).holds(&[SECOND]);
+    let bounds = Bounds { progress: false, ..strays(Bounds::new(3, &[TwoRegions; 2], 1)) };
+    explore("2 stray promises, 2 messages, 1 failover", &Bounds { strays: 2, ..bounds }).holds(&[SECOND, APART]);
+}
+
+#[test]
 fn a_placement_log_keeps_what_it_placed_over_a_failover_of_its_steward() {
     let bounds = Bounds { placements: true, marks: true, lapse_with_fence: true, ..Bounds::new(3, &[Majority; 2], 1) };
     explore("placement log, 2 rivals, steward fails over", &bounds).holds(&[SECOND]);
@@ -126,6 +135,7 @@ fn everything() -> Bounds {
         regions: 4,
         crashes: 2,
         moves: Moves { count: 2, targets },
+        strays: 2,
         marks: true,
         readmission: true,
         ..Bounds::new(3, &[Region, TwoRegions, Majority], 3)

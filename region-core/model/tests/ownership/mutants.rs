@@ -178,6 +178,12 @@ fn a_home_that_sealed_itself_has_a_way_back() {
 }
 
 #[test]
+fn a_home_that_promised_before_it_opened_opens_above_its_promise() {
+    let bounds = Bounds { strays: 1, progress: true, lapse_with_fence: true, ..Bounds::new(3, &[TwoRegions], 1) };
+    breaks("no opening above a promise", bounds.flawed(&[Flaw::NoWayBack]), "a majority side goes on");
+}
+
+#[test]
 fn the_loser_of_a_placement_race_stops() {
     breaks("loser of a placement race goes on", moving(1).flawed(&[Flaw::LoserGoesOn]), "G5");
 }

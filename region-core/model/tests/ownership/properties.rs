@@ -117,9 +117,10 @@ fn goes_on(bounds: &Bounds, from: &World, dead: u8) -> bool {
             world.perform(bounds, Action::Renew(*region));
         }
         let home = world.placing.home;
-        if home == dead || world.fenced(home, world.placing.generation) {
+        let in_vain = world.is_named_in_vain(bounds);
+        if home == dead || in_vain || world.fenced(home, world.placing.generation) {
             if world.opener.is_none() {
-                world.perform(bounds, Action::Fence);
+                world.perform(bounds, if in_vain { Action::OpenAbove(home) } else { Action::Fence });
             }
             for voter in world.placing.voters.clone().into_iter().filter(|voter| *voter != dead) {
                 world.perform(bounds, Action::Seal(voter));
@@ -133,6 +134,9 @@ fn goes_on(bounds: &Bounds, from: &World, dead: u8) -> bool {
                 world.perform(bounds, Action::Place(home));
             }
             continue;
+        }
+        if bounds.strays > 0 {
+            world.perform(bounds, Action::GiveWay(home));
         }
         let open = world.open_home().is_some_and(|at| at.may_sequence(bounds));
         if !open {

@@ -25,6 +25,8 @@ pub(crate) struct Bounds {
     pub(crate) crashes: u8,
     pub(crate) moves: Moves,
     pub(crate) replacements: Replacements,
+    /// Promises that voters give to stewards which never place.
+    pub(crate) strays: u8,
     /// A fence does not wait for the lease: drift beyond every bound.
     pub(crate) wrong_clocks: bool,
     /// A fence makes the lease lapse in the same step, and the region renews it at once, as another generation. It
@@ -77,6 +79,7 @@ impl Bounds {
             crashes: 0,
             moves: Moves::default(),
             replacements: Replacements::default(),
+            strays: 0,
             wrong_clocks: false,
             accept_loss: false,
             lapse_with_fence: false,
@@ -184,6 +187,7 @@ pub(crate) struct Acked {
 pub(crate) struct Counts {
     pub(crate) failovers: u8,
     pub(crate) crashes: u8,
+    pub(crate) strays: u8,
     pub(crate) moves: u8,
     pub(crate) replacements: u8,
 }
