@@ -415,6 +415,12 @@ pub(crate) struct SimArguments {
     /// Cut regions off one after the other, so that homes fail over again and again.
     #[arg(long)]
     pub(crate) successions: bool,
+    /// One region loses its store now and then, and comes back over an empty one or an older copy.
+    #[arg(long)]
+    pub(crate) stores: bool,
+    /// Conversations get other voters now and then.
+    #[arg(long)]
+    pub(crate) voters: bool,
     /// Of a seed's faults only these, by number, or `none`.
     #[arg(long, value_name = "NUMBERS")]
     pub(crate) faults: Option<String>,

@@ -428,8 +428,11 @@ impl World {
         let home = self.place_of(&ack.home)?;
         let voters = self.regions[home].disk.logs.get(&log)?.record.as_ref()?.voters.len();
         let holds = |region: &usize| {
-            let entry = self.regions[*region].disk.entry(log, ack.position.sequence.0);
-            entry.is_some_and(|entry| entry.entry.fixed.id == message.0 && entry.entry.fixed.position == ack.position)
+            let of = &self.regions[*region];
+            [Some(&of.disk), of.stores.before(self.now, ack.again)].into_iter().flatten().any(|disk| {
+                let fixed = disk.entry(log, ack.position.sequence.0).map(|entry| &entry.entry.fixed);
+                fixed.is_some_and(|fixed| fixed.id == message.0 && fixed.position == ack.position)
+            })
         };
         let regions: RegionSet = (0..self.regions.len()).filter(holds).collect();
         Some(OnDisk { voters, regions })

@@ -19,7 +19,7 @@ pub(crate) struct StoredLog {
     snapshot: Option<(u64, Bytes)>,
     change: u64,
     /// What left the line, by position.
-    tail: BTreeMap<Position, Arc<SealedEntry>>,
+    pub(crate) tail: BTreeMap<Position, Arc<SealedEntry>>,
     /// What was done to messages, by the number of what did it.
     pub(crate) changes: BTreeMap<u64, ChangeRecord>,
 }
@@ -198,6 +198,15 @@ impl Disk {
 
     pub(crate) fn read(&self, log: LogId, from: u64, to: u64) -> Vec<Arc<SealedEntry>> {
         (from..to).map_while(|sequence| self.entry(log, sequence).cloned()).collect()
+    }
+
+    /// Whether an entry is in a log or apart from it.
+    pub(crate) fn holds_somewhere(&self, log: LogId, entry: &SealedEntry) -> bool {
+        let position = entry.entry.fixed.position;
+        self.logs.get(&log).is_some_and(|stored| {
+            let there = stored.entries.get(&position.sequence.0).is_some_and(|there| there.hash == entry.hash);
+            there || stored.tail.contains_key(&position)
+        })
     }
 
     /// Logs of which a tail is kept.

@@ -5,7 +5,7 @@ use region_model::Input;
 
 use crate::clients::Waits;
 use crate::history;
-use crate::plan::FaultKind;
+use crate::plan::{FaultKind, SECOND};
 use crate::world::{Event, World};
 
 impl World {
@@ -47,6 +47,8 @@ impl World {
             FaultKind::Disconnect(region) => self.drop_sessions(region),
             FaultKind::Move(conversation, region) => self.move_home(conversation, region),
             FaultKind::Drain(region) => self.drain(region),
+            FaultKind::StoreLost(region) | FaultKind::StoreRestored(region, _) => self.goes_down(region, true),
+            FaultKind::Voters(conversation, first, count) => self.change_voters(conversation, first, count),
         }
         self.after(fault.lasts, Event::FaultEnds(index));
     }
@@ -88,7 +90,15 @@ impl World {
             }
             FaultKind::SlowDisk(region, _) => self.regions[region].slow = 1,
             FaultKind::ClockJump(region, _) => self.regions[region].clock.jump = 0,
-            FaultKind::Disconnect(_) | FaultKind::Move(..) | FaultKind::Drain(_) => {}
+            FaultKind::StoreLost(region) => {
+                self.replace_store(region, None);
+                self.comes_up(region);
+            }
+            FaultKind::StoreRestored(region, seconds) => {
+                self.replace_store(region, Some(fault.at.saturating_sub(seconds * SECOND)));
+                self.comes_up(region);
+            }
+            FaultKind::Disconnect(_) | FaultKind::Move(..) | FaultKind::Drain(_) | FaultKind::Voters(..) => {}
         }
     }
 
@@ -133,6 +143,21 @@ impl World {
         self.tickets.insert(reply, Waits::Move);
         self.trace.count(self.now, "move-asked", conversation as u64, home as u64);
         self.input(home, Input::Move { log, to, reply });
+    }
+
+    /// A conversation is to have so many voters, from a region on, its home among them if that is one of these.
+    fn change_voters(&mut self, conversation: usize, first: usize, count: usize) {
+        let conversation = conversation % self.conversations.len().max(1);
+        let Some(home) = self.home_of(conversation).filter(|home| self.regions[*home].runs()) else { return };
+        let all = self.regions.len();
+        let places: Vec<usize> = (0..count.min(all)).map(|step| (first + step) % all).collect();
+        let to = if places.contains(&home) { home } else { places[0] };
+        let voters: Vec<RegionId> = places.into_iter().map(|place| self.regions[place].id.clone()).collect();
+        let (log, to) = (self.conversations[conversation].log, self.regions[to].id.clone());
+        let reply = self.number();
+        self.tickets.insert(reply, Waits::Move);
+        self.trace.count(self.now, "voters-asked", conversation as u64, home as u64);
+        self.input(home, Input::ChangeVoters { log, to, voters, reply });
     }
 
     /// Every home of a region moves to the next one.

@@ -197,6 +197,10 @@ pub enum Event {
     RefusalKept(ConversationId, MessageId),
     /// The device that handed a message over is gone for good: nobody hands it over again or hears how it ends.
     Forgotten(ConversationId, MessageId),
+    /// A region held a message for its home, and its store is gone with it.
+    ParkedGone(ConversationId, MessageId),
+    /// The last copy of a message is gone with a store: where it was acked with that copy alone it cannot come back.
+    CopyGone(ConversationId, MessageId),
     /// A session is shown an entry.
     Shown(SessionId, ConversationId, Position, MessageId),
     /// A session is told that entries were left out before what it is shown next; `None`: of any conversation.

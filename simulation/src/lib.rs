@@ -29,6 +29,7 @@ mod random;
 mod region;
 mod run;
 mod shrink;
+mod stores;
 mod trace;
 mod world;
 

@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_protocol::RegionId;
 use region_model::Input;
 use region_model::ownership::Right;
 use region_model::region_map::{
     FailoverRules, FirstMap, HolderLease, LEASE, LeaderLeases, LeaderView, MapAnswer, MapCommand, MapFact, MapRefusal,
-    MapState, RENEW_EVERY, Reachability, RegionState,
+    MapState, RENEW_EVERY, Reachability, RegionState, StoreMark,
 };
 
 use crate::plan::SECOND;
@@ -36,6 +37,11 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
+    /// What a process believes of its lease ends with it.
+    pub(crate) fn process_ended(&mut self) {
+        *self = Self { map: Arc::clone(&self.map), ..Self::default() };
+    }
+
     /// The right to sequence at a moment of the region's clock.
     pub(crate) fn right(&self, clock: Duration) -> Right {
         self.lease.right(clock)
@@ -68,6 +74,11 @@ impl MapService {
             random: Random::of(seed, "map", 0),
         }
     }
+
+    /// What the map knows of a region's store.
+    pub(crate) fn known(&self, region: &RegionId) -> Option<StoreMark> {
+        self.state.region(region).and_then(|entry| entry.store)
+    }
 }
 
 /// A command on its way.
@@ -86,7 +97,7 @@ impl World {
         let ids: Vec<_> = self.regions.iter().map(|region| region.id.clone()).collect();
         map.apply(&MapCommand::Found(FirstMap::of(ids.clone())));
         for (place, region) in ids.into_iter().enumerate() {
-            let store = store_of(place);
+            let store = self.regions[place].stores.name(place);
             map.apply(&MapCommand::TakeIncarnation { region, store, counter: 0, replaces: 0, term: 0 });
             self.regions[place].disk.incarnation = 1;
         }
@@ -130,11 +141,13 @@ impl World {
 
     fn renew(&mut self, place: usize) {
         let region = &mut self.regions[place];
-        region.disk.counter += 1;
+        if region.keeper.lease.first_question(region.disk.counter).is_none() {
+            region.disk.counter += 1;
+            region.keeper.lease.ask(region.disk.counter, region.clock.monotonic(self.now));
+        }
         let (counter, incarnation) = (region.disk.counter, region.disk.incarnation);
-        region.keeper.lease.ask(counter, region.clock.monotonic(self.now));
         let milliseconds = u32::try_from(LEASE.as_millis()).unwrap_or(u32::MAX);
-        let (region, store) = (region.id.clone(), store_of(place));
+        let (region, store) = (region.id.clone(), region.stores.name(place));
         self.propose_own(place, MapCommand::Renew { region, store, incarnation, counter, milliseconds });
     }
 
@@ -275,6 +288,13 @@ impl World {
             return;
         }
         let at = keeper.asked.take().map_or(self.now, |(_, at)| at);
+        if let MapCommand::Renew { counter, .. } | MapCommand::TakeIncarnation { counter, .. } = command
+            && keeper.lease.first_question(*counter).is_some()
+            && keeper.lease.answered_first(*counter, answer.fact())
+            && matches!(command, MapCommand::Renew { .. })
+        {
+            return self.renew(place);
+        }
         match (command, answer.fact()) {
             (MapCommand::Renew { counter, .. }, Ok(MapFact::Lease { term, milliseconds, generation })) => {
                 keeper.lease.granted(*counter, *term, *milliseconds, *generation);
@@ -305,8 +325,8 @@ impl World {
     fn take_incarnation(&mut self, place: usize, replaces: u64, term: u64) {
         let region = &mut self.regions[place];
         region.keeper.lease.ended();
-        let (counter, region) = (region.disk.counter, region.id.clone());
-        let command = MapCommand::TakeIncarnation { region, store: store_of(place), counter, replaces, term };
+        let (counter, store, region) = (region.disk.counter, region.stores.name(place), region.id.clone());
+        let command = MapCommand::TakeIncarnation { region, store, counter, replaces, term };
         self.propose_own(place, command);
     }
 
@@ -394,10 +414,6 @@ impl World {
             leases.elected(clock);
         }
     }
-}
-
-fn store_of(place: usize) -> uuid::Uuid {
-    uuid::Uuid::from_u128(0xE000 + place as u128)
 }
 
 fn command_name(command: &MapCommand) -> &'static str {

@@ -45,11 +45,17 @@ pub enum FaultKind {
     Move(usize, usize),
     /// All homes of a region move away.
     Drain(usize),
+    /// The machine is gone with its disk: the region comes back over an empty store.
+    StoreLost(usize),
+    /// The machine is gone with its disk: the region comes back over a copy that is so many seconds old or older.
+    StoreRestored(usize, u64),
+    /// The voters of a conversation, by number, are from now on so many of the regions, from this one on.
+    Voters(usize, usize, usize),
 }
 
 impl FaultKind {
     /// All names, in the order of the table.
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 18] = [
         "cut",
         "cut-one-way",
         "isolate",
@@ -65,7 +71,12 @@ impl FaultKind {
         "disconnect",
         "move",
         "drain",
+        "store-lost",
+        "store-restored",
+        "voters",
     ];
+    /// Those that happen only in a plan that was asked for them.
+    pub const ASKED_FOR: [&'static str; 3] = ["store-lost", "store-restored", "voters"];
 
     /// Its name in reports.
     #[must_use]
@@ -86,6 +97,9 @@ impl FaultKind {
             Self::Disconnect(_) => "disconnect",
             Self::Move(..) => "move",
             Self::Drain(_) => "drain",
+            Self::StoreLost(_) => "store-lost",
+            Self::StoreRestored(..) => "store-restored",
+            Self::Voters(..) => "voters",
         }
     }
 }
@@ -116,6 +130,10 @@ pub struct Size {
     pub pace: u64,
     /// Whether regions are cut off one after the other, so that homes fail over again and again.
     pub successions: bool,
+    /// Whether one region loses its store now and then.
+    pub stores: bool,
+    /// Whether conversations get other voters now and then.
+    pub voters: bool,
 }
 
 /// Clients act this often unless told otherwise: with what faults hold up, each sends more than once a second.
@@ -123,7 +141,7 @@ pub const PACE: u64 = 400;
 
 impl Default for Size {
     fn default() -> Self {
-        Self { seconds: 120, regions: 3, clients: 50, pace: PACE, successions: false }
+        Self { seconds: 120, regions: 3, clients: 50, pace: PACE, successions: false, stores: false, voters: false }
     }
 }
 
@@ -161,6 +179,13 @@ impl Plan {
         }
         if size.successions {
             succeed(&mut faults, &mut random, size.regions, calm_at);
+        }
+        // Of chances of their own: the plan is otherwise the one without them.
+        if size.stores {
+            lose_stores(&mut faults, seed, size.regions, calm_at);
+        }
+        if size.voters {
+            change_voters(&mut faults, seed, size.regions, calm_at);
         }
         for (number, fault) in (0..).zip(&mut faults) {
             fault.number = number;
@@ -202,7 +227,7 @@ impl Plan {
     /// What to type to see this very run again.
     #[must_use]
     pub fn replay(&self) -> String {
-        let Size { seconds, regions, clients, pace, successions } = self.size;
+        let Size { seconds, regions, clients, pace, successions, stores, voters } = self.size;
         let whole = Self::new(self.seed, self.size);
         let mut line =
             format!("hearth sim --seed {} --seconds {seconds} --regions {regions} --clients {clients}", self.seed);
@@ -211,6 +236,12 @@ impl Plan {
         }
         if successions {
             line += " --successions";
+        }
+        if stores {
+            line += " --stores";
+        }
+        if voters {
+            line += " --voters";
         }
         let list = |numbers: Vec<String>| if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") };
         if self.calm_at != whole.calm_at {
@@ -245,6 +276,39 @@ fn succeed(faults: &mut Vec<Fault>, random: &mut Random, regions: usize, calm_at
         at += lasts + random.between(0, 5 * SECOND);
         at -= random.between(0, 3 * SECOND);
         region = (region + 1 + random.below(regions - 1)) % regions;
+    }
+    faults.sort_by_key(|fault| fault.at);
+}
+
+/// One region of a run loses its store again and again, with time between to catch up: two that lose theirs may lose
+/// both copies of what was acked with two.
+fn lose_stores(faults: &mut Vec<Fault>, seed: u64, regions: usize, calm_at: u64) {
+    let mut random = Random::of(seed, "stores", 0);
+    let region = random.below(regions);
+    let mut at = FIRST_FAULT + random.between(8 * SECOND, 25 * SECOND);
+    while at + 3 * SECOND < calm_at {
+        let lasts = random.between(SECOND, 14 * SECOND);
+        let kind = match random.below(2) {
+            0 => FaultKind::StoreLost(region),
+            _ => FaultKind::StoreRestored(region, random.between(5, 40)),
+        };
+        faults.push(Fault { number: 0, at, lasts: lasts.min(calm_at - at), kind });
+        at += lasts + random.between(15 * SECOND, 40 * SECOND);
+    }
+    faults.sort_by_key(|fault| fault.at);
+}
+
+/// Conversations get two or three voters of their own now and then.
+fn change_voters(faults: &mut Vec<Fault>, seed: u64, regions: usize, calm_at: u64) {
+    let mut random = Random::of(seed, "voters", 0);
+    let mut at = FIRST_FAULT;
+    loop {
+        at += random.between(SECOND, 7 * SECOND);
+        if at + 5 * SECOND >= calm_at {
+            break;
+        }
+        let kind = FaultKind::Voters(random.below(1_000), random.below(regions), 2 + random.below(2));
+        faults.push(Fault { number: 0, at, lasts: 5 * SECOND, kind });
     }
     faults.sort_by_key(|fault| fault.at);
 }

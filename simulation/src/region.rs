@@ -16,6 +16,7 @@ use crate::disk::Disk;
 use crate::history;
 use crate::map::Keeper;
 use crate::random::Random;
+use crate::stores::Stores;
 use crate::world::{Event, World};
 
 /// Names whoever waits for an answer of a core.
@@ -70,6 +71,8 @@ pub(crate) struct Region {
     pub(crate) telling: BTreeSet<(LogId, u64, String)>,
     /// What it knows of the region map, and its lease.
     pub(crate) keeper: Keeper,
+    /// Copies of its store, and the one before.
+    pub(crate) stores: Stores,
     /// Who is there, as it knows it, while it runs.
     pub(crate) presence: Option<PresenceBook>,
 }
@@ -94,6 +97,7 @@ impl Region {
             sessions: BTreeMap::new(),
             telling: BTreeSet::new(),
             keeper: Keeper::default(),
+            stores: Stores::default(),
             presence: None,
         }
     }
@@ -136,6 +140,7 @@ impl World {
     pub(crate) fn crash(&mut self, place: usize, power: bool) {
         let region = &mut self.regions[place];
         region.core = None;
+        region.keeper.process_ended();
         region.presence = None;
         region.telling.clear();
         let writes = std::mem::take(&mut region.writes);

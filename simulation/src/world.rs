@@ -49,6 +49,8 @@ pub(crate) enum Event {
     Tick(usize),
     /// A region compares.
     AntiEntropy(usize),
+    /// A copy is made of a region's store.
+    CopyStore(usize),
     /// Links connect again.
     Links,
     /// A fault begins.
@@ -105,6 +107,7 @@ impl Event {
             | Self::Errand(_)
             | Self::Begin { .. }
             | Self::Churn(_)
+            | Self::CopyStore(_)
             | Self::MapLook => None,
         }
     }
@@ -219,6 +222,9 @@ impl World {
             let shift = TICK / 7 * place as u64;
             self.after(TICK + shift, Event::Tick(place));
             self.after(ANTI_ENTROPY + shift, Event::AntiEntropy(place));
+            if self.plan.size.stores {
+                self.after(SECOND, Event::CopyStore(place));
+            }
         }
         self.connect_links();
         self.after(LINKS, Event::Links);
@@ -300,6 +306,7 @@ impl World {
                 self.after(TICK, Event::Tick(region));
             }
             Event::AntiEntropy(region) => self.anti_entropy(region),
+            Event::CopyStore(region) => self.copy_store(region),
             Event::Links => {
                 self.connect_links();
                 self.after(LINKS, Event::Links);

@@ -47,6 +47,8 @@ fn read(line: &str) -> Plan {
         clients: size("--clients"),
         pace: number("--pace").unwrap_or(simulation::PACE),
         successions: words.contains(&"--successions"),
+        stores: words.contains(&"--stores"),
+        voters: words.contains(&"--voters"),
     };
     let mut plan = Plan::new(number("--seed").expect("a seed"), size);
     if let Some(second) = number("--calm-from") {
@@ -70,5 +72,28 @@ fn runs_that_failed_once_hold() {
         let plan = read(line);
         assert_eq!(plan.replay(), line, "a line says all of its plan");
         assert_eq!(run(&plan).violations, vec![], "{line}");
+    }
+}
+
+#[test]
+fn a_region_that_loses_its_store_again_and_again_loses_nothing_that_had_another_copy() {
+    for seed in 1..4 {
+        let size = Size { seconds: 60, clients: 12, stores: true, ..Size::default() };
+        let ran = run(&Plan::new(seed, size));
+        println!("{}", ran.replay);
+        assert_eq!(ran.violations, vec![]);
+        let lost = ["store-lost", "store-restored"].map(|step| ran.steps.get(step).copied().unwrap_or(0));
+        assert!(lost.iter().sum::<u64>() > 0 && ran.steps["incarnation"] > 0, "{lost:?}");
+    }
+}
+
+#[test]
+fn conversations_whose_voters_change_under_faults_lose_nothing() {
+    for (seed, regions) in [(1, 3), (2, 5)] {
+        let size = Size { seconds: 60, clients: 12, regions, voters: true, ..Size::default() };
+        let ran = run(&Plan::new(seed, size));
+        println!("{}", ran.replay);
+        assert_eq!(ran.violations, vec![]);
+        assert!(ran.steps["voters-asked"] > 0 && ran.moves > 0, "{} moves", ran.moves);
     }
 }

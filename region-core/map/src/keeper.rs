@@ -139,10 +139,13 @@ impl LeaseKeeper {
     /// the map knows another store.
     async fn renew(&mut self) -> Result<Step, NotRenewed> {
         let me = self.node.live().me.clone();
-        self.count().await?;
+        let first = self.view.lease.lock().first_question(self.counter);
+        if first.is_none() {
+            self.count().await?;
+            self.view.lease.lock().ask(self.counter, self.view.clock.now());
+        }
         let (counter, milliseconds) = (self.counter, self.lease_milliseconds());
         let times = self.node.inner.options.times;
-        self.view.lease.lock().ask(counter, self.view.clock.now());
         let command = MapCommand::Renew {
             region: self.region.clone(),
             store: self.store,
@@ -153,6 +156,9 @@ impl LeaseKeeper {
         // At a start there may be no leader for a moment: whoever comes first is asked soon.
         let patience = if self.view.term().is_some() { times.renew } else { times.attempt };
         let answer = self.node.propose(command, patience).await?;
+        if first.is_some() && self.view.lease.lock().answered_first(counter, answer.fact()) {
+            return Ok(Step::Again);
+        }
         match answer.fact() {
             Ok(MapFact::Lease { term, milliseconds, generation }) => {
                 self.note(*generation).await?;
@@ -206,6 +212,7 @@ impl LeaseKeeper {
         };
         let answer = self.node.propose(command, self.node.inner.options.times.renew).await?;
         let fact = answer.fact().map_err(Clone::clone)?;
+        self.view.lease.lock().answered_first(self.counter, Ok(fact));
         if let MapFact::Incarnation { incarnation, .. } = fact {
             tracing::info!(region = %self.region, incarnation, "the store has an incarnation of the map");
             let me = SelfRecord { incarnation: *incarnation, ..self.node.live().me.clone() };

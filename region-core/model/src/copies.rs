@@ -195,6 +195,10 @@ impl<R: Clone> Log<R> {
         let place = said.length.max(said.above);
         let opening = self.opening().0;
         let votes = self.record.as_ref().is_some_and(|record| record.voters.contains(peer));
+        if (said.fork || place > durable) && !self.counts() {
+            // It is this region that has an older copy of its store.
+            return;
+        }
         let Some(replica) = self.home.replicas.get_mut(peer) else { return };
         if replica.forked || replica.lapsed || replica.begin.is_some() {
             return;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hearth_protocol::{ConversationId, MessageId};
+use hearth_protocol::{ConversationId, Level, MessageId};
 
 use super::{Facts, Guarantee, Report};
 use crate::history::{Event, History, Row};
@@ -90,6 +90,8 @@ fn kept(reader: &str, conversation: ConversationId, rows: &[Row], facts: &Facts,
             let stands = at.get(message).copied();
             let named = facts.is_named(conversation, acked);
             match stands {
+                // One copy is what was promised, and that disk is gone.
+                None if sent.copy_gone && acked.level == Level::Region => {}
                 None if named => report.add(
                     Guarantee::G8,
                     format!("{reader}: {message} was acked as {position:?}, which was lost, and did not come back"),

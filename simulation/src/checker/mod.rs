@@ -118,6 +118,10 @@ pub(crate) struct Sent {
     pub(crate) refused_for_good: bool,
     /// Nobody waits for it any more.
     pub(crate) forgotten: bool,
+    /// It was parked at a region whose store is gone.
+    pub(crate) parked_gone: bool,
+    /// Its last copy is gone with a store.
+    pub(crate) copy_gone: bool,
 }
 
 /// A loss statement.
@@ -215,6 +219,13 @@ fn gather(history: &History, report: &mut Report) -> Facts {
             }
             Event::Forgotten(conversation, message) => {
                 facts.sent.entry((*conversation, *message)).or_default().forgotten = true;
+            }
+            Event::ParkedGone(conversation, message) => {
+                let sent = facts.sent.entry((*conversation, *message)).or_default();
+                (sent.queued, sent.parked_gone) = (false, true);
+            }
+            Event::CopyGone(conversation, message) => {
+                facts.sent.entry((*conversation, *message)).or_default().copy_gone = true;
             }
             Event::Loss { conversation, from, below, covered_copies } => {
                 let loss = Loss { from: *from, below: *below, covered_copies: *covered_copies };

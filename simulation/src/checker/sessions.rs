@@ -108,7 +108,10 @@ fn device_order(conversation: ConversationId, order: &[MessageId], facts: &Facts
         // Of one that nobody waits for, it is not known whether it stood where lines were lost.
         let unknown = |sent: &Sent| sent.forgotten && facts.losses.contains_key(&conversation);
         let moved = sent.is_some_and(|sent| {
-            sent.refused || unknown(sent) || sent.acks.iter().any(|ack| facts.is_named(conversation, ack))
+            sent.refused
+                || sent.parked_gone
+                || unknown(sent)
+                || sent.acks.iter().any(|ack| facts.is_named(conversation, ack))
         });
         let Some(row) = line.at.get(message).filter(|_| !moved) else { continue };
         if let Some((before, other)) = last.filter(|(before, _)| *before > row.sequence) {

@@ -195,5 +195,5 @@ pub fn promised_above<R: PartialEq, C>(
     rules: &impl Rules,
 ) -> Option<Epoch> {
     let unopened = standing.accepted < placing.epoch() && placing.epoch() < standing.sealed;
-    (unopened && right.covers(me, placing, rules) && !rules.has(Flaw::NoWayBack)).then_some(standing.sealed)
+    (unopened && right.covers(me, placing, rules) && !rules.has(Flaw::NoOpeningAbove)).then_some(standing.sealed)
 }

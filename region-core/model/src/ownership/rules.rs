@@ -53,8 +53,10 @@ pub enum Flaw {
     MoveCopiesHomeOnly,
     /// A copy for a move stores the new epoch as accepted.
     MoveCopyAccepts,
-    /// A home that sealed itself cannot come back, and one that promised a newer epoch first cannot open above it.
+    /// A home that sealed itself cannot come back.
     NoWayBack,
+    /// A region that is named home of an epoch below its promise does not open above that.
+    NoOpeningAbove,
     /// A placement entry counts before its log's mark covers it.
     PlacementBeforeMark,
     /// A placement entry is appended whatever epoch it replaces.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hearth_protocol::RegionId;
 
-use super::command::{MapCommand, MapRefusal};
+use super::command::{MapCommand, MapFact, MapRefusal};
 use super::state::MapState;
 use super::{DRIFT_PERCENT, RENEW_EVERY};
 use crate::mutants::Mutant;
@@ -33,6 +33,8 @@ pub struct HolderLease {
     /// The highest counter asked so far.
     highest: u64,
     held: Option<Granted>,
+    /// Whether the map knows this process' store as its newest.
+    proved: bool,
 }
 
 /// A lease that the map granted, lapsed or not.
@@ -44,6 +46,27 @@ struct Granted {
 }
 
 impl HolderLease {
+    /// The counter that a process asks with first, instead of the next one: the one that was on disk when it started.
+    /// Counters that it counts itself prove nothing: an older copy of a store that is out of reach of the map for a
+    /// while would count up to what the map knows. The question gives no lease: what the map granted under that counter
+    /// may have begun long ago. `None` once the map has answered it.
+    #[must_use]
+    pub fn first_question(&self, on_disk: u64) -> Option<u64> {
+        (!self.proved).then_some(on_disk)
+    }
+
+    /// Takes the map's answer to the first question, asked with this counter. Whether the store is the newest that the
+    /// map knows; an incarnation that the map gave to this process' store says so, too.
+    pub fn answered_first(&mut self, counter: u64, answer: Result<&MapFact, &MapRefusal>) -> bool {
+        self.proved |= match answer {
+            Ok(MapFact::Lease { .. } | MapFact::Incarnation { .. }) => true,
+            // A fence ended the lease that this very counter was granted.
+            Err(MapRefusal::OlderStore(known)) => counter >= *known,
+            Ok(_) | Err(_) => false,
+        };
+        self.proved
+    }
+
     /// A renewal with this counter is about to be asked. A counter that is asked again, by another way, counts from
     /// the first time; one whose first time is forgotten, because it was answered or for its age, gives nothing: the
     /// map answers it with the lease that it gave then.

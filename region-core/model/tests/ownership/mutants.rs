@@ -180,7 +180,7 @@ fn a_home_that_sealed_itself_has_a_way_back() {
 #[test]
 fn a_home_that_promised_before_it_opened_opens_above_its_promise() {
     let bounds = Bounds { strays: 1, progress: true, lapse_with_fence: true, ..Bounds::new(3, &[TwoRegions], 1) };
-    breaks("no opening above a promise", bounds.flawed(&[Flaw::NoWayBack]), "a majority side goes on");
+    breaks("no opening above a promise", bounds.flawed(&[Flaw::NoOpeningAbove]), "a majority side goes on");
 }
 
 #[test]

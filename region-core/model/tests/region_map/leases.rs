@@ -307,3 +307,38 @@ fn a_leader_counts_from_its_election_and_from_its_start() {
     let restarted = LeaderLeases::new(seconds(200));
     assert_eq!(held(&restarted, 300), LEASE * 101 / 100, "a term that it has not seen applied counts from now");
 }
+
+#[test]
+fn an_older_copy_of_a_store_is_noticed_however_often_it_asked_in_vain() {
+    let mut map = founded(&["eu", "us", "ap"]);
+    let renew = |counter| MapCommand::Renew {
+        region: region("us"),
+        store: store(2),
+        incarnation: 1,
+        counter,
+        milliseconds: 6_000,
+    };
+    let renewed: Vec<bool> = (1..=5).map(|counter| map.apply(&renew(counter)).changed()).collect();
+    assert_eq!(renewed, [true; 5]);
+
+    // A copy of when the fourth renewal was not made yet: what it asks does not come to the map for a while.
+    let mut older = HolderLease::default();
+    let asked: Vec<Option<u64>> = (0..10).map(|_| older.first_question(3)).collect();
+    assert_eq!(asked, [Some(3); 10], "it counts nothing until it is answered");
+    assert!(!older.answered_first(3, map.apply(&renew(3)).fact()), "the map knows a newer one");
+    // The process that it is a copy of asked the fifth time and did not hear the answer.
+    let mut newest = HolderLease::default();
+    assert!(newest.answered_first(5, map.apply(&renew(5)).fact()));
+    assert_eq!(newest.first_question(5), None);
+    assert!(!newest.may_sequence(Duration::ZERO), "that lease began before it asked");
+    // It asked once more before it ended.
+    assert!(HolderLease::default().answered_first(6, map.apply(&renew(6)).fact()));
+
+    let term = map.region(&region("us")).map_or(0, |entry| entry.term);
+    map.apply(&MapCommand::Fence { region: region("us"), term });
+    let fenced = map.apply(&renew(6));
+    assert!(!HolderLease::default().answered_first(6, fenced.fact()), "a fence comes first");
+    let fence = map.region(&region("us")).map_or(0, |entry| entry.fence);
+    map.apply(&MapCommand::Return { region: region("us"), incarnation: 1, fence });
+    assert!(HolderLease::default().answered_first(6, map.apply(&renew(6)).fact()), "the lease went, the store did not");
+}
