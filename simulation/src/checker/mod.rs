@@ -191,6 +191,8 @@ fn gather(history: &History, report: &mut Report) -> Facts {
                     sent.invoked = Some(*at);
                     sent.after = highest.get(conversation).copied();
                 }
+                // The refusal ended what was promised before it.
+                sent.queued &= !sent.refused_for_good;
                 sent.refused_for_good = false;
             }
             Event::Ack { conversation, message, acked, on_disk, .. } => {

@@ -190,7 +190,24 @@ fn a_queued_message_that_goes_breaks_g7() {
     let queued = vec![invoke(0, 14), Event::Queued(0, CONVERSATION, id(14))];
     finds("queued, then dropped", Guarantee::G7, with(queued.clone(), both(&LINE)));
     let refused = Event::Refused { session: 0, conversation: CONVERSATION, message: id(14), again: false };
-    assert_eq!(broken(with([queued, vec![refused]].concat(), both(&LINE))), vec![]);
+    let ended = [queued.clone(), vec![refused]].concat();
+    assert_eq!(broken(with(ended.clone(), both(&LINE))), vec![]);
+    let for_now = Event::Refused { session: 0, conversation: CONVERSATION, message: id(14), again: true };
+    let again = vec![invoke(0, 14), for_now, Event::Forgotten(CONVERSATION, id(14))];
+    assert_eq!(broken(with([ended.clone(), again].concat(), both(&LINE))), vec![], "nobody promised it anew");
+    finds("queued anew, then dropped", Guarantee::G7, with([ended, queued.clone()].concat(), both(&LINE)));
+    let gone = vec![Event::ParkedGone(CONVERSATION, id(14)), Event::Forgotten(CONVERSATION, id(14))];
+    assert_eq!(broken(with([queued.clone(), gone].concat(), both(&LINE))), vec![], "its disk is gone");
+}
+
+#[test]
+fn a_message_at_region_may_go_with_the_disk_that_held_it_alone_and_one_with_two_copies_may_not() {
+    let gone = |level, held: &[usize]| {
+        let acked = Acked { level, regions: regions(held), ..acked(at(1, 5)) };
+        with(vec![invoke(0, 14), ack(0, 14, acked), Event::CopyGone(CONVERSATION, id(14))], both(&LINE))
+    };
+    assert_eq!(broken(gone(Level::Region, &[0])), vec![]);
+    finds("its copies are gone", Guarantee::G1, gone(Level::TwoRegions, &[0, 1]));
 }
 
 /// A loss statement for all from 3 on: what is named there may come back elsewhere, and must come back.
