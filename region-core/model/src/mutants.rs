@@ -36,7 +36,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every mutant with its name on the command line.
-    pub const ALL: [(&'static str, Self); 30] = [
+    pub const ALL: [(&'static str, Self); 32] = [
         ("seal-off", Self::Rule(Flaw::SealOff)),
         ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
         ("longest-wins", Self::Rule(Flaw::LongestWins)),
@@ -49,12 +49,14 @@ impl Mutant {
         ("ack-before-copies", Self::Rule(Flaw::AckBeforeCopies)),
         ("retry-at-once", Self::Rule(Flaw::RetryAtOnce)),
         ("no-dedup", Self::Rule(Flaw::NoDedup)),
-        ("dedup-outlives-rewind", Self::Rule(Flaw::DedupOutlivesRewind)),
         ("mark-by-conversation", Self::Rule(Flaw::MarkByConversation)),
         ("fence-forgiven", Self::Rule(Flaw::FenceForgiven)),
         ("loser-goes-on", Self::Rule(Flaw::LoserGoesOn)),
         ("move-without-seal", Self::Rule(Flaw::MoveWithoutSeal)),
         ("move-copies-home-only", Self::Rule(Flaw::MoveCopiesHomeOnly)),
+        ("new-store-trusted", Self::Rule(Flaw::NewStoreTrusted)),
+        ("old-store-unnoticed", Self::Rule(Flaw::OldStoreUnnoticed)),
+        ("no-opening-above", Self::Rule(Flaw::NoOpeningAbove)),
         ("lease-never-lapses", Self::LeaseNeverLapses),
         ("fence-without-waiting", Self::FenceWithoutWaiting),
         ("parked-is-overtaken", Self::ParkedIsOvertaken),

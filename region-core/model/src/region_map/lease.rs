@@ -11,7 +11,7 @@ use super::command::{MapCommand, MapFact, MapRefusal};
 use super::state::MapState;
 use super::{DRIFT_PERCENT, RENEW_EVERY};
 use crate::mutants::Mutant;
-use crate::ownership::Right;
+use crate::ownership::{Flaw, Right};
 
 /// Renewals under way that a holder remembers; an older one's answer is not taken.
 const ASKED: usize = 8;
@@ -52,7 +52,8 @@ impl HolderLease {
     /// may have begun long ago. `None` once the map has answered it.
     #[must_use]
     pub fn first_question(&self, on_disk: u64) -> Option<u64> {
-        (!self.proved).then_some(on_disk)
+        let unnoticed = Mutant::Rule(Flaw::OldStoreUnnoticed).is_on();
+        (!self.proved && !unnoticed).then_some(on_disk)
     }
 
     /// Takes the map's answer to the first question, asked with this counter. Whether the store is the newest that the
