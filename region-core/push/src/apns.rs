@@ -135,8 +135,7 @@ impl ApnsSender {
                 return Err(SetupError::Value { what, rule: "must be printable ASCII without spaces" });
             }
         }
-        let sender =
-            Self { client: client(&options.http, Versions::Two)?, options, key, token: Mutex::new(None) };
+        let sender = Self { client: client(&options.http, Versions::Two)?, options, key, token: Mutex::new(None) };
         sender.make_token(Timestamp(0)).ok_or(SetupError::Key { what: "the key of APNs", expected })?;
         Ok(sender)
     }

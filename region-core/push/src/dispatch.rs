@@ -109,7 +109,10 @@ pub struct Dispatcher {
 
 impl std::fmt::Debug for Dispatcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dispatcher").field("senders", &self.senders).field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Dispatcher")
+            .field("senders", &self.senders)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 

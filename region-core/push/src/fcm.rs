@@ -124,7 +124,8 @@ impl FcmSender {
 
     async fn post(&self, token: &str, registration: &str, notice: &Notice, now: Timestamp) -> Result<Answer, Sent> {
         let body = body_of(registration, notice, now).ok_or(Sent::Refused("payload"))?;
-        let request = self.client.post(&self.url).bearer_auth(token).header("content-type", "application/json").body(body);
+        let request =
+            self.client.post(&self.url).bearer_auth(token).header("content-type", "application/json").body(body);
         ask(request, now).await.map_err(Sent::Failed)
     }
 

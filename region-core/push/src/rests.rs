@@ -27,7 +27,12 @@ impl Rests {
 
     /// Until when one of these names rests.
     pub(crate) fn until(&self, names: [&str; 2], now: Timestamp) -> Option<Timestamp> {
-        names.iter().filter_map(|name| self.0.get(*name)).max().filter(|until| **until > now.0).map(|until| Timestamp(*until))
+        names
+            .iter()
+            .filter_map(|name| self.0.get(*name))
+            .max()
+            .filter(|until| **until > now.0)
+            .map(|until| Timestamp(*until))
     }
 }
 

@@ -148,9 +148,17 @@ mod tests {
             assert!(check_endpoint(good, Addresses::Public).is_ok(), "{good}");
         }
         for bad in [
-            "", "push", "http://push.example.net/", "https://u:p@push.example.net/", "https://localhost/x",
-            "https://127.0.0.1/x", "https://[::1]/x", "https://169.254.169.254/latest", "https://0x7f.1/x",
-            "https://push.example.net:8443/x", "file:///etc/passwd",
+            "",
+            "push",
+            "http://push.example.net/",
+            "https://u:p@push.example.net/",
+            "https://localhost/x",
+            "https://127.0.0.1/x",
+            "https://[::1]/x",
+            "https://169.254.169.254/latest",
+            "https://0x7f.1/x",
+            "https://push.example.net:8443/x",
+            "file:///etc/passwd",
         ] {
             assert!(check_endpoint(bad, Addresses::Public).is_err(), "{bad}");
         }

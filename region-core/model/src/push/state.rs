@@ -189,7 +189,12 @@ impl UserPush {
     /// When [`UserPush::elapsed`] has something to decide.
     #[must_use]
     pub fn due(&self) -> Option<Timestamp> {
-        self.conversations.values().filter_map(|conversation| conversation.waiting.front()).map(|w| w.due).min().map(Timestamp)
+        self.conversations
+            .values()
+            .filter_map(|conversation| conversation.waiting.front())
+            .map(|w| w.due)
+            .min()
+            .map(Timestamp)
     }
 
     /// Decides whatever's grace is over: one push a conversation.

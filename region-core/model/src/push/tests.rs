@@ -281,7 +281,18 @@ fn apply(bob: &mut UserPush, reference: &mut Reference, step: Step) -> Result<()
             }
             reference.offered.insert((log(number), position));
             let sender = user(if own { "bob" } else { "ann" });
-            bob.offered(Offer { log: log(number), mentions, sender, message: Uuid::from_u128(number << 96 | u128::from(position.epoch.0) << 64 | u128::from(position.sequence.0)), ..offer(position, reference.now) }, now)
+            bob.offered(
+                Offer {
+                    log: log(number),
+                    mentions,
+                    sender,
+                    message: Uuid::from_u128(
+                        number << 96 | u128::from(position.epoch.0) << 64 | u128::from(position.sequence.0),
+                    ),
+                    ..offer(position, reference.now)
+                },
+                now,
+            )
         }
         Step::Epoch { log, rewind } => {
             let mut position = head(reference, log);

@@ -86,7 +86,10 @@ impl OAuth {
         let key = key.map_err(|_| bad("with an RSA key in PEM"))?;
         let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte));
         if account.project_id.is_empty() || !plain(&account.project_id) {
-            return Err(SetupError::Value { what: "project_id", rule: "must be letters, digits, '-', '_', '.' and ':'" });
+            return Err(SetupError::Value {
+                what: "project_id",
+                rule: "must be letters, digits, '-', '_', '.' and ':'",
+            });
         }
         if !account.token_uri.starts_with("https://") {
             return Err(SetupError::Value { what: "token_uri", rule: "must begin with https://" });

@@ -160,7 +160,11 @@ mod tests {
         let (receiver, key, salt) = vector();
         let message = b"When I grow up, I want to be a watermelon";
         let other_secret = Receiver { auth: [7; 16], ..receiver.clone() };
-        let other_salt = { let mut salt = salt; salt[0] ^= 1; salt };
+        let other_salt = {
+            let mut salt = salt;
+            salt[0] ^= 1;
+            salt
+        };
         for body in [
             encrypt_with(&receiver, message, 1, &key, salt),
             encrypt_with(&receiver, b"When I grow up, I want to be a watermelom", 0, &key, salt),

@@ -149,7 +149,8 @@ mod tests {
         let good = pair.to_pkcs8v1().unwrap();
         assert!(Vapid::new(good.as_ref(), "push@example.com").is_err());
         assert!(Vapid::new(&good.as_ref()[1..], "mailto:push@example.com").is_err());
-        let ed25519 = aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new()).unwrap();
+        let ed25519 =
+            aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new()).unwrap();
         assert!(Vapid::new(ed25519.as_ref(), "mailto:push@example.com").is_err());
     }
 }

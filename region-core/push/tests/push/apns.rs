@@ -214,7 +214,8 @@ impl Good {
         }
         let Ok(response) = request.send().await else { return "no connection".to_owned() };
         let (status, text) = (response.status().as_u16(), response.text().await.unwrap());
-        let reason = serde_json::from_str::<Value>(&text).ok().and_then(|json| json["reason"].as_str().map(str::to_owned));
+        let reason =
+            serde_json::from_str::<Value>(&text).ok().and_then(|json| json["reason"].as_str().map(str::to_owned));
         format!("{status} {}", reason.unwrap_or_default()).trim().to_owned()
     }
 }

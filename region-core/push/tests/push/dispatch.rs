@@ -12,7 +12,9 @@ use region_model::push::ports::{
     Notice, Preview, PushJob, PushQueue as _, PushSender, Scope, Sent, Service, Subscription, Target,
 };
 use region_model::push::{Push, Showing};
-use region_push::{CollapseKey, Directory, DispatchOptions, Dispatcher, LogSender, MemoryQueue, Said, Senders, enqueue};
+use region_push::{
+    CollapseKey, Directory, DispatchOptions, Dispatcher, LogSender, MemoryQueue, Said, Senders, enqueue,
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -61,7 +63,10 @@ impl PushSender for Scripted {
     }
 
     async fn send(&self, to: &Subscription, notice: &Notice, _: Timestamp) -> Sent {
-        let sent = { let mut answers = self.answers.lock(); if answers.is_empty() { Sent::Accepted } else { answers.remove(0) } };
+        let sent = {
+            let mut answers = self.answers.lock();
+            if answers.is_empty() { Sent::Accepted } else { answers.remove(0) }
+        };
         self.told.send((Instant::now(), to.id, notice.clone())).await.unwrap();
         sent
     }
@@ -168,7 +173,12 @@ async fn a_dead_subscription_is_dropped_and_nothing_is_sent_there_again() {
     bench.settled().await;
     assert_eq!(*bench.book.dropped.lock(), [Uuid::from_u128(1)]);
     // A job that was queued before its subscription died.
-    let dead = Subscription { id: Uuid::from_u128(1), device: DeviceId(Uuid::nil()), registered_at: Timestamp(0), target: Target::Fcm { registration: String::new() } };
+    let dead = Subscription {
+        id: Uuid::from_u128(1),
+        device: DeviceId(Uuid::nil()),
+        registered_at: Timestamp(0),
+        target: Target::Fcm { registration: String::new() },
+    };
     enqueue(&*bench.queue, &user(), &[dead], &push(1, 2), clock(), Duration::from_secs(60)).await;
     bench.settled().await;
     assert!(bench.told.try_recv().is_err());
@@ -185,7 +195,11 @@ async fn what_a_service_asks_to_wait_rests_as_long_for_all_that_goes_the_same_wa
     bench.enqueue(&push(2, 1)).await;
     for _ in 0..2 {
         let (tried, ..) = bench.next().await;
-        assert!(tried.duration_since(refused) >= rest - Duration::from_millis(5), "{:?}", tried.duration_since(refused));
+        assert!(
+            tried.duration_since(refused) >= rest - Duration::from_millis(5),
+            "{:?}",
+            tried.duration_since(refused)
+        );
     }
     bench.settled().await;
     assert_eq!(bench.dispatcher.counters().accepted.load(Ordering::Relaxed), 2);
@@ -217,7 +231,8 @@ async fn a_failed_attempt_comes_again_and_is_given_up_after_so_many() {
         bench.settled().await;
     }
     let counters = bench.dispatcher.counters();
-    let counted = [&counters.accepted, &counters.failed, &counters.given_up].map(|counter| counter.load(Ordering::Relaxed));
+    let counted =
+        [&counters.accepted, &counters.failed, &counters.given_up].map(|counter| counter.load(Ordering::Relaxed));
     assert_eq!(counted, [1, 4, 1]);
 }
 
@@ -227,7 +242,8 @@ async fn what_is_refused_or_too_old_or_has_no_sender_ends_without_another_attemp
     bench.enqueue(&push(1, 1)).await;
     bench.next().await;
     bench.settled().await;
-    let (past, subscriptions) = (Timestamp(clock().0 - 100), bench.book.held.lock().values().cloned().collect::<Vec<_>>());
+    let (past, subscriptions) =
+        (Timestamp(clock().0 - 100), bench.book.held.lock().values().cloned().collect::<Vec<_>>());
     enqueue(&*bench.queue, &user(), &subscriptions, &push(2, 1), past, Duration::from_millis(50)).await;
     let expiring = Showing::Notify { unread: 1, mentions: false, expires_at: Some(past) };
     let push = Push { showing: expiring, ..push(3, 1) };
@@ -250,7 +266,11 @@ fn what_replaces_what_is_told_without_saying_who_shares_a_conversation() {
     let (ann, bob) = (UserId::new("ann").unwrap(), UserId::new("bob").unwrap());
     let name = key.name(&bob, conversation(1));
     assert_eq!((name.len(), &name), (22, &key.name(&bob, conversation(1))));
-    for other in [key.name(&ann, conversation(1)), key.name(&bob, conversation(2)), CollapseKey::new(b"b").name(&bob, conversation(1))] {
+    for other in [
+        key.name(&ann, conversation(1)),
+        key.name(&bob, conversation(2)),
+        CollapseKey::new(b"b").name(&bob, conversation(1)),
+    ] {
         assert_ne!(other, name);
     }
 }

@@ -11,11 +11,8 @@ use crate::fcm_service::{DEVICE, EMAIL, Fcm, KEY_ID, OTHER_SENDER, PROJECT, REMO
 use crate::support::{NOW, Reply, clear, notice, plain_client, subscription};
 
 fn sender(fcm: &Fcm) -> FcmSender {
-    let options = FcmOptions {
-        origin: fcm.service.origin.clone(),
-        service_account: fcm.account(),
-        http: fcm.service.http(),
-    };
+    let options =
+        FcmOptions { origin: fcm.service.origin.clone(), service_account: fcm.account(), http: fcm.service.http() };
     FcmSender::new(options).unwrap()
 }
 
@@ -82,7 +79,9 @@ async fn a_token_is_replaced_before_its_end_and_when_the_service_takes_it_back()
 async fn an_account_that_google_does_not_believe_rests_and_drops_no_device() {
     let fcm = Fcm::start().await;
     let stranger = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
-    let account = fcm.account().replace(&json!(fcm.key.serialize_pem()).to_string(), &json!(stranger.serialize_pem()).to_string());
+    let account = fcm
+        .account()
+        .replace(&json!(fcm.key.serialize_pem()).to_string(), &json!(stranger.serialize_pem()).to_string());
     let options = FcmOptions { origin: fcm.service.origin.clone(), service_account: account, http: fcm.service.http() };
     let sender = FcmSender::new(options).unwrap();
     let rest = |seconds| Sent::Wait { scope: Scope::Way, after: Some(Duration::from_secs(seconds)) };
@@ -128,15 +127,10 @@ async fn an_account_file_of_another_form_is_refused_at_the_start() {
     let file = fcm.account();
     let ec = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();
     let ec = file.replace(&json!(fcm.key.serialize_pem()).to_string(), &json!(ec).to_string());
-    for (number, account) in [
-        String::new(),
-        "{}".to_owned(),
-        ec,
-        file.replace(PROJECT, "a/../b"),
-        file.replace("https://", "http://"),
-    ]
-    .into_iter()
-    .enumerate()
+    for (number, account) in
+        [String::new(), "{}".to_owned(), ec, file.replace(PROJECT, "a/../b"), file.replace("https://", "http://")]
+            .into_iter()
+            .enumerate()
     {
         let options = FcmOptions { origin: String::new(), service_account: account, http: fcm.service.http() };
         let error = FcmSender::new(options).expect_err("refused");
@@ -190,7 +184,8 @@ async fn the_local_token_endpoint_refuses_whatever_googles_refuses() {
 async fn the_local_fcm_refuses_whatever_the_real_one_refuses() {
     let fcm = Fcm::start().await;
     fcm.granted.store(1, Ordering::SeqCst);
-    let good = json!({"message": {"token": DEVICE, "data": {"hearth": "x"}, "android": {"priority": "HIGH", "ttl": "9s"}}});
+    let good =
+        json!({"message": {"token": DEVICE, "data": {"hearth": "x"}, "android": {"priority": "HIGH", "ttl": "9s"}}});
     let with = |path: &str, value: Value| {
         let mut body = good.clone();
         *body.pointer_mut(path).unwrap() = value;

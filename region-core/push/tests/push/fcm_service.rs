@@ -107,7 +107,8 @@ impl Rules {
         validation.validate_exp = false;
         validation.validate_aud = false;
         let claim = field("assertion").ok_or_else(|| no_grant("invalid_request"))?;
-        let claim = jsonwebtoken::decode::<Claims>(claim, &self.key, &validation).map_err(|_| no_grant("invalid_grant"))?;
+        let claim =
+            jsonwebtoken::decode::<Claims>(claim, &self.key, &validation).map_err(|_| no_grant("invalid_grant"))?;
         let (now, claims) = (self.clock.load(Ordering::SeqCst) / 1_000, claim.claims);
         let aud = claims.aud == format!("{}/token", self.origin.lock());
         let scope = claims.scope == "https://www.googleapis.com/auth/firebase.messaging";
@@ -134,7 +135,8 @@ impl Rules {
         let Ok(Request { message }) = serde_json::from_slice(&request.body) else { return Err(bad_field("message")) };
         let mut bytes = 0;
         for (key, value) in &message.data {
-            let reserved = key == "from" || key == "message_type" || key.starts_with("google") || key.starts_with("gcm");
+            let reserved =
+                key == "from" || key == "message_type" || key.starts_with("google") || key.starts_with("gcm");
             let text = value.as_str().filter(|_| !reserved).ok_or_else(|| bad_field("message.data[0].value"))?;
             bytes += key.len() + text.len();
         }

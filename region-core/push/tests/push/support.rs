@@ -5,12 +5,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hearth_protocol::{ConversationId, DeviceId, Epoch, Position, Sequence, Timestamp};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use hearth_protocol::{ConversationId, DeviceId, Epoch, Position, Sequence, Timestamp};
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair};
 use region_model::push::Showing;
@@ -89,7 +89,8 @@ impl TlsService {
         let certificate = CertificateParams::new(vec!["localhost".into()]).unwrap().self_signed(&key).unwrap();
         let root = certificate.der().to_vec();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let builder =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         let chain = vec![certificate.der().clone()];
         let mut config = builder.with_no_client_auth().with_single_cert(chain, key.into()).unwrap();
