@@ -22,6 +22,9 @@ struct Entry {
     /// Its place among those due at the same time.
     place: u64,
     lent: bool,
+    /// What was put while it is lent, and when that is due: two of one key under way at a time could arrive in the other
+    /// order, and bring back what was read.
+    behind: Option<(PushJob, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -29,8 +32,10 @@ struct State {
     entries: BTreeMap<u64, Entry>,
     /// (due, place, id) of every entry.
     order: BTreeSet<(u64, u64, u64)>,
-    /// The entry of each key that is not lent.
-    waiting: HashMap<Key, u64>,
+    /// The one entry of each key.
+    keys: HashMap<Key, u64>,
+    /// Jobs behind lent ones.
+    behind: usize,
     last: u64,
 }
 
@@ -39,29 +44,33 @@ fn key(job: &PushJob) -> Key {
 }
 
 impl State {
-    fn next(&mut self) -> u64 {
-        self.last += 1;
-        self.last
+    fn len(&self) -> usize {
+        self.entries.len() + self.behind
     }
 
     fn insert(&mut self, id: u64, entry: Entry) {
         self.order.insert((entry.due, entry.place, id));
-        if !entry.lent {
-            self.waiting.insert(key(&entry.job), id);
-        }
+        self.keys.insert(key(&entry.job), id);
+        self.behind += usize::from(entry.behind.is_some());
         self.entries.insert(id, entry);
     }
 
     fn remove(&mut self, id: u64) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
         self.order.remove(&(entry.due, entry.place, id));
-        if self.waiting.get(&key(&entry.job)) == Some(&id) {
-            self.waiting.remove(&key(&entry.job));
-        }
+        self.keys.remove(&key(&entry.job));
+        self.behind -= usize::from(entry.behind.is_some());
         Some(entry)
     }
 
-    /// Lent jobs whose loan is over wait again; where a newer one waits already, they go.
+    /// Lets a job wait under a new id, so that whoever had it lent ends nothing of it any more.
+    fn wait(&mut self, job: PushJob, due: u64, place: Option<u64>) {
+        self.last += 1;
+        let (id, place) = (self.last, place.unwrap_or(self.last));
+        self.insert(id, Entry { job, due, place, lent: false, behind: None });
+    }
+
+    /// Lent jobs whose loan is over wait again, or what stands behind them in their place.
     fn end_loans(&mut self, now: u64) {
         let over: Vec<u64> = self
             .order
@@ -69,13 +78,9 @@ impl State {
             .map(|(_, _, id)| *id)
             .filter(|id| self.entries.get(id).is_some_and(|entry| entry.lent))
             .collect();
-        for id in over {
-            if let Some(mut entry) = self.remove(id)
-                && !self.waiting.contains_key(&key(&entry.job))
-            {
-                entry.lent = false;
-                self.insert(id, entry);
-            }
+        for entry in over.into_iter().filter_map(|id| self.remove(id)).collect::<Vec<_>>() {
+            let job = entry.behind.map_or(entry.job, |(job, _)| job);
+            self.wait(job, entry.due, Some(entry.place));
         }
     }
 }
@@ -89,16 +94,16 @@ pub struct MemoryQueue {
 }
 
 impl MemoryQueue {
-    /// Empty, and never more than `most` jobs, lent ones included.
+    /// Empty, and never more than `most` jobs, lent ones and those behind them included.
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self { state: Mutex::default(), most, changed: Notify::new() }
     }
 
-    /// How many jobs it has, lent ones included.
+    /// How many jobs it has, lent ones and those behind them included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.state.lock().entries.len()
+        self.state.lock().len()
     }
 
     /// Whether it has none.
@@ -112,18 +117,27 @@ impl MemoryQueue {
 impl PushQueue for MemoryQueue {
     async fn put(&self, job: PushJob, due: Timestamp) -> Put {
         let mut state = self.state.lock();
-        let waiting = state.waiting.get(&key(&job)).copied();
-        let put = if let Some(old) = waiting.and_then(|id| state.remove(id)) {
-            // Another id, so that whoever had the old one lent ends nothing of the new one.
-            let id = state.next();
-            state.insert(id, Entry { job, ..old });
-            Put::Replaced
-        } else if state.entries.len() >= self.most {
-            Put::Full
-        } else {
-            let id = state.next();
-            state.insert(id, Entry { job, due: due.0, place: id, lent: false });
-            Put::Queued
+        let full = state.len() >= self.most;
+        let known = state.keys.get(&key(&job)).copied().and_then(|id| state.entries.get_mut(&id));
+        let put = match known {
+            Some(entry) if !entry.lent => {
+                entry.job = job;
+                Put::Replaced
+            }
+            Some(Entry { behind: Some((waiting, _)), .. }) => {
+                *waiting = job;
+                Put::Replaced
+            }
+            Some(_) | None if full => Put::Full,
+            Some(entry) => {
+                entry.behind = Some((job, due.0));
+                state.behind += 1;
+                Put::Queued
+            }
+            None => {
+                state.wait(job, due.0, None);
+                Put::Queued
+            }
         };
         drop(state);
         if put != Put::Full {
@@ -148,19 +162,24 @@ impl PushQueue for MemoryQueue {
     }
 
     async fn done(&self, id: JobId) {
-        self.state.lock().remove(id.0);
+        let mut state = self.state.lock();
+        let behind = state.remove(id.0).and_then(|entry| entry.behind);
+        let more = behind.is_some();
+        if let Some((job, due)) = behind {
+            state.wait(job, due, None);
+        }
+        drop(state);
+        if more {
+            self.changed.notify_one();
+        }
     }
 
     async fn later(&self, id: JobId, due: Timestamp, tries: u32) {
         let mut state = self.state.lock();
-        let Some(mut entry) = state.remove(id.0) else { return };
-        let newer = state.waiting.get(&key(&entry.job)).copied().and_then(|newer| state.remove(newer));
-        if let Some(newer) = newer {
-            entry.job = newer.job;
-        }
-        entry.job.tries = tries;
-        let id = state.next();
-        state.insert(id, Entry { job: entry.job, due: due.0, place: entry.place, lent: false });
+        let Some(entry) = state.remove(id.0) else { return };
+        let mut job = entry.behind.map_or(entry.job, |(job, _)| job);
+        job.tries = tries;
+        state.wait(job, due.0, Some(entry.place));
         drop(state);
         self.changed.notify_one();
     }

@@ -126,7 +126,8 @@ pub enum Put {
 #[async_trait]
 pub trait PushQueue: Send + Sync + std::fmt::Debug {
     /// Adds a job, or replaces the one that waits for the same subscription and conversation; a replaced one keeps its
-    /// place and its time. A job that is lent is not replaced: the new one waits behind it.
+    /// place and its time. A job that is lent is not replaced: the new one waits behind it, and is not lent before the
+    /// other is done or set to later.
     async fn put(&self, job: PushJob, due: Timestamp) -> Put;
 
     /// Lends at most `most` jobs that are due, the oldest first, until `loan` has passed.

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use hearth_protocol::{ConversationId, DeviceId, Epoch, LogId, Position, Sequence, Timestamp, UserId};
 use parking_lot::Mutex;
-use region_model::push::ports::{
-    Notice, Preview, PushJob, PushQueue as _, PushSender, Scope, Sent, Service, Subscription, Target,
-};
+use region_model::push::ports::{Notice, Preview, PushJob, PushSender, Scope, Sent, Service, Subscription, Target};
 use region_model::push::{Push, Showing};
 use region_push::{
     CollapseKey, Directory, DispatchOptions, Dispatcher, LogSender, MemoryQueue, Said, Senders, enqueue,

@@ -51,18 +51,32 @@ async fn a_full_queue_takes_no_more_and_still_replaces() {
 }
 
 #[tokio::test]
-async fn a_job_whose_loan_is_over_comes_again_unless_a_newer_one_waits() {
+async fn a_job_whose_loan_is_over_comes_again_or_the_newer_one_behind_it() {
     let queue = MemoryQueue::new(10);
     queue.put(job(1, 1, 1), Timestamp(0)).await;
     queue.put(job(1, 2, 2), Timestamp(0)).await;
     let lent = queue.take(Timestamp(0), LOAN, 10).await;
     assert_eq!(queue.put(job(1, 2, 3), Timestamp(0)).await, Put::Queued, "a lent one is not replaced");
-    assert_eq!(sequences(&queue.take(Timestamp(99), LOAN, 10).await), [3]);
+    assert_eq!(queue.put(job(1, 2, 4), Timestamp(0)).await, Put::Replaced);
+    assert!(queue.take(Timestamp(99), LOAN, 10).await.is_empty(), "two under way could overtake each other");
     assert_eq!(queue.next_due().await, Some(Timestamp(100)));
-    assert_eq!(sequences(&queue.take(Timestamp(100), LOAN, 10).await), [1, 2]);
+    assert_eq!(sequences(&queue.take(Timestamp(100), LOAN, 10).await), [1, 4]);
     for (id, _) in lent {
         queue.done(id).await;
     }
+    assert_eq!(queue.len(), 2, "whoever had them lent before ends nothing of them");
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_lent_job_is_lent_once_that_is_done() {
+    let queue = MemoryQueue::new(2);
+    queue.put(job(1, 1, 1), Timestamp(0)).await;
+    let lent = queue.take(Timestamp(0), LOAN, 10).await;
+    assert_eq!(queue.put(job(1, 1, 2), Timestamp(5)).await, Put::Queued);
+    assert_eq!(queue.put(job(1, 2, 3), Timestamp(5)).await, Put::Full);
+    queue.done(lent[0].0).await;
+    assert!(queue.take(Timestamp(4), LOAN, 10).await.is_empty());
+    assert_eq!(sequences(&queue.take(Timestamp(5), LOAN, 10).await), [2]);
     assert_eq!(queue.len(), 1);
 }
 
@@ -104,8 +118,9 @@ proptest! {
             let mut newest: BTreeMap<(Uuid, ConversationId), u64> = BTreeMap::new();
             let mut sent = BTreeMap::new();
             let mut lent = Vec::new();
-            let finish = |sent: &mut BTreeMap<_, u64>, job: &PushJob| {
+            let finish = |sent: &mut BTreeMap<_, u64>, job: &PushJob, in_time: bool| {
                 let last: &mut u64 = sent.entry((job.subscription, job.conversation)).or_default();
+                assert!(!in_time || job.position.sequence.0 >= *last, "an older one after a newer one");
                 *last = job.position.sequence.0.max(*last);
             };
             for (step, subscription, conversation, later) in steps {
@@ -119,13 +134,16 @@ proptest! {
                             newest.insert(key, sequence);
                         }
                     }
-                    2 => lent.extend(queue.take(Timestamp(now), LOAN, 2).await),
+                    2 => {
+                        let taken = queue.take(Timestamp(now), LOAN, 2).await;
+                        lent.extend(taken.into_iter().map(|(id, job)| (id, job, now + 100)));
+                    }
                     _ => {
-                        if let Some((id, job)) = lent.pop() {
+                        if let Some((id, job, until)) = lent.pop() {
                             if later % 2 == 0 {
                                 queue.later(id, Timestamp(now + later), 1).await;
                             } else {
-                                finish(&mut sent, &job);
+                                finish(&mut sent, &job, now < until);
                                 queue.done(id).await;
                             }
                         }
@@ -133,10 +151,15 @@ proptest! {
                 }
                 assert!(queue.len() <= 4);
             }
-            now += 1_000;
-            for (_, job) in queue.take(Timestamp(now), LOAN, 100).await {
-                finish(&mut sent, &job);
+            // Twice: what is lent, and what stands behind it.
+            for _ in 0..2 {
+                now += 1_000;
+                for (id, job) in queue.take(Timestamp(now), LOAN, 100).await {
+                    finish(&mut sent, &job, true);
+                    queue.done(id).await;
+                }
             }
+            assert!(queue.is_empty());
             for (key, sequence) in newest {
                 assert!(sent.get(&key).is_some_and(|sent| *sent >= sequence), "{key:?} {sequence}");
             }
