@@ -29,6 +29,8 @@ pub const COUNTED: usize = 100;
 /// Ids of decided messages that are remembered a user: one that a failover took away and that got another position
 /// later is decided once, unless so many were decided in between.
 pub const REMEMBERED: usize = 256;
+/// Epochs of one conversation whose read cursors are remembered. Of more the oldest goes.
+pub const READ_EPOCHS: usize = 8;
 /// Views of one user that count: of more devices the newest.
 pub const VIEWS: usize = 64;
 

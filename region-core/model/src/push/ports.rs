@@ -227,6 +227,6 @@ pub trait PushSender: Send + Sync + std::fmt::Debug {
     /// What rests together when the service asks for it: a service, or an origin of it.
     fn way(&self, to: &Subscription) -> String;
 
-    /// One attempt. It ends within half a minute, whatever the service does.
+    /// One attempt. It ends within a minute, whatever the service does.
     async fn send(&self, to: &Subscription, notice: &Notice, now: Timestamp) -> Sent;
 }

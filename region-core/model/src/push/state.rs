@@ -6,8 +6,8 @@ use hearth_protocol::{DeviceId, LogId, Position, RegionId, Timestamp, UserId};
 use uuid::Uuid;
 
 use super::{
-    CONVERSATIONS, COUNTED, Decision, Offer, Outcome, Preferences, Push, PushPolicy, PushTimes, REMEMBERED, Showing,
-    VIEWS, WAITING, Withheld,
+    CONVERSATIONS, COUNTED, Decision, Offer, Outcome, Preferences, Push, PushPolicy, PushTimes, READ_EPOCHS,
+    REMEMBERED, Showing, VIEWS, WAITING, Withheld,
 };
 
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ struct Pushed {
 struct Conversation {
     /// The newest position that was taken; what is not above it is a repeat.
     taken: Option<Position>,
-    read: Option<Position>,
+    read: Read,
     waiting: VecDeque<Waiting>,
     /// What the devices show, ascending; the newest [`COUNTED`].
     pushed: VecDeque<Pushed>,
@@ -39,9 +39,32 @@ impl Conversation {
     }
 }
 
-/// Whether a message is read by a cursor: one of an older epoch says nothing of what a newer one sequenced.
-fn covers(read: Option<Position>, position: Position) -> bool {
-    read.is_some_and(|read| read.epoch >= position.epoch && read.sequence >= position.sequence)
+/// Up to where the user read, under each epoch that says more than a later one: a cursor of an older epoch says nothing of
+/// what a newer one sequenced, and one of a newer epoch may be further back.
+#[derive(Clone, Debug, Default)]
+struct Read(Vec<Position>);
+
+/// Whether one cursor says all that another one says.
+fn says_more(cursor: Position, other: Position) -> bool {
+    cursor.epoch >= other.epoch && cursor.sequence >= other.sequence
+}
+
+impl Read {
+    fn take(&mut self, cursor: Position) {
+        if self.covers(cursor) {
+            return;
+        }
+        self.0.retain(|other| !says_more(cursor, *other));
+        self.0.push(cursor);
+        self.0.sort_unstable();
+        if self.0.len() > READ_EPOCHS {
+            self.0.remove(0);
+        }
+    }
+
+    fn covers(&self, position: Position) -> bool {
+        self.0.iter().any(|cursor| says_more(*cursor, position))
+    }
 }
 
 /// A view of one device, by the region that it is connected to.
@@ -78,10 +101,12 @@ impl UserPush {
     }
 
     /// Goes on from what another home, or an earlier process, had decided and knew to be read.
-    pub fn resume(&mut self, log: LogId, decided: Option<Position>, read: Option<Position>) {
+    pub fn resume(&mut self, log: LogId, decided: Option<Position>, read: &[Position]) {
         let conversation = self.conversations.entry(log).or_default();
         conversation.taken = conversation.taken.max(decided);
-        conversation.read = conversation.read.max(read);
+        for cursor in read {
+            conversation.read.take(*cursor);
+        }
     }
 
     /// Up to where a conversation is decided, to be kept: below what waits.
@@ -153,10 +178,10 @@ impl UserPush {
     pub fn read(&mut self, log: LogId, up_to: Position, now: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
         let conversation = self.conversation(log, now);
-        conversation.read = conversation.read.max(Some(up_to));
-        let read = conversation.read;
+        conversation.read.take(up_to);
         let newest = conversation.pushed.back().map(|pushed| pushed.position);
-        conversation.pushed.retain(|pushed| !covers(read, pushed.position));
+        let Conversation { pushed, read, .. } = conversation;
+        pushed.retain(|pushed| !read.covers(pushed.position));
         if let Some(position) = newest.filter(|_| conversation.pushed.is_empty()) {
             outcome.pushes.push(Push { log, position, showing: Showing::Clear });
         }
@@ -225,7 +250,7 @@ impl UserPush {
         let mut at = 0;
         while let Some(waiting) = conversation.waiting.pop_front_if(|waiting| which(at, waiting)) {
             at += 1;
-            let why = because.or_else(|| withheld(&waiting.offer, conversation.read, preferences, stale, now));
+            let why = because.or_else(|| withheld(&waiting.offer, &conversation.read, preferences, stale, now));
             outcome.decisions.push(decision(&waiting.offer, why));
             if why.is_some() {
                 continue;
@@ -283,16 +308,10 @@ fn decision(offer: &Offer, withheld: Option<Withheld>) -> Decision {
 }
 
 /// Why a message whose grace is over wakes nobody.
-fn withheld(
-    offer: &Offer,
-    read: Option<Position>,
-    preferences: Preferences,
-    stale: u64,
-    now: Timestamp,
-) -> Option<Withheld> {
+fn withheld(offer: &Offer, read: &Read, preferences: Preferences, stale: u64, now: Timestamp) -> Option<Withheld> {
     let Preferences { policy, muted_until } = preferences;
     let too_old = now.0 >= offer.sequenced_at.0.saturating_add(stale);
-    if covers(read, offer.position) {
+    if read.covers(offer.position) {
         Some(Withheld::Read)
     } else if too_old || offer.expires_at.is_some_and(|at| at <= now) {
         Some(Withheld::Stale)

@@ -159,7 +159,7 @@ fn a_repeat_is_not_decided_again_not_even_at_another_position_or_by_another_proc
     let again = Offer { position: at(2, 5), ..offer(at(1, 5), 0) };
     assert_eq!(reasons(&bob.offered(again, Timestamp(2_000))), [Some(Withheld::Repeated)]);
     let mut other = UserPush::new(user("bob"), TIMES);
-    other.resume(log(1), Some(at(2, 5)), Some(at(2, 6)));
+    other.resume(log(1), Some(at(2, 5)), &[at(1, 9), at(2, 6)]);
     assert_eq!(other.offered(offer(at(1, 5), 0), Timestamp(3_000)), Outcome::default());
     other.offered(offer(at(2, 6), 3_000), Timestamp(3_000));
     assert_eq!(reasons(&other.elapsed(Timestamp(4_000))), [Some(Withheld::Read)]);
@@ -220,15 +220,15 @@ struct Reference {
     heads: BTreeMap<u128, Position>,
     offered: BTreeSet<(LogId, Position)>,
     decided: BTreeMap<(LogId, Position), Option<Withheld>>,
-    reads: BTreeMap<LogId, Position>,
+    reads: BTreeMap<LogId, BTreeSet<Position>>,
     views: BTreeMap<u128, (LogId, u64)>,
     shown: BTreeMap<LogId, u32>,
 }
 
 impl Reference {
     fn read(&self, log: LogId, position: Position) -> bool {
-        let read = self.reads.get(&log).copied().unwrap_or_default();
-        read.epoch >= position.epoch && read.sequence >= position.sequence
+        let covers = |read: &Position| read.epoch >= position.epoch && read.sequence >= position.sequence;
+        self.reads.get(&log).is_some_and(|reads| reads.iter().any(covers))
     }
 
     fn take(&mut self, outcome: Outcome) -> Result<(), TestCaseError> {
@@ -304,8 +304,7 @@ fn apply(bob: &mut UserPush, reference: &mut Reference, step: Step) -> Result<()
         Step::Read { log: number, back } => {
             let mut position = head(reference, number);
             position.sequence.0 = position.sequence.0.saturating_sub(back);
-            let newest = reference.reads.get(&log(number)).copied().unwrap_or_default().max(position);
-            reference.reads.insert(log(number), newest);
+            reference.reads.entry(log(number)).or_default().insert(position);
             bob.read(log(number), position, now)
         }
         Step::View { device: number, log: view } => {
@@ -361,7 +360,7 @@ proptest! {
         }
         decided.extend(bob.elapsed(Timestamp(until)).decisions.iter().map(|decision| decision.position));
         let mut next = UserPush::new(user("bob"), TIMES);
-        next.resume(log(1), bob.decided(log(1)), None);
+        next.resume(log(1), bob.decided(log(1)), &[]);
         for sequence in 1..=offers {
             next.offered(offer(at(1, sequence), 4_000), Timestamp(4_000));
         }

@@ -159,7 +159,7 @@ mod tests {
     fn whatever_differs_from_the_example_gives_other_bytes() {
         let (receiver, key, salt) = vector();
         let message = b"When I grow up, I want to be a watermelon";
-        let other_secret = Receiver { auth: [7; 16], ..receiver.clone() };
+        let other_secret = Receiver { auth: [7; 16], ..receiver };
         let other_salt = {
             let mut salt = salt;
             salt[0] ^= 1;
