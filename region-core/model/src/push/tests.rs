@@ -73,6 +73,17 @@ fn a_message_that_nobody_reads_within_the_grace_is_one_push_with_those_of_its_co
 }
 
 #[test]
+fn each_message_has_its_whole_grace_whatever_came_before_it() {
+    let mut bob = bob();
+    bob.offered(offer(at(1, 1), 0), Timestamp(0));
+    bob.offered(offer(at(1, 2), 600), Timestamp(600));
+    assert_eq!(notify(&bob.elapsed(Timestamp(1_000))), Some((at(1, 1), 1, false)));
+    assert_eq!(bob.due(), Some(Timestamp(1_600)));
+    bob.read(log(1), at(1, 2), Timestamp(1_500));
+    assert_eq!(reasons(&bob.elapsed(Timestamp(1_600))), [Some(Withheld::Read)]);
+}
+
+#[test]
 fn what_a_device_reads_within_the_grace_is_withheld_and_reading_the_rest_clears() {
     let mut bob = bob();
     for sequence in 1..=3 {
