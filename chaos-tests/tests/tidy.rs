@@ -13,7 +13,7 @@ const LONG_FUNCTIONS: [(&str, &str, usize); 1] = [("client/src/bench/report.rs",
 const LONG_FILES: [(&str, usize); 0] = [];
 
 /// Which of our packages each package may name, development dependencies included (ARCHITECTURE.md).
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("hearth", &["hearth-mesh", "hearth-client", "hearth-config", "hearth-protocol", "simulation", "chaos-tests"]),
     (
         "chaos-tests",
@@ -38,6 +38,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("region-core", &["region-model", "region-store", "replication", "hearth-protocol", "hearth-config"]),
     ("region-store", &["region-model", "hearth-protocol"]),
     ("region-map", &["region-model", "region-store", "hearth-protocol"]),
+    ("region-push", &["region-model", "hearth-protocol"]),
     ("region-model", &["hearth-protocol"]),
     ("replication", &["hearth-protocol", "hearth-config"]),
     ("hearth-config", &["hearth-protocol"]),

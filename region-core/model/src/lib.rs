@@ -18,6 +18,7 @@ pub mod ownership;
 mod parking;
 pub mod ports;
 pub mod presence;
+pub mod push;
 mod ranges;
 pub mod receipts;
 pub mod region_map;
