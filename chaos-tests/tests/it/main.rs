@@ -12,6 +12,7 @@ mod five_regions;
 mod links;
 mod membership;
 mod metrics;
+mod mutants;
 mod operators;
 mod partition;
 mod presence;
