@@ -9,6 +9,7 @@ mod exits;
 mod failover;
 mod faults;
 mod five_regions;
+mod joining;
 mod links;
 mod membership;
 mod metrics;
