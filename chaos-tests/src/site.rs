@@ -1,4 +1,4 @@
-//! Two regions from written configurations, each a `hearth serve` of its own, as an operator sets them up.
+//! Regions from written configurations, each a `hearth serve` of its own, as an operator sets them up.
 
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ use crate::process::{Process, Secrets, check_log, hide, log_of, run};
 use crate::web::{self, Answer};
 use crate::{Auth, Peer, new_id};
 
-/// The regions of a site.
-pub const REGIONS: [&str; 2] = ["eu-west", "us-east"];
+/// The regions of a site, in their order; most sites have the first two.
+pub const REGIONS: [&str; 4] = ["eu-west", "us-east", "ap-south", "sa-east"];
 /// Leeway of the configurations, in seconds: a token is refused this long after its end.
 pub const LEEWAY: u64 = 1;
 
@@ -42,14 +42,15 @@ pub enum Keys {
     Secret,
 }
 
-/// A folder with an authority, certificates, keys and two configurations.
+/// A folder with an authority, certificates, keys and configurations.
 pub struct Site {
     folder: tempfile::TempDir,
-    doors: [Door; 2],
+    doors: Vec<Door>,
     keys: Keys,
-    http: [u16; 2],
-    webtransport: [u16; 2],
-    links: [u16; 2],
+    http: [u16; REGIONS.len()],
+    webtransport: [u16; REGIONS.len()],
+    links: [u16; REGIONS.len()],
+    settings: String,
     signer: jsonwebtoken::EncodingKey,
     /// What no log may show.
     pub secrets: Secrets,
@@ -89,6 +90,15 @@ impl Site {
     /// # Panics
     /// When a command that operators use does not work.
     pub async fn new(doors: [Door; 2], keys: Keys) -> Self {
+        Self::of(&doors, keys, "").await
+    }
+
+    /// Writes everything that as many regions need as there are doors, and a second authority that they do not trust.
+    /// `settings` are further sections of every configuration.
+    ///
+    /// # Panics
+    /// When a command that operators use does not work.
+    pub async fn of(doors: &[Door], keys: Keys, settings: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
         let jwks = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": "k1",
@@ -101,18 +111,39 @@ impl Site {
             Keys::Jwks => jsonwebtoken::EncodingKey::from_ed_pem(key.serialize_pem().as_bytes()).expect("a key"),
             Keys::Secret => jsonwebtoken::EncodingKey::from_secret(secret.as_bytes()),
         };
-        let pair = || [free_port(), free_port()];
-        let (http, webtransport, links) = (pair(), pair(), pair());
-        let site = Self { folder, doors, keys, http, webtransport, links, signer, secrets: Secrets::default() };
+        let ports = || std::array::from_fn(|_| free_port());
+        let site = Self {
+            folder,
+            doors: Vec::new(),
+            keys,
+            http: ports(),
+            webtransport: ports(),
+            links: ports(),
+            settings: settings.to_owned(),
+            signer,
+            secrets: Secrets::default(),
+        };
         for authority in ["ca", "other-ca"] {
             let exit = run(&["ca", "init", "--dir", &site.path(authority).to_string_lossy()]).await;
             assert_eq!(exit.code, 0, "{exit:?}");
         }
-        for (index, region) in REGIONS.iter().enumerate() {
-            issue(region, &site.path("ca"), &site.path("tls")).await;
-            std::fs::write(site.config(index), site.configuration(index)).expect("written");
+        let mut site = site;
+        for door in doors {
+            site.add(*door).await;
         }
         site
+    }
+
+    /// Gives one more region a certificate and a configuration, and lists it at the end of all others.
+    ///
+    /// # Panics
+    /// When a command that operators use does not work, or there is no name for one more.
+    pub async fn add(&mut self, door: Door) {
+        issue(REGIONS[self.doors.len()], &self.path("ca"), &self.path("tls")).await;
+        self.doors.push(door);
+        for index in 0..self.doors.len() {
+            std::fs::write(self.config(index), self.configuration(index)).expect("written");
+        }
     }
 
     /// A file or folder of the site.
@@ -135,7 +166,7 @@ impl Site {
              ca = \"ca/ca.pem\"\n",
             link = self.links[index],
         );
-        for (other, name) in REGIONS.iter().enumerate() {
+        for (other, name) in REGIONS.iter().enumerate().take(self.doors.len()) {
             let (link, ws) = (self.links[other], self.address(other).ws);
             text.push_str(&format!(
                 "[[mesh.regions]]\nid = \"{name}\"\naddress = \"127.0.0.1:{link}\"\nws = \"{ws}\"\n"
@@ -155,7 +186,8 @@ impl Site {
         };
         text.push_str(&format!(
             "[auth]\n{keys}\nissuer = \"story\"\naudience = \"chat\"\nleeway = \"{LEEWAY}s\"\n\
-             [[auth.resume_keys]]\nid = \"1\"\nsecret_file = \"resume.secret\"\n"
+             [[auth.resume_keys]]\nid = \"1\"\nsecret_file = \"resume.secret\"\n{}",
+            self.settings
         ));
         text
     }
@@ -262,11 +294,16 @@ impl Site {
     }
 
     /// A group of two, made at the first region.
+    pub async fn group(&self, user: &str, other: &str) -> String {
+        self.group_of(user, &[other]).await
+    }
+
+    /// A group of `user` and `others`, made at the first region.
     ///
     /// # Panics
     /// When it is refused.
-    pub async fn group(&self, user: &str, other: &str) -> String {
-        let body = json!({ "name": "a story", "participantIds": [other] });
+    pub async fn group_of(&self, user: &str, others: &[&str]) -> String {
+        let body = json!({ "name": "a story", "participantIds": others });
         let answer = self.rest(Some(user), 0, "POST", "/api/v1/groups", Some(body), &[]).await;
         assert_eq!(answer.status, 201, "{answer:?}");
         answer.body["conversationId"].as_str().expect("an id").to_owned()
@@ -307,6 +344,8 @@ impl Site {
 pub struct Served {
     /// Its process.
     pub process: Process,
+    /// Where administrators reach it, as its ready line says: `https://127.0.0.1:PORT`.
+    pub administration: String,
     log: PathBuf,
     secrets: Secrets,
 }
@@ -321,8 +360,10 @@ impl Served {
         let config = site.config(index).to_string_lossy().into_owned();
         let arguments = ["serve", "--json", "--config", &config].map(str::to_owned);
         let started = Process::start(&arguments, &[], &log).await;
-        let (process, _) = started.unwrap_or_else(|code| panic!("hearth serve ended with {code}\n{}", log_of(&log)));
-        Self { process, log, secrets: site.secrets.clone() }
+        let (process, ready) =
+            started.unwrap_or_else(|code| panic!("hearth serve ended with {code}\n{}", log_of(&log)));
+        let administration = format!("https://{}", ready["administration"].as_str().unwrap_or_default());
+        Self { process, administration, log, secrets: site.secrets.clone() }
     }
 
     /// Ends it as an operator does, and looks at what it has logged.

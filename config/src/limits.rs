@@ -45,8 +45,11 @@ pub struct Limits {
     /// Presence subscriptions of a session; default 10,000.
     pub presence_subscriptions: usize,
     /// Client sessions of this node; default 50,000. Over it: `OVERLOADED`. An eighth and 1,000 more connections are
-    /// taken for REST; further ones are closed at once.
+    /// taken for REST; over that, too: `OVERLOADED`.
     pub sessions: usize,
+    /// Connections from one address, sessions and REST together; default 10,000. Over it: `OVERLOADED`. Of trusted
+    /// forwarders it counts the sessions of each address that they name.
+    pub connections_per_address: usize,
     /// Frames that wait for one slow session; default 8,192. Over it the session is closed with 4010.
     pub session_queue_frames: usize,
     /// Bytes of frames that wait for one slow session; default 1 MiB. Over it the session is closed with 4010. As many
@@ -116,6 +119,7 @@ impl Default for Limits {
             presence_per_frame: 500,
             presence_subscriptions: 10_000,
             sessions: 50_000,
+            connections_per_address: 10_000,
             session_queue_frames: 8_192,
             session_queue_bytes: 1024 * KIB,
             replay_messages: 100,
@@ -186,6 +190,7 @@ impl Limits {
             count("presence_per_frame", self.presence_per_frame, 1, 10_000),
             count("presence_subscriptions", self.presence_subscriptions, 1, 1_000_000),
             count("sessions", self.sessions, 1, 10_000_000),
+            count("connections_per_address", self.connections_per_address, 1, 10_000_000),
             count("session_queue_frames", self.session_queue_frames, 16, 1_000_000),
             count("session_queue_bytes", self.session_queue_bytes, 64 * 1024, 1024 * MIB),
             count("replay_messages", self.replay_messages, 1, 10_000),

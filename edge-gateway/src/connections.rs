@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hearth_protocol::{ErrorCode, Refusal};
 use parking_lot::Mutex;
 
 /// Counts connections. Cheap to clone.
@@ -25,6 +26,25 @@ struct Open {
     by_address: HashMap<IpAddr, usize>,
 }
 
+/// Why there is no place for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// The node has as many as it takes.
+    Node(usize),
+    /// One address has as many as it may.
+    Address(usize),
+}
+
+impl From<Full> for Refusal {
+    fn from(full: Full) -> Self {
+        let (message, limit) = match full {
+            Full::Node(most) => ("this node has as many connections as it takes", format!("{most} connections")),
+            Full::Address(most) => ("too many connections of this address", format!("connections_per_address: {most}")),
+        };
+        Self::new(ErrorCode::Overloaded, message).with_retry_after(10).with_limit(limit)
+    }
+}
+
 /// One counted connection; gives its place back when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -38,30 +58,36 @@ impl Connections {
         Self { inner: Arc::new(Inner { most, most_per_address, open: Mutex::default() }) }
     }
 
-    /// A place for a connection, counted for `address` if it is told; `None` when there is no room.
-    pub(crate) fn place(&self, address: Option<IpAddr>) -> Option<Place> {
+    /// A place for a connection, counted for `address` if it is told.
+    ///
+    /// # Errors
+    /// [`Full`] when there is no room.
+    pub(crate) fn place(&self, address: Option<IpAddr>) -> Result<Place, Full> {
         self.take(true, address)
     }
 
     /// A place for one more session of an address behind a proxy whose connection is counted already.
-    pub(crate) fn forwarded(&self, address: IpAddr) -> Option<Place> {
+    ///
+    /// # Errors
+    /// [`Full`] when there is no room.
+    pub(crate) fn forwarded(&self, address: IpAddr) -> Result<Place, Full> {
         self.take(false, Some(address))
     }
 
-    fn take(&self, counts_in_total: bool, address: Option<IpAddr>) -> Option<Place> {
+    fn take(&self, counts_in_total: bool, address: Option<IpAddr>) -> Result<Place, Full> {
         let mut open = self.inner.open.lock();
         if counts_in_total && open.total >= self.inner.most {
-            return None;
+            return Err(Full::Node(self.inner.most));
         }
         if let Some(address) = address {
             let count = open.by_address.entry(address).or_default();
             if *count >= self.inner.most_per_address {
-                return None;
+                return Err(Full::Address(self.inner.most_per_address));
             }
             *count += 1;
         }
         open.total += usize::from(counts_in_total);
-        Some(Place { inner: Arc::clone(&self.inner), counts_in_total, address })
+        Ok(Place { inner: Arc::clone(&self.inner), counts_in_total, address })
     }
 }
 
@@ -91,11 +117,13 @@ mod tests {
         let other: IpAddr = "10.0.0.2".parse().unwrap();
         let first = connections.place(Some(one)).unwrap();
         let _second = connections.place(Some(one)).unwrap();
-        assert!(connections.place(Some(one)).is_none());
+        assert_eq!(connections.place(Some(one)).err(), Some(Full::Address(2)));
         let _third = connections.place(Some(other)).unwrap();
-        assert!(connections.place(None).is_none());
+        assert_eq!(connections.place(None).err(), Some(Full::Node(3)));
         drop(first);
-        assert!(connections.place(Some(one)).is_some());
-        assert!(connections.forwarded(one).is_some());
+        let _again = connections.place(Some(one)).unwrap();
+        assert_eq!(connections.forwarded(one).err(), Some(Full::Address(2)));
+        drop(_again);
+        assert!(connections.forwarded(one).is_ok());
     }
 }

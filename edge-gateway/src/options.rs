@@ -36,9 +36,10 @@ pub struct GatewayLimits {
     pub refusals_per_minute: u32,
     /// Client sessions of this region. A further one is refused `OVERLOADED`.
     pub sessions: usize,
-    /// Connections of this region, of every kind. A further one is closed at once.
+    /// Connections of this region, of every kind. A further one is refused `OVERLOADED`, or closed at once while many
+    /// are being refused; one of WebTransport is refused in its handshake.
     pub connections: usize,
-    /// Connections from one address. A further one is closed at once, or refused `OVERLOADED` behind a proxy.
+    /// Connections from one address; behind a proxy sessions of one. A further one is refused as above.
     pub connections_per_address: usize,
     /// Events that wait for one session before it is closed (4010).
     pub session_queue: usize,

@@ -8,7 +8,7 @@ use axum::extract::{Extension, Request, State, WebSocketUpgrade};
 use axum::http::header::SEC_WEBSOCKET_PROTOCOL;
 use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::response::{IntoResponse as _, Response};
-use hearth_protocol::{DeviceId, ErrorCode, Refusal};
+use hearth_protocol::{DeviceId, Refusal};
 
 use crate::access::{Peer, client_address};
 use crate::connections::Place;
@@ -56,8 +56,7 @@ fn forwarded_place(gateway: &GatewayState, peer: Option<Peer>, headers: &HeaderM
     if address == peer {
         return Ok(None);
     }
-    let refusal = || Refusal::new(ErrorCode::Overloaded, "too many sessions of this address").with_retry_after(10);
-    gateway.connections.forwarded(address).map(Some).ok_or_else(refusal)
+    Ok(Some(gateway.connections.forwarded(address)?))
 }
 
 fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {

@@ -21,6 +21,7 @@ use crate::metrics::TransportLabel;
 use crate::session_task::{self, Presented};
 use crate::state::GatewayState;
 use crate::transport::webtransport::WebTransportFrames;
+use hearth_protocol::ErrorCode;
 use hearth_protocol::client::CloseCode;
 
 /// What WebTransport presents.
@@ -156,10 +157,14 @@ impl WebTransportEndpoint {
                 continue;
             }
             match gateway.connections.place(Some(incoming.remote_address().ip().to_canonical())) {
-                Some(place) => {
+                Ok(place) => {
                     tasks.spawn(connection(Arc::clone(&gateway), incoming, place));
                 }
-                None => incoming.refuse(),
+                Err(full) => {
+                    tracing::debug!(?full, "a connection over a limit was refused");
+                    gateway.metrics.refused(ErrorCode::Overloaded);
+                    incoming.refuse();
+                }
             }
         }
         let ended = async { while tasks.join_next().await.is_some() {} };

@@ -441,6 +441,7 @@ fn gateway_options(
             sessions: limits.sessions,
             // Beside sessions there are REST calls.
             connections: limits.sessions.saturating_add(limits.sessions / 8 + 1_000),
+            connections_per_address: limits.connections_per_address,
             session_queue: limits.session_queue_frames,
             session_queue_bytes: limits.session_queue_bytes,
             replay_rows: limits.replay_messages as u64,

@@ -9,6 +9,7 @@ pub mod client;
 pub mod driver;
 pub mod measure;
 pub mod plan;
+pub mod reading;
 pub mod report;
 pub mod run;
 

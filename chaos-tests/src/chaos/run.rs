@@ -1,19 +1,18 @@
 //! One run: a mesh of processes, clients at every region, the faults of a plan, and what the checker says to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hearth_protocol::{ConversationId, Epoch, Position, Sequence};
 use simulation::checker::{self, Guarantee, Violation};
-use uuid::Uuid;
 
 use super::client::{Client, Place, Shared};
 use super::driver::{self, Driver, When};
 use super::measure::{self, Performed};
 use super::plan::{Plan, REGIONS};
+use super::reading::{Openings, openings, read_all};
 use super::report::{LEAST_ACKED, Report, Verdict, replay};
 use crate::checker::Reading;
 use crate::mesh::QUICK;
@@ -34,8 +33,6 @@ const ENOUGH: Duration = Duration::from_secs(40);
 const ACKS: usize = LEAST_ACKED + 200;
 /// Longest wait, after everything is healed, for the mesh to come to rest and for every send to end.
 const SETTLES: Duration = Duration::from_secs(60);
-/// Longest wait for all regions to give the same of a conversation.
-const AGREES: Duration = Duration::from_secs(30);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -139,77 +136,6 @@ async fn settle(mesh: &Mesh, deadline: Instant) -> Option<String> {
     }
 }
 
-/// Reads every conversation to its end through every region, once they agree or their time is over; who gave nothing.
-async fn read_all(mesh: &Mesh, groups: &[String], pass: u32) -> (Vec<Reading>, Vec<String>) {
-    let (mut readings, mut silent) = (Vec::new(), Vec::new());
-    for conversation in groups {
-        let deadline = Instant::now() + AGREES;
-        loop {
-            let mut of_it = Vec::new();
-            let mut refused = Vec::new();
-            for region in 0..REGIONS {
-                match mesh.try_history(&user(0), region, conversation).await {
-                    Ok(rows) => of_it.push(Reading { region, pass, conversation: conversation.clone(), rows }),
-                    Err(answer) => refused.push(format!("region {region} gives {} of {conversation}", answer.text)),
-                }
-            }
-            let ids = |reading: &Reading| reading.rows.iter().map(|row| row["messageId"].clone()).collect::<Vec<_>>();
-            let same = of_it.windows(2).all(|pair| ids(&pair[0]) == ids(&pair[1]));
-            if (same && refused.is_empty()) || Instant::now() >= deadline {
-                readings.extend(of_it);
-                silent.extend(refused);
-                break;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-    (readings, silent)
-}
-
-/// What regions say of the epochs of the conversations.
-#[derive(Debug, Default)]
-struct Openings {
-    /// Every epoch that opened.
-    opened: BTreeMap<ConversationId, BTreeSet<u64>>,
-    /// How many loss statements there are.
-    losses: usize,
-    /// What does not hold: two homes of a conversation, or none.
-    owners: Vec<String>,
-}
-
-/// With two of three voters sealed, what two regions had is covered; `losses` does not say more.
-const COVERED: usize = 2;
-
-async fn openings(mesh: &Mesh, groups: &[String], checker: &mut Checker) -> Openings {
-    let mut found = Openings::default();
-    let losses = driver::losses(mesh).await["losses"].as_array().cloned().unwrap_or_default();
-    for conversation in groups {
-        let shown = driver::home(mesh, conversation).await;
-        let rows = shown["regions"].as_array().cloned().unwrap_or_default();
-        let owners: BTreeSet<String> = rows.iter().map(|row| format!("{} at {}", row["home"], row["epoch"])).collect();
-        if owners.len() != 1 || rows.len() != REGIONS {
-            found.owners.push(format!("{conversation} belongs to {owners:?}, say {} regions", rows.len()));
-        }
-        let mut opened: BTreeMap<u64, u64> = BTreeMap::new();
-        for opening in rows.iter().flat_map(|row| row["copy"]["openings"].as_array().into_iter().flatten()) {
-            if let (Some(epoch), Some(first)) = (opening[0].as_u64(), opening[1].as_u64()) {
-                opened.insert(epoch, first);
-            }
-        }
-        for loss in losses.iter().filter(|loss| loss["log"] == conversation.as_str()) {
-            let (epoch, first) = (loss["epoch"].as_u64().unwrap_or(0), loss["first"].as_u64().unwrap_or(0));
-            // The winner had accepted the epoch that opened before in its line.
-            let before = opened.range(..epoch).next_back().map_or(0, |(before, _)| *before);
-            let from = Position { epoch: Epoch(before), sequence: Sequence(first) };
-            checker.loss(conversation, from, epoch, COVERED);
-            found.losses += 1;
-        }
-        let id = ConversationId(Uuid::try_parse(conversation).unwrap_or_default());
-        found.opened.insert(id, opened.into_keys().collect());
-    }
-    found
-}
-
 /// What a run leaves, before it is judged.
 struct Seen {
     checker: Checker,
@@ -275,10 +201,10 @@ async fn perform(mesh: &mut Mesh, plan: &Plan, say: &impl Fn(&str)) -> Seen {
     }
     let openings = openings(mesh, &groups, &mut checker).await;
     faults.extend(openings.owners.iter().map(|what| (Guarantee::G5, what.clone())));
-    let (mut readings, mut silent) = read_all(mesh, &groups, 1).await;
+    let (mut readings, mut silent) = read_all(mesh, &user(0), &groups, 1).await;
     mesh.kill().await;
     mesh.restart().await;
-    let (again, silent_again) = read_all(mesh, &groups, 2).await;
+    let (again, silent_again) = read_all(mesh, &user(0), &groups, 2).await;
     readings.extend(again);
     silent.extend(silent_again);
     faults.extend(silent.into_iter().map(|what| (Guarantee::G1, what)));

@@ -364,14 +364,19 @@ async fn a_foreign_origin_or_host_gets_no_upgrade() {
 }
 
 #[tokio::test]
-async fn connections_over_the_bound_are_closed_and_room_comes_back() {
+async fn connections_over_the_bound_are_refused_as_overloaded_and_room_comes_back() {
     let mut options = GatewayOptions::default();
     options.limits.connections_per_address = 2;
     let gateway = start(options).await;
     let first = gateway.session("ann").await;
     let mut second = gateway.session("bob").await;
     let url = format!("ws://{}/ws", gateway.address);
-    assert!(tokio_tungstenite::connect_async(&url).await.is_err());
+    let refused = tokio_tungstenite::connect_async(&url).await.expect_err("there is no place");
+    let tokio_tungstenite::tungstenite::Error::Http(answer) = refused else { panic!("{refused}") };
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.headers()["retry-after"], "10");
+    let body = String::from_utf8_lossy(answer.body().as_deref().unwrap_or_default()).into_owned();
+    assert!(body.contains("OVERLOADED") && body.contains("connections_per_address: 2"), "{body}");
     drop(first);
     while tokio_tungstenite::connect_async(&url).await.is_err() {
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -168,7 +168,9 @@ impl DevSpec {
 
     /// The configuration of one region: the same structure as `hearth serve` reads from a file.
     pub(crate) fn config(&self, region: &RegionSpec, secrets: &Secrets) -> RegionConfig {
+        // Everybody comes from one address: what bounds all of a node's connections bounds theirs.
         let mut limits = Limits { content_sweep: self.content_sweep, ..Limits::default() };
+        limits.connections_per_address = limits.sessions * 2;
         if !self.limits {
             limits.messages_per_minute = 0;
         }

@@ -48,6 +48,7 @@ async fn a_port_that_is_about_to_be_free_is_waited_for() {
 fn the_limits_of_the_configuration_are_those_of_edge_and_core() {
     let mut config = config();
     config.limits.sessions = 80;
+    config.limits.connections_per_address = 90;
     config.limits.session_queue_frames = 17;
     config.limits.session_queue_bytes = 70_000;
     config.limits.answer_timeout = Duration::from_secs(3);
@@ -56,6 +57,7 @@ fn the_limits_of_the_configuration_are_those_of_edge_and_core() {
     let limits = &edge.limits;
     assert_eq!((limits.sessions, limits.session_queue, limits.session_queue_bytes), (80, 17, 70_000));
     assert!(limits.connections > limits.sessions, "REST has room beside sessions");
+    assert_eq!(limits.connections_per_address, 90);
     assert_eq!(edge.times.heartbeat_timeout, Duration::from_secs(31));
     let region = region_id("eu").expect("a name");
     let core = region_options(&config, &region).expect("a region");

@@ -80,6 +80,8 @@ pub struct LeaseKeeper {
     counter: u64,
     /// The newest fence that is known, as it is on disk.
     fence: u64,
+    /// Whether the map knows the store of this region, which follows and does not take part yet.
+    followed: bool,
 }
 
 impl LeaseKeeper {
@@ -100,6 +102,7 @@ impl LeaseKeeper {
             view: view.clone(),
             counter: stored.map_or(0, |stored| stored.0),
             fence: fence.map_or(0, |fence| fence.0),
+            followed: false,
         };
         node.spawn(keeper.run());
         Ok(view)
@@ -172,6 +175,12 @@ impl LeaseKeeper {
                 self.take_incarnation(me.incarnation, term).await
             }
             Err(MapRefusal::State(RegionState::Fenced)) => self.come_back(me.incarnation).await,
+            Err(refusal @ MapRefusal::State(RegionState::Following)) => {
+                if !self.followed {
+                    self.follow(me.incarnation).await?;
+                }
+                Err(refusal.clone().into())
+            }
             Err(refusal) => Err(refusal.clone().into()),
         }
     }
@@ -219,6 +228,32 @@ impl LeaseKeeper {
             self.node.become_member(me, None).await?;
         }
         Ok(Step::Again)
+    }
+
+    /// The region was added, and gets no lease before an operator lets it take part. The map learns its store meanwhile:
+    /// only then is the region sent the map, and only then may it take part.
+    async fn follow(&mut self, incarnation: u64) -> Result<(), NotRenewed> {
+        let command = MapCommand::TakeIncarnation {
+            region: self.region.clone(),
+            store: self.store,
+            counter: self.counter,
+            replaces: incarnation.saturating_sub(1),
+            term: 0,
+        };
+        let answer = self.node.propose(command, self.node.inner.options.times.renew).await?;
+        match answer.fact() {
+            Ok(_) => {}
+            // It was a part of the mesh before, with this store or another one.
+            Err(MapRefusal::OtherStore { incarnation, term, .. }) => {
+                self.take_incarnation(*incarnation, *term).await?;
+            }
+            Err(MapRefusal::Renewed(term)) => {
+                self.take_incarnation(incarnation.saturating_sub(1), *term).await?;
+            }
+            Err(refusal) => return Err(refusal.clone().into()),
+        }
+        self.followed = true;
+        Ok(())
     }
 
     /// The region was fenced: it holds nothing, and says so before it may hold a lease again.
