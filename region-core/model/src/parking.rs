@@ -238,10 +238,23 @@ impl<R> ParkingLot<R> {
         }
     }
 
-    /// Sends that homes could not take may go out again.
-    pub(crate) fn offer_again(&mut self) {
-        for parked in self.sends.values_mut() {
-            parked.waits = false;
+    /// Sends that homes could not take may go out again. Returns their logs.
+    pub(crate) fn offer_again(&mut self) -> BTreeSet<LogId> {
+        let waiting = self.sends.values_mut().filter(|parked| parked.waits);
+        waiting
+            .map(|parked| {
+                parked.waits = false;
+                LogId::conversation(parked.send.conversation)
+            })
+            .collect()
+    }
+
+    /// The same for a log whose home is another one now.
+    pub(crate) fn offer_to_another(&mut self, log: LogId) {
+        for number in self.by_log.get(&log).into_iter().flatten() {
+            if let Some(parked) = self.sends.get_mut(number) {
+                parked.waits = false;
+            }
         }
     }
 

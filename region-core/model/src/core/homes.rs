@@ -305,6 +305,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             if home == me {
                 self.on_log(id, Waiting::Open, now, effects);
             }
+            self.lot.offer_to_another(id);
             self.release(id, now, effects);
             if self.follows.get(&id) == Some(&Following::Wanted) {
                 self.on_log(id, Waiting::Follow { hold: true }, now, effects);

@@ -22,7 +22,6 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         for id in ids {
             self.on_log(id, Waiting::LinkUp(peer.clone()), now, effects);
         }
-        self.lot.offer_again();
         for log in self.lot.logs() {
             self.release(log, now, effects);
         }
@@ -109,6 +108,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.end_moves(now, effects);
             self.offer_tails(now, effects);
             self.expire_parked(now, effects);
+            for log in self.lot.offer_again() {
+                self.release(log, now, effects);
+            }
         }
     }
 
