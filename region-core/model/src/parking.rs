@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use hearth_protocol::record::ParkedSend;
-use hearth_protocol::{DeviceId, ErrorCode, LogId, Refusal, Timestamp, UserId};
+use hearth_protocol::{DeviceId, EntryKind, ErrorCode, LogId, Refusal, Timestamp, UserId};
 use uuid::Uuid;
 
 use crate::mutants::Mutant;
@@ -280,12 +280,13 @@ impl<R> ParkingLot<R> {
             .collect()
     }
 
-    /// Takes the content of sends that expired away: the home says how they end, which may have taken one before. Returns
-    /// what is to be stored.
+    /// Takes the content of messages that expired away: the home says how they end, which may have taken one before. An
+    /// edit keeps its own, which names it beside the id. Returns what is to be stored.
     pub(crate) fn take_expired(&mut self, now: Timestamp) -> Vec<ParkedSend> {
         let mut taken = Vec::new();
         for Parked { send, durable, .. } in self.sends.values_mut() {
-            if *durable && send.refused.is_none() && send.expires_at.is_some_and(|at| at <= now) {
+            let is_over = send.kind == EntryKind::Message && send.expires_at.is_some_and(|at| at <= now);
+            if *durable && send.refused.is_none() && is_over {
                 self.bytes -= send.content.len();
                 let had_content = !std::mem::take(&mut send.content).is_empty();
                 taken.extend(had_content.then(|| send.clone()));
