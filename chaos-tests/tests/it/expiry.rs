@@ -1,12 +1,13 @@
 //! Messages whose content is over at a time, in three regions, through a cut link, a restart and a failover.
 
-use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chaos_tests::{Checker, Mesh, Peer, new_id, run, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+
+use crate::edits::holds;
 
 /// What must come after a heal, a restart or a failover, on a busy machine.
 const LATE: Duration = Duration::from_secs(30);
@@ -47,19 +48,6 @@ async fn says(mesh: &Mesh, regions: &[usize], conversation: &str, message: &str,
 
 fn gone() -> Value {
     json!([null, true, null])
-}
-
-/// Whether a file below a folder holds a text. A file that goes meanwhile holds none.
-fn holds(folder: &Path, text: &str) -> bool {
-    let Ok(files) = std::fs::read_dir(folder) else { return false };
-    files.flatten().any(|file| {
-        let path = file.path();
-        if path.is_dir() {
-            return holds(&path, text);
-        }
-        let bytes = std::fs::read(&path).unwrap_or_default();
-        bytes.windows(text.len()).any(|window| window == text.as_bytes())
-    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
