@@ -291,6 +291,8 @@ fn read_row(row: &Value) -> ReadRow {
         did: did(row),
         text: text(row),
         deleted: row["deleted"] == true,
+        expires: row["expiresAt"].as_u64(),
+        expired: row["expired"] == true,
         reactions: row["reactions"].as_array().into_iter().flatten().filter_map(counted).collect(),
     }
 }

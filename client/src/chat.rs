@@ -304,6 +304,7 @@ fn row_text(row: &Row) -> String {
     let text = content.map(|content| content.text.or(content.media_url).unwrap_or_default());
     match text {
         _ if row.deleted == Some(true) => format!("* #{} of {} was deleted", row.sequence_number, row.sender_id),
+        _ if row.expired == Some(true) => format!("* #{} of {} has expired", row.sequence_number, row.sender_id),
         Some(text) if row.kind == "edit" => {
             format!("* #{} {} edited a message: {}", row.sequence_number, row.sender_id, printable(&text))
         }

@@ -110,6 +110,9 @@ pub struct Row {
     /// Set for a message that was deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted: Option<bool>,
+    /// Set for a message whose content went at its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired: Option<bool>,
     /// Reactions to a message, the oldest first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reactions: Option<Vec<Reactions>>,
@@ -140,6 +143,9 @@ pub struct EditsResponse {
     /// Set when it was deleted: then no version has content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted: Option<bool>,
+    /// Set when it expired: then no version has content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired: Option<bool>,
     /// The newest [`crate::limits::EDITS_SHOWN`] versions, the oldest first; the first of all is the message as sent.
     pub versions: Vec<Version>,
 }

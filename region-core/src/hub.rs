@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::edge::{Connection, EdgeEvent, Rewound, Skipped};
 use crate::rows;
+use crate::runtime::wall;
 
 /// A conversation changed in a way that its members' lists show.
 #[derive(Debug)]
@@ -127,7 +128,7 @@ impl Hub {
         let mut show = |connections: &Vec<Arc<Connection>>| {
             for connection in connections.iter().filter(|connection| Some(connection.id) != skip) {
                 if frame.is_none() {
-                    frame = rows::row(conversation, sealed).map(|row| encode_message_new(&row));
+                    frame = rows::row(conversation, sealed, wall()).map(|row| encode_message_new(&row));
                 }
                 let Some(frame) = &frame else { return };
                 let event = EdgeEvent::Message {

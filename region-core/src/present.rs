@@ -11,12 +11,13 @@ use hearth_protocol::{
     Change, ConversationId, EntryKind, ErrorCode, LogId, MessageId, Position, Refusal, SealedEntry, UserId, limits,
 };
 use region_model::LogView;
-use region_model::view::Present;
+use region_model::view::{Present, is_expired};
 use serde_json::value::RawValue;
 
 use crate::reads::{Seen, seen};
 use crate::region::Region;
 use crate::rows;
+use crate::runtime::wall;
 
 /// Who reads, and the exclusive end of what it sees.
 #[derive(Clone, Copy)]
@@ -48,9 +49,9 @@ impl Region {
         reader: Reader<'_>,
     ) -> Result<Vec<Row>, Refusal> {
         let present = self.present_of(LogId::conversation(conversation), entries, reader.below).await?;
-        let mut shown = Vec::with_capacity(entries.len());
+        let (mut shown, now) = (Vec::with_capacity(entries.len()), wall());
         for entry in entries {
-            let Some(mut row) = rows::row(conversation, entry) else { continue };
+            let Some(mut row) = rows::row(conversation, entry, now) else { continue };
             let number = target_of(entry).unwrap_or(row.sequence_number);
             if let Some(present) = present.get(&number) {
                 self.show(&mut row, entry, present, reader).await?;
@@ -98,7 +99,9 @@ impl Region {
             EntryKind::Edit if edit.is_none_or(|(_, at)| at != entry.entry.fixed.position) => row.content = None,
             EntryKind::Message => {
                 if present.is_deleted() {
-                    (row.content, row.deleted) = (None, Some(true));
+                    (row.content, row.deleted, row.expired) = (None, Some(true), None);
+                }
+                if row.deleted.or(row.expired).is_some() {
                     return Ok(());
                 }
                 if let Some((time, at)) = edit {
@@ -143,13 +146,14 @@ impl Region {
         }
         let changes = self.changes(log, number, number + 1, seen.to).await?;
         let deleted = Present::of(&changes).is_deleted();
+        let expired = !deleted && is_expired(&entry, wall());
         let edits = changes.iter().filter(|change| change.what == MessageChange::Edited);
         let sent = (fixed.position, fixed.original_time.unwrap_or(fixed.time));
         let all: Vec<_> = std::iter::once(sent).chain(edits.map(|change| (change.position, change.time))).collect();
         let mut versions = Vec::new();
         for (at, timestamp) in all.iter().skip(all.len().saturating_sub(limits::EDITS_SHOWN)) {
             let content = match *at {
-                _ if deleted => None,
+                _ if deleted || expired => None,
                 at if at == fixed.position => rows::content(&entry),
                 at => self.edited(conversation, at).await?,
             };
@@ -160,6 +164,7 @@ impl Region {
             message_id: MessageId(fixed.id),
             sequence_number: number,
             deleted: deleted.then_some(true),
+            expired: expired.then_some(true),
             versions,
         })
     }

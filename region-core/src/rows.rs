@@ -4,19 +4,21 @@ use bytes::Bytes;
 use hearth_protocol::entry::MemberAction;
 use hearth_protocol::rest::Row;
 use hearth_protocol::{Change, ConversationId, EntryKind, MessageId, SealedEntry, Timestamp};
+use region_model::view::is_expired;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-/// The row of an entry as it stands for itself; `None` for the header, which takes no number. What was done since to the
+/// The row of an entry as it stands for itself at `now`; `None` for the header, which takes no number. What was done since to the
 /// message that it is or changes is added by [`crate::present`].
-pub(crate) fn row(conversation: ConversationId, sealed: &SealedEntry) -> Option<Row> {
+pub(crate) fn row(conversation: ConversationId, sealed: &SealedEntry, now: Timestamp) -> Option<Row> {
     let fixed = &sealed.entry.fixed;
     let kind = fixed.kind.as_str()?;
+    let expired = is_expired(sealed, now);
     Some(Row {
         message_id: MessageId(fixed.id),
         conversation_id: conversation,
         sender_id: fixed.sender.clone(),
-        content: content(sealed),
+        content: content(sealed).filter(|_| !expired),
         sequence_number: fixed.position.sequence.0,
         timestamp: fixed.time,
         epoch: fixed.position.epoch,
@@ -29,6 +31,7 @@ pub(crate) fn row(conversation: ConversationId, sealed: &SealedEntry) -> Option<
         original_timestamp: fixed.original_time,
         edited_at: None,
         deleted: None,
+        expired: (expired && fixed.kind == EntryKind::Message).then_some(true),
         reactions: None,
     })
 }

@@ -1,18 +1,19 @@
-//! Texts of deleted messages leave the store: first the entries lose their content, in the log and in kept tails, then
-//! the store's files are rewritten. A delete is taken up once it is below the mark and everything between it and its
+//! Texts of deleted and expired messages leave the store: first the entries lose their content, in the log and in kept
+//! tails, then the store's files are rewritten. A delete is taken up once it is below the mark and everything between it and its
 //! message is here; until then it is looked at again by the next sweep.
 
 use std::sync::Arc;
 
 use hearth_protocol::record::{ChangeRecord, MessageChange};
-use hearth_protocol::{EntryKind, LogId, Position, SealedEntry};
+use hearth_protocol::{EntryKind, LogId, Position, SealedEntry, Timestamp};
 use region_model::ports::{StoreError, TakenContent};
 use uuid::Uuid;
 
 use crate::reads::has_rows;
 use crate::region::Region;
+use crate::runtime::wall;
 
-/// Deletes looked at per page.
+/// Deletes, and entries that expired, looked at per page.
 const PAGE: usize = 256;
 /// Entries of a tail looked at per page.
 const TAIL_PAGE: usize = 256;
@@ -62,10 +63,21 @@ impl Region {
                 break;
             }
         }
+        self.take_expired(wall()).await?;
         if self.stores.log.scrub().await? {
             tracing::info!(region = %self.me(), "the store's files were rewritten without what was taken away");
         }
         Ok(())
+    }
+
+    async fn take_expired(&self, now: Timestamp) -> Result<(), StoreError> {
+        loop {
+            let expired = self.stores.log.expired(now, PAGE).await?;
+            if expired.is_empty() {
+                return Ok(());
+            }
+            self.stores.log.take_expired(expired).await?;
+        }
     }
 
     /// What a delete takes away; `None` while that cannot be told.

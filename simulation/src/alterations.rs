@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use hearth_protocol::record::ChangeRecord;
-use hearth_protocol::{Change, EntryKind, MessageId, SealedEntry, UserId};
-use region_model::view::Present;
+use hearth_protocol::{Change, EntryKind, MessageId, SealedEntry, Timestamp, UserId};
+use region_model::view::{Present, is_expired};
 
 use crate::history::{Did, ReadRow};
 use crate::random::Random;
@@ -75,8 +75,15 @@ pub(crate) fn said(entry: &SealedEntry) -> (Did, Option<String>) {
     (did, entry.content().filter(|_| writes).map(|_| fixed.id.to_string()))
 }
 
-/// Rows as a region shows them, by what it stored beside the entries.
-pub(crate) fn shown_rows(entries: &[Arc<SealedEntry>], changes: &[ChangeRecord]) -> Vec<ReadRow> {
+/// When the content of a message is over, of every eighth one: up to two minutes after it is sent first. The id says it,
+/// so that it is the same when it is sent again.
+pub(crate) fn expiry_of(message: MessageId, now: Timestamp) -> Option<Timestamp> {
+    let number = u64::from_be_bytes(message.0.as_bytes()[8..].try_into().unwrap_or_default());
+    (number % 8 == 0).then(|| Timestamp(now.0 + 1_000 + number / 8 % 120_000))
+}
+
+/// Rows as a region shows them at `now`, by what it stored beside the entries.
+pub(crate) fn shown_rows(entries: &[Arc<SealedEntry>], changes: &[ChangeRecord], now: Timestamp) -> Vec<ReadRow> {
     let nobody = UserId::new("nobody").expect("a valid user id");
     let mut present: BTreeMap<u64, Present> = BTreeMap::new();
     for change in changes {
@@ -91,7 +98,9 @@ pub(crate) fn shown_rows(entries: &[Arc<SealedEntry>], changes: &[ChangeRecord])
         let (did, own) = said(entry);
         let of_it = present.get(&entry.sequence().0).filter(|_| did == Did::Message).cloned().unwrap_or_default();
         let edit = of_it.edit().and_then(|(_, at)| entries.get(usize::try_from(at.sequence.0).ok()?.checked_sub(1)?));
-        let text = if of_it.is_deleted() { None } else { edit.map_or(own, |edit| said(edit).1) };
+        let is_over = is_expired(entry, now);
+        let is_gone = is_over || of_it.is_deleted();
+        let text = if is_gone { None } else { edit.map_or(own, |edit| said(edit).1) };
         let reactions = of_it.reactions(&nobody).into_iter().map(|of| (of.emoji, of.count));
         ReadRow {
             sequence: entry.sequence().0,
@@ -101,7 +110,9 @@ pub(crate) fn shown_rows(entries: &[Arc<SealedEntry>], changes: &[ChangeRecord])
             text: text.filter(|_| did == Did::Message || shows(entry)),
             did,
             deleted: of_it.is_deleted(),
-            reactions: if of_it.is_deleted() { Vec::new() } else { reactions.collect() },
+            expires: fixed.expires_at.map(|at| at.0),
+            expired: is_over && fixed.kind == EntryKind::Message && !of_it.is_deleted(),
+            reactions: if is_gone { Vec::new() } else { reactions.collect() },
         }
     };
     entries.iter().map(row).collect()

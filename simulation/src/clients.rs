@@ -10,7 +10,7 @@ use hearth_protocol::{
 use region_model::view::{Members, View};
 use region_model::{Ack, Command, Input, LogView, Outcome};
 
-use crate::alterations::{Alteration, Named, said};
+use crate::alterations::{Alteration, Named, expiry_of, said};
 use crate::history::{self, Acked, OnDisk, RegionSet, SessionId};
 use crate::plan::SECOND;
 use crate::random::Random;
@@ -62,6 +62,8 @@ pub(crate) struct Sending {
     conversation: usize,
     message: MessageId,
     level: Option<Level>,
+    /// When its content is over.
+    expires_at: Option<Timestamp>,
     /// What it asks for; a message where there is none.
     change: Option<Alteration>,
 }
@@ -199,7 +201,11 @@ impl World {
         let named = client.named.entry(conversation).or_default();
         let change = named.pick(&mut client.random, message);
         let writes = change.as_ref().is_none_or(|change| change.kind == EntryKind::Edit);
-        let sending = Sending { client: number, conversation, message, level, change };
+        let region =
+            client.connection.and_then(|id| self.connections.get(&id)).map_or(0, |connection| connection.region);
+        let wall = self.regions[region].clock.wall(self.now);
+        let expires_at = expiry_of(message, wall).filter(|_| change.is_none());
+        let sending = Sending { client: number, conversation, message, level, expires_at, change };
         client.outstanding.push(Outstanding { sending: sending.clone(), sent_at: 0, queued: false, retry_at: None });
         let step = sending.change.as_ref().and_then(|change| change.kind.as_str()).unwrap_or("send");
         self.trace.count(self.now, step, number as u64, conversation as u64);
@@ -240,7 +246,7 @@ impl World {
     /// What a client sent arrived at its region.
     pub(crate) fn sent(&mut self, region: usize, connection: u64, sending: Sending) {
         let Some(device) = self.connections.get(&connection).map(|connection| connection.device) else { return };
-        let Sending { client, conversation, message, level, change } = sending;
+        let Sending { client, conversation, message, level, expires_at, change } = sending;
         let text = || Bytes::from(format!("{{\"type\":\"text\",\"text\":\"{message}\"}}"));
         let command = Command {
             log: self.conversations[conversation].log,
@@ -250,7 +256,7 @@ impl World {
             content: change.as_ref().map_or_else(text, |change| change.change.encode()),
             reply_to: None,
             target: change.map(|change| change.target.0),
-            expires_at: None,
+            expires_at,
             level,
             origin: self.regions[region].id.clone(),
             original_time: None::<Timestamp>,

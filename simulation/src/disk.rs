@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::record::{ChangeRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend};
-use hearth_protocol::{LogId, Placement, Position, RegionId, SealedEntry, mesh};
+use hearth_protocol::{LogId, Placement, Position, RegionId, SealedEntry, Timestamp, mesh};
 use region_model::ports::{DedupKey, LoadedLog, LogAppend, TargetFound, TargetKey, length_of};
 
 /// One log.
@@ -180,6 +180,17 @@ impl Disk {
     /// What was done to messages of a log.
     pub(crate) fn changes(&self, log: LogId) -> Vec<ChangeRecord> {
         self.logs.get(&log).map(|stored| stored.changes.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Takes content away whose time is over.
+    pub(crate) fn take_expired(&mut self, now: Timestamp) {
+        for stored in self.logs.values_mut() {
+            let entries = stored.entries.values_mut().chain(stored.tail.values_mut());
+            let is_over = |entry: &&mut Arc<SealedEntry>| {
+                entry.entry.fixed.expires_at.is_some_and(|at| at <= now) && entry.content().is_some()
+            };
+            entries.filter(is_over).for_each(|entry| *entry = entry.without_content());
+        }
     }
 
     /// A message by its id, with what was done to it.

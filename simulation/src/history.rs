@@ -134,6 +134,10 @@ pub struct ReadRow {
     pub text: Option<String>,
     /// Whether it says that the message is deleted.
     pub deleted: bool,
+    /// When its content is over, in milliseconds since the Unix epoch.
+    pub expires: Option<u64>,
+    /// Whether it says that this is so.
+    pub expired: bool,
     /// Reactions that it tells of, each with its count.
     pub reactions: Vec<(String, u64)>,
 }

@@ -334,7 +334,7 @@ impl World {
                 };
                 let entries = disk.read(log, 1, mark);
                 let rows = entries.iter().map(row).collect();
-                let shown = shown_rows(&entries, &disk.changes(log));
+                let shown = shown_rows(&entries, &disk.changes(log), self.regions[region].clock.wall(self.now));
                 let reader = format!("{} (reading {pass})", self.regions[region].id);
                 self.history.add(self.now, Event::Reading { region, pass, conversation: id, rows });
                 self.history.add(self.now, Event::Read { reader, conversation: id, rows: shown });

@@ -327,6 +327,8 @@ impl World {
 
     fn anti_entropy(&mut self, region: usize) {
         self.after(ANTI_ENTROPY, Event::AntiEntropy(region));
+        let wall = self.regions[region].clock.wall(self.now);
+        self.regions[region].disk.take_expired(wall);
         if self.regions[region].core.is_none() {
             return;
         }

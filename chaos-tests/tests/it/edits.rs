@@ -250,7 +250,7 @@ async fn who_resumes_behind_a_delete_is_never_given_the_text_and_an_older_versio
 }
 
 /// Whether a file below a folder holds a text. A file that goes meanwhile holds none.
-fn holds(folder: &Path, text: &str) -> bool {
+pub(crate) fn holds(folder: &Path, text: &str) -> bool {
     let Ok(files) = std::fs::read_dir(folder) else { return false };
     files.flatten().any(|file| {
         let path = file.path();

@@ -6,6 +6,7 @@ mod crash;
 mod dev;
 mod edits;
 mod exits;
+mod expiry;
 mod failover;
 mod faults;
 mod five_regions;

@@ -344,9 +344,6 @@ impl Session {
     }
 
     fn submit(&mut self, id: Option<String>, send: Submission, now: Moment) {
-        if matches!(&send, Submission::Message(send) if send.expires_at.is_some_and(|at| at <= now.wall)) {
-            return self.refuse(id.as_deref(), &Refusal::invalid("expiresAt is not in the future"), now);
-        }
         let rate = self.rate.as_ref().expect("set before the core was asked");
         if let Err(refusal) = rate.take(send.conversation_id(), send.message_id(), now.ticks) {
             return self.refuse(id.as_deref(), &refusal, now);

@@ -34,6 +34,7 @@ fn row() -> Row {
         original_timestamp: Some(time()),
         edited_at: None,
         deleted: None,
+        expired: None,
         reactions: None,
     }
 }
@@ -45,6 +46,10 @@ fn edited_row() -> Row {
 
 fn deleted_row() -> Row {
     Row { content: None, deleted: Some(true), ..row() }
+}
+
+fn expired_row() -> Row {
+    Row { content: None, expired: Some(true), ..row() }
 }
 
 fn reaction_row() -> Row {
@@ -189,6 +194,7 @@ fn message_frames() -> Vec<(&'static str, ServerFrame)> {
         ("message.new-member", ServerFrame::New(Box::new(member_row()))),
         ("message.new-edited", ServerFrame::New(Box::new(edited_row()))),
         ("message.new-deleted", ServerFrame::New(Box::new(deleted_row()))),
+        ("message.new-expired", ServerFrame::New(Box::new(expired_row()))),
         ("message.new-reaction", ServerFrame::New(Box::new(reaction_row()))),
         ("conversation.new", ServerFrame::ConversationNew(Box::new(conversation_row(false)))),
         ("conversation.updated", ServerFrame::ConversationUpdated(Box::new(conversation_row(true)))),

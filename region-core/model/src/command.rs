@@ -190,7 +190,8 @@ pub(crate) fn other_content() -> Refusal {
     Refusal::new(ErrorCode::DuplicateMessage, "this messageId was used for another content or replyTo")
 }
 
-/// Whether a command repeats an entry: content gone, the id alone decides.
+/// Whether a command repeats an entry: content gone, from the entry or from a send that expired while it was parked, the id
+/// alone decides.
 pub(crate) fn same_content(sealed: &SealedEntry, command: &Command) -> bool {
     let fixed = &sealed.entry.fixed;
     let sent = fixed.kind.is_sent() || command.kind.is_sent();
@@ -198,7 +199,9 @@ pub(crate) fn same_content(sealed: &SealedEntry, command: &Command) -> bool {
         return false;
     }
     match fixed.kind {
-        EntryKind::Message => sealed.content().is_none_or(|content| *content == command.content),
+        EntryKind::Message => {
+            command.content.is_empty() || sealed.content().is_none_or(|content| *content == command.content)
+        }
         // The number of the message is the home's.
         kind if kind.changes_message() => sealed.change().is_none_or(|change| {
             Some(change.of_message(0)) == Change::decode(&command.content).map(|asked| asked.of_message(0))

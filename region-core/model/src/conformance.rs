@@ -10,6 +10,7 @@
 mod changes;
 mod cursors;
 mod dedup;
+mod expiry;
 mod looks;
 mod map_store;
 pub mod samples;
@@ -25,6 +26,7 @@ pub use changes::{
 };
 pub use cursors::cursors_are_replaced_paged_by_member_and_numbered_with_the_appends;
 pub use dedup::dedup_records_before_a_time_are_forgotten_page_by_page_and_no_others;
+pub use expiry::content_whose_time_is_over_is_told_in_its_order_and_goes_from_the_log_and_from_its_tail;
 pub use looks::a_look_shows_what_a_read_shows_and_ids_without_records;
 pub use map_store::{
     keys_of_the_map_are_put_ranged_and_taken_away_in_order,
@@ -72,6 +74,7 @@ macro_rules! store_conformance {
             what_is_put_apart_leaves_the_log_with_its_dedup_and_stays_as_its_tail,
             a_message_is_found_by_its_id_with_what_was_done_to_it,
             content_that_is_taken_away_leaves_the_rest_of_its_entries_in_the_log_and_in_its_tail,
+            content_whose_time_is_over_is_told_in_its_order_and_goes_from_the_log_and_from_its_tail,
             what_was_done_to_messages_goes_with_the_entries_that_did_it_and_with_their_log,
             a_read_stops_at_its_bounds,
             dedup_finds_what_was_appended_and_nothing_else,

@@ -8,7 +8,7 @@ use hearth_protocol::entry::{Entry, Fixed, content_digest};
 use hearth_protocol::record::DedupRecord;
 use hearth_protocol::{
     Change, EntryKind, ErrorCode, Header, Level, LogId, LogKind, Position, Refusal, RegionId, SealedEntry, Sequence,
-    UserId, limits, mesh,
+    Timestamp, UserId, limits, mesh,
 };
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ use crate::mutants::Mutant;
 use crate::ownership::Flaw;
 use crate::ports::{DedupKey, TargetFound, TargetKey};
 use crate::targets::TargetLook;
-use crate::view::Decision;
+use crate::view::{Decision, Target};
 
 /// Who may wait for one entry; the oldest of more than that goes unanswered and asks again by its own timer.
 const WAITERS_OF_AN_ENTRY: usize = 64;
@@ -370,7 +370,11 @@ impl<R: Clone> Log<R> {
         match self.judge(&command, target.as_ref(), context) {
             Decision::Append { content, level, bare } => match self.refuse_level(&command, level) {
                 Some(refusal) => answer(waiter, Outcome::Refused(refusal), context.effects, self.id),
-                None => self.append(Command { content, level: Some(level), ..command }, bare, salt, waiter, context),
+                None => {
+                    let expires_at = expiry_of(&command, target.as_ref());
+                    let command = Command { content, level: Some(level), expires_at, ..command };
+                    self.append(command, bare, salt, waiter, context);
+                }
             },
             Decision::AlreadySo => self.answer_already(waiter, context),
             Decision::Refuse(refusal) => {
@@ -413,6 +417,12 @@ impl<R: Clone> Log<R> {
         })
     }
 
+    /// The time of the next entry, of which alone it is judged what has expired: an entry that the log holds says by
+    /// itself that it came in time.
+    pub(crate) fn time_of_next(&self, wall: Timestamp) -> Timestamp {
+        self.tip.map_or(wall, |tip| tip.time.max(wall))
+    }
+
     /// The one place where a sequence number is made.
     fn next_position(&self) -> Position {
         Position { epoch: self.epoch(), sequence: Sequence(self.length) }
@@ -438,7 +448,7 @@ impl<R: Clone> Log<R> {
         if is_by_id(command.kind) {
             self.home.in_flight.insert((command.sender.clone(), command.id), self.length);
         }
-        let time = self.tip.map_or(context.now.wall, |tip| tip.time.max(context.now.wall));
+        let time = self.time_of_next(context.now.wall);
         let entry = SealedEntry::seal(Entry {
             fixed: Fixed {
                 position: self.next_position(),
@@ -572,6 +582,12 @@ impl<R: Clone> Log<R> {
         };
         answer(waiter, Outcome::Acked(ack), context.effects, self.id);
     }
+}
+
+/// When the content of an entry goes: that of an edit with its message.
+fn expiry_of(command: &Command, target: Option<&Target>) -> Option<Timestamp> {
+    let of_message = target.filter(|_| command.kind == EntryKind::Edit);
+    of_message.map_or(command.expires_at, |target| target.entry.entry.fixed.expires_at)
 }
 
 fn no_room() -> Refusal {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use hearth_protocol::record::ParkedSend;
-use hearth_protocol::{DeviceId, ErrorCode, LogId, Refusal, UserId};
+use hearth_protocol::{DeviceId, EntryKind, ErrorCode, LogId, Refusal, Timestamp, UserId};
 use uuid::Uuid;
 
 use crate::mutants::Mutant;
@@ -291,6 +291,21 @@ impl<R> ParkingLot<R> {
             })
             .map(|parked| parked.send.number)
             .collect()
+    }
+
+    /// Takes the content of messages that expired away: the home says how they end, which may have taken one before. An
+    /// edit keeps its own, which names it beside the id. Returns what is to be stored.
+    pub(crate) fn take_expired(&mut self, now: Timestamp) -> Vec<ParkedSend> {
+        let mut taken = Vec::new();
+        for Parked { send, durable, .. } in self.sends.values_mut() {
+            let is_over = send.kind == EntryKind::Message && send.expires_at.is_some_and(|at| at <= now);
+            if *durable && send.refused.is_none() && is_over {
+                self.bytes -= send.content.len();
+                let had_content = !std::mem::take(&mut send.content).is_empty();
+                taken.extend(had_content.then(|| send.clone()));
+            }
+        }
+        taken
     }
 
     /// Refusals that were kept for as long again as four sends may wait: their device does not come back.

@@ -137,6 +137,17 @@ pub struct TakenContent {
     pub delete: ChangeRecord,
 }
 
+/// Content that goes for good, because its time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExpiredContent {
+    /// When it was over.
+    pub at: Timestamp,
+    /// The log.
+    pub log: LogId,
+    /// The entry's position: it is in the log or in its tail.
+    pub position: Position,
+}
+
 /// A page of [`MessageLog::deletes`].
 pub type Deletes = (Vec<(LogId, ChangeRecord)>, Option<Bytes>);
 
@@ -246,6 +257,13 @@ pub trait MessageLog: Send + Sync + std::fmt::Debug {
     /// Takes content away, durably. Position, hash and digest of the entries stay. The bytes are in the store's files
     /// until [`MessageLog::scrub`].
     async fn take_content(&self, taken: TakenContent) -> Result<(), StoreError>;
+
+    /// Entries of logs and of tails, at most `rows`, that have content whose time was over at `now`; empty at the end.
+    async fn expired(&self, now: Timestamp, rows: usize) -> Result<Vec<ExpiredContent>, StoreError>;
+
+    /// Takes content away as [`MessageLog::take_content`] does, of what [`MessageLog::expired`] told, which it does not tell
+    /// again.
+    async fn take_expired(&self, taken: Vec<ExpiredContent>) -> Result<(), StoreError>;
 
     /// Rewrites the store's files, so that no content that was taken away before this call, and nothing of a log that
     /// was removed, is left in them. Returns whether there was anything to do. It takes seconds, and others are served

@@ -80,7 +80,9 @@ impl<R: Clone> Log<R> {
     /// A message that was sequenced before and comes back with a tail was admitted then. Where its content was taken away
     /// since, its place in the line comes back.
     pub(crate) fn judge(&self, command: &Command, target: Option<&Target>, context: &Context<'_, R>) -> Decision {
-        let bare = comes_back_bare(command);
+        let now = self.time_of_next(context.now.wall);
+        let is_over = command.original_time.is_some() && command.expires_at.is_some_and(|at| at <= now);
+        let bare = comes_back_bare(command) || is_over;
         let comes_back = command.original_time.is_some() && (command.kind == EntryKind::Message || bare);
         if comes_back && matches!(self.view, View::Conversation(_)) {
             let level = command.level.unwrap_or_default().max(self.view.level());
@@ -91,9 +93,9 @@ impl<R: Clone> Log<R> {
             return Decision::Refuse(refusal);
         }
         if command.kind.changes_message() {
-            return self.view.decide_change(command, target);
+            return self.view.decide_change(command, target, now);
         }
-        self.view.decide(command, context.now.wall, context.bounds)
+        self.view.decide(command, now, context.bounds)
     }
 
     /// Whether a member sent this under a membership that has ended, and is a member again: what waited at one region

@@ -30,6 +30,8 @@ pub enum Call {
     Changes,
     Deletes,
     TakeContent,
+    Expired,
+    TakeExpired,
     Scrub,
     ExpireDedup,
     Logs,

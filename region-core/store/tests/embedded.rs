@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use hearth_protocol::entry::content_digest;
-use hearth_protocol::record::{ChangeRecord, MessageChange};
+use hearth_protocol::record::{ChangeRecord, MessageChange, ParkedSend};
 use hearth_protocol::{Entry, Epoch, LogId, LogKind, SealedEntry, Timestamp};
 use region_model::conformance::samples::{
-    append, conversation, dedup_key, dedup_of, entries, parked, position, record, region, user,
+    append, conversation, dedup_key, dedup_of, entries, expiring, parked, position, record, region, user,
 };
 use region_model::ports::{AppendOutcome, LogAppend, StoreError, Stores, TakenContent};
 use region_store::embedded::{Embedded, EmbeddedOptions, OpenError};
@@ -136,7 +136,7 @@ fn a_store_of_another_version_or_region_is_refused() {
     assert!(matches!(other, Err(OpenError::Region { found, .. }) if found == region("eu")));
     let file = folder.path().join("hearth-store");
     std::fs::write(&file, "7\n").expect("writes");
-    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 7, known: 4 })));
+    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 7, known: 5 })));
     std::fs::write(&file, "seven").expect("writes");
     assert!(matches!(try_open(folder.path()), Err(OpenError::Failed(_))));
     std::fs::remove_file(&file).expect("removes");
@@ -145,7 +145,7 @@ fn a_store_of_another_version_or_region_is_refused() {
         let meta = database.keyspace("meta", fjall::KeyspaceCreateOptions::default).expect("is there");
         meta.insert("version", 9_u64.to_be_bytes()).expect("writes");
     }
-    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 9, known: 4 })));
+    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 9, known: 5 })));
 }
 
 #[tokio::test]
@@ -285,7 +285,31 @@ async fn a_store_of_the_first_format_opens_and_becomes_one_that_its_build_refuse
     let file = folder.path().join("hearth-store");
     std::fs::write(&file, "1\n").expect("writes");
     assert_eq!(length(&open(folder.path()).stores(), 1).await, 3);
-    assert_eq!(std::fs::read_to_string(&file).expect("reads"), "4\n");
+    assert_eq!(std::fs::read_to_string(&file).expect("reads"), "5\n");
+}
+
+#[tokio::test]
+async fn after_a_scrub_no_file_holds_a_text_whose_time_is_over_nor_one_of_a_parked_send_that_lost_it() {
+    let folder = tempfile::tempdir().expect("makes a folder");
+    let log = conversation(1);
+    let stores = open(folder.path()).stores();
+    let entries = (0..4).map(|sequence| expiring(log, sequence, 100 + sequence)).collect();
+    apply(&stores, LogAppend { entries, ..append(log, 0, 4) }).await;
+    let cut = LogAppend { apart: Some(3), epoch: Epoch(2), record: Some(record(2)), ..append(log, 4, 0) };
+    apply(&stores, cut).await;
+    stores.parking.park(vec![parked(7)]).await.expect("parks");
+    let texts: Vec<String> = (1..4).map(|number| format!("number {number} of {log}")).collect();
+    let expired = stores.log.expired(Timestamp(999), 9).await.expect("lists");
+    stores.log.take_expired(expired[1..].to_vec()).await.expect("takes");
+    stores.parking.park(vec![ParkedSend { content: bytes::Bytes::new(), ..parked(7) }]).await.expect("parks");
+    for text in texts.iter().map(String::as_str).chain(["parked 7"]) {
+        assert!(!files_with(folder.path(), text).is_empty(), "{text:?} is in the files before the scrub");
+    }
+    assert_eq!(stores.log.scrub().await, Ok(true));
+    for text in texts.iter().map(String::as_str).chain(["parked 7"]) {
+        assert_eq!(files_with(folder.path(), text), Vec::<PathBuf>::new(), "{text:?}");
+    }
+    assert!(!files_with(folder.path(), &format!("number 0 of {log}")).is_empty(), "its time is not over");
 }
 
 fn child_folder() -> Option<PathBuf> {

@@ -1,5 +1,6 @@
 //! What rows say of edits, deletes and reactions: each is the fold of the line up to where it was read, and the text of
-//! a deleted message is not given to a session any more that was shown the delete.
+//! a deleted message is not given to a session any more that was shown the delete. What has a time is in the line if it
+//! came before that time, says nothing once it expired, and an edit is over with its message.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,7 +58,12 @@ pub(super) fn check(history: &History, report: &mut Report) {
 fn read(reader: &str, conversation: ConversationId, rows: &[ReadRow], texts: &Texts<'_>, report: &mut Report) {
     let folded = fold(rows);
     let untouched = Folded::default();
+    let over: BTreeMap<MessageId, Option<u64>> =
+        rows.iter().filter(|row| row.did == Did::Message).map(|row| (row.message, row.expires)).collect();
     for row in rows {
+        if let Some(wrong) = late(row, &over) {
+            report.add(Guarantee::Expired, format!("{reader}: {} of {conversation}: {wrong}", row.sequence));
+        }
         let wrong = match &row.did {
             Did::Message => {
                 let of_it = folded.get(&row.message).unwrap_or(&untouched);
@@ -75,6 +81,23 @@ fn read(reader: &str, conversation: ConversationId, rows: &[ReadRow], texts: &Te
             report.add(Guarantee::Present, format!("{reader}: {} of {conversation}: {wrong}", row.sequence));
         }
     }
+}
+
+/// What is wrong with when a row came, and when it is over.
+fn late(row: &ReadRow, over: &BTreeMap<MessageId, Option<u64>>) -> Option<String> {
+    let (target, expires) = match &row.did {
+        Did::Message => (row.message, row.expires),
+        Did::Edit(target) | Did::Delete(target) | Did::React { target, .. } => (*target, *over.get(target)?),
+        Did::Other => return None,
+    };
+    if row.expired && (row.text.is_some() || !row.reactions.is_empty() || expires.is_none()) {
+        return Some(format!("is expired at {expires:?}, and says {:?} {:?}", row.text, row.reactions));
+    }
+    if expires.is_some_and(|at| at <= row.time) {
+        return Some(format!("came at {} where {target} was over at {expires:?}", row.time));
+    }
+    let with_it = !matches!(row.did, Did::Edit(_)) || row.expires == expires;
+    (!with_it).then(|| format!("an edit is over at {:?} where {target} is at {expires:?}", row.expires))
 }
 
 /// The message or edit whose text a message shows.
@@ -109,6 +132,9 @@ fn message(row: &ReadRow, of_it: &Folded<'_>, text: Option<&str>) -> Option<Stri
     }
     if of_it.deleted {
         return row.text.as_ref().map(|text| format!("is deleted, and says {text:?}"));
+    }
+    if row.expired {
+        return None;
     }
     if text.is_some() && row.text.as_deref() != text {
         return Some(format!("says {:?} where the line says {text:?}", row.text));

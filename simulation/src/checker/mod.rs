@@ -49,6 +49,8 @@ pub enum Guarantee {
     Present,
     /// The text of a deleted message is not given any more.
     Deleted,
+    /// What has a time is in the line if it came before, and says nothing afterwards.
+    Expired,
     /// Messages of a device stand in the order in which it sent them.
     DeviceOrder,
     /// Every send is answered once everything is healed.

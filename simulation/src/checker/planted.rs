@@ -257,7 +257,18 @@ fn wrote(message: u128, text: &str) -> Event {
 
 fn read_row(sequence: u64, message: u128, sender: &str, did: Did, text: Option<&str>) -> ReadRow {
     let (sender, text, message) = (sender.to_owned(), text.map(str::to_owned), id(message));
-    ReadRow { sequence, message, sender, time: sequence, did, text, deleted: false, reactions: Vec::new() }
+    ReadRow {
+        sequence,
+        message,
+        sender,
+        time: sequence,
+        did,
+        text,
+        deleted: false,
+        expires: None,
+        expired: false,
+        reactions: Vec::new(),
+    }
 }
 
 fn reacted(target: u128, added: bool) -> Did {
@@ -302,6 +313,31 @@ fn rows_that_do_not_show_what_the_line_says_are_found() {
     wrong("a reaction too many", |rows| rows[0].reactions[0].1 = 2);
     wrong("a reaction too few", |rows| rows[0].reactions.clear());
     wrong("an edit that is not there", |rows| drop(rows.remove(2)));
+}
+
+#[test]
+fn what_is_over_and_says_something_and_what_came_too_late_are_found() {
+    let expires = |rows: &mut Vec<ReadRow>, at| [0, 2, 3].into_iter().for_each(|row| rows[row].expires = Some(at));
+    let good = |rows: &mut Vec<ReadRow>| {
+        expires(rows, 10);
+        (rows[0].expired, rows[0].text, rows[2].text) = (true, None, None);
+        rows[0].reactions.clear();
+    };
+    assert_eq!(broken(reading_of(|rows| expires(rows, 10))), vec![]);
+    assert_eq!(broken(reading_of(good)), vec![]);
+    let wrong = |name: &str, change: fn(&mut Vec<ReadRow>)| {
+        let rows = |rows: &mut Vec<ReadRow>| {
+            good(rows);
+            change(rows);
+        };
+        finds(name, Guarantee::Expired, reading_of(rows));
+    };
+    wrong("a text", |rows| rows[0].text = Some("the newest".to_owned()));
+    wrong("a reaction", |rows| rows[0].reactions.push(("+".to_owned(), 1)));
+    wrong("without a time", |rows| rows[0].expires = None);
+    wrong("an edit with another time", |rows| rows[2].expires = None);
+    wrong("a message that came too late", |rows| rows[0].expires = Some(1));
+    finds("a reaction that came too late", Guarantee::Expired, reading_of(|rows| expires(rows, 6)));
 }
 
 #[test]

@@ -65,6 +65,14 @@ pub fn entry(log: LogId, sequence: u64) -> Arc<SealedEntry> {
     SealedEntry::seal(Entry { fixed, content: Some((salt, content)) })
 }
 
+/// The same, whose content is over at a time.
+#[must_use]
+pub fn expiring(log: LogId, sequence: u64, at: u64) -> Arc<SealedEntry> {
+    let mut entry = entry(log, sequence).entry.clone();
+    entry.fixed.expires_at = Some(Timestamp(at));
+    SealedEntry::seal(entry)
+}
+
 /// The messages at sequences.
 #[must_use]
 pub fn entries(log: LogId, sequences: Range<u64>) -> Vec<Arc<SealedEntry>> {

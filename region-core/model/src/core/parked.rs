@@ -132,8 +132,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return;
         }
         let send = &parked.send;
-        let same = (&send.content, send.reply_to, send.kind, send.target);
-        if same != (&command.content, command.reply_to, command.kind, command.target) {
+        let same = (send.reply_to, send.kind, send.target) == (command.reply_to, command.kind, command.target);
+        if !same || (!send.content.is_empty() && send.content != command.content) {
             effects.push(Effect::Reply(reply, Outcome::Refused(other_content())));
             return;
         }
@@ -278,8 +278,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         effects.push(Effect::Device { send: Box::new(send), ended: DeviceOutcome::Refused(refusal) });
     }
 
-    /// Refuses sends that waited too long, and forgets refusals whose device does not come back.
+    /// Takes texts of parked sends away at their time, refuses sends that waited too long, and forgets refusals whose device does not come back.
     pub(super) fn expire_parked(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
+        let expired = self.lot.take_expired(now.wall).into_iter();
+        effects.extend(expired.map(|send| Effect::Park(Box::new(send))));
         for number in self.lot.overdue(now.wall.0) {
             let refusal = Refusal::new(ErrorCode::Expired, "the home was out of reach for longer than sends are kept");
             self.refuse_parked(number, refusal, effects);

@@ -8,7 +8,7 @@ use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::{Change, EntryKind, ErrorCode, Level, Refusal, SealedEntry, Timestamp, UserId, limits};
 use serde::{Deserialize, Serialize};
 
-use super::{Bounds, Decision, Target};
+use super::{Bounds, Decision, Target, is_expired};
 use crate::command::Command;
 
 /// One member.
@@ -169,7 +169,8 @@ impl ConversationState {
         if self.settings.only_admins_can_post && actor.role != Role::Admin {
             return Decision::refuse(Refusal::new(ErrorCode::Forbidden, "only admins may write here"));
         }
-        if command.expires_at.is_some_and(|at| at <= now) {
+        // Where its edge took the text away, at its time by the clock there, it is over by this one, too.
+        if command.expires_at.is_some_and(|at| at <= now || command.content.is_empty()) {
             return Decision::refuse(Refusal::new(ErrorCode::Expired, "expiresAt is not in the future"));
         }
         Decision::Append {
@@ -181,7 +182,7 @@ impl ConversationState {
 
     /// A change that was sequenced before and comes back with a tail was admitted then: it takes its number, and has the
     /// effect that its time leaves it ([`super::Present::fold`]).
-    pub(super) fn decide_change(&self, command: &Command, target: Option<&Target>) -> Decision {
+    pub(super) fn decide_change(&self, command: &Command, target: Option<&Target>, now: Timestamp) -> Decision {
         let comes_back = command.original_time.is_some();
         let actor = self.members.get(&command.sender);
         if actor.is_none() && !comes_back {
@@ -195,12 +196,12 @@ impl ConversationState {
             return Decision::refuse(Refusal::invalid("not a change of a message"));
         };
         if let Some(actor) = actor.filter(|_| !comes_back)
-            && let Some(refusal) = refuse_change(&command.sender, actor, &change, target)
+            && let Some(refusal) = refuse_change(&command.sender, actor, &change, (target, now))
         {
             return Decision::refuse(refusal);
         }
         Decision::Append {
-            bare: command.kind == EntryKind::Edit && target.present.is_deleted(),
+            bare: command.kind == EntryKind::Edit && (target.present.is_deleted() || is_expired(&target.entry, now)),
             content: change.of_message(target.entry.sequence().0).encode(),
             level: command.level.unwrap_or(Level::Region).max(self.level),
         }
@@ -328,12 +329,21 @@ fn fits(kind: EntryKind, change: &Change) -> bool {
     )
 }
 
-/// Only the author edits; the author and admins delete; everybody who sees it reacts. A deleted message stays as it is.
-fn refuse_change(sender: &UserId, actor: &Member, change: &Change, target: &Target) -> Option<Refusal> {
+/// Only the author edits; the author and admins delete; everybody who sees it reacts. A message that is deleted or
+/// expired stays as it is.
+fn refuse_change(
+    sender: &UserId,
+    actor: &Member,
+    change: &Change,
+    (target, now): (&Target, Timestamp),
+) -> Option<Refusal> {
     let author = target.entry.entry.fixed.sender == *sender;
     let present = &target.present;
     if present.is_deleted() {
         return Some(Refusal::new(ErrorCode::NotFound, "the message is deleted"));
+    }
+    if is_expired(&target.entry, now) {
+        return Some(Refusal::new(ErrorCode::NotFound, "the message has expired"));
     }
     let most = limits::CHANGES_OF_A_MESSAGE;
     let full = present.changes() >= most;

@@ -1,6 +1,7 @@
 //! What the entries of a log add up to, and which commands it admits.
 
 mod conversation;
+mod expiry;
 mod placements;
 mod present;
 mod user;
@@ -13,6 +14,7 @@ use hearth_protocol::{Change, EntryKind, Header, Level, LogKind, Refusal, Sealed
 use serde::{Deserialize, Serialize};
 
 pub use conversation::{ConversationState, Member, Members};
+pub use expiry::is_expired;
 pub use placements::{PlacedAt, PlacementState};
 pub use present::{Present, Target};
 pub use user::{Membership, UserState};
@@ -149,7 +151,7 @@ impl View {
         }
     }
 
-    /// Decides a command. `now` is the home's wall clock.
+    /// Decides a command. `now` is the time that its entry would get.
     #[must_use]
     pub fn decide(&self, command: &Command, now: Timestamp, bounds: &Bounds) -> Decision {
         match (self, command.log.kind, command.kind) {
@@ -166,12 +168,13 @@ impl View {
         }
     }
 
-    /// Decides a command that changes an earlier message, which the home looked up.
+    /// Decides a command that changes an earlier message, which the home looked up. `now` is the time that its entry would
+    /// get.
     #[must_use]
-    pub fn decide_change(&self, command: &Command, target: Option<&Target>) -> Decision {
+    pub fn decide_change(&self, command: &Command, target: Option<&Target>, now: Timestamp) -> Decision {
         match self {
             View::Conversation(state) if command.log.kind == LogKind::Conversation => {
-                state.decide_change(command, target)
+                state.decide_change(command, target, now)
             }
             View::Empty | View::Conversation(_) | View::User(_) | View::Placements(_) => {
                 Decision::refuse(Refusal::no_conversation())

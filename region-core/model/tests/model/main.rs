@@ -1,6 +1,7 @@
 //! Stories and properties of a mesh of cores over simulated links and stores.
 
 mod changes;
+mod expiry;
 mod failover;
 mod faults;
 mod logs;

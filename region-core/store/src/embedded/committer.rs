@@ -14,7 +14,7 @@ use fjall::Readable as _;
 use hearth_protocol::record::{CursorRecord, MessageChange, OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, Placement};
 use region_model::ports::{
-    AppendOutcome, DedupKey, LogAppend, MapChange, MapSync, StoreCounters, StoreError, TakenContent,
+    AppendOutcome, DedupKey, ExpiredContent, LogAppend, MapChange, MapSync, StoreCounters, StoreError, TakenContent,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -57,6 +57,7 @@ pub(super) enum Write {
     Park(Vec<ParkedSend>),
     Remove(LogId),
     TakeContent(Box<TakenContent>),
+    TakeExpired(Vec<ExpiredContent>),
     /// The tables were rewritten after [`SCRUB`] said this.
     Scrubbed(u64),
     Marks(Vec<(LogId, u64)>),
@@ -74,6 +75,7 @@ impl Write {
             Self::Park(_)
             | Self::Remove(_)
             | Self::TakeContent(_)
+            | Self::TakeExpired(_)
             | Self::Scrubbed(_)
             | Self::Map(_, MapSync::Disk) => Sync::Disk,
             Self::Marks(_)
@@ -196,7 +198,10 @@ impl Committer {
             }
             Job::Cursors(records, answer) => self.cursors(records, answer),
             // These look for rows: those that wait must be in the tables first.
-            Job::Write(write @ (Write::Remove(_) | Write::TakeContent(_) | Write::Scrubbed(_)), answer) => {
+            Job::Write(
+                write @ (Write::Remove(_) | Write::TakeContent(_) | Write::TakeExpired(_) | Write::Scrubbed(_)),
+                answer,
+            ) => {
                 self.finish();
                 if let Some(reason) = self.broken.reason() {
                     refuse(Job::Write(write, answer), &reason);
@@ -257,6 +262,7 @@ impl Committer {
             let sequence = entry.sequence().0;
             keys::write_row(&mut self.value, head.mark, head.change, &entry.encoded);
             self.batch.put(&self.tables.entries, &keys::entry(append.log, sequence), &self.value);
+            self.note_expiry(append.log, entry);
             head.length = sequence + 1;
         }
         let key = append.log.to_bytes();
@@ -329,6 +335,7 @@ impl Committer {
             let sequence = entry.sequence().0;
             keys::write_row(&mut self.value, head.mark.min(sequence + 1), head.change, &entry.encoded);
             self.batch.put(&self.tables.entries, &keys::entry(append.log, sequence), &self.value);
+            self.note_expiry(append.log, entry);
         }
         Ok(())
     }
@@ -365,12 +372,17 @@ impl Committer {
         match write {
             Write::Park(sends) => {
                 for send in sends {
+                    if send.content.is_empty() {
+                        // What it said is in the files.
+                        self.note_scrub();
+                    }
                     keys::write_record(&mut self.value, &send);
                     self.batch.put(&self.tables.parked, &send.number.to_be_bytes(), &self.value);
                 }
             }
             Write::Remove(log) => self.remove(log)?,
             Write::TakeContent(taken) => self.take_content(&taken)?,
+            Write::TakeExpired(taken) => self.take_expired(&taken)?,
             Write::Scrubbed(after) => self.scrubbed(after)?,
             Write::Marks(marks) => {
                 for (log, mark) in marks {

@@ -2,8 +2,8 @@
 
 use bytes::{Buf, Bytes};
 use hearth_protocol::record::{CursorRecord, OutboxRecord, Record, RecordError};
-use hearth_protocol::{LogId, Position, SealedEntry, UserId, entry::EntryError};
-use region_model::ports::DedupKey;
+use hearth_protocol::{Epoch, LogId, Position, SealedEntry, Sequence, Timestamp, UserId, entry::EntryError};
+use region_model::ports::{DedupKey, ExpiredContent};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -17,6 +17,9 @@ pub(super) const ENTRY_KEY: usize = LogId::LENGTH + 8;
 pub(super) const CHANGE_KEY: usize = ENTRY_KEY + 8;
 /// Length of the key of an entry of a tail: log, epoch and sequence.
 pub(super) const TAIL_KEY: usize = LogId::LENGTH + 16;
+
+/// Length of the key of when content is over: time, and the key of an entry of a tail.
+const EXPIRY_KEY: usize = 8 + TAIL_KEY;
 
 /// Why stored bytes cannot be used. The store counts as broken from then on.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +92,25 @@ pub(super) fn change(log: LogId, target: u64, sequence: u64) -> [u8; CHANGE_KEY]
     key[..ENTRY_KEY].copy_from_slice(&entry(log, target));
     key[ENTRY_KEY..].copy_from_slice(&sequence.to_be_bytes());
     key
+}
+
+/// Key of what says when the content of an entry is over: time, log, position. The entry is in the log or in its tail.
+pub(super) fn expiry(at: Timestamp, log: LogId, position: Position) -> [u8; EXPIRY_KEY] {
+    let mut key = [0; EXPIRY_KEY];
+    key[..8].copy_from_slice(&at.0.to_be_bytes());
+    key[8..].copy_from_slice(&tail(log, position));
+    key
+}
+
+/// Reads [`expiry`].
+pub(super) fn read_expiry(key: &[u8]) -> Result<ExpiredContent, ReadError> {
+    let form = || ReadError::Form("expiries");
+    let mut key: &[u8] = key.get(..EXPIRY_KEY).ok_or_else(form)?;
+    let at = Timestamp(key.get_u64());
+    let log = LogId::from_bytes(&key[..LogId::LENGTH]).ok_or_else(form)?;
+    key.advance(LogId::LENGTH);
+    let position = Position { epoch: Epoch(key.get_u64()), sequence: Sequence(key.get_u64()) };
+    Ok(ExpiredContent { at, log, position })
 }
 
 /// The log in a key that begins with [`spread`].

@@ -8,19 +8,22 @@ use std::sync::Arc;
 use fjall::compaction::Leveled;
 use fjall::config::{CompressionPolicy, FilterPolicy, PinningPolicy};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions};
-use hearth_protocol::RegionId;
 use hearth_protocol::record::{Record, StoreIdentity};
+use hearth_protocol::{LogId, RegionId};
 
 use super::batch::{Batch, Staged};
 use super::committer::CHANGE_FLOOR;
 use super::journal::{Journal, JournalError, read_ops};
+use super::keys::{self, ReadError};
 use super::tables::Tables;
 use super::{EmbeddedOptions, OpenError};
 
 /// The format that this build writes. It reads older ones, too, and makes them this one: format 1 lacks the journal,
-/// format 2 tails and the second form of placements, format 3 changes of messages.
-pub(super) const FORMAT: u32 = 4;
+/// format 2 tails and the second form of placements, format 3 changes of messages, format 4 when content is over.
+pub(super) const FORMAT: u32 = 5;
 const FIRST_FORMAT: u32 = 1;
+/// The first format that says when content is over beside the entries.
+const EXPIRIES_SINCE: u32 = 5;
 /// Names the format before anything else of the folder is touched.
 pub(super) const VERSION_FILE: &str = "hearth-store";
 const DATABASE_FOLDER: &str = "database";
@@ -50,6 +53,9 @@ pub(super) fn open(folder: &Path, region: &RegionId, options: &EmbeddedOptions) 
     let tables = open_keyspaces(database, options)?;
     check_version_key(&tables)?;
     let mut journal = replay(&folder.join(JOURNAL_FOLDER), &tables)?;
+    if found < EXPIRIES_SINCE {
+        find_expiries(&tables)?;
+    }
     let identity = next_identity(&tables, region)?;
     let change_floor = number(&tables, CHANGE_FLOOR)?.unwrap_or(0);
     let mut batch = Batch::new(&tables.database, 2);
@@ -63,6 +69,31 @@ pub(super) fn open(folder: &Path, region: &RegionId, options: &EmbeddedOptions) 
     }
     journal.begin()?;
     Ok(Opened { tables, journal, identity, change_floor })
+}
+
+/// Writes down when content is over, of entries that a build before [`EXPIRIES_SINCE`] stored. Done again from the start
+/// when it is interrupted.
+fn find_expiries(tables: &Tables) -> Result<(), OpenError> {
+    let failed = |error: ReadError| OpenError::Failed(error.to_string());
+    let mut batch = Batch::new(&tables.database, 0);
+    for row in tables.entries.iter() {
+        let (key, row) = row.into_inner()?;
+        note_expiry(tables, &mut batch, keys::log_of(&key).map_err(failed)?, &row).map_err(failed)?;
+    }
+    for row in tables.tails.iter() {
+        let (key, row) = row.into_inner()?;
+        let log = key.get(..LogId::LENGTH).and_then(LogId::from_bytes);
+        note_expiry(tables, &mut batch, log.ok_or_else(|| failed(ReadError::Form("tails")))?, &row).map_err(failed)?;
+    }
+    Ok(batch.into_parts().1.apply()?)
+}
+
+fn note_expiry(tables: &Tables, batch: &mut Batch, log: LogId, row: &[u8]) -> Result<(), ReadError> {
+    let entry = keys::row_entry(row)?;
+    if let Some(at) = entry.entry.fixed.expires_at.filter(|_| entry.content().is_some()) {
+        batch.put(&tables.expiries, &keys::expiry(at, log, entry.entry.fixed.position), &[]);
+    }
+    Ok(())
 }
 
 /// Brings into the tables what only the journal has. Done again from the start when it is interrupted.
@@ -161,6 +192,7 @@ fn open_keyspaces(database: Database, options: &EmbeddedOptions) -> Result<Table
         // Read by range.
         changes: make("changes", 8, false)?,
         deletes: make("deletes", 1, false)?,
+        expiries: make("expiries", 1, false)?,
         logs: make("logs", 8, true)?,
         snapshots: make("snapshots", 8, true)?,
         marks: make("marks", 8, true)?,
@@ -220,4 +252,51 @@ fn next_identity(tables: &Tables, region: &RegionId) -> Result<StoreIdentity, Op
         return Err(OpenError::Region { found: stored.region, asked: region.clone() });
     }
     Ok(StoreIdentity { incarnation: stored.incarnation + 1, ..stored })
+}
+
+#[cfg(test)]
+mod tests {
+    use region_model::conformance::samples::{append, conversation, expiring, record, region};
+    use region_model::ports::LogAppend;
+
+    use super::super::Embedded;
+    use super::*;
+
+    /// Leaves a folder as a build of format 4 does.
+    fn forget_expiries(folder: &Path) {
+        fs::remove_dir_all(folder.join(JOURNAL_FOLDER)).expect("removes");
+        let options = EmbeddedOptions::default();
+        let database = open_database(&folder.join(DATABASE_FOLDER), &options).expect("opens");
+        let tables = open_keyspaces(database, &options).expect("opens");
+        let mut batch = Batch::new(&tables.database, 0);
+        for row in tables.expiries.iter() {
+            batch.remove(&tables.expiries, &row.key().expect("reads"));
+        }
+        assert_eq!(batch.len(), 3, "something is forgotten");
+        batch.into_parts().1.apply().expect("applies");
+        tables.sync().expect("syncs");
+        fs::write(folder.join(VERSION_FILE), "4\n").expect("writes");
+    }
+
+    #[tokio::test]
+    async fn of_a_store_of_format_4_it_is_found_out_when_content_is_over() {
+        let folder = tempfile::tempdir().expect("makes a folder");
+        let open =
+            || Embedded::open(folder.path(), &region("eu"), &EmbeddedOptions::default()).expect("opens").stores();
+        let log = conversation(1);
+        let stores = open();
+        let entries = (0..3).map(|sequence| expiring(log, sequence, 100 + sequence)).collect();
+        let cut = LogAppend {
+            apart: Some(2),
+            epoch: hearth_protocol::Epoch(2),
+            record: Some(record(2)),
+            ..append(log, 3, 0)
+        };
+        stores.log.append(vec![LogAppend { entries, ..append(log, 0, 3) }, cut]).await.expect("appends");
+        let told = stores.log.expired(hearth_protocol::Timestamp(999), 9).await.expect("lists");
+        assert_eq!(told.len(), 3);
+        drop(stores);
+        forget_expiries(folder.path());
+        assert_eq!(open().log.expired(hearth_protocol::Timestamp(999), 9).await.expect("lists"), told);
+    }
 }

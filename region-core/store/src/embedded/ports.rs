@@ -7,8 +7,9 @@ use bytes::Bytes;
 use hearth_protocol::record::{ChangeRecord, CursorRecord, DedupRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use region_model::ports::{
-    AppendOutcome, Cursors, DedupKey, Deletes, Inspect, LoadedLog, LogAppend, LogLook, LogSummary, MapChange, MapStore,
-    MapSync, MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError, TakenContent, TargetFound, TargetKey,
+    AppendOutcome, Cursors, DedupKey, Deletes, ExpiredContent, Inspect, LoadedLog, LogAppend, LogLook, LogSummary,
+    MapChange, MapStore, MapSync, MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError, TakenContent,
+    TargetFound, TargetKey,
 };
 
 use super::Shared;
@@ -54,6 +55,14 @@ impl MessageLog for Shared {
 
     async fn take_content(&self, taken: TakenContent) -> Result<(), StoreError> {
         self.write(Write::TakeContent(Box::new(taken))).await
+    }
+
+    async fn expired(&self, now: Timestamp, rows: usize) -> Result<Vec<ExpiredContent>, StoreError> {
+        self.read(|tables| tables.expired(now, rows)).await
+    }
+
+    async fn take_expired(&self, taken: Vec<ExpiredContent>) -> Result<(), StoreError> {
+        self.write(Write::TakeExpired(taken)).await
     }
 
     async fn scrub(&self) -> Result<bool, StoreError> {

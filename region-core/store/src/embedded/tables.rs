@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, Readable, Snapshot};
 use hearth_protocol::record::{ChangeRecord, CursorRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend, Record};
 use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Sequence, Timestamp, UserId};
-use region_model::ports::{Deletes, LoadedLog, LogLook, LogSummary, TargetFound, TargetKey, length_of};
+use region_model::ports::{Deletes, ExpiredContent, LoadedLog, LogLook, LogSummary, TargetFound, TargetKey, length_of};
 
 use super::committer::SCRUB;
 use super::heads::Head;
@@ -20,6 +20,7 @@ pub(super) struct Tables {
     pub(super) dedup: Keyspace,
     pub(super) changes: Keyspace,
     pub(super) deletes: Keyspace,
+    pub(super) expiries: Keyspace,
     pub(super) logs: Keyspace,
     pub(super) snapshots: Keyspace,
     pub(super) marks: Keyspace,
@@ -61,12 +62,13 @@ fn map_row(row: fjall::Guard) -> Result<(Bytes, Bytes), ReadError> {
 
 impl Tables {
     /// Every keyspace.
-    pub(super) fn all(&self) -> [&Keyspace; 14] {
+    pub(super) fn all(&self) -> [&Keyspace; 15] {
         [
             &self.entries,
             &self.dedup,
             &self.changes,
             &self.deletes,
+            &self.expiries,
             &self.logs,
             &self.snapshots,
             &self.marks,
@@ -237,6 +239,14 @@ impl Tables {
         }
         let next = last.filter(|_| deletes.len() == limit);
         Ok((deletes, next))
+    }
+
+    /// Content whose time was over at `now`, by the time at which it was.
+    pub(super) fn expired(&self, now: Timestamp, limit: usize) -> Result<Vec<ExpiredContent>, ReadError> {
+        let view = self.database.snapshot();
+        let end = now.0.saturating_add(1).to_be_bytes();
+        let rows = view.range::<&[u8], _>(&self.expiries, (Bound::Unbounded, Bound::Excluded(&end[..]))).take(limit);
+        rows.map(|row| keys::read_expiry(&row.key()?)).collect()
     }
 
     /// What [`super::committer::SCRUB`] says.

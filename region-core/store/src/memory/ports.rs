@@ -8,8 +8,9 @@ use bytes::Bytes;
 use hearth_protocol::record::{ChangeRecord, CursorRecord, DedupRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use region_model::ports::{
-    AppendOutcome, Cursors, DedupKey, Deletes, Inspect, LoadedLog, LogAppend, LogLook, LogSummary, MapChange, MapStore,
-    MapSync, MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError, TakenContent, TargetFound, TargetKey,
+    AppendOutcome, Cursors, DedupKey, Deletes, ExpiredContent, Inspect, LoadedLog, LogAppend, LogLook, LogSummary,
+    MapChange, MapStore, MapSync, MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError, TakenContent,
+    TargetFound, TargetKey,
 };
 
 use super::{Call, Handle, Tables};
@@ -61,6 +62,14 @@ impl MessageLog for Handle {
 
     async fn take_content(&self, taken: TakenContent) -> Result<(), StoreError> {
         self.call(Call::TakeContent, move |tables| tables.take_content(&taken)).await
+    }
+
+    async fn expired(&self, now: Timestamp, rows: usize) -> Result<Vec<ExpiredContent>, StoreError> {
+        self.call(Call::Expired, move |tables| tables.expired(now, rows)).await
+    }
+
+    async fn take_expired(&self, taken: Vec<ExpiredContent>) -> Result<(), StoreError> {
+        self.call(Call::TakeExpired, move |tables| tables.take_expired(&taken)).await
     }
 
     async fn scrub(&self) -> Result<bool, StoreError> {

@@ -9,8 +9,8 @@ use hearth_protocol::record::{
 };
 use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use region_model::ports::{
-    AppendOutcome, DedupKey, Deletes, LoadedLog, LogAppend, LogSummary, MapChange, MapSync, TakenContent, TargetFound,
-    TargetKey, length_of,
+    AppendOutcome, DedupKey, Deletes, ExpiredContent, LoadedLog, LogAppend, LogSummary, MapChange, MapSync,
+    TakenContent, TargetFound, TargetKey, length_of,
 };
 use uuid::Uuid;
 
@@ -224,6 +224,32 @@ impl Tables {
         let tail = log.tail.values_mut().filter(|entry| taken.tail.contains(&entry.entry.fixed.position));
         rows.chain(tail).for_each(|entry| *entry = entry.without_content());
         log.taken.insert((taken.delete.target, taken.delete.position.sequence.0));
+        self.sync();
+    }
+
+    pub(super) fn expired(&self, now: Timestamp, rows: usize) -> Vec<ExpiredContent> {
+        let mut found = Vec::new();
+        for (id, log) in &self.logs {
+            let entries = log.rows.values().chain(log.tail.values()).filter(|entry| entry.content().is_some());
+            found.extend(entries.filter_map(|entry| {
+                let fixed = &entry.entry.fixed;
+                let at = fixed.expires_at.filter(|at| *at <= now)?;
+                Some(ExpiredContent { at, log: *id, position: fixed.position })
+            }));
+        }
+        found.sort_unstable();
+        found.truncate(rows);
+        found
+    }
+
+    pub(super) fn take_expired(&mut self, taken: &[ExpiredContent]) {
+        self.to_scrub = true;
+        for ExpiredContent { log, position, .. } in taken {
+            let Some(log) = self.logs.get_mut(log) else { continue };
+            let row = log.rows.get_mut(&position.sequence.0).filter(|entry| entry.entry.fixed.position == *position);
+            let tail = log.tail.get_mut(position);
+            row.into_iter().chain(tail).for_each(|entry| *entry = entry.without_content());
+        }
         self.sync();
     }
 

@@ -3,8 +3,9 @@
 
 use std::ops::Range;
 
-use hearth_protocol::LogId;
-use region_model::ports::TakenContent;
+use fjall::Keyspace;
+use hearth_protocol::{LogId, Position, SealedEntry};
+use region_model::ports::{ExpiredContent, TakenContent};
 
 use super::super::keys::{self, ReadError};
 use super::{Committer, SCRUB};
@@ -29,23 +30,53 @@ impl Committer {
         self.batch.put(&self.tables.meta, SCRUB, &change.to_be_bytes());
     }
 
-    /// Writes rows again without their content; what a row says beside its entry stays.
+    /// Takes the content of a deleted message away.
     pub(super) fn take_content(&mut self, taken: &TakenContent) -> Result<(), ReadError> {
         self.behind.wait_for(self.ticket);
         let tables = self.tables.clone();
-        let rows = taken.entries.iter().map(|at| (&tables.entries, keys::entry(taken.log, at.sequence.0).to_vec(), at));
-        let tails = taken.tail.iter().map(|at| (&tables.tails, keys::tail(taken.log, *at).to_vec(), at));
-        for (keyspace, key, at) in rows.chain(tails) {
-            let Some(row) = keyspace.get(&key)? else { continue };
-            let ((mark, change), entry) = (keys::row_head(&row)?, keys::row_entry(&row)?);
-            if entry.entry.fixed.position == *at && entry.content().is_some() {
-                keys::write_row(&mut self.value, mark, change, &entry.without_content().encoded);
-                self.batch.put(keyspace, &key, &self.value);
-            }
+        for at in &taken.entries {
+            self.take_row(&tables.entries, &keys::entry(taken.log, at.sequence.0), *at)?;
+        }
+        for at in &taken.tail {
+            self.take_row(&tables.tails, &keys::tail(taken.log, *at), *at)?;
         }
         let done = keys::change(taken.log, taken.delete.target, taken.delete.position.sequence.0);
         self.batch.remove(&tables.deletes, &done);
         self.note_scrub();
+        Ok(())
+    }
+
+    /// Writes down when the content of an entry is over. That stays where the entry leaves the log, and is taken up at its
+    /// time, for the entry of a tail or for nothing.
+    pub(super) fn note_expiry(&mut self, log: LogId, entry: &SealedEntry) {
+        let fixed = &entry.entry.fixed;
+        if let Some(at) = fixed.expires_at.filter(|_| entry.content().is_some()) {
+            self.batch.put(&self.tables.expiries, &keys::expiry(at, log, fixed.position), &[]);
+        }
+    }
+
+    /// Takes content away whose time is over, and what says so.
+    pub(super) fn take_expired(&mut self, taken: &[ExpiredContent]) -> Result<(), ReadError> {
+        self.behind.wait_for(self.ticket);
+        let tables = self.tables.clone();
+        for ExpiredContent { at, log, position } in taken {
+            self.take_row(&tables.entries, &keys::entry(*log, position.sequence.0), *position)?;
+            self.take_row(&tables.tails, &keys::tail(*log, *position), *position)?;
+            self.batch.remove(&tables.expiries, &keys::expiry(*at, *log, *position));
+        }
+        self.note_scrub();
+        Ok(())
+    }
+
+    /// Writes the row of the entry at a position again without its content, if it is there and has some; what it says
+    /// beside its entry stays.
+    fn take_row(&mut self, keyspace: &Keyspace, key: &[u8], at: Position) -> Result<(), ReadError> {
+        let Some(row) = keyspace.get(key)? else { return Ok(()) };
+        let ((mark, change), entry) = (keys::row_head(&row)?, keys::row_entry(&row)?);
+        if entry.entry.fixed.position == at && entry.content().is_some() {
+            keys::write_row(&mut self.value, mark, change, &entry.without_content().encoded);
+            self.batch.put(keyspace, key, &self.value);
+        }
         Ok(())
     }
 
