@@ -233,7 +233,11 @@ impl Interests {
         for session in &interest.seeing {
             match self.subscribers.get_mut(session) {
                 Some(subscriber) if subscriber.background => drop(subscriber.held.insert(user.clone())),
-                Some(_) => awake.push(*session),
+                Some(subscriber) => {
+                    // It hears the latest with this.
+                    subscriber.held.remove(user);
+                    awake.push(*session);
+                }
                 None => {}
             }
         }
@@ -254,6 +258,13 @@ impl Interests {
     pub(super) fn set_shown(&mut self, user: &UserId, shown: Shown, at: u64) {
         if let Some(interest) = self.users.get_mut(user).filter(|interest| !interest.seeing.is_empty()) {
             (interest.shown, interest.shown_at) = (Some(shown), at);
+        }
+    }
+
+    /// The same was told again.
+    pub(super) fn shown_again(&mut self, user: &UserId, at: u64) {
+        if let Some(interest) = self.users.get_mut(user) {
+            interest.shown_at = at;
         }
     }
 

@@ -339,6 +339,26 @@ impl PresenceBook {
         }
     }
 
+    /// Tells sessions what they did not take, or were told ahead of others. They hear of a user once a second like all
+    /// others, so it is once the second of what was told last is over, and begins another one.
+    fn tell_lagging(&mut self, now: Moment) {
+        let mut lagging: BTreeMap<UserId, Vec<SessionId>> = BTreeMap::new();
+        for session in self.interests.lagging() {
+            for user in self.interests.take_held(session) {
+                lagging.entry(user).or_default().push(session);
+            }
+        }
+        for (user, sessions) in lagging {
+            let over = self.interests.shown(&user).is_none_or(|(_, at)| now.ticks >= at + TOLD_EVERY);
+            if !over {
+                sessions.iter().for_each(|session| self.interests.hold(*session, &user));
+            } else if !self.look(&user, now) {
+                sessions.iter().for_each(|session| self.tell_one(*session, &user, now));
+                self.interests.shown_again(&user, now.ticks);
+            }
+        }
+    }
+
     /// Tells one session what it may know of a user, or keeps that for its return from the background.
     fn tell_one(&mut self, session: SessionId, user: &UserId, now: Moment) {
         if self.interests.is_in_background(session) {
@@ -423,9 +443,7 @@ impl PresenceBook {
         }
         if now.ticks >= self.retry_at {
             self.retry_at = now.ticks + TOLD_EVERY;
-            for session in self.interests.lagging() {
-                self.tell_held(session, now);
-            }
+            self.tell_lagging(now);
         }
         for user in self.interests.due_until(now.ticks) {
             self.look(&user, now);
@@ -469,15 +487,16 @@ impl PresenceBook {
         }
     }
 
-    /// Tells of a user when it is another state than was told last, and the second since then is over.
-    fn look(&mut self, user: &UserId, now: Moment) {
-        let Some((shown, shown_at)) = self.interests.shown(user) else { return };
+    /// Tells of a user when it is another state than was told last, and the second since then is over. Whether it told.
+    fn look(&mut self, user: &UserId, now: Moment) -> bool {
+        let Some((shown, shown_at)) = self.interests.shown(user) else { return false };
         let joined = join::shown(self, user);
         if *shown == joined {
-            return;
+            return false;
         }
         if now.ticks < shown_at + TOLD_EVERY {
-            return self.interests.look_again(user, shown_at + TOLD_EVERY);
+            self.interests.look_again(user, shown_at + TOLD_EVERY);
+            return false;
         }
         self.interests.set_shown(user, joined, now.ticks);
         let sessions = self.interests.awake(user);
@@ -485,6 +504,7 @@ impl PresenceBook {
             let presence = self.read(user, now);
             self.effects.push(Effect::Update { presence, sessions });
         }
+        true
     }
 
     /// Answers what waited for links long enough.
