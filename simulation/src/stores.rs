@@ -99,5 +99,5 @@ impl World {
 }
 
 fn conversation_of(log: LogId) -> Option<ConversationId> {
-    (log.kind == LogKind::Conversation).then(|| ConversationId(log.id))
+    (log.kind == LogKind::Conversation).then_some(ConversationId(log.id))
 }

@@ -352,7 +352,7 @@ mod tests {
                 level: None,
                 parked_at: Timestamp(0),
                 refused: None,
-                kind: hearth_protocol::EntryKind::Message,
+                kind: EntryKind::Message,
                 target: None,
                 joined: None,
             };

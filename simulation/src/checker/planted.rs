@@ -197,7 +197,7 @@ fn a_queued_message_that_goes_breaks_g7() {
     assert_eq!(broken(with([ended.clone(), again].concat(), both(&LINE))), vec![], "nobody promised it anew");
     finds("queued anew, then dropped", Guarantee::G7, with([ended, queued.clone()].concat(), both(&LINE)));
     let gone = vec![Event::ParkedGone(CONVERSATION, id(14)), Event::Forgotten(CONVERSATION, id(14))];
-    assert_eq!(broken(with([queued.clone(), gone].concat(), both(&LINE))), vec![], "its disk is gone");
+    assert_eq!(broken(with([queued, gone].concat(), both(&LINE))), vec![], "its disk is gone");
 }
 
 #[test]
