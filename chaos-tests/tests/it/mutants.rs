@@ -193,6 +193,9 @@ async fn what_was_queued_and_is_forgotten_at_a_start_is_missed_over_real_sockets
 /// Acks of a load before its home's disk becomes slow, and as many after it.
 const ACKS: usize = 100;
 
+/// A kill just after the store wrote what waited loses nothing of a wrong reading, either: within so many one does.
+const KILLS: usize = 4;
+
 /// Lets every sync of a process take a tenth of a second: what comes meanwhile waits for the next one.
 fn slow_syncs(pid: i32, calls: &Path) -> Child {
     Command::new("strace")
@@ -232,5 +235,13 @@ async fn a_home_with_a_slow_disk_is_killed(mutant: Option<&str>) -> Vec<Violatio
 async fn acks_before_the_disk_has_them_are_lost_by_a_kill_and_none_is_as_the_code_ships() {
     assert_eq!(a_home_with_a_slow_disk_is_killed(None).await, []);
     let name = "ack-before-disk";
-    is_caught(name, &a_home_with_a_slow_disk_is_killed(Some(name)).await, Guarantee::G1);
+    let mut violations = Vec::new();
+    for kill in 1..=KILLS {
+        violations = a_home_with_a_slow_disk_is_killed(Some(name)).await;
+        println!("kill {kill}: {} violations", violations.len());
+        if !violations.is_empty() {
+            break;
+        }
+    }
+    is_caught(name, &violations, Guarantee::G1);
 }
