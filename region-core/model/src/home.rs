@@ -475,6 +475,9 @@ impl<R: Clone> Log<R> {
             append.outbox = outbox_records(self.id, &append.entries[0]);
         }
         context.effects.push(Effect::Append(Box::new(append)));
+        if Mutant::AckBeforeDisk.is_on() {
+            self.advance(context);
+        }
     }
 
     /// A placement log opens with its first placement: nobody creates it by name.

@@ -89,9 +89,10 @@ fn kept(reader: &str, conversation: ConversationId, rows: &[Row], facts: &Facts,
             let position = acked.position;
             let stands = at.get(message).copied();
             let named = facts.is_named(conversation, acked);
+            let one_copy_was_promised = acked.level == Level::Region;
             match stands {
-                // One copy is what was promised, and that disk is gone.
-                None if sent.copy_gone && acked.level == Level::Region => {}
+                // The disk that had it is gone.
+                None if sent.copy_gone && one_copy_was_promised => {}
                 None if named => report.add(
                     Guarantee::G8,
                     format!("{reader}: {message} was acked as {position:?}, which was lost, and did not come back"),

@@ -242,10 +242,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
 
     /// A placement is known here: the log's home may be another one from now on.
     pub(super) fn take_placement(&mut self, placement: Placement, now: Now, effects: &mut Vec<Effect<R>>) {
-        let id = placement.log;
+        let (id, me) = (placement.log, self.options.me.clone());
         let (home, epoch) = (placement.home.clone(), placement.epoch);
         let voters = placement.voters.clone();
-        let me = self.options.me.clone();
         self.failovers.placed(&placement);
         self.replace_if_fenced(&placement);
         let (mut again, mut changed) = (Vec::new(), home == me);
