@@ -126,6 +126,20 @@ pub(crate) struct Sent {
     pub(crate) copy_gone: bool,
 }
 
+impl Sent {
+    /// Takes an event of this message that says one thing.
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::Queued(..) => self.queued = true,
+            Event::RefusalKept(..) => self.refused_for_good = true,
+            Event::Forgotten(..) => self.forgotten = true,
+            Event::ParkedGone(..) => (self.queued, self.parked_gone) = (false, true),
+            Event::CopyGone(..) => self.copy_gone = true,
+            _ => {}
+        }
+    }
+}
+
 /// A loss statement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Loss {
@@ -209,27 +223,18 @@ fn gather(history: &History, report: &mut Report) -> Facts {
                     facts.voters.insert(*conversation, on_disk.voters);
                 }
             }
-            Event::Queued(_, conversation, message) => {
-                facts.sent.entry((*conversation, *message)).or_default().queued = true;
-            }
             Event::Refused { conversation, message, again, .. } => {
                 let sent = facts.sent.entry((*conversation, *message)).or_default();
                 sent.refused = true;
                 // Of one that was handed over twice the second may be refused for now, when the first was for good.
                 sent.refused_for_good |= !again;
             }
-            Event::RefusalKept(conversation, message) => {
-                facts.sent.entry((*conversation, *message)).or_default().refused_for_good = true;
-            }
-            Event::Forgotten(conversation, message) => {
-                facts.sent.entry((*conversation, *message)).or_default().forgotten = true;
-            }
-            Event::ParkedGone(conversation, message) => {
-                let sent = facts.sent.entry((*conversation, *message)).or_default();
-                (sent.queued, sent.parked_gone) = (false, true);
-            }
-            Event::CopyGone(conversation, message) => {
-                facts.sent.entry((*conversation, *message)).or_default().copy_gone = true;
+            Event::Queued(_, conversation, message)
+            | Event::RefusalKept(conversation, message)
+            | Event::Forgotten(conversation, message)
+            | Event::ParkedGone(conversation, message)
+            | Event::CopyGone(conversation, message) => {
+                facts.sent.entry((*conversation, *message)).or_default().take(event);
             }
             Event::Loss { conversation, from, below, covered_copies } => {
                 let loss = Loss { from: *from, below: *below, covered_copies: *covered_copies };
