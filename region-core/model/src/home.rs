@@ -19,8 +19,8 @@ use crate::log::{Log, Pending, PushedBy, Replicas, Waiter, first_record, outbox_
 use crate::mutants::Mutant;
 use crate::ownership::Flaw;
 use crate::ports::{DedupKey, TargetFound, TargetKey};
-use crate::targets::TargetLook;
-use crate::view::{Decision, Target};
+use crate::targets::{TargetLook, expiry_of};
+use crate::view::Decision;
 
 /// Who may wait for one entry; the oldest of more than that goes unanswered and asks again by its own timer.
 const WAITERS_OF_AN_ENTRY: usize = 64;
@@ -585,12 +585,6 @@ impl<R: Clone> Log<R> {
         };
         answer(waiter, Outcome::Acked(ack), context.effects, self.id);
     }
-}
-
-/// When the content of an entry goes: that of an edit with its message.
-fn expiry_of(command: &Command, target: Option<&Target>) -> Option<Timestamp> {
-    let of_message = target.filter(|_| command.kind == EntryKind::Edit);
-    of_message.map_or(command.expires_at, |target| target.entry.entry.fixed.expires_at)
 }
 
 fn no_room() -> Refusal {

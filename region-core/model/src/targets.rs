@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use hearth_protocol::record::ChangeRecord;
-use hearth_protocol::{EntryKind, ErrorCode, LogId, LogKind, Refusal, SealedEntry};
+use hearth_protocol::{EntryKind, ErrorCode, LogId, LogKind, Refusal, SealedEntry, Timestamp};
 
 use crate::command::Command;
 use crate::core::Context;
@@ -144,4 +144,10 @@ impl<R: Clone> Log<R> {
         let present = Present::of(stored.chain(since));
         Ok(Some(Target { entry, present }))
     }
+}
+
+/// When the content of an entry goes: that of an edit with its message.
+pub(crate) fn expiry_of(command: &Command, target: Option<&Target>) -> Option<Timestamp> {
+    let of_message = target.filter(|_| command.kind == EntryKind::Edit);
+    of_message.map_or(command.expires_at, |target| target.entry.entry.fixed.expires_at)
 }
