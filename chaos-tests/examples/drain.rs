@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use chaos_tests::Mesh;
 use chaos_tests::process::hearth;
+use chaos_tests::{Mesh, example};
 use hearth_client::rest::{DevRegion, Rest};
 use hearth_client::{Address, Client, ClientOptions, Disconnect, Endpoint, Event, TokenSource};
 use hearth_protocol::client::Content;
@@ -372,23 +372,5 @@ fn count_of(counts: &Value, name: &str) -> Option<u64> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let asked = match arguments() {
-        Ok(Some(asked)) => asked,
-        Ok(None) => {
-            println!("{HELP}");
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("{error}: see --help");
-            return ExitCode::from(64);
-        }
-    };
-    match measure(&asked).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(1)
-        }
-    }
+    example(HELP, arguments(), async |asked| measure(&asked).await).await
 }

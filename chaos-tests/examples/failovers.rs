@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use chaos_tests::chaos::driver::{home, process_of, unsettled};
 use chaos_tests::chaos::measure::middle_and_most;
-use chaos_tests::{Mesh, Peer, until};
+use chaos_tests::{Mesh, Peer, example, until};
 use nix::sys::signal::{Signal, kill};
 
 const HELP: &str = "\
@@ -148,22 +148,5 @@ async fn measure(runs: usize, how: &[How]) -> Result<bool, String> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match arguments() {
-        Ok(Some((runs, how))) => match measure(runs, &how).await {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::from(1),
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::from(1)
-            }
-        },
-        Ok(None) => {
-            println!("{HELP}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error}: see --help");
-            ExitCode::from(64)
-        }
-    }
+    example(HELP, arguments(), async |(runs, how)| measure(runs, &how).await).await
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use chaos_tests::chaos::measure::middle_and_most;
 use chaos_tests::load::users;
-use chaos_tests::{Checker, Load, Mesh, Peer, run};
+use chaos_tests::{Checker, Load, Mesh, Peer, example, run};
 use serde_json::json;
 
 const HELP: &str = "\
@@ -16,7 +16,8 @@ usage: pause [--moves N] [--latency none|default] [--load N]
 Starts `hearth dev --processes`; one session sends a message every 10 ms into a conversation whose home moves from the
 first region to the second and back by `hearth home move`, while other sessions load each region with conversations of
 their own. Of each move it takes the longest time between two acks that overlaps it or the six seconds after it, by
-which what was parked has gone out, too; and of the second after those the same, as what is usual without a move. At the end every message has to stand where its ack said.
+which what was parked has gone out, too; and of the second after those the same, as what is usual without a move. At the
+end every message has to stand where its ack said.
 
   --moves N       moves (60)
   --latency WORD  delay of the links: none, or default, which is 40 ms each way between these two regions (none)
@@ -27,7 +28,7 @@ Exit codes: 0 all moved and everything was acked, 1 not so, 64 usage.";
 /// Between two messages of the steady sender.
 const STEADY: Duration = Duration::from_millis(10);
 /// What belongs to a move after its verb has said that it is done: a forward without an answer is parked after 3.5 s, and
-/// what is parked goes out within 5 s.
+/// what is parked is offered again each second.
 const AFTER: Duration = Duration::from_secs(6);
 /// How long one looks at acks without a move.
 const STILL: Duration = Duration::from_secs(1);
@@ -155,21 +156,5 @@ async fn measure(asked: &Asked) -> Result<(), String> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match arguments() {
-        Ok(Some(asked)) => match measure(&asked).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::from(1)
-            }
-        },
-        Ok(None) => {
-            println!("{HELP}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error}: see --help");
-            ExitCode::from(64)
-        }
-    }
+    example(HELP, arguments(), async |asked| measure(&asked).await.map(|()| true)).await
 }

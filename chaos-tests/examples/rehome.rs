@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use chaos_tests::Mesh;
 use chaos_tests::chaos::driver::process_of;
+use chaos_tests::{Mesh, example};
 use hearth_client::rest::{DevRegion, Rest};
 use hearth_client::{Address, Client, ClientOptions, Endpoint, Event, TokenSource};
 use hearth_protocol::client::Content;
@@ -211,20 +211,5 @@ fn homes() -> Result<Option<usize>, String> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match homes() {
-        Ok(None) => println!("{HELP}"),
-        Err(error) => {
-            eprintln!("{error}: see --help");
-            return ExitCode::from(64);
-        }
-        Ok(Some(homes)) => match measure(homes).await {
-            Ok(true) => {}
-            Ok(false) => return ExitCode::from(1),
-            Err(error) => {
-                eprintln!("{error}");
-                return ExitCode::from(1);
-            }
-        },
-    }
-    ExitCode::SUCCESS
+    example(HELP, homes(), measure).await
 }

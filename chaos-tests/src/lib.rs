@@ -6,6 +6,7 @@
 mod changes;
 pub mod chaos;
 pub mod checker;
+mod example;
 pub mod load;
 pub mod mesh;
 pub mod peer;
@@ -15,6 +16,7 @@ pub mod site;
 pub mod web;
 
 pub use checker::Checker;
+pub use example::example;
 pub use load::Load;
 pub use mesh::{Mesh, Region, Setup};
 pub use peer::{Auth, Frame, Peer};

@@ -121,9 +121,9 @@ mod tests {
         let _third = connections.place(Some(other)).unwrap();
         assert_eq!(connections.place(None).err(), Some(Full::Node(3)));
         drop(first);
-        let _again = connections.place(Some(one)).unwrap();
+        let again = connections.place(Some(one)).unwrap();
         assert_eq!(connections.forwarded(one).err(), Some(Full::Address(2)));
-        drop(_again);
+        drop(again);
         assert!(connections.forwarded(one).is_ok());
     }
 }

@@ -22,6 +22,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         for id in ids {
             self.on_log(id, Waiting::LinkUp(peer.clone()), now, effects);
         }
+        self.lot.offer_again();
         for log in self.lot.logs() {
             self.release(log, now, effects);
         }
@@ -122,7 +123,6 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         for id in homes {
             self.with_log(id, now, effects, |log, context| log.ask_stalled(context));
         }
-        self.lot.offer_again();
         for log in self.lot.logs() {
             self.release(log, now, effects);
         }

@@ -278,7 +278,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         effects.push(Effect::Device { send: Box::new(send), ended: DeviceOutcome::Refused(refusal) });
     }
 
-    /// Takes texts of parked sends away at their time, refuses sends that waited too long, and forgets refusals whose device does not come back.
+    /// Takes texts of parked sends away at their time, refuses sends that waited too long, and forgets refusals whose
+    /// device does not come back.
     pub(super) fn expire_parked(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
         let expired = self.lot.take_expired(now.wall).into_iter();
         effects.extend(expired.map(|send| Effect::Park(Box::new(send))));

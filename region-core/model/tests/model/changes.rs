@@ -2,11 +2,11 @@
 
 use hearth_protocol::entry::MemberAction;
 use hearth_protocol::record::{ChangeRecord, MessageChange};
-use hearth_protocol::{Change, EntryKind, Level, LogId, limits};
+use hearth_protocol::{Change, Level, LogId, limits};
+use region_model::Outcome;
 use region_model::view::Present;
-use region_model::{Command, Outcome};
 
-use crate::support::{Message, Setup, Sim, device_of, message_id, user};
+use crate::support::{Message, Setup, Sim, message_id, user};
 
 const USERS: [&str; 3] = ["ann", "ben", "cem"];
 const ALL: [usize; 3] = [0, 1, 2];
@@ -21,37 +21,6 @@ fn delete() -> Change {
 
 fn react(emoji: &str, added: bool) -> Change {
     Change::Reaction { target: 0, emoji: emoji.to_owned(), added }
-}
-
-/// A member's device sends a change of message `target` under id `id`.
-fn send(
-    sim: &mut Sim,
-    region: usize,
-    log: LogId,
-    sender: &'static str,
-    (id, target): (u64, u64),
-    what: &Change,
-) -> u64 {
-    let kind = match what {
-        Change::Edit { .. } => EntryKind::Edit,
-        Change::Delete { .. } => EntryKind::Delete,
-        _ => EntryKind::Reaction,
-    };
-    let command = Command {
-        log,
-        kind,
-        sender: user(sender),
-        id: message_id(id),
-        content: what.encode(),
-        reply_to: None,
-        target: Some(message_id(target)),
-        expires_at: None,
-        level: None,
-        origin: sim.regions[region].id.clone(),
-        original_time: None,
-        joined: None,
-    };
-    sim.command(region, command, Some(device_of(sender)))
 }
 
 /// What a region's entries say was done to messages: the index holds just that.
@@ -104,7 +73,7 @@ fn the_author_edits_author_and_admins_delete_every_member_reacts_and_nobody_chan
         sim.acked(sent);
     }
     let mut refused = |region, sender, ids, what: &Change, code| {
-        let ticket = send(&mut sim, region, log, sender, ids, what);
+        let ticket = sim.alter(region, log, sender, ids, what);
         assert_eq!(sim.refused(ticket), code, "{sender} {what:?}");
     };
     refused(1, "ann", (10, 2), &edit("not mine"), "FORBIDDEN");
@@ -117,11 +86,11 @@ fn the_author_edits_author_and_admins_delete_every_member_reacts_and_nobody_chan
         (0, "ann", (22, 2), delete()),
         (2, "ben", (23, 3), delete()),
     ] {
-        let ticket = send(&mut sim, region, log, sender, ids, &what);
+        let ticket = sim.alter(region, log, sender, ids, &what);
         sim.acked(ticket);
     }
     for (ids, what) in [((30, 2), edit("again")), ((31, 2), react("+", true)), ((32, 3), delete())] {
-        let ticket = send(&mut sim, 1, log, "ben", ids, &what);
+        let ticket = sim.alter(1, log, "ben", ids, &what);
         assert_eq!(sim.refused(ticket), "NOT_FOUND", "{what:?} of a deleted message");
     }
     sim.settle(&ALL, log);
@@ -141,9 +110,9 @@ fn who_was_added_without_history_changes_nothing_from_before() {
     sim.acked(added);
     let late = sim.send(0, log, &Message::new("ann", 2));
     sim.acked(late);
-    let unseen = send(&mut sim, 0, log, "dan", (10, 1), &react("+", true));
+    let unseen = sim.alter(0, log, "dan", (10, 1), &react("+", true));
     assert_eq!(sim.refused(unseen), "NOT_FOUND");
-    let seen = send(&mut sim, 1, log, "dan", (11, 2), &react("+", true));
+    let seen = sim.alter(1, log, "dan", (11, 2), &react("+", true));
     sim.acked(seen);
 }
 
@@ -160,7 +129,7 @@ fn changes_sent_right_behind_their_message_find_it_however_slow_the_disk_and_are
                 let pause = sim.random.between(0, 30);
                 sim.run_for(pause);
                 let ids = (100 + id * 10 + step as u64, id);
-                tickets.push(send(&mut sim, region, log, "ann", ids, what));
+                tickets.push(sim.alter(region, log, "ann", ids, what));
             }
         }
         let numbers: Vec<u64> = tickets.iter().map(|ticket| sim.acked(*ticket).position.sequence.0).collect();
@@ -180,10 +149,10 @@ fn a_delete_that_is_on_its_way_to_the_disk_is_seen_by_the_edit_behind_it() {
         let log = sim.group_at(0, 1);
         let sent = sim.send(0, log, &Message::new("ann", 1));
         sim.acked(sent);
-        let deleted = send(&mut sim, 0, log, "ann", (10, 1), &delete());
+        let deleted = sim.alter(0, log, "ann", (10, 1), &delete());
         let pause = sim.random.between(0, 100);
         sim.run_for(pause);
-        let late = send(&mut sim, 0, log, "ann", (11, 1), &edit("too late"));
+        let late = sim.alter(0, log, "ann", (11, 1), &edit("too late"));
         sim.acked(deleted);
         assert_eq!(sim.refused(late), "NOT_FOUND", "seed {seed}");
     }
@@ -195,20 +164,20 @@ fn a_change_that_is_sent_again_gets_its_first_ack_and_one_with_other_content_und
     let log = sim.group_at(0, 1);
     let sent = sim.send(0, log, &Message::new("ann", 1));
     sim.acked(sent);
-    let first = send(&mut sim, 1, log, "ann", (10, 1), &edit("better"));
+    let first = sim.alter(1, log, "ann", (10, 1), &edit("better"));
     let first = sim.acked(first);
     for region in ALL {
-        let again = send(&mut sim, region, log, "ann", (10, 1), &edit("better"));
+        let again = sim.alter(region, log, "ann", (10, 1), &edit("better"));
         let again = sim.acked(again);
         assert!(again.duplicate && again.position == first.position);
-        let other = send(&mut sim, region, log, "ann", (10, 1), &edit("worse"));
+        let other = sim.alter(region, log, "ann", (10, 1), &edit("worse"));
         assert_eq!(sim.refused(other), "DUPLICATE_MESSAGE");
-        let other = send(&mut sim, region, log, "ann", (10, 1), &delete());
+        let other = sim.alter(region, log, "ann", (10, 1), &delete());
         assert_eq!(sim.refused(other), "DUPLICATE_MESSAGE");
     }
-    let deleted = send(&mut sim, 0, log, "ann", (11, 1), &delete());
+    let deleted = sim.alter(0, log, "ann", (11, 1), &delete());
     sim.acked(deleted);
-    let again = send(&mut sim, 2, log, "ann", (10, 1), &edit("better"));
+    let again = sim.alter(2, log, "ann", (10, 1), &edit("better"));
     assert!(sim.acked(again).duplicate, "what was taken stays taken");
 }
 
@@ -222,10 +191,10 @@ fn behind_a_cut_link_changes_are_parked_in_the_order_of_the_device_and_survive_a
         sim.isolate(1);
         sim.run_for(5_000);
         let tickets = [
-            send(&mut sim, 1, log, "ben", (10, 1), &edit("one")),
+            sim.alter(1, log, "ben", (10, 1), &edit("one")),
             sim.send(1, log, &Message::new("ben", 2)),
-            send(&mut sim, 1, log, "ben", (11, 2), &react("+", true)),
-            send(&mut sim, 1, log, "ben", (12, 1), &edit("two")),
+            sim.alter(1, log, "ben", (11, 2), &react("+", true)),
+            sim.alter(1, log, "ben", (12, 1), &edit("two")),
         ];
         for ticket in tickets {
             sim.run_until("it is queued", |sim| matches!(sim.last(ticket), Some(Outcome::Queued(..))));
@@ -255,17 +224,17 @@ fn an_edit_or_reaction_of_a_tail_has_no_effect_where_the_new_line_has_a_later_on
         sim.settle(&ALL, log);
         sim.isolate(0);
         let tail = [
-            send(&mut sim, 0, log, "ann", (10, 1), &edit("old")),
-            send(&mut sim, 0, log, "ann", (11, 2), &edit("only in the tail")),
-            send(&mut sim, 0, log, "ann", (12, 1), &react("+", true)),
-            send(&mut sim, 0, log, "ann", (13, 3), &edit("of what is deleted meanwhile")),
-            send(&mut sim, 0, log, "ann", (14, 4), &delete()),
+            sim.alter(0, log, "ann", (10, 1), &edit("old")),
+            sim.alter(0, log, "ann", (11, 2), &edit("only in the tail")),
+            sim.alter(0, log, "ann", (12, 1), &react("+", true)),
+            sim.alter(0, log, "ann", (13, 3), &edit("of what is deleted meanwhile")),
+            sim.alter(0, log, "ann", (14, 4), &delete()),
             sim.send(0, log, &Message::new("ann", 5)),
         ];
         for ticket in tail {
             sim.acked(ticket);
         }
-        let reaction = send(&mut sim, 0, log, "ben", (15, 5), &react("+", true));
+        let reaction = sim.alter(0, log, "ben", (15, 5), &react("+", true));
         sim.acked(reaction);
         sim.run_for(4_000);
         sim.fail_over(0);
@@ -278,7 +247,7 @@ fn an_edit_or_reaction_of_a_tail_has_no_effect_where_the_new_line_has_a_later_on
             ((23, 3), delete()),
             ((24, 4), edit("before it is known that it is deleted")),
         ] {
-            let ticket = send(&mut sim, 1, log, "ann", ids, &what);
+            let ticket = sim.alter(1, log, "ann", ids, &what);
             sim.acked(ticket);
         }
         sim.heal_all();
@@ -326,7 +295,7 @@ fn whatever_fails_over_every_region_shows_the_same_and_the_entries_give_the_inde
                     1..=3 => edit(&format!("text {id}")),
                     even => react("+", even % 2 == 0),
                 };
-                send(&mut sim, region, log, sender, (id, target), &what);
+                sim.alter(region, log, sender, (id, target), &what);
                 id += 1;
             }
             sim.fail_over(cut);
@@ -353,7 +322,7 @@ fn reactions_and_edits_of_one_message_are_bounded_and_taking_away_is_always_poss
     let mut id = 100;
     let mut next = |sim: &mut Sim, what: &Change| {
         id += 1;
-        send(sim, 0, log, "ann", (id, 1), what)
+        sim.alter(0, log, "ann", (id, 1), what)
     };
     let most = limits::EMOJI_OF_A_MESSAGE as u64;
     for emoji in 0..most {

@@ -28,30 +28,6 @@ fn send(sim: &mut Sim, region: usize, log: LogId, (sender, id): (&'static str, u
     sim.command(region, command, Some(device_of(sender)))
 }
 
-/// As [`send`], a change of a message.
-fn change(sim: &mut Sim, region: usize, log: LogId, (id, target): (u64, u64), what: &Change) -> u64 {
-    let kind = match what {
-        Change::Edit { .. } => EntryKind::Edit,
-        Change::Delete { .. } => EntryKind::Delete,
-        _ => EntryKind::Reaction,
-    };
-    let command = Command {
-        log,
-        kind,
-        sender: user("ann"),
-        id: message_id(id),
-        content: what.encode(),
-        reply_to: None,
-        target: Some(message_id(target)),
-        expires_at: None,
-        level: None,
-        origin: sim.regions[region].id.clone(),
-        original_time: None,
-        joined: None,
-    };
-    sim.command(region, command, Some(device_of("ann")))
-}
-
 fn edit() -> Change {
     Change::Edit { target: 0, content: "{\"text\":\"edited\"}".to_owned() }
 }
@@ -62,7 +38,7 @@ fn an_edit_is_over_with_its_message_and_what_is_over_is_changed_no_more_and_stil
     let log = sim.group_at(0, 1);
     let first = send(&mut sim, 1, log, ("ann", 1), 20_000);
     let first = sim.acked(first);
-    let edited = change(&mut sim, 2, log, (10, 1), &edit());
+    let edited = sim.alter(2, log, "ann", (10, 1), &edit());
     sim.acked(edited);
     sim.settle(&ALL, log);
     for region in ALL {
@@ -75,7 +51,7 @@ fn an_edit_is_over_with_its_message_and_what_is_over_is_changed_no_more_and_stil
     sim.run_for(25_000);
     let reaction = Change::Reaction { target: 0, emoji: "+".to_owned(), added: true };
     for (id, what) in [(11, edit()), (12, reaction), (13, Change::Delete { target: 0 })] {
-        let late = change(&mut sim, 1, log, (id, 1), &what);
+        let late = sim.alter(1, log, "ann", (id, 1), &what);
         assert_eq!(sim.refused(late), "NOT_FOUND", "{what:?}");
     }
     let again = send(&mut sim, 2, log, ("ann", 1), 20_000);
@@ -130,7 +106,7 @@ fn what_comes_back_with_a_tail_after_its_time_takes_its_number_without_its_text(
             (send(&mut sim, 0, log, ("ann", 1), soon), send(&mut sim, 0, log, ("ann", 2), soon + 900_000));
         sim.acked(brief);
         sim.acked(long);
-        let edited = change(&mut sim, 0, log, (10, 1), &edit());
+        let edited = sim.alter(0, log, "ann", (10, 1), &edit());
         sim.acked(edited);
         sim.run_for(4_000);
         sim.fail_over(0);

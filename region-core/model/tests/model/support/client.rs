@@ -135,6 +135,37 @@ impl Sim {
         self.command(region, command, None)
     }
 
+    /// A member's device sends a change of message `target` under id `id`.
+    pub(crate) fn alter(
+        &mut self,
+        region: usize,
+        log: LogId,
+        sender: &'static str,
+        (id, target): (u64, u64),
+        what: &Change,
+    ) -> u64 {
+        let kind = match what {
+            Change::Edit { .. } => EntryKind::Edit,
+            Change::Delete { .. } => EntryKind::Delete,
+            _ => EntryKind::Reaction,
+        };
+        let command = Command {
+            log,
+            kind,
+            sender: user(sender),
+            id: message_id(id),
+            content: what.encode(),
+            reply_to: None,
+            target: Some(message_id(target)),
+            expires_at: None,
+            level: None,
+            origin: self.regions[region].id.clone(),
+            original_time: None,
+            joined: None,
+        };
+        self.command(region, command, Some(device_of(sender)))
+    }
+
     pub(crate) fn members(
         &mut self,
         region: usize,
