@@ -2,6 +2,10 @@
 
 use simulation::{Plan, Size};
 
+/// The allocator of the binary that ships, so that the speed is that of `hearth sim`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse::<u64>().ok());
     let (from, count) = (numbers.next().unwrap_or(1), numbers.next().unwrap_or(1));

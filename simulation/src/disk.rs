@@ -1,7 +1,7 @@
 //! The store of a region as the ports describe it, in maps: what is synced survives a power cut, what is written
 //! survives the end of the process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -47,7 +47,8 @@ enum Undo {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
     pub(crate) logs: BTreeMap<LogId, StoredLog>,
-    dedup: BTreeMap<DedupKey, DedupRecord>,
+    /// Never walked: its order is left to chance.
+    dedup: HashMap<DedupKey, DedupRecord>,
     placements: BTreeMap<LogId, Placement>,
     pub(crate) parked: BTreeMap<u64, ParkedSend>,
     pub(crate) outbox: BTreeMap<(LogId, u64, String), OutboxRecord>,
