@@ -9,7 +9,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use hearth_protocol::{ErrorCode, Refusal};
+use hearth_protocol::{ErrorCode, Refusal, contract};
 use region_core::Readiness;
 use serde::Serialize;
 
@@ -27,6 +27,8 @@ pub(crate) fn router(gateway: Arc<GatewayState>, extra: Option<Router>) -> Route
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/transport.json", get(transport))
+        .route("/openapi.json", get(|| async { document(contract::OPENAPI) }))
+        .route("/asyncapi.json", get(|| async { document(contract::ASYNCAPI) }))
         .nest("/api/v1", routes::api())
         .with_state(Arc::clone(&gateway));
     own.merge(extra.unwrap_or_default())
@@ -74,6 +76,11 @@ async fn errors_have_a_body(State(gateway): State<Arc<GatewayState>>, request: R
     }
     *answer.status_mut() = status;
     answer
+}
+
+/// A document of the contract.
+fn document(json: &'static str) -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response()
 }
 
 async fn livez() -> &'static str {

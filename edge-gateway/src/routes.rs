@@ -26,11 +26,6 @@ use crate::state::GatewayState;
 type Gateway = State<Arc<GatewayState>>;
 type Answer = Result<Response, ApiError>;
 
-/// Rows of one page of members.
-const MEMBERS_PAGE: u64 = 1_000;
-/// Rows of one page of the feed.
-const FEED_PAGE: u64 = 200;
-
 /// Everything under `/api/v1`.
 pub(crate) fn api() -> Router<Arc<GatewayState>> {
     let conversation = "/conversations/{conversation}";
@@ -77,7 +72,7 @@ async fn sync(State(gateway): Gateway, Caller(user): Caller, request: Request) -
 async fn feed(State(gateway): Gateway, Caller(user): Caller, request: Request) -> Answer {
     let query = QueryValues::read(request.uri())?;
     let cursor = query.text("cursor").map(str::to_owned);
-    call(&gateway, &user, ApiCall::Feed { cursor, limit: query.limit(FEED_PAGE)? }).await
+    call(&gateway, &user, ApiCall::Feed { cursor, limit: query.limit(limits::FEED_ROWS as u64)? }).await
 }
 
 async fn create_direct(State(gateway): Gateway, Caller(user): Caller, request: Request) -> Answer {
@@ -142,7 +137,7 @@ async fn members(State(gateway): Gateway, Caller(user): Caller, params: RawPathP
     let id = conversation_of(&params)?;
     let query = QueryValues::read(request.uri())?;
     let cursor = query.text("cursor").map(str::to_owned);
-    call(&gateway, &user, ApiCall::Members { id, cursor, limit: query.limit(MEMBERS_PAGE)? }).await
+    call(&gateway, &user, ApiCall::Members { id, cursor, limit: query.limit(limits::MEMBERS_ROWS as u64)? }).await
 }
 
 async fn add_members(State(gateway): Gateway, Caller(user): Caller, params: RawPathParams, request: Request) -> Answer {

@@ -300,6 +300,7 @@ impl SealedEntry {
 
 /// A role in a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// May change members and settings.
@@ -310,6 +311,7 @@ pub enum Role {
 
 /// What kind of conversation it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ConversationKind {
     /// Two users.
@@ -322,6 +324,7 @@ pub enum ConversationKind {
 
 /// Whether new members see what was written before they came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum HistoryForNewMembers {
     /// They see all.
@@ -333,6 +336,7 @@ pub enum HistoryForNewMembers {
 
 /// Settings of a group or channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
     /// Only admins may send.

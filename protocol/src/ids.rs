@@ -11,6 +11,7 @@ macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         #[serde(transparent)]
         pub struct $name(pub Uuid);
 
@@ -60,7 +61,18 @@ pub enum IdError {
 }
 
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $error:expr, $valid:expr) => {
+    ($(#[$doc:meta])* $name:ident, $error:expr, $pattern:literal, $valid:expr) => {
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "pattern": $pattern })
+            }
+        }
+
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         #[serde(transparent)]
@@ -116,6 +128,7 @@ text_id!(
     /// Who somebody is: the JWT's `sub`.
     UserId,
     IdError::User,
+    "^[A-Za-z0-9_.:@-]{1,64}$",
     |text| (1..=64).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b':' | b'@' | b'-'))
 );
@@ -123,6 +136,7 @@ text_id!(
     /// One failure domain with its own stores, named by the operator.
     RegionId,
     IdError::Region,
+    "^[a-z][a-z0-9-]{0,31}$",
     |text| (1..=32).contains(&text.len())
         && text.as_bytes()[0].is_ascii_lowercase()
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
@@ -141,6 +155,7 @@ impl fmt::Display for NodeId {
 
 /// Grows each time the home of a log changes hands; the first is 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
@@ -163,6 +178,7 @@ impl fmt::Display for Sequence {
 
 /// Milliseconds since the Unix epoch. Decorates; never orders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
 

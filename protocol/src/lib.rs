@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod contract;
 pub mod entry;
 pub mod error;
 pub mod ids;

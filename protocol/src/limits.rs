@@ -1,5 +1,7 @@
 //! Every bound of the product, in one place. Those that operators may set are defaults here and fields in `config`.
 
+/// Wire integers stay below 2^53: the greatest sequence number.
+pub const SEQUENCE: u64 = (1 << 53) - 1;
 /// Bytes of one client frame.
 pub const FRAME_BYTES: usize = 64 * 1024;
 /// Bytes of the text of one message.
@@ -22,6 +24,10 @@ pub const REFUSALS_PER_MINUTE: u32 = 1_000;
 pub const HISTORY_ROWS: usize = 200;
 /// Default rows of one history page.
 pub const HISTORY_ROWS_DEFAULT: usize = 50;
+/// Rows of one page of the change feed.
+pub const FEED_ROWS: usize = 200;
+/// Members of one page.
+pub const MEMBERS_ROWS: usize = 1_000;
 /// Rows per conversation of one sync answer.
 pub const SYNC_ROWS: usize = 200;
 /// Default rows per conversation of one sync answer.

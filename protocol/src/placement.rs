@@ -8,6 +8,7 @@ use crate::record::{Record, RecordError};
 
 /// How many copies an ack asks for (design.md 4.5). Ordered: a later variant asks for at least as many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[repr(u8)]
 pub enum Level {
     /// The home's own copy.
@@ -68,6 +69,7 @@ impl Level {
 
 /// What an edge does with a conversation while its home is out of reach (design.md 4.9).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum PartitionMode {
     /// Sends are held durably at the edge region, reads go on.

@@ -9,21 +9,26 @@ use crate::ids::{ConversationId, Epoch, MessageId, RegionId, Timestamp, UserId};
 
 /// `POST /api/v1/sync` and `sync.request`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SyncRequest {
     /// What the client has.
+    #[cfg_attr(feature = "schema", schemars(length(max = crate::limits::SYNC_CONVERSATIONS)))]
     pub conversations: Vec<SyncCursor>,
     /// Rows per conversation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = crate::limits::SYNC_ROWS)))]
     pub limit: Option<u64>,
 }
 
 /// What a client has of one conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SyncCursor {
     /// The conversation.
     pub conversation_id: ConversationId,
     /// The last number that it has.
+    #[cfg_attr(feature = "schema", schemars(range(max = crate::limits::SEQUENCE)))]
     pub last_sequence: u64,
     /// The epoch of that number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,6 +37,7 @@ pub struct SyncCursor {
 
 /// The answer to a sync.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SyncResponse {
     /// In the order asked.
@@ -45,6 +51,7 @@ pub struct SyncResponse {
 
 /// One conversation of a sync.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SyncedConversation {
     /// The conversation.
@@ -57,6 +64,7 @@ pub struct SyncedConversation {
 
 /// A conversation that a sync did not serve.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SyncRefusal {
     /// The conversation.
@@ -67,6 +75,7 @@ pub struct SyncRefusal {
 
 /// One position of a conversation, in history, sync and `message.new`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Row {
     /// The client's id.
@@ -78,6 +87,7 @@ pub struct Row {
     /// The content as it was sent, made compact; absent for `member` and `system`, and where it was removed. In history
     /// and sync a message shows its present content, and an edit has it only while it is what its message shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::client::Content>"))]
     pub content: Option<Box<RawValue>>,
     /// The number.
     pub sequence_number: u64,
@@ -120,6 +130,7 @@ pub struct Row {
 
 /// Those who reacted to a message with one emoji.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Reactions {
     /// What it shows.
@@ -132,6 +143,7 @@ pub struct Reactions {
 
 /// `GET /conversations/{id}/messages/{sequence}/edits`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct EditsResponse {
     /// The conversation.
@@ -152,6 +164,7 @@ pub struct EditsResponse {
 
 /// One version of a message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Version {
     /// The number of the message or the edit.
@@ -160,11 +173,13 @@ pub struct Version {
     pub timestamp: Timestamp,
     /// What it showed; absent where it was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::client::Content>"))]
     pub content: Option<Box<RawValue>>,
 }
 
 /// `GET /conversations/{id}/messages` and `history.response`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryResponse {
     /// The conversation.
@@ -184,6 +199,7 @@ pub struct HistoryResponse {
 
 /// Both ends included.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Range {
     /// First.
     pub from: u64,
@@ -208,23 +224,28 @@ pub struct HistoryQuery {
 
 /// `POST /api/v1/conversations`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CreateConversation {
     /// Only `direct`.
     #[serde(rename = "type")]
     pub kind: ConversationKind,
     /// The other user.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 1)))]
     pub participant_ids: Vec<UserId>,
 }
 
 /// `POST /api/v1/groups`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CreateGroup {
     /// 1 to 100 characters.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = crate::limits::NAME_CHARACTERS), regex(pattern = r"\S")))]
     pub name: String,
     /// The first members beside the creator.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(length(max = crate::limits::MEMBERS_PER_REQUEST)))]
     pub participant_ids: Vec<UserId>,
     /// `group` (default) or `channel`.
     #[serde(default, rename = "type")]
@@ -239,6 +260,7 @@ pub struct CreateGroup {
 
 /// Settings as a request names them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SettingsPatch {
     /// Only admins may send. Default: true in channels.
@@ -252,11 +274,13 @@ pub struct SettingsPatch {
     pub history_for_new_members: Option<HistoryForNewMembers>,
     /// 1 to 3,650. Default: 30.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 3_650)))]
     pub retention_days: Option<u32>,
 }
 
 /// A member in answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Participant {
     /// Who.
@@ -267,6 +291,7 @@ pub struct Participant {
 
 /// One row of the change feed; with the optional fields, `GET /conversations/{id}`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ConversationRow {
     /// The conversation.
@@ -320,6 +345,7 @@ pub struct ConversationRow {
 
 /// `GET /conversations?cursor&limit`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct FeedResponse {
     /// Newest change last.
@@ -336,6 +362,7 @@ pub struct FeedResponse {
 
 /// `GET /conversations/{id}/members`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct MembersResponse {
     /// By user id.
@@ -349,14 +376,17 @@ pub struct MembersResponse {
 
 /// `POST /conversations/{id}/members`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct AddMembers {
     /// At most 1,000.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = crate::limits::MEMBERS_PER_REQUEST)))]
     pub user_ids: Vec<UserId>,
 }
 
 /// `PATCH /conversations/{id}/members/{userId}`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PatchMember {
     /// From now on.
     pub role: Role,
@@ -364,19 +394,24 @@ pub struct PatchMember {
 
 /// `PATCH /conversations/{id}`: what is served so far.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(transform = crate::contract::changes_something))]
 #[serde(rename_all = "camelCase")]
 pub struct PatchConversation {
     /// 1 to 100 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "String", length(min = 1, max = crate::limits::NAME_CHARACTERS), regex(pattern = r"\S")))]
     pub name: Option<String>,
     /// The default level of its messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::placement::Level"))]
     pub durability: Option<crate::placement::Level>,
     /// What edges do while its home is out of reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::placement::PartitionMode"))]
     pub partition_mode: Option<crate::placement::PartitionMode>,
     /// Settings that change. What new members see stays as it was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::contract::changeable_settings"))]
     pub settings: Option<SettingsPatch>,
 }
 
@@ -391,6 +426,7 @@ impl PatchConversation {
 
 /// `GET /users/{id}`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UserRow {
     /// Who.
@@ -416,13 +452,16 @@ where
 
 /// `PATCH /users/me`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PatchUser {
     /// `null` takes it away.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = crate::limits::NAME_CHARACTERS), regex(pattern = r"\S")))]
     pub display_name: Option<Option<String>>,
     /// `null` takes it away.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(max = crate::limits::URL_CHARACTERS)))]
     pub avatar_url: Option<Option<String>>,
 }
 

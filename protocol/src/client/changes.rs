@@ -11,6 +11,7 @@ use crate::limits;
 
 /// `message.edit`, `message.delete`, `reaction.add` and `reaction.remove`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ChangePayload {
     /// The idempotency key.

@@ -8,6 +8,7 @@ use crate::limits;
 
 /// What a message shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ContentType {
     /// `text`.
@@ -22,6 +23,7 @@ pub enum ContentType {
 
 /// `content` of `message.send`. Unknown fields are ignored and not stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Content {
     /// What it shows.
@@ -32,12 +34,14 @@ pub struct Content {
     pub text: Option<String>,
     /// Where the media lie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(max = limits::URL_CHARACTERS)))]
     pub media_url: Option<String>,
     /// Anything, at most 16 KiB of JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
     /// Users named in the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(max = limits::MENTIONS)))]
     pub mentions: Option<Vec<UserId>>,
 }
 

@@ -15,6 +15,7 @@ use crate::rest::{SyncCursor, SyncRequest};
 
 /// `auth`: the first frame.
 #[derive(Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct AuthPayload {
     /// The JWT.
@@ -46,6 +47,7 @@ impl std::fmt::Debug for AuthPayload {
 
 /// `resume`, once, by clients that did not authenticate by frame.
 #[derive(Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ResumePayload {
     /// From an earlier `connected`.
@@ -64,6 +66,7 @@ impl std::fmt::Debug for ResumePayload {
 
 /// `message.send`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SendPayload {
     /// The idempotency key.
@@ -85,6 +88,7 @@ pub struct SendPayload {
 
 /// `message.received` and `message.read`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ReceiptPayload {
     /// The conversation.
@@ -101,6 +105,7 @@ pub struct ReceiptPayload {
 
 /// `typing.start` and `typing.stop`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TypingRequest {
     /// The conversation.
@@ -112,6 +117,7 @@ pub struct TypingRequest {
 
 /// `conversation.view`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ViewRequest {
     /// What is on the screen; `null` for no conversation.
@@ -126,6 +132,7 @@ fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Conversatio
 
 /// `history.request`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryRequest {
     /// The conversation.
@@ -138,6 +145,7 @@ pub struct HistoryRequest {
     pub after: Option<u64>,
     /// 1 to 200.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = limits::HISTORY_ROWS)))]
     pub limit: Option<u64>,
 }
 

@@ -12,6 +12,7 @@ use crate::rest::{ConversationRow, HistoryResponse, Row, SyncResponse};
 
 /// Another region to try.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Endpoint {
     /// The region.
     pub region: RegionId,
@@ -24,6 +25,7 @@ pub struct Endpoint {
 
 /// `connected`; its fields stand beside `type`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Connected {
     /// Names the connection in logs.
@@ -54,6 +56,7 @@ pub struct Connected {
 
 /// `server.draining`; its fields stand beside `type`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Draining {
     /// The slot that this client got.
@@ -68,6 +71,7 @@ pub struct Draining {
 
 /// `close`; its fields stand beside `type`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClosePayload {
     /// The close code.
     pub code: u16,
@@ -77,6 +81,7 @@ pub struct ClosePayload {
 
 /// How durable an acked message is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AckDurability {
     /// The level that was asked for.
     pub level: Level,
@@ -86,6 +91,7 @@ pub struct AckDurability {
 
 /// `message.ack`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct AckPayload {
     /// The client's id.
@@ -109,6 +115,7 @@ pub struct AckPayload {
 
 /// Why a message waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum QueuedReason {
     /// The home is out of reach.
@@ -121,6 +128,7 @@ pub enum QueuedReason {
 
 /// `message.queued`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct QueuedPayload {
     /// The client's id.
@@ -135,6 +143,7 @@ pub struct QueuedPayload {
 
 /// `message.refused`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedPayload {
     /// The client's id.
@@ -149,6 +158,7 @@ pub struct RefusedPayload {
 
 /// `sync.complete`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SyncCompletePayload {
     /// What was covered.
     pub conversations: Vec<SyncedUpTo>,
@@ -158,6 +168,7 @@ pub struct SyncCompletePayload {
 
 /// How far one conversation was covered.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SyncedUpTo {
     /// The conversation.
@@ -170,6 +181,7 @@ pub struct SyncedUpTo {
 
 /// `sync.required`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SyncRequiredPayload {
     /// The conversation.
@@ -180,6 +192,7 @@ pub struct SyncRequiredPayload {
 
 /// `sync.gap`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SyncGapPayload {
     /// The conversation.
@@ -192,6 +205,7 @@ pub struct SyncGapPayload {
 
 /// `conversation.rewound`: what the client has of older epochs above this number has left the line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct RewoundPayload {
     /// The conversation.
@@ -204,6 +218,7 @@ pub struct RewoundPayload {
 
 /// `message.delivered`: a member's devices have everything up to a number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct DeliveredPayload {
     /// The conversation.
@@ -222,6 +237,7 @@ pub struct DeliveredPayload {
 
 /// `message.read_receipt`: a member has read everything up to a number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ReadReceiptPayload {
     /// The conversation.
@@ -238,6 +254,7 @@ pub struct ReadReceiptPayload {
 
 /// `typing.update`: a member types, or does so no longer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TypingPayload {
     /// The conversation.
@@ -250,6 +267,7 @@ pub struct TypingPayload {
 
 /// `receipts.summary`: how many other members have a message of the receiver, in a large conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ReceiptsSummaryPayload {
     /// The conversation.

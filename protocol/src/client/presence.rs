@@ -6,6 +6,7 @@ use crate::ids::{RegionId, Timestamp, UserId};
 
 /// Whether a user is there. The order is how much it counts where devices or regions differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PresenceStatus {
     /// No device is connected.
@@ -41,6 +42,7 @@ impl PresenceStatus {
 
 /// What kind of device a user is at. The order decides between devices that are equal otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceType {
     /// A desktop application.
@@ -77,6 +79,7 @@ impl DeviceType {
 
 /// How sure a statement is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Certainty {
     /// It holds now.
@@ -89,6 +92,7 @@ pub enum Certainty {
 
 /// What a client may say of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ChosenStatus {
     /// Somebody is at the device.
@@ -99,6 +103,7 @@ pub enum ChosenStatus {
 
 /// `presence.set`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PresenceSetRequest {
     /// Of this device.
@@ -110,9 +115,11 @@ pub struct PresenceSetRequest {
 
 /// `presence.subscribe` and `presence.unsubscribe`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PresenceUsersRequest {
     /// Whose presence.
+    #[cfg_attr(feature = "schema", schemars(length(max = crate::limits::PRESENCE_PER_FRAME)))]
     pub user_ids: Vec<UserId>,
     /// Whether the frame was `presence.subscribe`.
     #[serde(skip)]
@@ -121,6 +128,7 @@ pub struct PresenceUsersRequest {
 
 /// Whether somebody looks at the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ClientState {
     /// Somebody does.
@@ -131,6 +139,7 @@ pub enum ClientState {
 
 /// `client.state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClientStateRequest {
     /// Which.
     pub state: ClientState,
@@ -138,6 +147,7 @@ pub struct ClientStateRequest {
 
 /// `presence.update`, and a row of `presence.bulk`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PresencePayload {
     /// The user.
@@ -163,6 +173,7 @@ pub struct PresencePayload {
 
 /// `presence.bulk`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PresenceBulkPayload {
     /// In the order asked; none after `presence.unsubscribe`.
     pub presences: Vec<PresencePayload>,
