@@ -293,6 +293,7 @@ fn read_row(row: &Value) -> ReadRow {
         deleted: row["deleted"] == true,
         expires: row["expiresAt"].as_u64(),
         expired: row["expired"] == true,
+        bare: false,
         reactions: row["reactions"].as_array().into_iter().flatten().filter_map(counted).collect(),
     }
 }

@@ -112,6 +112,7 @@ pub(crate) fn shown_rows(entries: &[Arc<SealedEntry>], changes: &[ChangeRecord],
             deleted: of_it.is_deleted(),
             expires: fixed.expires_at.map(|at| at.0),
             expired: is_over && fixed.kind == EntryKind::Message && !of_it.is_deleted(),
+            bare: entry.content().is_none(),
             reactions: if is_gone { Vec::new() } else { reactions.collect() },
         }
     };

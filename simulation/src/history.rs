@@ -138,6 +138,8 @@ pub struct ReadRow {
     pub expires: Option<u64>,
     /// Whether it says that this is so.
     pub expired: bool,
+    /// Whether the disk that it was read from has no content of it, where that is known.
+    pub bare: bool,
     /// Reactions that it tells of, each with its count.
     pub reactions: Vec<(String, u64)>,
 }

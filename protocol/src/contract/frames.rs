@@ -187,7 +187,7 @@ impl Frame {
     }
 }
 
-/// AsyncAPI 3.0 of the frames, the same over both transports.
+/// AsyncAPI 3.1 of the frames, the same over both transports.
 #[must_use]
 pub fn asyncapi() -> Value {
     let mut schemas = Schemas::new();
@@ -202,7 +202,7 @@ pub fn asyncapi() -> Value {
         .map(|kind| (kind.clone(), json!({ "$ref": format!("#/components/messages/{kind}") })))
         .collect();
     json!({
-        "asyncapi": "3.0.0",
+        "asyncapi": "3.1.0",
         "info": {
             "title": "Hearth sessions",
             "version": "1",

@@ -20,6 +20,8 @@ type Place = (u64, u64);
 struct Folded<'a> {
     deleted: bool,
     edit: Option<(Place, MessageId)>,
+    /// The newest edit but for those whose text went at its time.
+    held: Option<(Place, MessageId)>,
     /// By emoji and user: when that was said last, and whether it came.
     said: BTreeMap<(&'a str, &'a str), (Place, bool)>,
 }
@@ -67,10 +69,12 @@ fn read(reader: &str, conversation: ConversationId, rows: &[ReadRow], texts: &Te
         let wrong = match &row.did {
             Did::Message => {
                 let of_it = folded.get(&row.message).unwrap_or(&untouched);
-                message(row, of_it, texts.get(&(conversation, shown(row.message, of_it))).copied())
+                let of = |shown: MessageId| texts.get(&(conversation, shown)).copied();
+                message(row, of_it, shown(row.message, of_it).map(of))
             }
             Did::Edit(target) => {
-                let shows = folded.get(target).is_some_and(|of| !of.deleted && shown(*target, of) == row.message);
+                let shows =
+                    folded.get(target).is_some_and(|of| !of.deleted && shown(*target, of).contains(&row.message));
                 let text = texts.get(&(conversation, row.message)).copied();
                 let good = row.text.as_deref().is_none_or(|given| shows && text.is_none_or(|text| text == given));
                 (!good).then(|| format!("an edit that does not show says {:?}", row.text))
@@ -100,9 +104,10 @@ fn late(row: &ReadRow, over: &BTreeMap<MessageId, Option<u64>>) -> Option<String
     (!with_it).then(|| format!("an edit is over at {:?} where {target} is at {expires:?}", row.expires))
 }
 
-/// The message or edit whose text a message shows.
-fn shown(message: MessageId, of_it: &Folded<'_>) -> MessageId {
-    of_it.edit.map_or(message, |(_, edit)| edit)
+/// The message or edit whose text a message shows. A region that was given an edit after its text went at its time shows
+/// what was before, until the message is over by its own clock.
+fn shown(message: MessageId, of_it: &Folded<'_>) -> [MessageId; 2] {
+    [of_it.edit, of_it.held].map(|edit| edit.map_or(message, |(_, edit)| edit))
 }
 
 fn fold(rows: &[ReadRow]) -> BTreeMap<MessageId, Folded<'_>> {
@@ -113,6 +118,9 @@ fn fold(rows: &[ReadRow]) -> BTreeMap<MessageId, Folded<'_>> {
             Did::Edit(target) => {
                 let of_it = folded.entry(*target).or_default();
                 of_it.edit = of_it.edit.max(Some((place, row.message)));
+                if !row.bare || row.expires.is_none() {
+                    of_it.held = of_it.held.max(Some((place, row.message)));
+                }
             }
             Did::Delete(target) => folded.entry(*target).or_default().deleted = true,
             Did::React { target, emoji, added } => {
@@ -126,7 +134,7 @@ fn fold(rows: &[ReadRow]) -> BTreeMap<MessageId, Folded<'_>> {
     folded
 }
 
-fn message(row: &ReadRow, of_it: &Folded<'_>, text: Option<&str>) -> Option<String> {
+fn message(row: &ReadRow, of_it: &Folded<'_>, texts: [Option<&str>; 2]) -> Option<String> {
     if row.deleted != of_it.deleted {
         return Some(format!("deleted is {} where the line says {}", row.deleted, of_it.deleted));
     }
@@ -136,8 +144,8 @@ fn message(row: &ReadRow, of_it: &Folded<'_>, text: Option<&str>) -> Option<Stri
     if row.expired {
         return None;
     }
-    if text.is_some() && row.text.as_deref() != text {
-        return Some(format!("says {:?} where the line says {text:?}", row.text));
+    if texts.iter().all(|text| text.is_some() && row.text.as_deref() != *text) {
+        return Some(format!("says {:?} where the line says {:?}", row.text, texts[0]));
     }
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for ((emoji, _), _) in of_it.said.iter().filter(|(_, (_, added))| *added) {

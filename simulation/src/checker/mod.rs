@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hearth_protocol::{ConversationId, MessageId, Position};
 use serde::Serialize;
 
-use crate::history::{Acked, Event, History};
+use crate::history::{Acked, Did, Event, History, ReadRow};
 
 /// What a history can break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -118,6 +118,10 @@ pub(crate) struct Sent {
     pub(crate) refused: bool,
     /// Whether a refusal said that it will never be taken, and it was not handed over again since.
     pub(crate) refused_for_good: bool,
+    /// Whether a region that held it refused it, and kept that for its device.
+    pub(crate) refusal_kept: bool,
+    /// Whether it changes another message.
+    pub(crate) changes: bool,
     /// Nobody waits for it any more.
     pub(crate) forgotten: bool,
     /// It was parked at a region whose store is gone.
@@ -131,7 +135,7 @@ impl Sent {
     fn take(&mut self, event: &Event) {
         match event {
             Event::Queued(..) => self.queued = true,
-            Event::RefusalKept(..) => self.refused_for_good = true,
+            Event::RefusalKept(..) => (self.refused_for_good, self.refusal_kept) = (true, true),
             Event::Forgotten(..) => self.forgotten = true,
             Event::ParkedGone(..) => (self.queued, self.parked_gone) = (false, true),
             Event::CopyGone(..) => self.copy_gone = true,
@@ -157,6 +161,14 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// Which of the messages that somebody read change others.
+    fn note_changes(&mut self, conversation: ConversationId, rows: &[ReadRow]) {
+        let changes = |row: &&ReadRow| matches!(row.did, Did::Edit(_) | Did::Delete(_) | Did::React { .. });
+        for row in rows.iter().filter(changes) {
+            self.sent.entry((conversation, row.message)).or_default().changes = true;
+        }
+    }
+
     /// Whether a loss statement may name what stood at a position.
     pub(crate) fn may_be_lost(&self, conversation: ConversationId, position: Position) -> bool {
         let named = |loss: &Loss| position >= loss.from && position.epoch.0 < loss.below;
@@ -240,13 +252,13 @@ fn gather(history: &History, report: &mut Report) -> Facts {
                 let loss = Loss { from: *from, below: *below, covered_copies: *covered_copies };
                 facts.losses.entry(*conversation).or_default().push(loss);
             }
+            Event::Read { conversation, rows, .. } => facts.note_changes(*conversation, rows),
             Event::Bound { what, value, bound } if value > bound => {
                 report.add(Guarantee::G9, format!("{what} held {value}, and its bound is {bound}"));
             }
             Event::Shown(..)
             | Event::Wrote(..)
             | Event::Says { .. }
-            | Event::Read { .. }
             | Event::Told(..)
             | Event::Rewound(..)
             | Event::Said { .. }

@@ -267,6 +267,7 @@ fn read_row(sequence: u64, message: u128, sender: &str, did: Did, text: Option<&
         deleted: false,
         expires: None,
         expired: false,
+        bare: false,
         reactions: Vec::new(),
     }
 }
@@ -395,10 +396,40 @@ fn a_storm_of_offline_and_an_end_without_agreement_break_g11() {
 }
 
 #[test]
+fn what_was_before_an_edit_shows_only_where_its_text_went_at_its_time() {
+    let before = |at: Option<u64>, bare: bool| {
+        reading_of(move |rows| {
+            for row in [0, 2, 3] {
+                rows[row].expires = at;
+            }
+            rows[2].bare = bare;
+            rows[2].text = None;
+            rows[0].text = Some("from a tail".to_owned());
+            rows[3].text = Some("from a tail".to_owned());
+        })
+    };
+    assert_eq!(broken(before(Some(100), true)), vec![]);
+    finds("the edit is there", Guarantee::Present, before(Some(100), false));
+    finds("it has no time", Guarantee::Present, before(None, true));
+}
+
+#[test]
 fn messages_of_a_device_out_of_order_and_sends_without_an_answer_are_found() {
     let line = [LINE[0], LINE[1], LINE[2], (1, 4, 15), (1, 5, 14)];
     let events = vec![invoke(0, 14), invoke(0, 15), ack(0, 15, acked(at(1, 4))), ack(0, 14, acked(at(1, 5)))];
     finds("swapped", Guarantee::DeviceOrder, with(events, both(&line)));
+    let read = |did| Event::Read {
+        reader: "eu".to_owned(),
+        conversation: CONVERSATION,
+        rows: vec![read_row(5, 14, "ann", did, None)],
+    };
+    let refused = |did| {
+        let kept = Event::RefusalKept(CONVERSATION, id(14));
+        let acks = [ack(0, 15, acked(at(1, 4))), ack(0, 14, acked(at(1, 5)))];
+        with([vec![invoke(0, 14), invoke(0, 15), kept, read(did)], acks.to_vec()].concat(), both(&line))
+    };
+    assert_eq!(broken(refused(reacted(11, true))), vec![], "one region refused it before its message came back");
+    finds("a message", Guarantee::DeviceOrder, refused(Did::Message));
     finds("unanswered", Guarantee::Answered, with(vec![invoke(0, 14)], both(&LINE)));
     let refused = |again| Event::Refused { session: 0, conversation: CONVERSATION, message: id(14), again };
     let twice = vec![invoke(0, 14), invoke(0, 14), refused(false), refused(true)];

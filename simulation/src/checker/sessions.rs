@@ -110,6 +110,8 @@ fn device_order(conversation: ConversationId, order: &[MessageId], facts: &Facts
         let moved = sent.is_some_and(|sent| {
             sent.refused
                 || sent.parked_gone
+                // Its message may have come back with a tail, and another region held it, too.
+                || (sent.changes && sent.refusal_kept)
                 || unknown(sent)
                 || sent.acks.iter().any(|ack| facts.is_named(conversation, ack))
         });
