@@ -159,6 +159,12 @@ impl fmt::Display for NodeId {
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
+impl From<u64> for Epoch {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// A number in a log: 0 is the header, entries are numbered from 1 without a hole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -11,6 +11,7 @@ pub mod contract;
 pub mod entry;
 pub mod error;
 pub mod ids;
+mod lenient;
 pub mod limits;
 pub mod mesh;
 pub mod placement;

@@ -15,7 +15,7 @@ pub struct SyncRequest {
     #[cfg_attr(feature = "schema", schemars(length(max = crate::limits::SYNC_CONVERSATIONS)))]
     pub conversations: Vec<SyncCursor>,
     /// Rows per conversation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "crate::lenient::whole_or_none", default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = crate::limits::SYNC_ROWS)))]
     pub limit: Option<u64>,
 }
@@ -29,9 +29,10 @@ pub struct SyncCursor {
     pub conversation_id: ConversationId,
     /// The last number that it has.
     #[cfg_attr(feature = "schema", schemars(range(max = crate::limits::SEQUENCE)))]
+    #[serde(deserialize_with = "crate::lenient::whole")]
     pub last_sequence: u64,
     /// The epoch of that number.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "crate::lenient::whole_or_none", default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
 }
 
@@ -229,6 +230,7 @@ pub struct HistoryQuery {
 pub struct CreateConversation {
     /// Only `direct`.
     #[serde(rename = "type")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::contract::direct"))]
     pub kind: ConversationKind,
     /// The other user.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 1)))]
@@ -249,9 +251,10 @@ pub struct CreateGroup {
     pub participant_ids: Vec<UserId>,
     /// `group` (default) or `channel`.
     #[serde(default, rename = "type")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::contract::group_or_channel"))]
     pub kind: Option<ConversationKind>,
     /// What differs from the defaults.
-    #[serde(default)]
+    #[serde(deserialize_with = "crate::lenient::object", default)]
     pub settings: SettingsPatch,
     /// What edges do while its home is out of reach. Default: `park`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -273,7 +276,7 @@ pub struct SettingsPatch {
     #[serde(default)]
     pub history_for_new_members: Option<HistoryForNewMembers>,
     /// 1 to 3,650. Default: 30.
-    #[serde(default)]
+    #[serde(deserialize_with = "crate::lenient::whole_or_none", default)]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 3_650)))]
     pub retention_days: Option<u32>,
 }
@@ -410,7 +413,7 @@ pub struct PatchConversation {
     #[cfg_attr(feature = "schema", schemars(with = "crate::placement::PartitionMode"))]
     pub partition_mode: Option<crate::placement::PartitionMode>,
     /// Settings that change. What new members see stays as it was created.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "crate::lenient::object_or_none", default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::contract::changeable_settings"))]
     pub settings: Option<SettingsPatch>,
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::rest::{
     ConversationRow, HistoryQuery, HistoryResponse, MembersResponse, Participant, Range, Row, SyncCursor, SyncRefusal,
@@ -22,6 +23,8 @@ use crate::rows;
 const READ_BYTES: usize = 1024 * 1024;
 /// Rows looked through for the last message, newest first.
 const LAST_MESSAGE_WITHIN: u64 = 256;
+/// Conversations of one sync that are read or asked about at once.
+const SYNCED_AT_ONCE: usize = 64;
 /// Participants in the single row of a conversation.
 const PARTICIPANTS: usize = 100;
 
@@ -299,11 +302,15 @@ impl Region {
         let limit = usize::try_from(limit).unwrap_or(limits::SYNC_ROWS);
         let mut conversations = Vec::new();
         let mut refused = Vec::new();
-        for cursor in request.conversations {
-            match self.sync_one(user, &cursor, limit, pass_on).await {
-                Ok(synced) => conversations.push(synced),
-                Err(refusal) => {
-                    refused.push(SyncRefusal { conversation_id: cursor.conversation_id, error: refusal.error });
+        // What another region holds, or has to be asked about, costs a round trip: not one after the other.
+        for cursors in request.conversations.chunks(SYNCED_AT_ONCE) {
+            let answers = join_all(cursors.iter().map(|cursor| self.sync_one(user, cursor, limit, pass_on))).await;
+            for (cursor, answer) in cursors.iter().zip(answers) {
+                match answer {
+                    Ok(synced) => conversations.push(synced),
+                    Err(refusal) => {
+                        refused.push(SyncRefusal { conversation_id: cursor.conversation_id, error: refusal.error });
+                    }
                 }
             }
         }

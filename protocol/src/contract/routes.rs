@@ -182,7 +182,7 @@ fn sequence() -> Value {
 
 /// The parameters of all routes, by the name that a route refers to them with.
 fn parameters(schemas: &mut Schemas) -> BTreeMap<&'static str, Value> {
-    let text = || json!({ "type": "string", "maxLength": 512 });
+    let text = || json!({ "type": "string" });
     let key = json!({ "type": "string", "format": "uuid" });
     BTreeMap::from([
         ("conversation", parameter("conversation", "path", "Its id.", schemas.sent::<ConversationId>())),

@@ -74,3 +74,13 @@ pub(crate) fn changes_something(schema: &mut Schema) {
     let one_of_them: Vec<Value> = fields.keys().map(|field| serde_json::json!({ "required": [field] })).collect();
     schema.insert("anyOf".to_owned(), Value::Array(one_of_them));
 }
+
+/// The kind of what `POST /conversations` makes.
+pub(crate) fn direct(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({ "const": "direct", "description": "Only `direct`." })
+}
+
+/// The kinds of what `POST /groups` makes.
+pub(crate) fn group_or_channel(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({ "enum": ["group", "channel", null], "description": "`group` (default) or `channel`." })
+}
