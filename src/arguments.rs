@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::admin_arguments::{AuditArguments, HomeArguments, ParkedArguments, RegionArguments, VerifyArguments};
+use crate::admin_arguments::{
+    AuditArguments, HomeArguments, ParkedArguments, RegionArguments, UserArguments, VerifyArguments,
+};
 
 /// A chat backend that runs in many regions at once: one order, honest acks.
 #[derive(Debug, Parser)]
@@ -31,6 +33,8 @@ pub(crate) enum Verb {
     Region(RegionArguments),
     /// Look at the homes of conversations, and move them.
     Home(HomeArguments),
+    /// Erase what a user wrote.
+    User(UserArguments),
     /// Look at sends that wait for their home.
     Parked(ParkedArguments),
     /// Walk the hash chain of every log: a changed entry or a forked epoch is named, with what to do.

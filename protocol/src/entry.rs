@@ -285,6 +285,18 @@ impl SealedEntry {
         }
     }
 
+    /// What it says is kept no longer.
+    #[must_use]
+    pub fn forgets(&self) -> Option<Forget> {
+        if !matches!(self.entry.fixed.kind, EntryKind::System | EntryKind::User) {
+            return None;
+        }
+        match self.change()? {
+            Change::Forget(forget) => Some(forget),
+            _ => None,
+        }
+    }
+
     /// The same entry without its content: position, hash and digest stay.
     #[must_use]
     pub fn without_content(&self) -> Arc<Self> {
@@ -466,6 +478,16 @@ pub enum Change {
     },
     /// Settings of a group or channel that are others from now on.
     Settings(SettingsChange),
+    /// Something is kept no longer.
+    Forget(Forget),
+}
+
+/// What is kept no longer, from the entry on that says so. Variants are appended, never re-ordered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Forget {
+    /// What a user said so far: in a conversation the texts of its messages and edits, in its own record its profile.
+    /// Positions, senders and hashes stay.
+    User(UserId),
 }
 
 /// What opens a log, at sequence 0.

@@ -21,6 +21,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::edge::{Connection, EdgeEvent, QueueBounds};
+use crate::erase::UserFound;
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::ownership::Ownership;
@@ -487,6 +488,27 @@ impl RegionHandle {
         word::keep(&*self.region.stores.map, &region, fence).await?;
         self.region.input(Input::AcceptLoss(region, fence)).await;
         Ok(())
+    }
+
+    /// What has to be erased of a user, where its record is here.
+    ///
+    /// # Errors
+    /// What a question to a steward may meet.
+    pub async fn traces_of(&self, user: &UserId) -> Result<UserFound, Refusal> {
+        self.region.traces_of(user).await
+    }
+
+    /// Has what a user wrote so far forgotten in a conversation, or its profile where none is named. Returns whether there
+    /// was something to forget: what was is shown to nobody from then on, and every region's sweep takes it away.
+    ///
+    /// # Errors
+    /// A refusal of the home, or that it is out of reach.
+    pub async fn erase(
+        &self,
+        user: &UserId,
+        conversation: Option<hearth_protocol::ConversationId>,
+    ) -> Result<bool, Refusal> {
+        self.region.erase(user, conversation).await
     }
 
     /// What this region knows of a log; a log unknown here is asked of its steward.

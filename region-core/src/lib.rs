@@ -6,6 +6,7 @@
 mod api;
 mod departures;
 pub mod edge;
+mod erase;
 mod expiry;
 mod fail_point;
 mod feed;
@@ -33,6 +34,7 @@ mod users;
 mod word;
 
 pub use edge::{Connection, EdgeEvent, QueueBounds, Rewound, Skipped};
+pub use erase::{UserFound, UserTraces};
 pub use handle::{ApiCall, Opened, Readiness, RegionHandle, Replay};
 pub use links::{LinkEvent, Links, NotSent};
 pub use losses::Loss;

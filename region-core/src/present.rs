@@ -11,7 +11,7 @@ use hearth_protocol::{
     Change, ConversationId, EntryKind, ErrorCode, LogId, MessageId, Position, Refusal, SealedEntry, UserId, limits,
 };
 use region_model::LogView;
-use region_model::view::{Present, is_expired};
+use region_model::view::{Forgotten, Present, is_expired};
 use serde_json::value::RawValue;
 
 use crate::reads::{Seen, seen};
@@ -24,11 +24,12 @@ use crate::runtime::wall;
 pub(crate) struct Reader<'a> {
     pub(crate) user: &'a UserId,
     pub(crate) below: u64,
+    pub(crate) forgotten: &'a Forgotten,
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn of(user: &'a UserId, seen: &Seen<'_>) -> Self {
-        Self { user, below: seen.to }
+    pub(crate) fn of(user: &'a UserId, seen: &Seen<'a>) -> Self {
+        Self { user, below: seen.to, forgotten: &seen.state.forgotten }
     }
 }
 
@@ -53,7 +54,10 @@ impl Region {
         for entry in entries {
             let Some(mut row) = rows::row(conversation, entry, now) else { continue };
             let number = target_of(entry).unwrap_or(row.sequence_number);
-            if let Some(present) = present.get(&number) {
+            if reader.forgotten.hides(entry) {
+                let is_message = entry.entry.fixed.kind == EntryKind::Message;
+                (row.content, row.expired, row.deleted) = (None, None, is_message.then_some(true));
+            } else if let Some(present) = present.get(&number) {
                 self.show(&mut row, entry, present, reader).await?;
             }
             shown.push(row);
@@ -145,7 +149,7 @@ impl Region {
             return Err(Refusal::new(ErrorCode::Forbidden, "only its author and admins see what a message was"));
         }
         let changes = self.changes(log, number, number + 1, seen.to).await?;
-        let deleted = Present::of(&changes).is_deleted();
+        let deleted = Present::of(&changes).is_deleted() || seen.state.forgotten.hides(&entry);
         let expired = !deleted && is_expired(&entry, wall());
         let edits = changes.iter().filter(|change| change.what == MessageChange::Edited);
         let sent = (fixed.position, fixed.original_time.unwrap_or(fixed.time));

@@ -1,11 +1,14 @@
-//! Texts of deleted and expired messages leave the store: first the entries lose their content, in the log and in kept
-//! tails, then the store's files are rewritten. A delete is taken up once it is below the mark and everything between it and its
-//! message is here; until then it is looked at again by the next sweep.
+//! Texts of deleted and expired messages, and of erased users, leave the store: first the entries lose their content, in
+//! the log and in kept tails, then the store's files are rewritten. A delete is taken up once it is below the mark and
+//! everything between it and its message is here, an erasure once everything below it is; until then it is looked at again
+//! by the next sweep.
 
 use std::sync::Arc;
 
+use hearth_protocol::entry::Forget;
 use hearth_protocol::record::{ChangeRecord, MessageChange};
-use hearth_protocol::{EntryKind, LogId, Position, SealedEntry, Timestamp};
+use hearth_protocol::{Change, EntryKind, LogId, LogKind, Position, SealedEntry, Timestamp, UserId};
+use region_model::Input;
 use region_model::ports::{StoreError, TakenContent};
 use uuid::Uuid;
 
@@ -13,10 +16,12 @@ use crate::reads::has_rows;
 use crate::region::Region;
 use crate::runtime::wall;
 
-/// Deletes, and entries that expired, looked at per page.
+/// Deletes, entries that expired, and entries of a log looked at per page.
 const PAGE: usize = 256;
 /// Entries of a tail looked at per page.
 const TAIL_PAGE: usize = 256;
+/// Bytes of one page of a log.
+const PAGE_BYTES: usize = 1024 * 1024;
 
 /// Runs until the region stops.
 pub(crate) async fn run(region: Arc<Region>) {
@@ -38,7 +43,7 @@ pub(crate) async fn run(region: Arc<Region>) {
 }
 
 /// Whether an entry gives a message its content: it is the message, or an edit of it.
-fn is_content_of(entry: &SealedEntry, message: Uuid, sender: &hearth_protocol::UserId) -> bool {
+fn is_content_of(entry: &SealedEntry, message: Uuid, sender: &UserId) -> bool {
     let fixed = &entry.entry.fixed;
     let is_it = match fixed.kind {
         EntryKind::Message => fixed.id == message,
@@ -48,14 +53,30 @@ fn is_content_of(entry: &SealedEntry, message: Uuid, sender: &hearth_protocol::U
     is_it && fixed.sender == *sender && entry.content().is_some()
 }
 
+/// Whether an entry has content that goes when a user is erased: what it wrote in a conversation, or its own profile.
+fn is_text_of(log: LogId, entry: &SealedEntry, user: &UserId) -> bool {
+    let fixed = &entry.entry.fixed;
+    let has_text = match log.kind {
+        LogKind::Conversation => fixed.sender == *user && matches!(fixed.kind, EntryKind::Message | EntryKind::Edit),
+        LogKind::User => matches!(entry.change(), Some(Change::Profile { .. })),
+        LogKind::Placement => false,
+    };
+    has_text && entry.content().is_some()
+}
+
 impl Region {
     async fn sweep_content(self: &Arc<Self>) -> Result<(), StoreError> {
         let mut after = None;
         loop {
             let (deletes, next) = self.stores.log.deletes(after, PAGE).await?;
-            for (log, delete) in deletes {
-                if let Some(taken) = self.content_of(log, delete).await? {
-                    self.stores.log.take_content(taken).await?;
+            for (log, change) in deletes {
+                match change.what.clone() {
+                    MessageChange::Forgotten(Forget::User(user)) => self.take_texts_of(log, &user, change).await?,
+                    _ => {
+                        if let Some(taken) = self.content_of(log, change).await? {
+                            self.stores.log.take_content(taken).await?;
+                        }
+                    }
                 }
             }
             after = next;
@@ -96,14 +117,51 @@ impl Region {
         let edits = changes.iter().filter(|change| change.what == MessageChange::Edited);
         let entries = std::iter::once(fixed.position).chain(edits.map(|edit| edit.position)).collect();
         let tail = self.tail_content(log, fixed.id, &fixed.sender).await?;
-        Ok(Some(TakenContent { log, entries, tail, delete }))
+        Ok(Some(TakenContent { log, entries, tail, done: Some(delete) }))
+    }
+
+    /// What the erasure of a user takes away, a page at a time. It is done with the last of them: one that a crash cuts off
+    /// begins again.
+    async fn take_texts_of(&self, log: LogId, user: &UserId, erased: ChangeRecord) -> Result<(), StoreError> {
+        let Ok(view) = self.view(log, false).await else { return Ok(()) };
+        let by = erased.position.sequence.0;
+        if !view.held || by >= view.marked || !has_rows(&view, 1, by + 1) {
+            return Ok(());
+        }
+        self.input(Input::Erased(log, user.clone(), erased.time)).await;
+        let is_its = |entry: &&Arc<SealedEntry>| is_text_of(log, entry, user);
+        let mut next = 1;
+        while next < by {
+            let page = self.stores.log.read(log, next, by, PAGE, PAGE_BYTES).await?;
+            let Some(last) = page.last() else { break };
+            next = last.sequence().0 + 1;
+            let entries = page.iter().filter(is_its).map(|entry| entry.entry.fixed.position).collect();
+            self.take(TakenContent { log, entries, tail: Vec::new(), done: None }).await?;
+        }
+        let mut after = None;
+        loop {
+            let page = self.stores.log.read_tail(log, after, TAIL_PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.entry.fixed.position);
+            let of_before = page.iter().filter(|entry| entry.entry.fixed.time <= erased.time);
+            let tail = of_before.filter(is_its).map(|entry| entry.entry.fixed.position).collect();
+            self.take(TakenContent { log, entries: Vec::new(), tail, done: None }).await?;
+        }
+        self.stores.log.take_content(TakenContent { log, entries: Vec::new(), tail: Vec::new(), done: Some(erased) }).await
+    }
+
+    async fn take(&self, taken: TakenContent) -> Result<(), StoreError> {
+        if taken.entries.is_empty() && taken.tail.is_empty() {
+            return Ok(());
+        }
+        self.stores.log.take_content(taken).await
     }
 
     async fn tail_content(
         &self,
         log: LogId,
         message: Uuid,
-        sender: &hearth_protocol::UserId,
+        sender: &UserId,
     ) -> Result<Vec<Position>, StoreError> {
         let (mut found, mut after) = (Vec::new(), None);
         loop {

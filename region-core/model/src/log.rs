@@ -330,7 +330,8 @@ impl<R: Clone> Log<R> {
         let fixed = &entry.entry.fixed;
         self.tip = Some(Tip { epoch: fixed.position.epoch, hash: entry.hash, time: fixed.time });
         self.length += 1;
-        if self.length >= self.snapshot_length + SNAPSHOT_EVERY + self.view.weight() {
+        // A snapshot of before may hold what is kept no longer.
+        if self.length >= self.snapshot_length + SNAPSHOT_EVERY + self.view.weight() || entry.forgets().is_some() {
             self.snapshot_length = self.length;
             append.snapshot = Some((self.length, self.view.snapshot()));
         }

@@ -308,6 +308,31 @@ impl<R> ParkingLot<R> {
         taken
     }
 
+    /// Takes the content of messages that a user parked in a log before a time away: the user was erased there. Returns
+    /// what is to be stored, and the user's edits, which are nothing without theirs.
+    pub(crate) fn take_erased(
+        &mut self,
+        log: LogId,
+        user: &UserId,
+        before: Timestamp,
+    ) -> (Vec<ParkedSend>, Vec<u64>) {
+        let (mut taken, mut edits) = (Vec::new(), Vec::new());
+        for number in self.by_log.get(&log).into_iter().flatten() {
+            let Some(Parked { send, durable, .. }) = self.sends.get_mut(number) else { continue };
+            let is_it = send.refused.is_none() && send.sender == *user && send.parked_at <= before;
+            match send.kind {
+                EntryKind::Message if *durable && is_it => {
+                    self.bytes -= send.content.len();
+                    let had_content = !std::mem::take(&mut send.content).is_empty();
+                    taken.extend(had_content.then(|| send.clone()));
+                }
+                EntryKind::Edit if is_it => edits.push(*number),
+                _ => {}
+            }
+        }
+        (taken, edits)
+    }
+
     /// Refusals that were kept for as long again as four sends may wait: their device does not come back.
     pub(crate) fn abandoned(&self, now: u64) -> Vec<u64> {
         let kept = self.bounds.kept_milliseconds.saturating_mul(5);

@@ -87,7 +87,7 @@ pub async fn content_that_is_taken_away_leaves_the_rest_of_its_entries_in_the_lo
     // What is not there, and what stands under another epoch, is left as it is.
     let elsewhere = hearth_protocol::Position { epoch: Epoch(2), ..position(2) };
     let (entries, tail) = (vec![position(1), position(99), elsewhere], vec![position(6), position(99)]);
-    stores.log.take_content(TakenContent { log, entries, tail, delete: delete(1, 3) }).await.expect("takes");
+    stores.log.take_content(TakenContent { log, entries, tail, done: Some(delete(1, 3)) }).await.expect("takes");
     drop(stores);
     for reopened in [false, true] {
         if reopened {

@@ -293,6 +293,16 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
     }
 
+    /// A user was erased in a log at a time. Whether the home took a message before, it says by itself, as of one that
+    /// expired; an edit is refused.
+    pub(super) fn erase_parked(&mut self, log: LogId, user: &UserId, at: Timestamp, effects: &mut Vec<Effect<R>>) {
+        let (taken, edits) = self.lot.take_erased(log, user, at);
+        effects.extend(taken.into_iter().map(|send| Effect::Park(Box::new(send))));
+        for number in edits {
+            self.refuse_parked(number, Refusal::new(ErrorCode::Expired, "its sender was erased since"), effects);
+        }
+    }
+
     /// A device has been told of a refusal: it can be forgotten, once what is being stored of it is stored.
     pub(super) fn refusal_told(&mut self, number: u64, effects: &mut Vec<Effect<R>>) {
         let Some(parked) = self.lot.get_mut(number).filter(|parked| parked.send.refused.is_some()) else { return };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hearth_protocol::entry::Forget;
 use hearth_protocol::{Change, ConversationId, Position, Refusal, RegionId, SealedEntry, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,9 @@ pub struct UserState {
     pub conversations: BTreeMap<ConversationId, Membership>,
     /// Where devices were connected, and the last connect recorded.
     pub resident: BTreeMap<RegionId, Timestamp>,
+    /// Whether the profile was erased, and nothing was written there since. Snapshots carry it behind everything else.
+    #[serde(skip)]
+    pub erased: bool,
 }
 
 impl UserState {
@@ -46,6 +50,7 @@ impl UserState {
             avatar_url: None,
             conversations: BTreeMap::new(),
             resident: BTreeMap::new(),
+            erased: false,
         }
     }
 
@@ -63,7 +68,11 @@ impl UserState {
             Some(Change::Left { region, .. }) => {
                 self.resident.remove(&region);
             }
+            Some(Change::Forget(Forget::User(_))) => {
+                (self.display_name, self.avatar_url, self.erased) = (None, None, true);
+            }
             Some(Change::Profile { display_name, avatar_url }) => {
+                self.erased = false;
                 if let Some(display_name) = display_name {
                     self.display_name = display_name;
                 }
@@ -103,6 +112,7 @@ impl UserState {
                 display_name.as_ref().is_none_or(|name| *name == self.display_name)
                     && avatar_url.as_ref().is_none_or(|url| *url == self.avatar_url)
             }
+            Change::Forget(Forget::User(user)) => *user != self.user || self.erased,
             Change::Members { .. }
             | Change::Name(_)
             | Change::Durability(_)
