@@ -425,6 +425,9 @@ pub(crate) struct SimArguments {
     /// Conversations get other voters now and then.
     #[arg(long)]
     pub(crate) voters: bool,
+    /// Clients are erased in their conversations now and then.
+    #[arg(long)]
+    pub(crate) erasures: bool,
     /// Of a seed's faults only these, by number, or `none`.
     #[arg(long, value_name = "NUMBERS")]
     pub(crate) faults: Option<String>,

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_protocol::record::{ChangeRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend};
-use hearth_protocol::{LogId, Placement, Position, RegionId, SealedEntry, Timestamp, mesh};
+use hearth_protocol::entry::Forget;
+use hearth_protocol::record::{ChangeRecord, DedupRecord, LogRecord, MessageChange, OutboxRecord, ParkedSend};
+use hearth_protocol::{EntryKind, LogId, Placement, Position, RegionId, SealedEntry, Timestamp, UserId, mesh};
 use region_model::ports::{DedupKey, LoadedLog, LogAppend, TargetFound, TargetKey, length_of};
 
 /// One log.
@@ -191,6 +192,28 @@ impl Disk {
             };
             entries.filter(is_over).for_each(|entry| *entry = entry.without_content());
         }
+    }
+
+    /// Takes the texts of erased users away, as far as the log is whole below what erases them. Returns who was erased
+    /// where, and when: what they parked goes, too.
+    pub(crate) fn take_erased(&mut self) -> Vec<(LogId, UserId, Timestamp)> {
+        let mut all = Vec::new();
+        for (log, stored) in &mut self.logs {
+            let open = stored.open().is_some();
+            for change in stored.changes.values().filter(|change| change.position.sequence.0 < stored.mark && !open) {
+                let MessageChange::Forgotten(Forget::User(user)) = &change.what else { continue };
+                let below = change.position.sequence.0;
+                let line = stored.entries.range_mut(..below).map(|(_, entry)| entry);
+                let tail = stored.tail.values_mut().filter(|entry| entry.entry.fixed.time <= change.time);
+                let has_text = |entry: &&mut Arc<SealedEntry>| {
+                    let fixed = &entry.entry.fixed;
+                    fixed.sender == *user && matches!(fixed.kind, EntryKind::Message | EntryKind::Edit)
+                };
+                line.chain(tail).filter(has_text).for_each(|entry| *entry = entry.without_content());
+                all.push((*log, user.clone(), change.time));
+            }
+        }
+        all
     }
 
     /// A message by its id, with what was done to it.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use hearth_protocol::entry::{ConversationKind, MemberAction, Role};
+use hearth_protocol::entry::{ConversationKind, Forget, MemberAction, Role};
 use hearth_protocol::ids::direct_conversation;
 use hearth_protocol::record::OutboxRecord;
 use hearth_protocol::{Change, ConversationId, EntryKind, Header, Level, LogId, Slot, UserId};
@@ -179,6 +179,20 @@ impl World {
         let command = self.own(region, log, EntryKind::User, resident.encode());
         let steps = [Step::Record(user), Step::Command(Box::new(command)), Step::Follow(log)];
         self.begin_errand(region, steps, Done::Nothing);
+    }
+
+    /// An operator has a client erased in a conversation of its own, at any region that runs.
+    pub(crate) fn erase(&mut self, client: usize, conversation: usize) {
+        let Some(of) = self.clients.get(client).filter(|of| !of.conversations.is_empty()) else { return };
+        let number = of.conversations[conversation % of.conversations.len()];
+        let (user, at) = (of.user.clone(), (client + conversation) % self.regions.len());
+        if !self.conversations[number].ready || !self.regions[at].runs() {
+            return;
+        }
+        self.trace.count(self.now, "erase-asked", number as u64, client as u64);
+        let content = Change::Forget(Forget::User(user)).encode();
+        let command = self.own(at, self.conversations[number].log, EntryKind::System, content);
+        self.begin_errand(at, [Step::Command(Box::new(command))], Done::Nothing);
     }
 
     fn own(&mut self, region: usize, log: LogId, kind: EntryKind, content: Bytes) -> Command {

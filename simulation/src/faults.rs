@@ -49,6 +49,7 @@ impl World {
             FaultKind::Drain(region) => self.drain(region),
             FaultKind::StoreLost(region) | FaultKind::StoreRestored(region, _) => self.goes_down(region, true),
             FaultKind::Voters(conversation, first, count) => self.change_voters(conversation, first, count),
+            FaultKind::Erase(client, conversation) => self.erase(client, conversation),
         }
         self.after(fault.lasts, Event::FaultEnds(index));
     }
@@ -98,7 +99,11 @@ impl World {
                 self.replace_store(region, Some(fault.at.saturating_sub(seconds * SECOND)));
                 self.comes_up(region);
             }
-            FaultKind::Disconnect(_) | FaultKind::Move(..) | FaultKind::Drain(_) | FaultKind::Voters(..) => {}
+            FaultKind::Disconnect(_)
+            | FaultKind::Move(..)
+            | FaultKind::Drain(_)
+            | FaultKind::Voters(..)
+            | FaultKind::Erase(..) => {}
         }
     }
 

@@ -99,6 +99,8 @@ pub enum Did {
         /// Whether it comes.
         added: bool,
     },
+    /// The texts of this user in the rows above it are taken away.
+    Erase(String),
     /// Nothing.
     Other,
 }

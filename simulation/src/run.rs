@@ -76,13 +76,14 @@ pub const STEPS: [&str; 66] = [
     "moved",
     "move-refused",
     "voters-asked",
+    "erase-asked",
     "store-lost",
     "store-restored",
     "fork",
     "conflict",
 ];
 /// Steps that are not to happen, or only in a plan that was asked for them: they are left out while they do not.
-const LEFT_OUT: [&str; 5] = ["fork", "conflict", "voters-asked", "store-lost", "store-restored"];
+const LEFT_OUT: [&str; 6] = ["fork", "conflict", "voters-asked", "erase-asked", "store-lost", "store-restored"];
 /// How much longer than planned a run may take to come to its end.
 const PATIENCE: u64 = 60 * SECOND;
 /// How long after the restart of all regions they are looked at first.

@@ -93,6 +93,8 @@ fn kept(reader: &str, conversation: ConversationId, rows: &[Row], facts: &Facts,
             match stands {
                 // The disk that had it is gone.
                 None if sent.copy_gone && one_copy_was_promised => {}
+                // Nothing of an erased user comes back.
+                None if named && facts.erased.contains(&(conversation, *message)) => {}
                 None if named => report.add(
                     Guarantee::G8,
                     format!("{reader}: {message} was acked as {position:?}, which was lost, and did not come back"),

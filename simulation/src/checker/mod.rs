@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hearth_protocol::{ConversationId, MessageId, Position};
 use serde::Serialize;
 
-use crate::history::{Acked, Event, History};
+use crate::history::{Acked, Did, Event, History};
 
 /// What a history can break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -154,6 +154,8 @@ pub(crate) struct Facts {
     pub(crate) sent: BTreeMap<Key, Sent>,
     pub(crate) losses: BTreeMap<ConversationId, Vec<Loss>>,
     pub(crate) voters: BTreeMap<ConversationId, usize>,
+    /// Messages of users that were erased in their conversation: what was lost of them does not come back.
+    pub(crate) erased: BTreeSet<Key>,
 }
 
 impl Facts {
@@ -178,7 +180,8 @@ impl Facts {
 #[must_use]
 pub fn check(history: &History) -> Report {
     let mut report = Report::default();
-    let facts = gather(history, &mut report);
+    let mut facts = gather(history, &mut report);
+    facts.erased = erased(history);
     acks::check(history, &facts, &mut report);
     let lines = lines::check(history, &facts, &mut report);
     sessions::check(history, &facts, &lines, &mut report);
@@ -261,6 +264,28 @@ fn gather(history: &History, report: &mut Report) -> Facts {
         }
     }
     facts
+}
+
+/// Messages whose sender was erased in their conversation, whenever.
+fn erased(history: &History) -> BTreeSet<Key> {
+    let mut users: BTreeSet<(ConversationId, &str)> = BTreeSet::new();
+    for (_, event) in &history.events {
+        let Event::Read { conversation, rows, .. } = event else { continue };
+        for row in rows {
+            if let Did::Erase(user) = &row.did {
+                users.insert((*conversation, user));
+            }
+        }
+    }
+    if users.is_empty() {
+        return BTreeSet::new();
+    }
+    let sent = history.events.iter().filter_map(|(_, event)| {
+        let Event::Invoke(session, conversation, message) = event else { return None };
+        let sender = history.sessions.get(*session as usize)?;
+        users.contains(&(*conversation, sender.name.as_str())).then_some((*conversation, *message))
+    });
+    sent.collect()
 }
 
 /// Counts the faults during which a send was in flight.

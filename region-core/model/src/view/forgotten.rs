@@ -32,7 +32,8 @@ pub struct Forgotten {
 }
 
 impl Forgotten {
-    pub(super) fn fold(&mut self, sealed: &SealedEntry) {
+    /// Adds one entry.
+    pub fn fold(&mut self, sealed: &SealedEntry) {
         let fixed = &sealed.entry.fixed;
         if has_text(fixed.kind) {
             if let Some(erased) = self.users.get_mut(&fixed.sender) {
