@@ -99,6 +99,9 @@ pub(crate) struct DevArguments {
     /// How often the texts of deleted messages are taken out of the store and its files.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
     pub(crate) content_sweep: Duration,
+    /// How long a day of a conversation's `retentionDays` lasts: shorter, to see what retention does.
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration)]
+    pub(crate) retention_day: Duration,
     /// Whether a region that a majority cannot reach is fenced by itself, and its slots go to others. With `off`, and
     /// with fewer than three regions, that is left to you.
     #[arg(long, value_enum, default_value = "on")]
@@ -425,7 +428,7 @@ pub(crate) struct SimArguments {
     /// Conversations get other voters now and then.
     #[arg(long)]
     pub(crate) voters: bool,
-    /// Clients are erased in their conversations now and then.
+    /// Clients are erased in their conversations, and floors raised, now and then.
     #[arg(long)]
     pub(crate) erasures: bool,
     /// Of a seed's faults only these, by number, or `none`.

@@ -488,6 +488,17 @@ pub enum Forget {
     /// What a user said so far: in a conversation the texts of its messages and edits, in its own record its profile.
     /// Positions, senders and hashes stay.
     User(UserId),
+    /// What stands below a number, which is the floor from then on: nobody is shown a row of it, and its texts go.
+    Below {
+        /// The floor until then.
+        from: u64,
+        /// The floor.
+        floor: u64,
+        /// Everything below it was sequenced until then, everything else later.
+        before: Timestamp,
+        /// Hash of the entry below it: the chain is anchored there.
+        previous: Hash,
+    },
 }
 
 /// What opens a log, at sequence 0.

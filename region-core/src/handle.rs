@@ -31,7 +31,9 @@ use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
 use crate::typing::{Said, Typing};
-use crate::{Loss, departures, expiry, losses, notices, outbox, ownership, presence, sweep, typing, word};
+use crate::{
+    Loss, departures, expiry, losses, notices, outbox, ownership, presence, retention, sweep, typing, word,
+};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -162,6 +164,8 @@ pub struct Replay {
     pub up_to: u64,
     /// The lowest number that this user may see.
     pub visible_from: u64,
+    /// The lowest number that retention left.
+    pub floor: u64,
     /// Set when the cursor was not good: what the client has above is to be forgotten, and the frames follow behind that.
     pub rewound: Option<crate::edge::Rewound>,
 }
@@ -242,6 +246,7 @@ impl RegionHandle {
         tokio::spawn(departures::run(region.clone()));
         tokio::spawn(expiry::run(region.clone()));
         tokio::spawn(sweep::run(region.clone()));
+        tokio::spawn(retention::run(region.clone()));
         tokio::spawn(losses::run(region.clone()));
         tokio::spawn(receipts::run(region.clone(), receipt_queue));
         tokio::spawn(typing::run(region.clone(), said_queue));

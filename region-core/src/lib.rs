@@ -26,6 +26,7 @@ mod refusals;
 mod region;
 mod replay;
 mod reply;
+mod retention;
 mod rows;
 mod runtime;
 mod sweep;

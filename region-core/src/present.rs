@@ -54,7 +54,8 @@ impl Region {
         for entry in entries {
             let Some(mut row) = rows::row(conversation, entry, now) else { continue };
             let number = target_of(entry).unwrap_or(row.sequence_number);
-            if reader.forgotten.hides(entry) {
+            let of_before = target_of(entry).is_some_and(|target| target < reader.forgotten.floor());
+            if of_before || reader.forgotten.hides(entry) {
                 let is_message = entry.entry.fixed.kind == EntryKind::Message;
                 (row.content, row.expired, row.deleted) = (None, None, is_message.then_some(true));
             } else if let Some(present) = present.get(&number) {

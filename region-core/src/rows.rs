@@ -77,6 +77,9 @@ fn change_json(sealed: &SealedEntry) -> Option<serde_json::Value> {
         (EntryKind::System, Change::Forget(Forget::User(user))) => {
             Some(json!({"action": "erase", "by": by, "userIds": [user]}))
         }
+        (EntryKind::System, Change::Forget(Forget::Below { floor, .. })) => {
+            Some(json!({"action": "retention", "by": by, "floorSequence": floor}))
+        }
         (EntryKind::System, Change::Settings(change)) => {
             let mut given = serde_json::Map::new();
             let fields = [

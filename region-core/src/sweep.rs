@@ -20,6 +20,8 @@ use crate::runtime::wall;
 const PAGE: usize = 256;
 /// Entries of a tail looked at per page.
 const TAIL_PAGE: usize = 256;
+/// Messages whose changes are looked at per page.
+const TARGETS: u64 = 1_024;
 /// Bytes of one page of a log.
 const PAGE_BYTES: usize = 1024 * 1024;
 
@@ -64,6 +66,13 @@ fn is_text_of(log: LogId, entry: &SealedEntry, user: &UserId) -> bool {
     has_text && entry.content().is_some()
 }
 
+/// Whether an entry has content that somebody said, and that goes with the floor. What changes members, names and settings
+/// stays: the log adds up to them.
+fn is_said(entry: &SealedEntry) -> bool {
+    let said = matches!(entry.entry.fixed.kind, EntryKind::Message | EntryKind::Edit | EntryKind::Reaction);
+    said && entry.content().is_some()
+}
+
 impl Region {
     async fn sweep_content(self: &Arc<Self>) -> Result<(), StoreError> {
         let mut after = None;
@@ -72,6 +81,9 @@ impl Region {
             for (log, change) in deletes {
                 match change.what.clone() {
                     MessageChange::Forgotten(Forget::User(user)) => self.take_texts_of(log, &user, change).await?,
+                    MessageChange::Forgotten(Forget::Below { from, floor, before, .. }) => {
+                        self.take_below(log, (from, floor), before, change).await?;
+                    }
                     _ => {
                         if let Some(taken) = self.content_of(log, change).await? {
                             self.stores.log.take_content(taken).await?;
@@ -120,34 +132,84 @@ impl Region {
         Ok(Some(TakenContent { log, entries, tail, done: Some(delete) }))
     }
 
-    /// What the erasure of a user takes away, a page at a time. It is done with the last of them: one that a crash cuts off
-    /// begins again.
+    /// What the erasure of a user takes away. It is done with the last of it: one that a crash cuts off begins again.
     async fn take_texts_of(&self, log: LogId, user: &UserId, erased: ChangeRecord) -> Result<(), StoreError> {
-        let Ok(view) = self.view(log, false).await else { return Ok(()) };
         let by = erased.position.sequence.0;
-        if !view.held || by >= view.marked || !has_rows(&view, 1, by + 1) {
+        if !self.is_whole(log, 1, by).await {
             return Ok(());
         }
         self.input(Input::Erased(log, user.clone(), erased.time)).await;
-        let is_its = |entry: &&Arc<SealedEntry>| is_text_of(log, entry, user);
-        let mut next = 1;
-        while next < by {
-            let page = self.stores.log.read(log, next, by, PAGE, PAGE_BYTES).await?;
+        let is_its = |entry: &SealedEntry| is_text_of(log, entry, user);
+        self.take_of_line(log, (1, by), is_its).await?;
+        self.take_of_tail(log, |entry| entry.entry.fixed.time <= erased.time && is_its(entry)).await?;
+        self.done(log, erased).await
+    }
+
+    /// What a floor takes away: what is below it, edits above it of messages below, and what a tail has of before.
+    async fn take_below(
+        &self,
+        log: LogId,
+        (from, floor): (u64, u64),
+        before: Timestamp,
+        raised: ChangeRecord,
+    ) -> Result<(), StoreError> {
+        let by = raised.position.sequence.0;
+        if !self.is_whole(log, from, by).await {
+            return Ok(());
+        }
+        self.take_of_line(log, (from, floor), is_said).await?;
+        let mut next = from;
+        while next < floor {
+            let to = floor.min(next + TARGETS);
+            let changes = self.stores.log.changes(log, next, to, by).await?;
+            let above = |change: &&ChangeRecord| {
+                change.what == MessageChange::Edited && change.position.sequence.0 >= floor
+            };
+            let entries = changes.iter().filter(above).map(|change| change.position).collect();
+            self.take(TakenContent { log, entries, tail: Vec::new(), done: None }).await?;
+            next = to;
+        }
+        self.take_of_tail(log, |entry| entry.entry.fixed.time <= before && is_said(entry)).await?;
+        self.done(log, raised).await
+    }
+
+    /// Whether a change is marked, and everything from a number up to it is here.
+    async fn is_whole(&self, log: LogId, from: u64, by: u64) -> bool {
+        let view = self.view(log, false).await;
+        view.is_ok_and(|view| view.held && by < view.marked && has_rows(&view, from, by + 1))
+    }
+
+    async fn take_of_line(
+        &self,
+        log: LogId,
+        (from, to): (u64, u64),
+        goes: impl Fn(&SealedEntry) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut next = from;
+        while next < to {
+            let page = self.stores.log.read(log, next, to, PAGE, PAGE_BYTES).await?;
             let Some(last) = page.last() else { break };
             next = last.sequence().0 + 1;
-            let entries = page.iter().filter(is_its).map(|entry| entry.entry.fixed.position).collect();
+            let entries = page.iter().filter(|entry| goes(entry)).map(|entry| entry.entry.fixed.position).collect();
             self.take(TakenContent { log, entries, tail: Vec::new(), done: None }).await?;
         }
+        Ok(())
+    }
+
+    async fn take_of_tail(&self, log: LogId, goes: impl Fn(&SealedEntry) -> bool) -> Result<(), StoreError> {
         let mut after = None;
         loop {
             let page = self.stores.log.read_tail(log, after, TAIL_PAGE).await?;
-            let Some(last) = page.last() else { break };
+            let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.entry.fixed.position);
-            let of_before = page.iter().filter(|entry| entry.entry.fixed.time <= erased.time);
-            let tail = of_before.filter(is_its).map(|entry| entry.entry.fixed.position).collect();
+            let tail = page.iter().filter(|entry| goes(entry)).map(|entry| entry.entry.fixed.position).collect();
             self.take(TakenContent { log, entries: Vec::new(), tail, done: None }).await?;
         }
-        self.stores.log.take_content(TakenContent { log, entries: Vec::new(), tail: Vec::new(), done: Some(erased) }).await
+    }
+
+    async fn done(&self, log: LogId, change: ChangeRecord) -> Result<(), StoreError> {
+        let taken = TakenContent { log, entries: Vec::new(), tail: Vec::new(), done: Some(change) };
+        self.stores.log.take_content(taken).await
     }
 
     async fn take(&self, taken: TakenContent) -> Result<(), StoreError> {

@@ -73,6 +73,7 @@ pub(crate) fn said(entry: &SealedEntry) -> (Did, Option<String>) {
     let reaction = record.as_ref().and_then(|(_, what)| what.reaction());
     let did = match entry.forgets() {
         Some(Forget::User(user)) => Did::Erase(user.to_string()),
+        Some(Forget::Below { floor, .. }) => Did::Floor(floor),
         None => Did::of(fixed.kind.as_str().unwrap_or_default(), fixed.target.map(MessageId), reaction),
     };
     let writes = fixed.kind == EntryKind::Message || fixed.kind == EntryKind::Edit;
@@ -108,6 +109,7 @@ pub(crate) fn shown_rows(entries: &[Arc<SealedEntry>], changes: &[ChangeRecord],
         let is_message = did == Did::Message;
         let is_deleted = of_it.is_deleted() || (is_message && forgotten.hides(entry));
         let is_gone = is_over || is_deleted;
+        let of_before = entry.change_of_message().is_some_and(|(target, _)| target < forgotten.floor());
         let text = if is_gone { None } else { edit.map_or(own, |edit| said(edit).1) };
         let reactions = of_it.reactions(&nobody).into_iter().map(|of| (of.emoji, of.count));
         ReadRow {
@@ -115,7 +117,7 @@ pub(crate) fn shown_rows(entries: &[Arc<SealedEntry>], changes: &[ChangeRecord],
             message: MessageId(fixed.id),
             sender: fixed.sender.to_string(),
             time: fixed.original_time.unwrap_or(fixed.time).0,
-            text: text.filter(|_| is_message || (shows(entry) && !forgotten.hides(entry))),
+            text: text.filter(|_| is_message || (shows(entry) && !of_before && !forgotten.hides(entry))),
             did,
             deleted: is_deleted,
             expires: fixed.expires_at.map(|at| at.0),
@@ -123,5 +125,5 @@ pub(crate) fn shown_rows(entries: &[Arc<SealedEntry>], changes: &[ChangeRecord],
             reactions: if is_gone { Vec::new() } else { reactions.collect() },
         }
     };
-    entries.iter().map(row).collect()
+    entries.iter().filter(|entry| entry.sequence().0 >= forgotten.floor()).map(row).collect()
 }

@@ -194,26 +194,32 @@ impl Disk {
         }
     }
 
-    /// Takes the texts of erased users away, as far as the log is whole below what erases them. Returns who was erased
-    /// where, and when: what they parked goes, too.
-    pub(crate) fn take_erased(&mut self) -> Vec<(LogId, UserId, Timestamp)> {
-        let mut all = Vec::new();
+    /// Takes away what is kept no longer, as far as the log is whole below what says so. Returns who was erased where, and
+    /// when: what they parked goes, too.
+    pub(crate) fn take_forgotten(&mut self) -> Vec<(LogId, UserId, Timestamp)> {
+        let mut erased = Vec::new();
         for (log, stored) in &mut self.logs {
             let open = stored.open().is_some();
             for change in stored.changes.values().filter(|change| change.position.sequence.0 < stored.mark && !open) {
-                let MessageChange::Forgotten(Forget::User(user)) = &change.what else { continue };
-                let below = change.position.sequence.0;
-                let line = stored.entries.range_mut(..below).map(|(_, entry)| entry);
-                let tail = stored.tail.values_mut().filter(|entry| entry.entry.fixed.time <= change.time);
-                let has_text = |entry: &&mut Arc<SealedEntry>| {
-                    let fixed = &entry.entry.fixed;
-                    fixed.sender == *user && matches!(fixed.kind, EntryKind::Message | EntryKind::Edit)
+                let MessageChange::Forgotten(forget) = &change.what else { continue };
+                let (below, until) = match forget {
+                    Forget::User(user) => {
+                        erased.push((*log, user.clone(), change.time));
+                        (change.position.sequence.0, change.time)
+                    }
+                    Forget::Below { floor, before, .. } => (*floor, *before),
                 };
-                line.chain(tail).filter(has_text).for_each(|entry| *entry = entry.without_content());
-                all.push((*log, user.clone(), change.time));
+                let line = stored.entries.range_mut(..below).map(|(_, entry)| entry);
+                let tail = stored.tail.values_mut().filter(|entry| entry.entry.fixed.time <= until);
+                let goes = |entry: &&mut Arc<SealedEntry>| match (entry.entry.fixed.kind, forget) {
+                    (EntryKind::Message | EntryKind::Edit, Forget::User(user)) => entry.entry.fixed.sender == *user,
+                    (EntryKind::Message | EntryKind::Edit | EntryKind::Reaction, Forget::Below { .. }) => true,
+                    _ => false,
+                };
+                line.chain(tail).filter(goes).for_each(|entry| *entry = entry.without_content());
             }
         }
-        all
+        erased
     }
 
     /// A message by its id, with what was done to it.

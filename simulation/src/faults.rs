@@ -50,6 +50,7 @@ impl World {
             FaultKind::StoreLost(region) | FaultKind::StoreRestored(region, _) => self.goes_down(region, true),
             FaultKind::Voters(conversation, first, count) => self.change_voters(conversation, first, count),
             FaultKind::Erase(client, conversation) => self.erase(client, conversation),
+            FaultKind::Floor(conversation, percent) => self.raise_floor(conversation, percent),
         }
         self.after(fault.lasts, Event::FaultEnds(index));
     }
@@ -103,7 +104,8 @@ impl World {
             | FaultKind::Move(..)
             | FaultKind::Drain(_)
             | FaultKind::Voters(..)
-            | FaultKind::Erase(..) => {}
+            | FaultKind::Erase(..)
+            | FaultKind::Floor(..) => {}
         }
     }
 

@@ -101,6 +101,8 @@ pub enum Did {
     },
     /// The texts of this user in the rows above it are taken away.
     Erase(String),
+    /// Rows below this number are shown no more.
+    Floor(u64),
     /// Nothing.
     Other,
 }

@@ -53,11 +53,13 @@ pub enum FaultKind {
     Voters(usize, usize, usize),
     /// An operator erases a client, by number, in a conversation of its own, by number.
     Erase(usize, usize),
+    /// The floor of a conversation, by number, goes up: of what stands above it, over so many in a hundred.
+    Floor(usize, u64),
 }
 
 impl FaultKind {
     /// All names, in the order of the table.
-    pub const NAMES: [&'static str; 19] = [
+    pub const NAMES: [&'static str; 20] = [
         "cut",
         "cut-one-way",
         "isolate",
@@ -77,9 +79,10 @@ impl FaultKind {
         "store-restored",
         "voters",
         "erase",
+        "floor",
     ];
     /// Those that happen only in a plan that was asked for them.
-    pub const ASKED_FOR: [&'static str; 4] = ["store-lost", "store-restored", "voters", "erase"];
+    pub const ASKED_FOR: [&'static str; 5] = ["store-lost", "store-restored", "voters", "erase", "floor"];
 
     /// Its name in reports.
     #[must_use]
@@ -104,6 +107,7 @@ impl FaultKind {
             Self::StoreRestored(..) => "store-restored",
             Self::Voters(..) => "voters",
             Self::Erase(..) => "erase",
+            Self::Floor(..) => "floor",
         }
     }
 }
@@ -138,7 +142,7 @@ pub struct Size {
     pub stores: bool,
     /// Whether conversations get other voters now and then.
     pub voters: bool,
-    /// Whether clients are erased now and then.
+    /// Whether clients are erased, and floors raised, now and then.
     pub erasures: bool,
 }
 
@@ -334,7 +338,7 @@ fn change_voters(faults: &mut Vec<Fault>, seed: u64, regions: usize, calm_at: u6
     faults.sort_by_key(|fault| fault.at);
 }
 
-/// Clients are erased now and then, each in one of its conversations.
+/// Clients are erased now and then, each in one of its conversations, and floors raised.
 fn erase(faults: &mut Vec<Fault>, seed: u64, clients: usize, calm_at: u64) {
     let mut random = Random::of(seed, "erasures", 0);
     let mut at = FIRST_FAULT;
@@ -343,7 +347,10 @@ fn erase(faults: &mut Vec<Fault>, seed: u64, clients: usize, calm_at: u64) {
         if at + SECOND >= calm_at {
             break;
         }
-        let kind = FaultKind::Erase(random.below(clients), random.below(1_000));
+        let kind = match random.below(2) {
+            0 => FaultKind::Erase(random.below(clients), random.below(1_000)),
+            _ => FaultKind::Floor(random.below(1_000), random.between(1, 99)),
+        };
         faults.push(Fault { number: 0, at, lasts: SECOND, kind });
     }
     faults.sort_by_key(|fault| fault.at);

@@ -77,13 +77,15 @@ pub const STEPS: [&str; 66] = [
     "move-refused",
     "voters-asked",
     "erase-asked",
+    "floor-asked",
     "store-lost",
     "store-restored",
     "fork",
     "conflict",
 ];
 /// Steps that are not to happen, or only in a plan that was asked for them: they are left out while they do not.
-const LEFT_OUT: [&str; 6] = ["fork", "conflict", "voters-asked", "erase-asked", "store-lost", "store-restored"];
+const LEFT_OUT: [&str; 7] =
+    ["fork", "conflict", "voters-asked", "erase-asked", "floor-asked", "store-lost", "store-restored"];
 /// How much longer than planned a run may take to come to its end.
 const PATIENCE: u64 = 60 * SECOND;
 /// How long after the restart of all regions they are looked at first.
@@ -334,7 +336,10 @@ impl World {
                     message: MessageId(entry.entry.fixed.id),
                 };
                 let entries = disk.read(log, 1, mark);
-                let rows = entries.iter().map(row).collect();
+                let mut forgotten = Forgotten::default();
+                entries.iter().for_each(|entry| forgotten.fold(entry));
+                let kept = entries.iter().filter(|entry| entry.sequence().0 >= forgotten.floor());
+                let rows = kept.map(row).collect();
                 let shown = shown_rows(&entries, &disk.changes(log), self.regions[region].clock.wall(self.now));
                 let reader = format!("{} (reading {pass})", self.regions[region].id);
                 self.history.add(self.now, Event::Reading { region, pass, conversation: id, rows });

@@ -329,7 +329,7 @@ impl World {
         self.after(ANTI_ENTROPY, Event::AntiEntropy(region));
         let wall = self.regions[region].clock.wall(self.now);
         self.regions[region].disk.take_expired(wall);
-        let erased = self.regions[region].disk.take_erased();
+        let erased = self.regions[region].disk.take_forgotten();
         if self.regions[region].core.is_none() {
             return;
         }

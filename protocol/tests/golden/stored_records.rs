@@ -90,7 +90,12 @@ fn changes() -> Vec<(&'static str, Change)> {
         ("reaction-added", Change::Reaction { target: 299, emoji: "👍".to_owned(), added: true }),
         ("reaction-removed", Change::Reaction { target: 299, emoji: "👍".to_owned(), added: false }),
         ("forget-user", Change::Forget(Forget::User(user("ann")))),
+        ("forget-below", Change::Forget(below())),
     ]
+}
+
+fn below() -> Forget {
+    Forget::Below { from: 7, floor: 299, before: time(), previous: [6; 32] }
 }
 
 fn headers() -> Vec<(&'static str, Header)> {
@@ -262,6 +267,7 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
         ("change-deleted", golden(&change(MessageChange::Deleted))),
         ("change-reacted", golden(&change(MessageChange::Reacted { emoji: "👍".to_owned(), added: true }))),
         ("change-forgotten", golden(&change(MessageChange::Forgotten(Forget::User(user("ann")))))),
+        ("change-forgotten-below", golden(&change(MessageChange::Forgotten(below())))),
         ("outbox", golden(&outbox)),
         ("store-identity", golden(&identity)),
         ("placement", placement_before),

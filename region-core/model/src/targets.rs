@@ -93,6 +93,9 @@ impl<R: Clone> Log<R> {
         if let Some(refusal) = self.view.refuse_forgotten(command) {
             return Decision::Refuse(refusal);
         }
+        if View::floor_above(command, self.marked) {
+            return Decision::Refuse(Refusal::invalid("a floor is not above what is marked"));
+        }
         if comes_back && matches!(self.view, View::Conversation(_)) {
             let level = command.level.unwrap_or_default().max(self.view.level());
             return Decision::Append { content: command.content.clone(), level, bare };

@@ -64,10 +64,12 @@ impl Region {
             // The state counts what cannot be read yet.
             return self.others(log, seen.from.max(read + 1), view.marked, user).await;
         }
+        // What is below the floor cannot be read any more.
+        let read = read.max(view.floor.saturating_sub(1));
         let all = seen.state.unread(user, seen.member);
         // Entries that wait for their copies count in the state and are not shown yet.
         let hidden = self.others(log, view.marked, view.length, user).await?;
-        if read < seen.from {
+        if read < seen.state.visible_from(seen.member) {
             return Ok(all.saturating_sub(hidden));
         }
         let epoch = Line::of(view).epoch();

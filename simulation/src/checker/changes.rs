@@ -34,7 +34,7 @@ pub(super) fn check(history: &History, report: &mut Report) {
                 let gone = deleted.entry(*session).or_default();
                 let of = match did {
                     Did::Edit(target) | Did::Delete(target) => *target,
-                    Did::Message | Did::React { .. } | Did::Erase(_) | Did::Other => *message,
+                    Did::Message | Did::React { .. } | Did::Erase(_) | Did::Floor(_) | Did::Other => *message,
                 };
                 if text.is_some() && gone.contains(&(*conversation, of)) {
                     let name = history.sessions.get(*session as usize).map_or("?", |session| session.name.as_str());
@@ -84,7 +84,7 @@ fn read(reader: &str, conversation: ConversationId, rows: &[ReadRow], texts: &Te
                 let good = row.text.as_deref().is_none_or(|given| shows && text.is_none_or(|text| text == given));
                 (!good).then(|| format!("an edit that does not show says {:?}", row.text))
             }
-            Did::Delete(_) | Did::React { .. } | Did::Erase(_) | Did::Other => None,
+            Did::Delete(_) | Did::React { .. } | Did::Erase(_) | Did::Floor(_) | Did::Other => None,
         };
         if let Some(wrong) = wrong {
             report.add(Guarantee::Present, format!("{reader}: {} of {conversation}: {wrong}", row.sequence));
@@ -97,7 +97,7 @@ fn late(row: &ReadRow, over: &BTreeMap<MessageId, Option<u64>>) -> Option<String
     let (target, expires) = match &row.did {
         Did::Message => (row.message, row.expires),
         Did::Edit(target) | Did::Delete(target) | Did::React { target, .. } => (*target, *over.get(target)?),
-        Did::Erase(_) | Did::Other => return None,
+        Did::Erase(_) | Did::Floor(_) | Did::Other => return None,
     };
     if row.expired && (row.text.is_some() || !row.reactions.is_empty() || expires.is_none()) {
         return Some(format!("is expired at {expires:?}, and says {:?} {:?}", row.text, row.reactions));
@@ -129,7 +129,7 @@ fn fold(rows: &[ReadRow]) -> BTreeMap<MessageId, Folded<'_>> {
                 let last = said.entry((emoji, &row.sender)).or_insert((place, *added));
                 *last = (*last).max((place, *added));
             }
-            Did::Message | Did::Erase(_) | Did::Other => {}
+            Did::Message | Did::Erase(_) | Did::Floor(_) | Did::Other => {}
         }
     }
     folded

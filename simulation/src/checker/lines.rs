@@ -19,7 +19,8 @@ pub(super) struct Line {
 impl Line {
     /// What stands at a number.
     pub(super) fn row(&self, sequence: u64) -> Option<&Row> {
-        self.rows.get(usize::try_from(sequence.checked_sub(1)?).ok()?)
+        let first = self.rows.first()?.sequence;
+        self.rows.get(usize::try_from(sequence.checked_sub(first)?).ok()?)
     }
 }
 
@@ -28,7 +29,7 @@ pub(super) fn check(history: &History, facts: &Facts, report: &mut Report) -> Li
     for (_, event) in &history.events {
         let Event::Reading { region, pass, conversation, rows } = event else { continue };
         let reader = format!("{} (reading {pass})", history.regions.get(*region).map_or("?", String::as_str));
-        shape(&reader, *conversation, rows, report);
+        shape(&reader, *conversation, rows, facts.floor(*conversation), report);
         match lines.get(conversation) {
             Some(first) => same(&reader, *conversation, &first.rows, rows, report),
             None => {
@@ -42,13 +43,13 @@ pub(super) fn check(history: &History, facts: &Facts, report: &mut Report) -> Li
     lines
 }
 
-/// Numbers from 1 without a hole, epochs that never fall, no id twice.
-fn shape(reader: &str, conversation: ConversationId, rows: &[Row], report: &mut Report) {
+/// Numbers from the floor on without a hole, epochs that never fall, no id twice.
+fn shape(reader: &str, conversation: ConversationId, rows: &[Row], floor: u64, report: &mut Report) {
     let mut ids = BTreeSet::new();
     let mut epoch = 0;
-    for (index, row) in rows.iter().enumerate() {
-        if row.sequence != index as u64 + 1 {
-            let what = format!("{reader}: number {} of {conversation} stands at place {}", row.sequence, index + 1);
+    for (place, row) in (floor..).zip(rows) {
+        if row.sequence != place {
+            let what = format!("{reader}: number {} of {conversation} stands at place {place}", row.sequence);
             report.add(Guarantee::G2, what);
         }
         if row.epoch != 0 && row.epoch < epoch {
@@ -91,6 +92,9 @@ fn kept(reader: &str, conversation: ConversationId, rows: &[Row], facts: &Facts,
             let named = facts.is_named(conversation, acked);
             let one_copy_was_promised = acked.level == Level::Region;
             match stands {
+                // Retention took it, or would have: what comes back with a tail may come back below the floor.
+                None if position.sequence.0 < facts.floor(conversation) => {}
+                None if named && acked.time < facts.kept_since(conversation) => {}
                 // The disk that had it is gone.
                 None if sent.copy_gone && one_copy_was_promised => {}
                 // Nothing of an erased user comes back.

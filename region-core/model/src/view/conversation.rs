@@ -151,7 +151,7 @@ impl ConversationState {
 
     pub(super) fn decide(&self, command: &Command, now: Timestamp, bounds: &Bounds) -> Decision {
         if let Some(forget) = forget_of(command) {
-            return self.decide_forget(forget);
+            return self.decide_forget(forget, command.original_time.is_some());
         }
         let Some(actor) = self.members.get(&command.sender) else {
             return Decision::refuse(Refusal::no_conversation());
@@ -174,11 +174,17 @@ impl ConversationState {
         }
     }
 
-    /// A region asks for it, on an operator's word.
-    fn decide_forget(&self, forget: Forget) -> Decision {
-        let Forget::User(user) = &forget;
-        let wrote = self.sent.contains_key(user) && !self.forgotten.has_forgotten(user);
-        if wrote { Decision::change(&Change::Forget(forget)) } else { Decision::AlreadySo }
+    /// A region asks for it: for a user on an operator's word, for a floor since retention is over for what is below. A
+    /// floor is of one line: it does not come back with a tail, whose numbers are others here.
+    fn decide_forget(&self, forget: Forget, comes_back: bool) -> Decision {
+        let is_new = match &forget {
+            Forget::User(user) => self.sent.contains_key(user) && !self.forgotten.has_forgotten(user),
+            Forget::Below { from, floor, .. } => {
+                let known = self.forgotten.floor();
+                !comes_back && *from == known && *floor > known
+            }
+        };
+        if is_new { Decision::change(&Change::Forget(forget)) } else { Decision::AlreadySo }
     }
 
     fn decide_message(&self, command: &Command, actor: &Member, now: Timestamp) -> Decision {

@@ -1,11 +1,11 @@
-//! What a conversation keeps no longer. An operator has a user erased by an entry of each of its conversations, so that
-//! every copy knows it, whatever fails over: texts below the entry are shown to nobody, and the sweep of each region takes
-//! them away.
+//! What a conversation keeps no longer. An operator has a user erased by an entry of each of its conversations, and a home
+//! raises the floor by one, so that every copy knows it, whatever fails over: texts of the user below the entry, and
+//! everything below the floor, are shown to nobody, and the sweep of each region takes them away.
 
 use std::collections::BTreeMap;
 
 use hearth_protocol::entry::Forget;
-use hearth_protocol::{Change, EntryKind, ErrorCode, Refusal, SealedEntry, Timestamp, UserId};
+use hearth_protocol::{Change, EntryKind, ErrorCode, Hash, Refusal, SealedEntry, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
@@ -24,11 +24,24 @@ pub struct ErasedUser {
     pub wrote_since: bool,
 }
 
+/// Where retention left a conversation to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Floor {
+    /// The lowest number that is shown.
+    pub sequence: u64,
+    /// Everything below it was sequenced until then, everything else later.
+    pub before: Timestamp,
+    /// Hash of the entry below it.
+    pub previous: Hash,
+}
+
 /// What a conversation keeps no longer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forgotten {
     /// Users that were erased.
     pub users: BTreeMap<UserId, ErasedUser>,
+    /// The floor, once it was raised.
+    pub floor: Option<Floor>,
 }
 
 impl Forgotten {
@@ -39,24 +52,38 @@ impl Forgotten {
             if let Some(erased) = self.users.get_mut(&fixed.sender) {
                 erased.wrote_since = true;
             }
-        } else if let Some(Forget::User(user)) = sealed.forgets() {
-            let erased = ErasedUser { below: fixed.position.sequence.0, at: fixed.time, wrote_since: false };
-            self.users.insert(user, erased);
+            return;
         }
+        match sealed.forgets() {
+            Some(Forget::User(user)) => {
+                let erased = ErasedUser { below: fixed.position.sequence.0, at: fixed.time, wrote_since: false };
+                self.users.insert(user, erased);
+            }
+            Some(Forget::Below { floor, before, previous, .. }) if floor > self.floor() => {
+                self.floor = Some(Floor { sequence: floor, before, previous });
+            }
+            Some(Forget::Below { .. }) | None => {}
+        }
+    }
+
+    /// The lowest number that is shown, from 1.
+    #[must_use]
+    pub fn floor(&self) -> u64 {
+        self.floor.map_or(1, |floor| floor.sequence.max(1))
     }
 
     /// Whether nothing was forgotten.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.users.is_empty()
+        self.users.is_empty() && self.floor.is_none()
     }
 
-    /// Whether the content of a message or an edit was its author's who was erased since.
+    /// Whether the content of a message or an edit is gone: it stands below the floor, or its author was erased since.
     #[must_use]
     pub fn hides(&self, sealed: &SealedEntry) -> bool {
         let fixed = &sealed.entry.fixed;
-        let erased = self.users.get(&fixed.sender).filter(|_| has_text(fixed.kind));
-        erased.is_some_and(|erased| fixed.position.sequence.0 < erased.below)
+        let (number, erased) = (fixed.position.sequence.0, self.users.get(&fixed.sender));
+        has_text(fixed.kind) && (number < self.floor() || erased.is_some_and(|erased| number < erased.below))
     }
 
     /// Whether a user was erased, and wrote nothing since.
@@ -64,11 +91,18 @@ impl Forgotten {
         self.users.get(user).is_some_and(|erased| !erased.wrote_since)
     }
 
-    /// Nothing that an erased user wrote before comes back with a tail. Its deletes do: what they took away stays away.
+    /// Nothing that an erased user wrote before comes back with a tail, nor what retention is over for. Deletes do: what they
+    /// took away stays away.
     pub(super) fn refuse(&self, command: &Command) -> Option<Refusal> {
         let sent = command.original_time.filter(|_| has_text(command.kind) || command.kind == EntryKind::Reaction)?;
-        let erased = self.users.get(&command.sender).is_some_and(|erased| sent <= erased.at);
-        erased.then(|| Refusal::new(ErrorCode::Expired, "its sender was erased since"))
+        let refusal = |message: &'static str| Some(Refusal::new(ErrorCode::Expired, message));
+        if self.users.get(&command.sender).is_some_and(|erased| sent <= erased.at) {
+            return refusal("its sender was erased since");
+        }
+        if self.floor.is_some_and(|floor| sent <= floor.before) {
+            return refusal("retention is over for it");
+        }
+        None
     }
 }
 

@@ -10,14 +10,14 @@ mod user;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_protocol::entry::{ConversationKind, Settings};
+use hearth_protocol::entry::{ConversationKind, Forget, Settings};
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::{Change, EntryKind, Header, Level, LogKind, Refusal, SealedEntry, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use conversation::{ConversationState, Member, Members};
 pub use expiry::is_expired;
-pub use forgotten::{ErasedUser, Forgotten};
+pub use forgotten::{ErasedUser, Floor, Forgotten};
 pub use placements::{PlacedAt, PlacementState};
 pub use present::{Present, Target};
 pub use user::{Membership, UserState};
@@ -231,12 +231,23 @@ impl View {
         }
     }
 
-    /// Why what comes back with a tail is not taken: it was forgotten since.
-    pub(crate) fn refuse_forgotten(&self, command: &Command) -> Option<Refusal> {
+    /// What was forgotten of it, when it is a conversation.
+    #[must_use]
+    pub fn forgotten(&self) -> Option<&Forgotten> {
         match self {
-            View::Conversation(state) => state.forgotten.refuse(command),
+            View::Conversation(state) => Some(&state.forgotten),
             View::Empty | View::User(_) | View::Placements(_) => None,
         }
+    }
+
+    /// Whether a command would raise the floor above what is marked.
+    pub(crate) fn floor_above(command: &Command, marked: u64) -> bool {
+        matches!(forgotten::forget_of(command), Some(Forget::Below { floor, .. }) if floor > marked)
+    }
+
+    /// Why what comes back with a tail is not taken: it was forgotten since.
+    pub(crate) fn refuse_forgotten(&self, command: &Command) -> Option<Refusal> {
+        self.forgotten()?.refuse(command)
     }
 
     /// The level that entries ask for when they name none.

@@ -89,6 +89,7 @@ impl UserState {
                 | Change::Delete { .. }
                 | Change::Reaction { .. }
                 | Change::Settings(_)
+                | Change::Forget(Forget::Below { .. })
                 | Change::Place { .. },
             )
             | None => {}
@@ -121,6 +122,7 @@ impl UserState {
             | Change::Delete { .. }
             | Change::Reaction { .. }
             | Change::Settings(_)
+            | Change::Forget(Forget::Below { .. })
             | Change::Place { .. } => {
                 return Decision::refuse(Refusal::invalid("not a change of a user record"));
             }
