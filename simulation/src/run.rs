@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use hearth_protocol::MessageId;
+use region_model::view::Forgotten;
 use serde::Serialize;
 
 use crate::alterations::shown_rows;

@@ -398,4 +398,18 @@ mod tests {
         lot.offer_again();
         assert_eq!(lot.ready(log, 9), [0, 2, 3, 4].map(|step| numbers[0] + step));
     }
+
+    #[test]
+    fn who_is_erased_loses_the_texts_that_it_parked_before_and_nobody_else_does() {
+        let (mut lot, log) = lot(&["ann", "bob", "ann", "ann"]);
+        let numbers: Vec<u64> = lot.ready(log, 9);
+        lot.get_mut(numbers[2]).expect("it is there").send.parked_at = Timestamp(9);
+        lot.get_mut(numbers[3]).expect("it is there").send.kind = EntryKind::Edit;
+        let ann = UserId::new("ann").expect("a valid name");
+        let (taken, edits) = lot.take_erased(log, &ann, Timestamp(8));
+        assert_eq!((taken.iter().map(|send| send.number).collect::<Vec<_>>(), edits), (vec![numbers[0]], vec![numbers[3]]));
+        let texts = numbers.iter().map(|number| lot.get_mut(*number).expect("it is there").send.content.len());
+        assert_eq!(texts.collect::<Vec<_>>(), [0, 2, 2, 2]);
+        assert_eq!(lot.take_erased(log, &ann, Timestamp(8)).0, [], "once is enough");
+    }
 }
