@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::ids::{ConversationId, Epoch, Position, RegionId, Sequence, Timestamp, UserId};
 use crate::placement::{Level, PartitionMode, Placement, PlacementV1};
 use crate::record::MessageChange;
+pub use crate::withheld::{Forget, Privacy};
 
 /// A SHA-256.
 pub type Hash = [u8; 32];
@@ -480,25 +481,8 @@ pub enum Change {
     Settings(SettingsChange),
     /// Something is kept no longer.
     Forget(Forget),
-}
-
-/// What is kept no longer, from the entry on that says so. Variants are appended, never re-ordered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Forget {
-    /// What a user said so far: in a conversation the texts of its messages and edits, in its own record its profile.
-    /// Positions, senders and hashes stay.
-    User(UserId),
-    /// What stands below a number, which is the floor from then on: nobody is shown a row of it, and its texts go.
-    Below {
-        /// The floor until then.
-        from: u64,
-        /// The floor.
-        floor: u64,
-        /// Everything below it was sequenced until then, everything else later.
-        before: Timestamp,
-        /// Hash of the entry below it: the chain is anchored there.
-        previous: Hash,
-    },
+    /// User record: what the user withholds from others.
+    Privacy(Privacy),
 }
 
 /// What opens a log, at sequence 0.

@@ -135,6 +135,18 @@ pub enum ApiCall {
         /// What.
         patch: PatchUser,
     },
+    /// `PUT` and `DELETE /users/me/blocks/{userId}`.
+    Block {
+        /// Whom.
+        user: UserId,
+        /// Whether it is blocked from now on.
+        blocked: bool,
+    },
+    /// Between regions: since when the user blocks another one.
+    BlockedSince {
+        /// Whom.
+        other: UserId,
+    },
     /// `POST /sync`.
     Sync {
         /// The body.
@@ -328,7 +340,11 @@ impl RegionHandle {
         }
         let (connection, events) = Connection::new(self.region.new_connection_id(), user.clone(), device, bounds);
         let connection = Arc::new(connection);
+        let privacy = self.region.privacy_of(&user).await;
         self.region.hub.add(connection.clone());
+        if let Some(privacy) = privacy.filter(|privacy| !privacy.is_empty()) {
+            self.region.keep_private(&user, &privacy);
+        }
         self.region.tell_unreachable(&connection);
         self.region.presence.opened(&connection);
         let feed_complete = self.arrive(&connection).await;

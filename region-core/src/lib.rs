@@ -20,6 +20,7 @@ mod outbox;
 pub mod ownership;
 mod presence;
 mod present;
+mod privacy;
 mod reads;
 mod receipts;
 mod refusals;

@@ -441,6 +441,7 @@ impl Region {
         if entry.entry.fixed.kind != EntryKind::User {
             return;
         }
+        self.privacy_changed(log, entry);
         let joined = match entry.change() {
             Some(Change::Joined { conversation, .. }) => Some(conversation),
             Some(Change::Removed { .. }) => None,

@@ -40,7 +40,7 @@ impl Region {
         if !has_rows(&view, from, seen.to) {
             return self.replay_elsewhere(user, cursor, rows, newest, &view).await;
         }
-        let reader = Reader::of(user, &seen);
+        let reader = Reader::of(user, &seen, self.blocked_since(user, seen.state).await);
         let read = if from < seen.to { self.read_rows(id, reader, (from, seen.to), rows).await? } else { Vec::new() };
         let epoch = view.placement.as_ref().map_or(Epoch(1), |placement| placement.epoch);
         Ok(replay_of(read, epoch, seen.to - 1, (seen.from, view.floor)))

@@ -33,6 +33,7 @@ pub(crate) fn row(conversation: ConversationId, sealed: &SealedEntry, now: Times
         deleted: None,
         expired: (expired && fixed.kind == EntryKind::Message).then_some(true),
         reactions: None,
+        blocked: None,
     })
 }
 

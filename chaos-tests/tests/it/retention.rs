@@ -46,7 +46,7 @@ async fn verified(mesh: &Mesh) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_past_retention_is_below_the_floor_in_every_region_and_its_text_in_no_file_and_whoever_asks_is_told() {
-    let mut mesh = Mesh::quick(&["--retention-day", "15s", "--content-sweep", "1s", "--anti-entropy", "1s"]).await;
+    let mut mesh = Mesh::quick(&["--retention-day", "30s", "--content-sweep", "1s", "--anti-entropy", "1s"]).await;
     let group = group(&mesh, "ann", 0, &["bob", "cem"]).await;
     let (ann, bob) = (Peer::connect(&mesh, "ann", 0).await, Peer::connect(&mesh, "bob", 1).await);
     let old = ["old words of ann", "old words, edited", "old words of bob"];

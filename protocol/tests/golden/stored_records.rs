@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use hearth_protocol::entry::{
-    ConversationKind, Entry, EntryError, Fixed, Forget, HistoryForNewMembers, MemberAction, Role, Settings,
-    SettingsChange, content_digest,
+    ConversationKind, Entry, EntryError, Fixed, Forget, HistoryForNewMembers, MemberAction, Privacy, Role,
+    Settings, SettingsChange, content_digest,
 };
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::record::{
@@ -91,6 +91,9 @@ fn changes() -> Vec<(&'static str, Change)> {
         ("reaction-removed", Change::Reaction { target: 299, emoji: "👍".to_owned(), added: false }),
         ("forget-user", Change::Forget(Forget::User(user("ann")))),
         ("forget-below", Change::Forget(below())),
+        ("privacy-last-seen", Change::Privacy(Privacy::ShowLastSeen(false))),
+        ("privacy-block", Change::Privacy(Privacy::Block { user: user("bob"), blocked: true })),
+        ("privacy-blocked-by", Change::Privacy(Privacy::BlockedBy { user: user("bob"), blocked: false })),
     ]
 }
 

@@ -5,6 +5,7 @@ mod expiry;
 mod forgotten;
 mod placements;
 mod present;
+mod privacy;
 mod user;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub use expiry::is_expired;
 pub use forgotten::{ErasedUser, Floor, Forgotten};
 pub use placements::{PlacedAt, PlacementState};
 pub use present::{Present, Target};
+pub use privacy::PrivacyState;
 pub use user::{Membership, UserState};
 
 use crate::command::Command;
@@ -91,11 +93,11 @@ impl Decision {
 
 /// Version byte of snapshots. Version 1 had placements of the first form; version 3 is version 2 with the partition mode
 /// of a conversation behind it, and is written where there is one; version 4 has [`Behind`] there, and is written where
-/// something is kept no longer.
+/// something is kept no longer or withheld.
 const SNAPSHOT_VERSION: u8 = 2;
 const FIRST_SNAPSHOT_VERSION: u8 = 1;
 const MODE_SNAPSHOT_VERSION: u8 = 3;
-const FORGOTTEN_SNAPSHOT_VERSION: u8 = 4;
+const BEHIND_SNAPSHOT_VERSION: u8 = 4;
 /// The number of [`View::Placements`] in the stored form.
 const PLACEMENTS: u8 = 3;
 
@@ -105,11 +107,13 @@ struct Behind {
     mode: Option<PartitionMode>,
     forgotten: Forgotten,
     erased: bool,
+    privacy: PrivacyState,
 }
 
 impl Behind {
-    fn has_forgotten(&self) -> bool {
-        self.erased || !self.forgotten.is_empty()
+    /// Whether versions before 4 do not hold it.
+    fn needs_version_4(&self) -> bool {
+        self.erased || !self.forgotten.is_empty() || !self.privacy.is_empty()
     }
 }
 
@@ -120,7 +124,7 @@ impl View {
         const ENCODES: &str = "views hold nothing that postcard refuses";
         let behind = self.behind();
         let (version, mode) = match behind.mode {
-            _ if behind.has_forgotten() => (FORGOTTEN_SNAPSHOT_VERSION, None),
+            _ if behind.needs_version_4() => (BEHIND_SNAPSHOT_VERSION, None),
             Some(mode) => (MODE_SNAPSHOT_VERSION, Some(mode)),
             None => (SNAPSHOT_VERSION, None),
         };
@@ -128,7 +132,7 @@ impl View {
         if let Some(mode) = mode {
             encoded = postcard::to_extend(&mode, encoded).expect(ENCODES);
         }
-        if version == FORGOTTEN_SNAPSHOT_VERSION {
+        if version == BEHIND_SNAPSHOT_VERSION {
             encoded = postcard::to_extend(&behind, encoded).expect(ENCODES);
         }
         Bytes::from(encoded)
@@ -137,9 +141,11 @@ impl View {
     fn behind(&self) -> Behind {
         match self {
             View::Conversation(state) => {
-                Behind { mode: state.partition_mode, forgotten: state.forgotten.clone(), erased: false }
+                Behind { mode: state.partition_mode, forgotten: state.forgotten.clone(), ..Behind::default() }
             }
-            View::User(state) => Behind { erased: state.erased, ..Behind::default() },
+            View::User(state) => {
+                Behind { erased: state.erased, privacy: state.privacy.clone(), ..Behind::default() }
+            }
             View::Empty | View::Placements(_) => Behind::default(),
         }
     }
@@ -150,7 +156,10 @@ impl View {
                 let state = Arc::make_mut(state);
                 (state.partition_mode, state.forgotten) = (behind.mode, behind.forgotten);
             }
-            View::User(state) => Arc::make_mut(state).erased = behind.erased,
+            View::User(state) => {
+                let state = Arc::make_mut(state);
+                (state.erased, state.privacy) = (behind.erased, behind.privacy);
+            }
             View::Empty | View::Placements(_) => {}
         }
     }
@@ -170,7 +179,7 @@ impl View {
                 }
                 Some(view)
             }
-            Some((&FORGOTTEN_SNAPSHOT_VERSION, rest)) => {
+            Some((&BEHIND_SNAPSHOT_VERSION, rest)) => {
                 let (mut view, behind) = postcard::take_from_bytes::<Self>(rest).ok()?;
                 view.set_behind(postcard::from_bytes(behind).ok()?);
                 Some(view)
@@ -264,7 +273,7 @@ impl View {
         let things = match self {
             View::Empty => 0,
             View::Conversation(state) => state.members.len() + state.sent.len() + state.forgotten.users.len(),
-            View::User(state) => state.conversations.len() + state.resident.len(),
+            View::User(state) => state.conversations.len() + state.resident.len() + state.privacy.blocks.len(),
             View::Placements(state) => state.placed.len(),
         };
         things as u64

@@ -7,6 +7,7 @@ use hearth_protocol::{Change, ConversationId, Position, Refusal, RegionId, Seale
 use serde::{Deserialize, Serialize};
 
 use super::Decision;
+use super::privacy::PrivacyState;
 use crate::command::Command;
 
 /// A connect that is not this much later than the last recorded one is not recorded: once an hour is enough for 30 days.
@@ -39,6 +40,9 @@ pub struct UserState {
     /// Whether the profile was erased, and nothing was written there since. Snapshots carry it behind everything else.
     #[serde(skip)]
     pub erased: bool,
+    /// What the user withholds from others. Snapshots carry it behind everything else.
+    #[serde(skip)]
+    pub privacy: PrivacyState,
 }
 
 impl UserState {
@@ -51,6 +55,7 @@ impl UserState {
             conversations: BTreeMap::new(),
             resident: BTreeMap::new(),
             erased: false,
+            privacy: PrivacyState::default(),
         }
     }
 
@@ -68,6 +73,7 @@ impl UserState {
             Some(Change::Left { region, .. }) => {
                 self.resident.remove(&region);
             }
+            Some(Change::Privacy(privacy)) => self.privacy.fold(privacy, sealed.entry.fixed.time),
             Some(Change::Forget(Forget::User(_))) => {
                 (self.display_name, self.avatar_url, self.erased) = (None, None, true);
             }
@@ -114,6 +120,13 @@ impl UserState {
                     && avatar_url.as_ref().is_none_or(|url| *url == self.avatar_url)
             }
             Change::Forget(Forget::User(user)) => *user != self.user || self.erased,
+            Change::Privacy(privacy) => {
+                let is_so = self.privacy.is_so(privacy);
+                if let Some(refusal) = self.privacy.refuse(privacy).filter(|_| !is_so) {
+                    return Decision::refuse(refusal);
+                }
+                is_so
+            }
             Change::Members { .. }
             | Change::Name(_)
             | Change::Durability(_)
