@@ -58,7 +58,8 @@ async fn what_an_erased_user_wrote_is_shown_to_nobody_leaves_the_files_of_every_
     let mut mesh = Mesh::quick(&["--content-sweep", "2s", "--anti-entropy", "1s"]).await;
     let group = mesh.group("ann", 0, &["bob", "cem"]).await;
     let (ann, bob) = (Peer::connect(&mesh, "ann", 0).await, Peer::connect(&mesh, "bob", 1).await);
-    let direct = mesh.rest("bob", 1, "POST", "/api/v1/conversations", Some(json!({ "participantId": "ann" }))).await;
+    let with_ann = json!({ "participantIds": ["ann"], "type": "direct" });
+    let direct = mesh.rest("bob", 1, "POST", "/api/v1/conversations", Some(with_ann)).await;
     let direct = direct.body["conversationId"].as_str().unwrap_or_else(|| panic!("{}", direct.text)).to_owned();
     let profile = json!({ "displayName": "Bobby of the files" });
     assert_eq!(mesh.rest("bob", 1, "PATCH", "/api/v1/users/me", Some(profile)).await.status, 200);

@@ -19,6 +19,7 @@ mod mutants;
 mod operators;
 mod partition;
 mod presence;
+mod privacy;
 mod receipts;
 mod retention;
 mod scenario;

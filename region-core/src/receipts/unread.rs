@@ -63,12 +63,8 @@ impl Region {
         read: u64,
     ) -> Result<u64, Refusal> {
         let user = reader.user;
-        if reader.blocks_since.is_some() {
-            // What is withheld is not to be read: what was there before is all there is.
-            return self.others(log, seen.from.max(read + 1), view.marked, reader).await;
-        }
-        if view.decided != view.length {
-            // The state counts what cannot be read yet.
+        if reader.blocks_since.is_some() || view.decided != view.length {
+            // The state counts what is withheld, and what cannot be read yet.
             return self.others(log, seen.from.max(read + 1), view.marked, reader).await;
         }
         // What is below the floor cannot be read any more.
