@@ -271,7 +271,8 @@ fn acked(payload: &Value, regions: &[String]) -> Acked {
 /// What a row does.
 fn did(row: &Value) -> Did {
     let change = &row["change"];
-    if let Some(user) = change["userIds"][0].as_str().filter(|_| row["kind"] == "system" && change["action"] == "erase") {
+    if let Some(user) = change["userIds"][0].as_str().filter(|_| row["kind"] == "system" && change["action"] == "erase")
+    {
         return Did::Erase(user.to_owned());
     }
     if let Some(floor) = change["floorSequence"].as_u64().filter(|_| row["kind"] == "system") {

@@ -277,7 +277,11 @@ impl Hub {
         };
         let users = self.users.read();
         if members.len() <= users.len() {
-            members.keys().filter(|user| *user != but).filter_map(|user| users.get_key_value(user)).for_each(&mut offer);
+            members
+                .keys()
+                .filter(|user| *user != but)
+                .filter_map(|user| users.get_key_value(user))
+                .for_each(&mut offer);
         } else {
             let others = users.iter().filter(|(user, _)| *user != but && members.contains_key(*user));
             others.for_each(&mut offer);

@@ -95,7 +95,8 @@ impl Region {
     /// where that cannot be told.
     async fn raise_floor(self: &Arc<Self>, log: LogId, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         let Ok(view) = self.view(log, false).await else { return Ok(None) };
-        let Some(kept) = kept_for(&view, self.options.retention_day).filter(|_| view.held && view.open.is_none()) else {
+        let Some(kept) = kept_for(&view, self.options.retention_day).filter(|_| view.held && view.open.is_none())
+        else {
             return Ok(None);
         };
         let floor = match self.floor_due(log, &view, kept, now).await? {

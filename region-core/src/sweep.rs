@@ -162,9 +162,8 @@ impl Region {
         while next < floor {
             let to = floor.min(next + TARGETS);
             let changes = self.stores.log.changes(log, next, to, by).await?;
-            let above = |change: &&ChangeRecord| {
-                change.what == MessageChange::Edited && change.position.sequence.0 >= floor
-            };
+            let above =
+                |change: &&ChangeRecord| change.what == MessageChange::Edited && change.position.sequence.0 >= floor;
             let entries = changes.iter().filter(above).map(|change| change.position).collect();
             self.take(TakenContent { log, entries, tail: Vec::new(), done: None }).await?;
             next = to;
@@ -219,12 +218,7 @@ impl Region {
         self.stores.log.take_content(taken).await
     }
 
-    async fn tail_content(
-        &self,
-        log: LogId,
-        message: Uuid,
-        sender: &UserId,
-    ) -> Result<Vec<Position>, StoreError> {
+    async fn tail_content(&self, log: LogId, message: Uuid, sender: &UserId) -> Result<Vec<Position>, StoreError> {
         let (mut found, mut after) = (Vec::new(), None);
         loop {
             let page = self.stores.log.read_tail(log, after, TAIL_PAGE).await?;

@@ -85,8 +85,11 @@ async fn what_an_erased_user_wrote_is_shown_to_nobody_leaves_the_files_of_every_
 
     let erased = erase(&mesh, "bob", 0).await;
     assert_eq!((&erased["changed"], &erased["counts"][1]), (&json!(true), &json!(["changed", 2])), "{erased}");
-    let told = |frame: &Value| frame["payload"]["change"] == json!({ "action": "erase", "by": "region:eu-west", "userIds": ["bob"] });
-    ann.expect_within("message.new", LATE, |frame| told(frame) || frame["payload"]["change"]["action"] == "erase").await;
+    let told = |frame: &Value| {
+        frame["payload"]["change"] == json!({ "action": "erase", "by": "region:eu-west", "userIds": ["bob"] })
+    };
+    ann.expect_within("message.new", LATE, |frame| told(frame) || frame["payload"]["change"]["action"] == "erase")
+        .await;
     let gone = json!(["bob", null, true]);
     says(&mesh, "ann", &group, &[json!(["ann", kept, null]), gone.clone()]).await;
     says(&mesh, "bob", &direct, &[gone.clone()]).await;

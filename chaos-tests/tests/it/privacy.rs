@@ -54,7 +54,10 @@ async fn what_a_blocked_sender_says_is_acked_and_never_delivered_or_receipted_an
     assert!(gone.value["payload"].get("lastSeen").is_none(), "{}", gone.value);
     let looks = seen(&bob, "ann").await;
     let nobody = seen(&bob, "nobody").await;
-    assert_eq!((&looks["status"], &looks["regions"], &looks["certainty"]), (&json!("offline"), &json!([]), &nobody["certainty"]));
+    assert_eq!(
+        (&looks["status"], &looks["regions"], &looks["certainty"]),
+        (&json!("offline"), &json!([]), &nobody["certainty"])
+    );
     assert_eq!(seen(&ann, "bob").await["status"], "online", "the other way round nothing changes");
 
     let (count, heard) = (ann.payloads("message.new").len(), bob.payloads("message.delivered").len());
@@ -76,9 +79,15 @@ async fn what_a_blocked_sender_says_is_acked_and_never_delivered_or_receipted_an
         until("bob's own shows it", LATE, || async { said(&mesh, "bob", region, &both).await == own }).await;
     }
     let row = mesh.rest("ann", 0, "GET", &format!("/api/v1/conversations/{both}"), None).await;
-    assert_eq!((&row.body["lastMessage"]["blocked"], &row.body["unreadCount"]), (&json!(true), &json!(0)), "{}", row.text);
+    assert_eq!(
+        (&row.body["lastMessage"]["blocked"], &row.body["unreadCount"]),
+        (&json!(true), &json!(0)),
+        "{}",
+        row.text
+    );
     assert!(!row.text.contains("behind the block"), "{}", row.text);
-    let edits = mesh.rest("ann", 0, "GET", &format!("/api/v1/conversations/{both}/messages/{number}/edits"), None).await;
+    let edits =
+        mesh.rest("ann", 0, "GET", &format!("/api/v1/conversations/{both}/messages/{number}/edits"), None).await;
     assert!(!edits.text.contains("behind the block"), "{}", edits.text);
     // What ann says herself follows a hole, of which a second device of hers is told.
     let second = Peer::connect(&mesh, "ann", 2).await;

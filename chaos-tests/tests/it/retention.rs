@@ -116,10 +116,8 @@ async fn floors_stand_after_a_failover_go_on_under_the_new_home_and_a_region_tha
     above(&mesh, "ann", &ALL, &group, 1).await;
     let before = floor(&mesh, "ann", 0, &group).await;
     let second = ann.say(&group, "words that the first home saw last").await;
-    bob.expect_within("message.new", LATE, |frame| {
-        frame["payload"]["sequenceNumber"] == second["sequenceNumber"]
-    })
-    .await;
+    bob.expect_within("message.new", LATE, |frame| frame["payload"]["sequenceNumber"] == second["sequenceNumber"])
+        .await;
     let pid = mesh.regions[1].pid.expect("a process");
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("a signal");
     let message = bob.send(&group, "words under the second home").await;
@@ -132,7 +130,8 @@ async fn floors_stand_after_a_failover_go_on_under_the_new_home_and_a_region_tha
     above(&mesh, "ann", &ALL, &group, number).await;
     for region in ALL {
         let folder = &mesh.regions[region].data;
-        let old = ["old words under the first home", "words that the first home saw last", "words under the second home"];
+        let old =
+            ["old words under the first home", "words that the first home saw last", "words under the second home"];
         until("the texts are in no file", SWEPT, || async { old.iter().all(|text| !holds(folder, text)) }).await;
     }
     let last = ann.say(&group, "words that are new").await;

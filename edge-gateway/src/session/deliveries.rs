@@ -406,7 +406,8 @@ mod tests {
         deliveries.begin_replay(&listed);
         deliveries.skipped(&skipped(13, 20), 0, &mut effects);
         deliveries.live(live(20), 0, &mut effects);
-        let replay = Replay { frames: Vec::new(), epoch: Epoch(1), up_to: 12, visible_from: 1, floor: 1, rewound: None };
+        let replay =
+            Replay { frames: Vec::new(), epoch: Epoch(1), up_to: 12, visible_from: 1, floor: 1, rewound: None };
         deliveries.replayed(&listed, replay, 0, &mut effects);
         assert!(check(6, effects).is_ok());
     }

@@ -33,7 +33,10 @@ pub(super) async fn user(node: &AdminNode, user: &UserId, dry: bool, tell: &Tell
     let Told { changed, left } = forget(node, user, traces.conversations, tell).await;
     if let Some(refusal) = left.first() {
         let message = format!("{} of {total} conversations of {user} are not erased: {}", left.len(), refusal.message);
-        return Err(Refused::failed(message, "what was erased stays so; once their homes are in reach, type the same again"));
+        return Err(Refused::failed(
+            message,
+            "what was erased stays so; once their homes are in reach, type the same again",
+        ));
     }
     if !away.is_empty() {
         let message = format!("{} out of reach: what was sent there by {user} may come later", names(&away));
@@ -81,7 +84,12 @@ async fn forget(node: &AdminNode, user: &UserId, conversations: Vec<Conversation
         }
         ended += 1;
         if ended % TELL_EVERY == 0 || ended == total {
-            tell.progress("conversations", ended as u64, Some(total as u64), format!("{ended} of {total} conversations"));
+            tell.progress(
+                "conversations",
+                ended as u64,
+                Some(total as u64),
+                format!("{ended} of {total} conversations"),
+            );
         }
     }
     told

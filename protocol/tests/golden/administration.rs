@@ -45,10 +45,7 @@ fn every_change_has_its_golden_form_and_reads_back() {
         &Change::MoveHomes { home: us, to: eu, rate: 50 },
         r#"{"do":"moveHomes","home":"us-east","to":"eu-west","rate":50}"#,
     );
-    golden(
-        &Change::EraseUser { user: UserId::new("ann").expect("a name") },
-        r#"{"do":"eraseUser","user":"ann"}"#,
-    );
+    golden(&Change::EraseUser { user: UserId::new("ann").expect("a name") }, r#"{"do":"eraseUser","user":"ann"}"#);
 }
 
 #[test]

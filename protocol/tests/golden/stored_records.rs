@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use hearth_protocol::entry::{
-    ConversationKind, Entry, EntryError, Fixed, Forget, HistoryForNewMembers, MemberAction, Privacy, Role,
-    Settings, SettingsChange, content_digest,
+    ConversationKind, Entry, EntryError, Fixed, Forget, HistoryForNewMembers, MemberAction, Privacy, Role, Settings,
+    SettingsChange, content_digest,
 };
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::record::{

@@ -310,12 +310,7 @@ impl<R> ParkingLot<R> {
 
     /// Takes the content of messages that a user parked in a log before a time away: the user was erased there. Returns
     /// what is to be stored, and the user's edits, which are nothing without theirs.
-    pub(crate) fn take_erased(
-        &mut self,
-        log: LogId,
-        user: &UserId,
-        before: Timestamp,
-    ) -> (Vec<ParkedSend>, Vec<u64>) {
+    pub(crate) fn take_erased(&mut self, log: LogId, user: &UserId, before: Timestamp) -> (Vec<ParkedSend>, Vec<u64>) {
         let (mut taken, mut edits) = (Vec::new(), Vec::new());
         for number in self.by_log.get(&log).into_iter().flatten() {
             let Some(Parked { send, durable, .. }) = self.sends.get_mut(number) else { continue };
@@ -407,7 +402,10 @@ mod tests {
         lot.get_mut(numbers[3]).expect("it is there").send.kind = EntryKind::Edit;
         let ann = UserId::new("ann").expect("a valid name");
         let (taken, edits) = lot.take_erased(log, &ann, Timestamp(8));
-        assert_eq!((taken.iter().map(|send| send.number).collect::<Vec<_>>(), edits), (vec![numbers[0]], vec![numbers[3]]));
+        assert_eq!(
+            (taken.iter().map(|send| send.number).collect::<Vec<_>>(), edits),
+            (vec![numbers[0]], vec![numbers[3]])
+        );
         let texts = numbers.iter().map(|number| lot.get_mut(*number).expect("it is there").send.content.len());
         assert_eq!(texts.collect::<Vec<_>>(), [0, 2, 2, 2]);
         assert_eq!(lot.take_erased(log, &ann, Timestamp(8)).0, [], "once is enough");

@@ -285,7 +285,7 @@ async fn a_store_of_the_first_format_opens_and_becomes_one_that_its_build_refuse
     let file = folder.path().join("hearth-store");
     std::fs::write(&file, "1\n").expect("writes");
     assert_eq!(length(&open(folder.path()).stores(), 1).await, 3);
-    assert_eq!(std::fs::read_to_string(&file).expect("reads"), "5\n");
+    assert_eq!(std::fs::read_to_string(&file).expect("reads"), "6\n");
 }
 
 #[tokio::test]

@@ -76,10 +76,7 @@ pub async fn content_that_is_taken_away_leaves_the_rest_of_its_entries_in_the_lo
     let (log, other) = (conversation(1), conversation(2));
     let stores = subject.stores();
     assert_eq!(stores.log.scrub().await, Ok(false), "nothing was taken away");
-    let erased = ChangeRecord {
-        what: MessageChange::Forgotten(Forget::User(user("ann"))),
-        ..change(0, 2)
-    };
+    let erased = ChangeRecord { what: MessageChange::Forgotten(Forget::User(user("ann"))), ..change(0, 2) };
     let changes = vec![delete(1, 3), delete(2, 4), erased.clone(), change(1, 4)];
     let first = LogAppend { changes, mark: 5, ..append(log, 0, 8) };
     apply(&stores, vec![first, LogAppend { changes: vec![delete(1, 2)], ..append(other, 0, 3) }]).await;

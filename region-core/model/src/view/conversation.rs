@@ -380,7 +380,9 @@ impl ConversationState {
         let most = limits::CHANGES_OF_A_MESSAGE;
         let full = present.changes() >= most;
         match change {
-            Change::Edit { .. } if !author => Some(Refusal::new(ErrorCode::Forbidden, "only its author edits a message")),
+            Change::Edit { .. } if !author => {
+                Some(Refusal::new(ErrorCode::Forbidden, "only its author edits a message"))
+            }
             Change::Delete { .. } if !author && actor.role != Role::Admin => {
                 Some(Refusal::new(ErrorCode::Forbidden, "only its author and admins delete a message"))
             }

@@ -143,9 +143,7 @@ impl View {
             View::Conversation(state) => {
                 Behind { mode: state.partition_mode, forgotten: state.forgotten.clone(), ..Behind::default() }
             }
-            View::User(state) => {
-                Behind { erased: state.erased, privacy: state.privacy.clone(), ..Behind::default() }
-            }
+            View::User(state) => Behind { erased: state.erased, privacy: state.privacy.clone(), ..Behind::default() },
             View::Empty | View::Placements(_) => Behind::default(),
         }
     }

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_protocol::record::{
-    ChangeRecord, CursorRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend,
-};
+use hearth_protocol::record::{ChangeRecord, CursorRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use region_model::ports::{
     AppendOutcome, DedupKey, Deletes, ExpiredContent, LoadedLog, LogAppend, LogSummary, MapChange, MapSync,
