@@ -525,7 +525,7 @@ impl RegionHandle {
     pub async fn erase(
         &self,
         user: &UserId,
-        conversation: Option<hearth_protocol::ConversationId>,
+        conversation: Option<ConversationId>,
     ) -> Result<bool, Refusal> {
         self.region.erase(user, conversation).await
     }

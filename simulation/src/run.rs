@@ -14,7 +14,7 @@ use crate::plan::{FaultKind, Plan, SECOND};
 use crate::world::World;
 
 /// Protocol steps that the end of a report counts, whether they happened or not.
-pub const STEPS: [&str; 66] = [
+pub const STEPS: [&str; 68] = [
     "send",
     "edit",
     "delete",

@@ -41,7 +41,7 @@ impl Region {
         if !view.held {
             return Ok(0);
         }
-        Ok(self.read_state(LogId::conversation(id), view, reader).await?.up_to)
+        Ok(self.read_state(LogId::conversation(id), view, user).await?.up_to)
     }
 
     /// How far a user has read a conversation that this region holds.

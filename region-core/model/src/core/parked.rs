@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use hearth_protocol::client::QueuedReason;
 use hearth_protocol::record::ParkedSend;
-use hearth_protocol::{ConversationId, DeviceId, ErrorCode, LogId, MessageId, Refusal, RegionId, UserId};
+use hearth_protocol::{ConversationId, DeviceId, ErrorCode, LogId, MessageId, Refusal, RegionId, Timestamp, UserId};
 
 use super::{Now, RELEASE_WINDOW, RegionCore, Slotted, Waiting, home_unreachable};
 use crate::command::{Command, Outcome, other_content};
