@@ -24,6 +24,26 @@ pub enum Forget {
     },
 }
 
+impl Forget {
+    /// The user whose texts go.
+    #[must_use]
+    pub fn user(&self) -> Option<&UserId> {
+        match self {
+            Self::User(user) => Some(user),
+            Self::Below { .. } => None,
+        }
+    }
+
+    /// The floor from then on.
+    #[must_use]
+    pub fn floor(&self) -> Option<u64> {
+        match self {
+            Self::Below { floor, .. } => Some(*floor),
+            Self::User(_) => None,
+        }
+    }
+}
+
 /// What a user withholds from others. Variants are appended, never re-ordered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Privacy {

@@ -522,11 +522,7 @@ impl RegionHandle {
     ///
     /// # Errors
     /// A refusal of the home, or that it is out of reach.
-    pub async fn erase(
-        &self,
-        user: &UserId,
-        conversation: Option<ConversationId>,
-    ) -> Result<bool, Refusal> {
+    pub async fn erase(&self, user: &UserId, conversation: Option<ConversationId>) -> Result<bool, Refusal> {
         self.region.erase(user, conversation).await
     }
 

@@ -3,13 +3,14 @@
 //! everything between it and its message is here, an erasure once everything below it is; until then it is looked at again
 //! by the next sweep.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use hearth_protocol::entry::Forget;
 use hearth_protocol::record::{ChangeRecord, MessageChange};
-use hearth_protocol::{Change, EntryKind, LogId, LogKind, Position, SealedEntry, Timestamp, UserId};
+use hearth_protocol::{EntryKind, LogId, Position, SealedEntry, Timestamp, UserId};
 use region_model::Input;
 use region_model::ports::{StoreError, TakenContent};
+use region_model::view::Taking;
 use uuid::Uuid;
 
 use crate::reads::has_rows;
@@ -55,40 +56,16 @@ fn is_content_of(entry: &SealedEntry, message: Uuid, sender: &UserId) -> bool {
     is_it && fixed.sender == *sender && entry.content().is_some()
 }
 
-/// Whether an entry has content that goes when a user is erased: what it wrote in a conversation, or its own profile.
-fn is_text_of(log: LogId, entry: &SealedEntry, user: &UserId) -> bool {
-    let fixed = &entry.entry.fixed;
-    let has_text = match log.kind {
-        LogKind::Conversation => fixed.sender == *user && matches!(fixed.kind, EntryKind::Message | EntryKind::Edit),
-        LogKind::User => matches!(entry.change(), Some(Change::Profile { .. })),
-        LogKind::Placement => false,
-    };
-    has_text && entry.content().is_some()
-}
-
-/// Whether an entry has content that somebody said, and that goes with the floor. What changes members, names and settings
-/// stays: the log adds up to them.
-fn is_said(entry: &SealedEntry) -> bool {
-    let said = matches!(entry.entry.fixed.kind, EntryKind::Message | EntryKind::Edit | EntryKind::Reaction);
-    said && entry.content().is_some()
-}
-
 impl Region {
     async fn sweep_content(self: &Arc<Self>) -> Result<(), StoreError> {
         let mut after = None;
         loop {
             let (deletes, next) = self.stores.log.deletes(after, PAGE).await?;
             for (log, change) in deletes {
-                match change.what.clone() {
-                    MessageChange::Forgotten(Forget::User(user)) => self.take_texts_of(log, &user, change).await?,
-                    MessageChange::Forgotten(Forget::Below { from, floor, before, .. }) => {
-                        self.take_below(log, (from, floor), before, change).await?;
-                    }
-                    _ => {
-                        if let Some(taken) = self.content_of(log, change).await? {
-                            self.stores.log.take_content(taken).await?;
-                        }
-                    }
+                if let Some(taking) = Taking::of(log, &change) {
+                    self.take_forgotten(log, &taking, change).await?;
+                } else if let Some(taken) = self.content_of(log, change).await? {
+                    self.stores.log.take_content(taken).await?;
                 }
             }
             after = next;
@@ -132,44 +109,35 @@ impl Region {
         Ok(Some(TakenContent { log, entries, tail, done: Some(delete) }))
     }
 
-    /// What the erasure of a user takes away. It is done with the last of it: one that a crash cuts off begins again.
-    async fn take_texts_of(&self, log: LogId, user: &UserId, erased: ChangeRecord) -> Result<(), StoreError> {
-        let by = erased.position.sequence.0;
-        if !self.is_whole(log, 1, by).await {
+    /// What an erasure or a floor takes away. It is done with the last of it: one that a crash cuts off begins again.
+    async fn take_forgotten(&self, log: LogId, taking: &Taking, change: ChangeRecord) -> Result<(), StoreError> {
+        let by = change.position.sequence.0;
+        if !self.is_whole(log, taking.line.start, by).await {
             return Ok(());
         }
-        self.input(Input::Erased(log, user.clone(), erased.time)).await;
-        let is_its = |entry: &SealedEntry| is_text_of(log, entry, user);
-        self.take_of_line(log, (1, by), is_its).await?;
-        self.take_of_tail(log, |entry| entry.entry.fixed.time <= erased.time && is_its(entry)).await?;
-        self.done(log, erased).await
+        match &taking.user {
+            Some(user) => self.input(Input::Erased(log, user.clone(), taking.until)).await,
+            None => self.take_edits_of(log, &taking.line, by).await?,
+        }
+        self.take_of_line(log, taking).await?;
+        self.take_of_tail(log, taking).await?;
+        let (entries, tail) = (Vec::new(), Vec::new());
+        self.stores.log.take_content(TakenContent { log, entries, tail, done: Some(change) }).await
     }
 
-    /// What a floor takes away: what is below it, edits above it of messages below, and what a tail has of before.
-    async fn take_below(
-        &self,
-        log: LogId,
-        (from, floor): (u64, u64),
-        before: Timestamp,
-        raised: ChangeRecord,
-    ) -> Result<(), StoreError> {
-        let by = raised.position.sequence.0;
-        if !self.is_whole(log, from, by).await {
-            return Ok(());
-        }
-        self.take_of_line(log, (from, floor), is_said).await?;
-        let mut next = from;
-        while next < floor {
-            let to = floor.min(next + TARGETS);
+    /// Edits below `by` of messages below the floor: those that stand above it have nothing to show either.
+    async fn take_edits_of(&self, log: LogId, below: &Range<u64>, by: u64) -> Result<(), StoreError> {
+        let mut next = below.start;
+        while next < below.end {
+            let to = below.end.min(next + TARGETS);
             let changes = self.stores.log.changes(log, next, to, by).await?;
-            let above =
-                |change: &&ChangeRecord| change.what == MessageChange::Edited && change.position.sequence.0 >= floor;
-            let entries = changes.iter().filter(above).map(|change| change.position).collect();
+            let edits = changes.iter().filter(|change| change.what == MessageChange::Edited);
+            let above = edits.filter(|edit| edit.position.sequence.0 >= below.end);
+            let entries = above.map(|edit| edit.position).collect();
             self.take(TakenContent { log, entries, tail: Vec::new(), done: None }).await?;
             next = to;
         }
-        self.take_of_tail(log, |entry| entry.entry.fixed.time <= before && is_said(entry)).await?;
-        self.done(log, raised).await
+        Ok(())
     }
 
     /// Whether a change is marked, and everything from a number up to it is here.
@@ -178,37 +146,29 @@ impl Region {
         view.is_ok_and(|view| view.held && by < view.marked && has_rows(&view, from, by + 1))
     }
 
-    async fn take_of_line(
-        &self,
-        log: LogId,
-        (from, to): (u64, u64),
-        goes: impl Fn(&SealedEntry) -> bool,
-    ) -> Result<(), StoreError> {
-        let mut next = from;
-        while next < to {
-            let page = self.stores.log.read(log, next, to, PAGE, PAGE_BYTES).await?;
+    async fn take_of_line(&self, log: LogId, taking: &Taking) -> Result<(), StoreError> {
+        let Range { start: mut next, end } = taking.line;
+        while next < end {
+            let page = self.stores.log.read(log, next, end, PAGE, PAGE_BYTES).await?;
             let Some(last) = page.last() else { break };
             next = last.sequence().0 + 1;
-            let entries = page.iter().filter(|entry| goes(entry)).map(|entry| entry.entry.fixed.position).collect();
+            let goes = page.iter().filter(|entry| taking.takes(entry));
+            let entries = goes.map(|entry| entry.entry.fixed.position).collect();
             self.take(TakenContent { log, entries, tail: Vec::new(), done: None }).await?;
         }
         Ok(())
     }
 
-    async fn take_of_tail(&self, log: LogId, goes: impl Fn(&SealedEntry) -> bool) -> Result<(), StoreError> {
+    async fn take_of_tail(&self, log: LogId, taking: &Taking) -> Result<(), StoreError> {
         let mut after = None;
         loop {
             let page = self.stores.log.read_tail(log, after, TAIL_PAGE).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.entry.fixed.position);
-            let tail = page.iter().filter(|entry| goes(entry)).map(|entry| entry.entry.fixed.position).collect();
+            let goes = page.iter().filter(|entry| taking.takes_of_tail(entry));
+            let tail = goes.map(|entry| entry.entry.fixed.position).collect();
             self.take(TakenContent { log, entries: Vec::new(), tail, done: None }).await?;
         }
-    }
-
-    async fn done(&self, log: LogId, change: ChangeRecord) -> Result<(), StoreError> {
-        let taken = TakenContent { log, entries: Vec::new(), tail: Vec::new(), done: Some(change) };
-        self.stores.log.take_content(taken).await
     }
 
     async fn take(&self, taken: TakenContent) -> Result<(), StoreError> {

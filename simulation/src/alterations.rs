@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use hearth_protocol::entry::Forget;
 use hearth_protocol::record::ChangeRecord;
 use hearth_protocol::{Change, EntryKind, MessageId, SealedEntry, Timestamp, UserId};
 use region_model::view::{Forgotten, Present, is_expired};
@@ -71,11 +70,11 @@ pub(crate) fn said(entry: &SealedEntry) -> (Did, Option<String>) {
     let fixed = &entry.entry.fixed;
     let record = entry.change_of_message();
     let reaction = record.as_ref().and_then(|(_, what)| what.reaction());
-    let did = match entry.forgets() {
-        Some(Forget::User(user)) => Did::Erase(user.to_string()),
-        Some(Forget::Below { floor, .. }) => Did::Floor(floor),
-        None => Did::of(fixed.kind.as_str().unwrap_or_default(), fixed.target.map(MessageId), reaction),
-    };
+    let forgets = entry.forgets();
+    let erased = forgets.as_ref().and_then(|forget| forget.user()).map(|user| Did::Erase(user.to_string()));
+    let floor = forgets.as_ref().and_then(|forget| forget.floor()).map(Did::Floor);
+    let other = || Did::of(fixed.kind.as_str().unwrap_or_default(), fixed.target.map(MessageId), reaction);
+    let did = erased.or(floor).unwrap_or_else(other);
     let writes = fixed.kind == EntryKind::Message || fixed.kind == EntryKind::Edit;
     (did, entry.content().filter(|_| writes).map(|_| fixed.id.to_string()))
 }

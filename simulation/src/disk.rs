@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_protocol::entry::Forget;
-use hearth_protocol::record::{ChangeRecord, DedupRecord, LogRecord, MessageChange, OutboxRecord, ParkedSend};
-use hearth_protocol::{EntryKind, LogId, Placement, Position, RegionId, SealedEntry, Timestamp, UserId, mesh};
+use hearth_protocol::record::{ChangeRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend};
+use hearth_protocol::{LogId, Placement, Position, RegionId, SealedEntry, Timestamp, UserId, mesh};
 use region_model::ports::{DedupKey, LoadedLog, LogAppend, TargetFound, TargetKey, length_of};
+use region_model::view::Taking;
 
 /// One log.
 #[derive(Clone, Debug, Default)]
@@ -200,23 +200,13 @@ impl Disk {
         let mut erased = Vec::new();
         for (log, stored) in &mut self.logs {
             let open = stored.open().is_some();
-            for change in stored.changes.values().filter(|change| change.position.sequence.0 < stored.mark && !open) {
-                let MessageChange::Forgotten(forget) = &change.what else { continue };
-                let (below, until) = match forget {
-                    Forget::User(user) => {
-                        erased.push((*log, user.clone(), change.time));
-                        (change.position.sequence.0, change.time)
-                    }
-                    Forget::Below { floor, before, .. } => (*floor, *before),
-                };
-                let line = stored.entries.range_mut(..below).map(|(_, entry)| entry);
-                let tail = stored.tail.values_mut().filter(|entry| entry.entry.fixed.time <= until);
-                let goes = |entry: &&mut Arc<SealedEntry>| match (entry.entry.fixed.kind, forget) {
-                    (EntryKind::Message | EntryKind::Edit, Forget::User(user)) => entry.entry.fixed.sender == *user,
-                    (EntryKind::Message | EntryKind::Edit | EntryKind::Reaction, Forget::Below { .. }) => true,
-                    _ => false,
-                };
-                line.chain(tail).filter(goes).for_each(|entry| *entry = entry.without_content());
+            let marked = stored.changes.values().filter(|change| change.position.sequence.0 < stored.mark && !open);
+            for taking in marked.filter_map(|change| Taking::of(*log, change)) {
+                let line = stored.entries.range_mut(taking.line.clone()).map(|(_, entry)| entry);
+                line.filter(|entry| taking.takes(entry)).for_each(|entry| *entry = entry.without_content());
+                let tail = stored.tail.values_mut().filter(|entry| taking.takes_of_tail(entry));
+                tail.for_each(|entry| *entry = entry.without_content());
+                erased.extend(taking.user.map(|user| (*log, user, taking.until)));
             }
         }
         erased

@@ -81,8 +81,8 @@ async fn what_is_past_retention_is_below_the_floor_in_every_region_and_its_text_
         let sync = json!({ "conversations": [{ "conversationId": group, "lastSequence": 0 }] });
         let synced = mesh.rest("cem", region, "POST", "/api/v1/sync", Some(sync)).await;
         assert!(!synced.text.contains("old words") && synced.text.contains("new words"), "{}", synced.text);
-        let edits = mesh.rest("ann", region, "GET", &format!("/api/v1/conversations/{group}/messages/1/edits"), None);
-        assert_eq!(edits.await.status, 404, "it is no more");
+        let path = format!("/api/v1/conversations/{group}/messages/1/edits");
+        assert_eq!(mesh.rest("ann", region, "GET", &path, None).await.status, 404, "it is no more");
     }
     let unread = mesh.rest("cem", 2, "GET", &format!("/api/v1/conversations/{group}"), None).await;
     assert_eq!(unread.body["unreadCount"], 1, "what is gone cannot be read: {}", unread.text);

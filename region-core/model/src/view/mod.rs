@@ -6,6 +6,7 @@ mod forgotten;
 mod placements;
 mod present;
 mod privacy;
+mod taking;
 mod user;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use forgotten::{ErasedUser, Floor, Forgotten};
 pub use placements::{PlacedAt, PlacementState};
 pub use present::{Present, Target};
 pub use privacy::PrivacyState;
+pub use taking::Taking;
 pub use user::{Membership, UserState};
 
 use crate::command::Command;
