@@ -1,9 +1,12 @@
 //! Users that are erased and floors that go up, through failovers and tails that come back.
 
+use std::sync::Arc;
+
 use hearth_protocol::entry::Forget;
+use hearth_protocol::record::ChangeRecord;
 use hearth_protocol::{Change, EntryKind, Level, LogId, Timestamp};
 use region_model::region_sender;
-use region_model::view::{Forgotten, View};
+use region_model::view::{Forgotten, PrivacyState, Taking, UserState, View};
 
 use crate::support::{Message, Sim, message_id, user};
 
@@ -182,5 +185,72 @@ fn what_retention_is_over_for_does_not_come_back_with_a_tail_nor_does_a_floor_of
             let floors = entries.iter().filter(|entry| entry.forgets().is_some()).count();
             assert_eq!((floors, sim.view(region, log).floor), (1, 4), "seed {seed}");
         }
+    }
+}
+
+#[test]
+fn what_goes_is_what_is_hidden_and_reactions_with_the_floor_and_nothing_that_the_log_adds_up_to() {
+    let mut sim = Sim::new(5);
+    let log = sim.group_at(0, 1);
+    for (sender, id) in [("ann", 1), ("ben", 2), ("ann", 3), ("ben", 4)] {
+        let sent = sim.send(0, log, &Message::new(sender, id));
+        sim.acked(sent);
+        sim.run_for(10);
+    }
+    let reaction = Change::Reaction { target: 0, emoji: "+".to_owned(), added: true };
+    let reacted = sim.alter(0, log, "ann", (10, 2), &reaction);
+    sim.acked(reacted);
+    let renamed = sim.change(0, log, &user("ann"), EntryKind::System, &Change::Name("tea".to_owned()));
+    sim.acked(renamed);
+    let erased = ask(&mut sim, 0, log, &erase("ann"));
+    sim.acked(erased);
+    let floor = below(&mut sim, 0, log, 7);
+    let raised = ask(&mut sim, 0, log, &floor);
+    sim.acked(raised);
+    sim.settle(&ALL, log);
+    for region in ALL {
+        let entries = sim.entries(region, log);
+        let goes = |change: &ChangeRecord| {
+            let taking = Taking::of(log, change)?;
+            let line = entries.iter().filter(|entry| taking.line.contains(&entry.sequence().0));
+            Some(line.filter(|entry| taking.takes(entry)).map(|entry| entry.sequence().0).collect::<Vec<_>>())
+        };
+        let changes = &sim.regions[region].disk.logs[&log].changes;
+        let gone: Vec<Vec<u64>> = changes.values().filter_map(goes).collect();
+        assert_eq!(gone, [vec![1, 3], vec![1, 2, 3, 4, 5]], "region {region}");
+        let bare = entries.iter().filter(|entry| entry.sequence().0 < 6).map(|entry| entry.without_content());
+        let other = Taking::of(log, changes.values().last().expect("the floor")).expect("it takes");
+        assert!(bare.into_iter().all(|entry| !other.takes(&entry)), "what is gone goes once");
+    }
+}
+
+#[test]
+fn a_snapshot_carries_what_is_kept_no_longer_and_what_is_withheld() {
+    let mut sim = Sim::new(6);
+    let log = sim.group_at(0, 1);
+    let sent = sim.send(0, log, &Message::new("ann", 1));
+    sim.acked(sent);
+    let erased = ask(&mut sim, 0, log, &erase("ann"));
+    sim.acked(erased);
+    let view = sim.view(0, log).view;
+    assert_eq!(View::from_snapshot(&view.snapshot()), Some(view));
+    let privacy = PrivacyState {
+        hides_last_seen: true,
+        blocks: [(user("ben"), Timestamp(7))].into(),
+        blocked_by: [user("cem")].into(),
+    };
+    for (erased, privacy) in [(true, PrivacyState::default()), (false, privacy)] {
+        let state = UserState {
+            user: user("ann"),
+            created_at: Timestamp(1),
+            display_name: None,
+            avatar_url: None,
+            conversations: Default::default(),
+            resident: Default::default(),
+            erased,
+            privacy,
+        };
+        let view = View::User(Arc::new(state));
+        assert_eq!(View::from_snapshot(&view.snapshot()), Some(view));
     }
 }
