@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use hearth_protocol::MessageId;
-use region_model::view::Forgotten;
 use serde::Serialize;
 
 use crate::alterations::shown_rows;
@@ -337,10 +336,8 @@ impl World {
                     message: MessageId(entry.entry.fixed.id),
                 };
                 let entries = disk.read(log, 1, mark);
-                let mut forgotten = Forgotten::default();
-                entries.iter().for_each(|entry| forgotten.fold(entry));
-                let kept = entries.iter().filter(|entry| entry.sequence().0 >= forgotten.floor());
-                let rows = kept.map(row).collect();
+                // What is below the floor is shown to nobody, and is in the line all the same.
+                let rows = entries.iter().map(row).collect();
                 let shown = shown_rows(&entries, &disk.changes(log), self.regions[region].clock.wall(self.now));
                 let reader = format!("{} (reading {pass})", self.regions[region].id);
                 self.history.add(self.now, Event::Reading { region, pass, conversation: id, rows });

@@ -17,10 +17,14 @@ pub(super) struct Line {
 }
 
 impl Line {
+    /// The number that it was given from: retention may have left nothing below.
+    pub(super) fn first(&self) -> u64 {
+        self.rows.first().map_or(1, |row| row.sequence)
+    }
+
     /// What stands at a number.
     pub(super) fn row(&self, sequence: u64) -> Option<&Row> {
-        let first = self.rows.first()?.sequence;
-        self.rows.get(usize::try_from(sequence.checked_sub(first)?).ok()?)
+        self.rows.get(usize::try_from(sequence.checked_sub(self.first())?).ok()?)
     }
 }
 
@@ -43,11 +47,12 @@ pub(super) fn check(history: &History, facts: &Facts, report: &mut Report) -> Li
     lines
 }
 
-/// Numbers from the floor on without a hole, epochs that never fall, no id twice.
+/// Numbers from 1, or from the floor, on without a hole, epochs that never fall, no id twice.
 fn shape(reader: &str, conversation: ConversationId, rows: &[Row], floor: u64, report: &mut Report) {
     let mut ids = BTreeSet::new();
     let mut epoch = 0;
-    for (place, row) in (floor..).zip(rows) {
+    let first = if rows.first().is_some_and(|row| row.sequence == floor) { floor } else { 1 };
+    for (place, row) in (first..).zip(rows) {
         if row.sequence != place {
             let what = format!("{reader}: number {} of {conversation} stands at place {place}", row.sequence);
             report.add(Guarantee::G2, what);
@@ -63,7 +68,11 @@ fn shape(reader: &str, conversation: ConversationId, rows: &[Row], floor: u64, r
 }
 
 fn same(reader: &str, conversation: ConversationId, first: &[Row], rows: &[Row], report: &mut Report) {
-    let differs = first.iter().zip(rows).find(|(one, other)| {
+    // Between two readings a floor may have gone up.
+    let from = first.first().zip(rows.first()).map_or(1, |(one, other)| one.sequence.max(other.sequence));
+    let above = |rows: &[Row]| rows.iter().filter(|row| row.sequence >= from).copied().collect::<Vec<_>>();
+    let (first, rows) = (above(first), above(rows));
+    let differs = first.iter().zip(&rows).find(|(one, other)| {
         one.message != other.message || (one.epoch != 0 && other.epoch != 0 && one.epoch != other.epoch)
     });
     if let Some((one, other)) = differs {
@@ -83,6 +92,7 @@ fn same(reader: &str, conversation: ConversationId, first: &[Row], rows: &[Row],
 /// What was acked stands where the ack said; what a loss statement names stands somewhere.
 fn kept(reader: &str, conversation: ConversationId, rows: &[Row], facts: &Facts, report: &mut Report) {
     let at: BTreeMap<MessageId, Row> = rows.iter().map(|row| (row.message, *row)).collect();
+    let first = rows.first().map_or(1, |row| row.sequence);
     let from = (conversation, MessageId(uuid::Uuid::nil()));
     let of_it = facts.sent.range(from..).take_while(|((of, _), _)| *of == conversation);
     for ((_, message), sent) in of_it {
@@ -93,7 +103,7 @@ fn kept(reader: &str, conversation: ConversationId, rows: &[Row], facts: &Facts,
             let one_copy_was_promised = acked.level == Level::Region;
             match stands {
                 // Retention took it, or would have: what comes back with a tail may come back below the floor.
-                None if position.sequence.0 < facts.floor(conversation) => {}
+                None if position.sequence.0 < first => {}
                 None if named && acked.time < facts.kept_since(conversation) => {}
                 // The disk that had it is gone.
                 None if sent.copy_gone && one_copy_was_promised => {}
@@ -131,7 +141,8 @@ fn ended(facts: &Facts, lines: &Lines, report: &mut Report) {
         if !sent.acks.is_empty() || sent.refused_for_good {
             continue;
         }
-        if sent.queued && !line.at.contains_key(message) {
+        // Of a line that begins at its floor it is not known what stood below.
+        if sent.queued && !line.at.contains_key(message) && line.first() == 1 {
             let what = format!("{message} of {conversation} was queued, and was neither sequenced nor refused");
             report.add(Guarantee::G7, what);
         }

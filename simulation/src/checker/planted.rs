@@ -440,3 +440,21 @@ fn texts_of_an_erased_user_are_found_and_what_it_wrote_since_is_not() {
     finds("somebody else's", Guarantee::Present, with(erased(|rows| rows[0].text = None), both(&LINE)));
     finds("a later one", Guarantee::Present, with(erased(|rows| rows[4].text = None), both(&LINE)));
 }
+
+/// What stands at 1 is below the floor, which 4 raised to 2.
+#[test]
+fn a_line_may_begin_at_its_floor_and_nowhere_else_and_what_is_below_is_not_lost() {
+    let line = [LINE[1], LINE[2], (1, 4, 14)];
+    let told = |floor| {
+        let rows = vec![
+            read_row(2, 12, "bob", Did::Message, Some("of bob")),
+            read_row(3, 13, "ann", Did::Message, Some("of ann")),
+            read_row(4, 14, "region:eu", Did::Floor(floor), None),
+        ];
+        vec![Event::Read { reader: "eu".to_owned(), conversation: CONVERSATION, rows }]
+    };
+    assert_eq!(broken(with(told(2), both(&line))), vec![]);
+    finds("above its floor", Guarantee::G2, with(told(1), both(&line)));
+    let lost = [told(2), vec![invoke(0, 15), ack(0, 15, acked(at(1, 5)))]].concat();
+    finds("lost above it", Guarantee::G1, with(lost, both(&line)));
+}
