@@ -25,7 +25,7 @@ async fn erase(mesh: &Mesh, user: &str, code: i32) -> Value {
     let exit = verb(mesh, &["user", "erase", user]).await;
     assert_eq!(exit.code, code, "{exit:?}");
     let told = exit.out.lines().chain(exit.err.lines()).filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    told.last().unwrap_or(Value::Null)
+    told.collect::<Vec<_>>().pop().unwrap_or(Value::Null)
 }
 
 /// What the rows of a conversation say in a region: who, what, and whether it is deleted.
@@ -93,7 +93,7 @@ async fn what_an_erased_user_wrote_is_shown_to_nobody_leaves_the_files_of_every_
         .await;
     let gone = json!(["bob", null, true]);
     says(&mesh, "ann", &group, &[json!(["ann", kept, null]), gone.clone()]).await;
-    says(&mesh, "bob", &direct, &[gone.clone()]).await;
+    says(&mesh, "bob", &direct, std::slice::from_ref(&gone)).await;
     let path = format!("/api/v1/conversations/{group}/messages/2/edits");
     let edits = mesh.rest("ann", 2, "GET", &path, None).await;
     assert!(edits.body["deleted"] == true && !edits.text.contains("words of bob"), "{}", edits.text);
