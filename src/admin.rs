@@ -1,5 +1,5 @@
-//! `hearth region`, `hearth home`, `hearth parked`, `hearth verify` and `hearth audit`: asks nodes over their
-//! administration ports.
+//! `hearth region`, `hearth home`, `hearth user`, `hearth parked`, `hearth verify` and `hearth audit`: asks nodes over
+//! their administration ports.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,8 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::admin_arguments::{
-    AuditArguments, HomeArguments, HomeVerb, How, ParkedArguments, ParkedVerb, RegionArguments, RegionVerb, Where,
+    AuditArguments, HomeArguments, HomeVerb, How, ParkedArguments, ParkedVerb, RegionArguments, RegionVerb,
+    UserArguments, UserVerb, Where,
 };
 use crate::{admin_text, losses, output, votes};
 
@@ -180,6 +181,12 @@ pub(crate) async fn home(arguments: HomeArguments) -> ExitCode {
             output::failure(2, "which homes?", "name a conversation, or --selector home=REGION", how.at.json)
         }
     }
+}
+
+/// `hearth user`.
+pub(crate) async fn user(arguments: UserArguments) -> ExitCode {
+    let UserVerb::Erase { user, how } = arguments.verb;
+    change(&how, Change::EraseUser { user }).await
 }
 
 /// `hearth parked`.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use hearth_protocol::{ConversationId, RegionId};
+use hearth_protocol::{ConversationId, RegionId, UserId};
 
 /// Which mesh, and how it lets one in.
 #[derive(Clone, Debug, Args)]
@@ -207,6 +207,30 @@ pub(crate) struct AuditArguments {
     pub(crate) at: Where,
 }
 
+/// `hearth user`.
+#[derive(Debug, Args)]
+pub(crate) struct UserArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: UserVerb,
+}
+
+/// What to do with a user. Exit codes: 0 done, or so already; 1 refused, with what to type instead; 7 no node answers;
+/// 70 not all of it: what was done stands, and the same is typed again.
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserVerb {
+    /// Take away what a user wrote so far, in every conversation and region; rows and positions stay. End its tokens
+    /// first: what it writes afterwards is kept.
+    Erase {
+        /// The user, as tokens name it.
+        #[arg(value_parser = user)]
+        user: UserId,
+        /// How, and where.
+        #[command(flatten)]
+        how: How,
+    },
+}
+
 fn region(text: &str) -> Result<RegionId, String> {
     RegionId::new(text).map_err(|error| error.to_string())
 }
@@ -220,4 +244,8 @@ fn selector(text: &str) -> Result<RegionId, String> {
         Some(("home", name)) => region(name),
         Some(_) | None => Err("type home=REGION, as home=eu-west".to_owned()),
     }
+}
+
+fn user(text: &str) -> Result<UserId, String> {
+    UserId::new(text).map_err(|error| error.to_string())
 }

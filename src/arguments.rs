@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::admin_arguments::{AuditArguments, HomeArguments, ParkedArguments, RegionArguments, VerifyArguments};
+use crate::admin_arguments::{
+    AuditArguments, HomeArguments, ParkedArguments, RegionArguments, UserArguments, VerifyArguments,
+};
 
 /// A chat backend that runs in many regions at once: one order, honest acks.
 #[derive(Debug, Parser)]
@@ -31,6 +33,8 @@ pub(crate) enum Verb {
     Region(RegionArguments),
     /// Look at the homes of conversations, and move them.
     Home(HomeArguments),
+    /// Erase what a user wrote.
+    User(UserArguments),
     /// Look at sends that wait for their home.
     Parked(ParkedArguments),
     /// Walk the hash chain of every log: a changed entry or a forked epoch is named, with what to do.
@@ -95,6 +99,9 @@ pub(crate) struct DevArguments {
     /// How often the texts of deleted messages are taken out of the store and its files.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
     pub(crate) content_sweep: Duration,
+    /// How long a day of a conversation's `retentionDays` lasts: shorter, to see what retention does.
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration)]
+    pub(crate) retention_day: Duration,
     /// Whether a region that a majority cannot reach is fenced by itself, and its slots go to others. With `off`, and
     /// with fewer than three regions, that is left to you.
     #[arg(long, value_enum, default_value = "on")]
@@ -421,6 +428,9 @@ pub(crate) struct SimArguments {
     /// Conversations get other voters now and then.
     #[arg(long)]
     pub(crate) voters: bool,
+    /// Clients are erased in their conversations, and floors raised, now and then.
+    #[arg(long)]
+    pub(crate) erasures: bool,
     /// Of a seed's faults only these, by number, or `none`.
     #[arg(long, value_name = "NUMBERS")]
     pub(crate) faults: Option<String>,

@@ -70,6 +70,11 @@ async fn start_mesh(arguments: DevArguments) -> ExitCode {
         let message = format!("--content-sweep {given}: texts of deleted messages are taken away every 1s to 1d");
         return output::failure(2, &message, "for example: hearth dev --content-sweep 10s", json);
     }
+    if !(SHORTEST_SWEEP..=LONGEST_SWEEP).contains(&arguments.retention_day) {
+        let given = humantime::format_duration(arguments.retention_day);
+        let message = format!("--retention-day {given}: a day of retentionDays lasts 1s to 1d");
+        return output::failure(2, &message, "for example: hearth dev --retention-day 1m", json);
+    }
     if !FailoverSection::AFTER.contains(&arguments.failover_after) {
         let given = humantime::format_duration(arguments.failover_after);
         let message = format!("--failover-after {given}: a region is waited for from 1s to 1h");
@@ -85,6 +90,7 @@ async fn start_mesh(arguments: DevArguments) -> ExitCode {
         limits: arguments.limits == Switch::On,
         anti_entropy: arguments.anti_entropy,
         content_sweep: arguments.content_sweep,
+        retention_day: arguments.retention_day,
         failover: arguments.failover == Switch::On,
         failover_after: arguments.failover_after,
         processes: arguments.processes,

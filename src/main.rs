@@ -77,6 +77,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         Verb::Ca(arguments) => ca::ca(arguments),
         Verb::Region(arguments) => admin::region(arguments).await,
         Verb::Home(arguments) => admin::home(arguments).await,
+        Verb::User(arguments) => admin::user(arguments).await,
         Verb::Parked(arguments) => admin::parked(arguments).await,
         Verb::Verify(arguments) => verify::verify(arguments).await,
         Verb::Audit(arguments) => admin::audit(arguments).await,

@@ -84,8 +84,8 @@ fn table(title: &str, rows: Vec<(&str, u64)>) {
 }
 
 fn size_of(arguments: &SimArguments) -> Size {
-    let SimArguments { seconds, regions, clients, pace, successions, stores, voters, .. } = *arguments;
-    Size { seconds, regions, clients, pace, successions, stores, voters }
+    let SimArguments { seconds, regions, clients, pace, successions, stores, voters, erasures, .. } = *arguments;
+    Size { seconds, regions, clients, pace, successions, stores, voters, erasures }
 }
 
 /// Runs the verb.

@@ -271,6 +271,13 @@ fn acked(payload: &Value, regions: &[String]) -> Acked {
 /// What a row does.
 fn did(row: &Value) -> Did {
     let change = &row["change"];
+    if let Some(user) = change["userIds"][0].as_str().filter(|_| row["kind"] == "system" && change["action"] == "erase")
+    {
+        return Did::Erase(user.to_owned());
+    }
+    if let Some(floor) = change["floorSequence"].as_u64().filter(|_| row["kind"] == "system") {
+        return Did::Floor(floor);
+    }
     let reaction = change["emoji"].as_str().map(|emoji| (emoji, change["action"] == "add"));
     let target = row["targetMessageId"].as_str().map(|target| MessageId(named(target)));
     // A row of an older form has no kind, and is a message.

@@ -76,6 +76,9 @@ pub struct Limits {
     /// How often the texts of deleted messages are taken out of the store and its files; default 1 h.
     #[serde(deserialize_with = "duration::deserialize")]
     pub content_sweep: Duration,
+    /// How long a day of a conversation's `retentionDays` lasts; default 1 d, shorter to rehearse what retention does.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub retention_day: Duration,
     /// How long a region keeps following for a user who was connected to it; default 30 days.
     #[serde(deserialize_with = "duration::deserialize")]
     pub resident_for: Duration,
@@ -130,6 +133,7 @@ impl Default for Limits {
             parked_for: Duration::from_secs(7 * DAY),
             dedup_window: Duration::from_secs(90 * DAY),
             content_sweep: Duration::from_secs(HOUR),
+            retention_day: Duration::from_secs(DAY),
             resident_for: Duration::from_secs(30 * DAY),
             resume_for: Duration::from_secs(7 * DAY),
             loaded_logs: 10_000,
@@ -207,6 +211,7 @@ impl Limits {
             time("parked_for", self.parked_for, MINUTE, 30 * DAY),
             time("dedup_window", self.dedup_window, DAY, 3650 * DAY),
             time("content_sweep", self.content_sweep, 1, DAY),
+            time("retention_day", self.retention_day, 1, DAY),
             time("resident_for", self.resident_for, HOUR, 365 * DAY),
             time("resume_for", self.resume_for, MINUTE, 30 * DAY),
             time("heartbeat_interval", self.heartbeat_interval, 1, HOUR),

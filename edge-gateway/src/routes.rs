@@ -42,7 +42,7 @@ pub(crate) fn api() -> Router<Arc<GatewayState>> {
         .route("/media", post(not_yet))
         .route("/push-subscriptions", post(not_yet).delete(not_yet))
         .route("/users/me", axum::routing::patch(change_me).get(show_me))
-        .route("/users/me/blocks/{user}", put(not_yet).delete(not_yet))
+        .route("/users/me/blocks/{user}", put(block).delete(unblock))
         .route("/users/{user}", get(user))
 }
 
@@ -206,7 +206,7 @@ async fn show_me(State(gateway): Gateway, Caller(caller): Caller) -> Answer {
 
 async fn change_me(State(gateway): Gateway, Caller(caller): Caller, request: Request) -> Answer {
     idempotency_key(request.headers())?;
-    let patch: PatchUser = patch(body(&gateway, request).await?, &["showLastSeen"])?;
+    let patch: PatchUser = patch(body(&gateway, request).await?, &[])?;
     if let Some(Some(name)) = &patch.display_name {
         check_name(name)?;
     }
@@ -217,6 +217,16 @@ async fn change_me(State(gateway): Gateway, Caller(caller): Caller, request: Req
         return Err(Refusal::too_large("the avatarUrl is too long", limit).into());
     }
     call(&gateway, &caller, ApiCall::PatchMe { patch }).await
+}
+
+async fn block(State(gateway): Gateway, Caller(caller): Caller, params: RawPathParams, headers: HeaderMap) -> Answer {
+    idempotency_key(&headers)?;
+    call(&gateway, &caller, ApiCall::Block { user: user_of(&params)?, blocked: true }).await
+}
+
+async fn unblock(State(gateway): Gateway, Caller(caller): Caller, params: RawPathParams, headers: HeaderMap) -> Answer {
+    idempotency_key(&headers)?;
+    call(&gateway, &caller, ApiCall::Block { user: user_of(&params)?, blocked: false }).await
 }
 
 /// A route of the contract that a later version serves.

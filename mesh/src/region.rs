@@ -406,6 +406,7 @@ fn region_options(config: &RegionConfig, region: &RegionId) -> Result<RegionOpti
         resident_for: limits.resident_for,
         dedup_window: limits.dedup_window,
         content_sweep: limits.content_sweep,
+        retention_day: limits.retention_day,
         endpoints,
         presence: PresenceBounds {
             per_frame: limits.presence_per_frame,

@@ -315,6 +315,11 @@ pub enum Change {
         /// Homes a second.
         rate: u32,
     },
+    /// Erases what a user wrote so far, everywhere.
+    EraseUser {
+        /// Whom.
+        user: UserId,
+    },
 }
 
 impl Change {
@@ -331,7 +336,8 @@ impl Change {
             | Self::RemoveRegion { .. }
             | Self::LeaveVotes { .. }
             | Self::GiveVotes { .. }
-            | Self::MoveHome { .. } => None,
+            | Self::MoveHome { .. }
+            | Self::EraseUser { .. } => None,
         }
     }
 }
@@ -358,7 +364,8 @@ pub enum Line {
     },
     /// How far it is.
     Progress {
-        /// The step: `lease`, `fence`, `slots`, `homes`, `sessions`, `voters`, `logs`.
+        /// The step: `lease`, `fence`, `slots`, `homes`, `sessions`, `voters`, `logs`,
+        /// `conversations`.
         step: String,
         /// How much of it is done.
         done: u64,

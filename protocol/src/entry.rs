@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::ids::{ConversationId, Epoch, Position, RegionId, Sequence, Timestamp, UserId};
 use crate::placement::{Level, PartitionMode, Placement, PlacementV1};
 use crate::record::MessageChange;
+pub use crate::withheld::{Forget, Privacy};
 
 /// A SHA-256.
 pub type Hash = [u8; 32];
@@ -285,6 +286,18 @@ impl SealedEntry {
         }
     }
 
+    /// What it says is kept no longer.
+    #[must_use]
+    pub fn forgets(&self) -> Option<Forget> {
+        if !matches!(self.entry.fixed.kind, EntryKind::System | EntryKind::User) {
+            return None;
+        }
+        match self.change()? {
+            Change::Forget(forget) => Some(forget),
+            _ => None,
+        }
+    }
+
     /// The same entry without its content: position, hash and digest stay.
     #[must_use]
     pub fn without_content(&self) -> Arc<Self> {
@@ -470,6 +483,10 @@ pub enum Change {
     },
     /// Settings of a group or channel that are others from now on.
     Settings(SettingsChange),
+    /// Something is kept no longer.
+    Forget(Forget),
+    /// User record: what the user withholds from others.
+    Privacy(Privacy),
 }
 
 /// What opens a log, at sequence 0.

@@ -17,6 +17,7 @@ pub mod mesh;
 pub mod placement;
 pub mod record;
 pub mod rest;
+pub mod withheld;
 
 pub use entry::{Change, Entry, EntryKind, Hash, Header, SealedEntry};
 pub use error::{ErrorCode, Refusal};

@@ -74,3 +74,5 @@ pub const CHANGES_OF_A_MESSAGE: usize = 1_000;
 pub const EDITS_SHOWN: usize = 100;
 /// Characters of a URL in content or profile.
 pub const URL_CHARACTERS: usize = 2_048;
+/// Users that a user blocks.
+pub const BLOCKED_USERS: usize = 10_000;

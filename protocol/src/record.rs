@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::entry::{EntryKind, Hash};
+use crate::entry::{EntryKind, Forget, Hash};
 use crate::ids::{ConversationId, DeviceId, Epoch, LogId, MessageId, Position, RegionId, Timestamp, UserId};
 use crate::placement::Level;
 
@@ -158,15 +158,23 @@ pub enum MessageChange {
         /// Whether it came.
         added: bool,
     },
+    /// Not of one message: something is kept no longer, in all of the log below the entry. It stands at number 0.
+    Forgotten(Forget),
 }
 
 impl MessageChange {
+    /// Whether content goes with it, which a sweep takes away.
+    #[must_use]
+    pub fn takes_content(&self) -> bool {
+        matches!(self, Self::Deleted | Self::Forgotten(_))
+    }
+
     /// The emoji of a reaction, and whether it came.
     #[must_use]
     pub fn reaction(&self) -> Option<(&str, bool)> {
         match self {
             Self::Reacted { emoji, added } => Some((emoji, *added)),
-            Self::Edited | Self::Deleted => None,
+            Self::Edited | Self::Deleted | Self::Forgotten(_) => None,
         }
     }
 }
@@ -175,7 +183,7 @@ impl MessageChange {
 /// Written in the commit of the entry that makes the change, and gone with it; the entries alone give it again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeRecord {
-    /// The message's number.
+    /// The message's number; 0 for what concerns the whole log.
     pub target: u64,
     /// The position of the entry that changes it.
     pub position: Position,

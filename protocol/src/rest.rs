@@ -127,6 +127,9 @@ pub struct Row {
     /// Reactions to a message, the oldest first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reactions: Option<Vec<Reactions>>,
+    /// Set for what somebody sent in a direct conversation whom the reader blocks: it has no content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<bool>,
 }
 
 /// Those who reacted to a message with one emoji.
@@ -442,6 +445,9 @@ pub struct UserRow {
     pub avatar_url: Option<String>,
     /// RFC 3339.
     pub created_at: String,
+    /// In one's own row: whether others are told when one was there last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub show_last_seen: Option<bool>,
 }
 
 /// Tells "absent" from `null`.
@@ -466,6 +472,9 @@ pub struct PatchUser {
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(length(max = crate::limits::URL_CHARACTERS)))]
     pub avatar_url: Option<Option<String>>,
+    /// Whether others are told when the user was there last; they are unless this says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub show_last_seen: Option<bool>,
 }
 
 /// An answer of the API: status and JSON.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use hearth_protocol::client::Submission;
-use hearth_protocol::entry::{ConversationKind, MemberAction, Role, SettingsChange};
+use hearth_protocol::entry::{ConversationKind, MemberAction, Privacy, Role, SettingsChange};
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::rest::{ApiAnswer, ConversationRow, CreateGroup, FeedResponse, PatchConversation, PatchUser};
 use hearth_protocol::{
@@ -82,6 +82,8 @@ impl Region {
             ApiCall::Feed { cursor, limit } => self.feed(user, cursor.as_deref(), *limit, &call, pass_on).await,
             ApiCall::User { id } => self.user(user, id, &call, pass_on).await,
             ApiCall::PatchMe { patch } => self.patch_me(user, patch, &call, pass_on).await,
+            ApiCall::Block { user: other, blocked } => self.block(user, (other, *blocked), &call, pass_on).await,
+            ApiCall::BlockedSince { other } => self.tell_blocked_since(user, other).await,
             ApiCall::Sync { request } => Ok(ApiAnswer::json(200, &self.sync(user, request.clone(), pass_on).await?)),
             ApiCall::Conversation { id }
             | ApiCall::Members { id, .. }
@@ -171,7 +173,7 @@ impl Region {
         Ok(ApiAnswer::json(200, &self.conversation_row(id, &view, user, true).await?))
     }
 
-    async fn to_home(
+    pub(crate) async fn to_home(
         &self,
         home: &RegionId,
         user: &UserId,
@@ -375,7 +377,7 @@ impl Region {
             return Err(Refusal::new(ErrorCode::NotFound, "no such user"));
         }
         if self.holds(&view) {
-            Ok(ApiAnswer::json(200, &Self::user_row(&view)?))
+            Ok(ApiAnswer::json(200, &Self::user_row(&view, user)?))
         } else {
             self.pass_on(&view, user, call, pass_on).await
         }
@@ -404,8 +406,11 @@ impl Region {
         }
         let change = Change::Profile { display_name: patch.display_name.clone(), avatar_url: patch.avatar_url.clone() };
         self.change_user(user, &change).await?;
+        if let Some(shows) = patch.show_last_seen {
+            self.change_user(user, &Change::Privacy(Privacy::ShowLastSeen(shows))).await?;
+        }
         let view = self.view(LogId::user(user), false).await?;
-        Ok(ApiAnswer::json(200, &Self::user_row(&view)?))
+        Ok(ApiAnswer::json(200, &Self::user_row(&view, user)?))
     }
 
     async fn feed(

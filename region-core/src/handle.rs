@@ -21,6 +21,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::edge::{Connection, EdgeEvent, QueueBounds};
+use crate::erase::UserFound;
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::ownership::Ownership;
@@ -30,7 +31,7 @@ use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
 use crate::typing::{Said, Typing};
-use crate::{Loss, departures, expiry, losses, notices, outbox, ownership, presence, sweep, typing, word};
+use crate::{Loss, departures, expiry, losses, notices, outbox, ownership, presence, retention, sweep, typing, word};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -132,6 +133,18 @@ pub enum ApiCall {
         /// What.
         patch: PatchUser,
     },
+    /// `PUT` and `DELETE /users/me/blocks/{userId}`.
+    Block {
+        /// Whom.
+        user: UserId,
+        /// Whether it is blocked from now on.
+        blocked: bool,
+    },
+    /// Between regions: since when the user blocks another one.
+    BlockedSince {
+        /// Whom.
+        other: UserId,
+    },
     /// `POST /sync`.
     Sync {
         /// The body.
@@ -161,6 +174,8 @@ pub struct Replay {
     pub up_to: u64,
     /// The lowest number that this user may see.
     pub visible_from: u64,
+    /// The lowest number that retention left.
+    pub floor: u64,
     /// Set when the cursor was not good: what the client has above is to be forgotten, and the frames follow behind that.
     pub rewound: Option<crate::edge::Rewound>,
 }
@@ -241,6 +256,7 @@ impl RegionHandle {
         tokio::spawn(departures::run(region.clone()));
         tokio::spawn(expiry::run(region.clone()));
         tokio::spawn(sweep::run(region.clone()));
+        tokio::spawn(retention::run(region.clone()));
         tokio::spawn(losses::run(region.clone()));
         tokio::spawn(receipts::run(region.clone(), receipt_queue));
         tokio::spawn(typing::run(region.clone(), said_queue));
@@ -322,7 +338,11 @@ impl RegionHandle {
         }
         let (connection, events) = Connection::new(self.region.new_connection_id(), user.clone(), device, bounds);
         let connection = Arc::new(connection);
+        let privacy = self.region.privacy_of(&user).await;
         self.region.hub.add(connection.clone());
+        if let Some(privacy) = privacy.filter(|privacy| !privacy.is_empty()) {
+            self.region.keep_private(&user, &privacy);
+        }
         self.region.tell_unreachable(&connection);
         self.region.presence.opened(&connection);
         let feed_complete = self.arrive(&connection).await;
@@ -487,6 +507,23 @@ impl RegionHandle {
         word::keep(&*self.region.stores.map, &region, fence).await?;
         self.region.input(Input::AcceptLoss(region, fence)).await;
         Ok(())
+    }
+
+    /// What has to be erased of a user, where its record is here.
+    ///
+    /// # Errors
+    /// What a question to a steward may meet.
+    pub async fn traces_of(&self, user: &UserId) -> Result<UserFound, Refusal> {
+        self.region.traces_of(user).await
+    }
+
+    /// Has what a user wrote so far forgotten in a conversation, or its profile where none is named. Returns whether there
+    /// was something to forget: what was is shown to nobody from then on, and every region's sweep takes it away.
+    ///
+    /// # Errors
+    /// A refusal of the home, or that it is out of reach.
+    pub async fn erase(&self, user: &UserId, conversation: Option<ConversationId>) -> Result<bool, Refusal> {
+        self.region.erase(user, conversation).await
     }
 
     /// What this region knows of a log; a log unknown here is asked of its steward.

@@ -7,14 +7,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use hearth_protocol::client::encode_message_new;
 use hearth_protocol::entry::MemberAction;
-use hearth_protocol::{Change, ConversationId, DeviceId, EntryKind, SealedEntry, UserId};
+use hearth_protocol::ids::direct_conversation;
+use hearth_protocol::{Change, ConversationId, DeviceId, EntryKind, SealedEntry, Timestamp, UserId};
 use parking_lot::RwLock;
-use region_model::view::Members;
+use region_model::view::{Members, PrivacyState};
 use tokio::sync::mpsc;
 
 use crate::edge::{Connection, EdgeEvent, Rewound, Skipped};
 use crate::rows;
 use crate::runtime::wall;
+
+/// Members of a direct conversation.
+const DIRECT: usize = 2;
 
 /// A conversation changed in a way that its members' lists show.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub(crate) enum Concerned {
 #[derive(Debug)]
 pub(crate) struct Hub {
     users: RwLock<HashMap<UserId, Vec<Arc<Connection>>>>,
+    /// What users with a session here withhold, of those who do.
+    privacy: RwLock<HashMap<UserId, Arc<PrivacyState>>>,
     notices: mpsc::Sender<Notice>,
     /// Deliveries that a connection did not take.
     pub(crate) dropped: AtomicU64,
@@ -47,7 +53,8 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(crate) fn new(notices: mpsc::Sender<Notice>) -> Self {
-        Self { users: RwLock::new(HashMap::new()), notices, dropped: AtomicU64::new(0), delivered: AtomicU64::new(0) }
+        let (users, privacy) = (RwLock::default(), RwLock::default());
+        Self { users, privacy, notices, dropped: AtomicU64::new(0), delivered: AtomicU64::new(0) }
     }
 
     pub(crate) fn add(&self, connection: Arc<Connection>) {
@@ -60,8 +67,36 @@ impl Hub {
             connections.retain(|known| known.id != connection.id);
             if connections.is_empty() {
                 users.remove(&connection.user);
+                self.privacy.write().remove(&connection.user);
             }
         }
+    }
+
+    /// Takes what a user withholds from now on; of one without a session here nothing is kept.
+    pub(crate) fn set_privacy(&self, user: &UserId, state: &PrivacyState) {
+        let users = self.users.read();
+        let mut privacy = self.privacy.write();
+        if users.contains_key(user) && !state.is_empty() {
+            privacy.insert(user.clone(), Arc::new(state.clone()));
+        } else {
+            privacy.remove(user);
+        }
+    }
+
+    /// Since when a user with a session here blocks another one.
+    pub(crate) fn blocked_since(&self, user: &UserId, other: &UserId) -> Option<Timestamp> {
+        self.privacy.read().get(user)?.blocks.get(other).copied()
+    }
+
+    /// Whether what `sender` says in a conversation is not for `user`, who blocks it.
+    pub(crate) fn blocks(&self, conversation: ConversationId, user: &UserId, sender: &UserId) -> bool {
+        self.blocked_since(user, sender).is_some() && direct_conversation(user, sender) == conversation
+    }
+
+    /// Whether a user with a session here is not to hear how far `reader` is in a conversation, who blocks it.
+    pub(crate) fn is_blocked_by(&self, conversation: ConversationId, user: &UserId, reader: &UserId) -> bool {
+        let blocked = self.privacy.read().get(user).is_some_and(|privacy| privacy.blocked_by.contains(reader));
+        blocked && direct_conversation(user, reader) == conversation
     }
 
     pub(crate) fn is_connected(&self, user: &UserId) -> bool {
@@ -125,7 +160,13 @@ impl Hub {
         skip: Option<u64>,
     ) {
         let mut frame: Option<Bytes> = None;
-        let mut show = |connections: &Vec<Arc<Connection>>| {
+        let sender = Some(&sealed.entry.fixed.sender);
+        let sender = sender.filter(|_| audience.len() == DIRECT && sealed.entry.fixed.kind.is_sent());
+        let mut show = |(user, connections): (&UserId, &Vec<Arc<Connection>>)| {
+            if sender.is_some_and(|sender| self.blocks(conversation, user, sender)) {
+                // Whatever follows tells the client to pull, and its history says that this is blocked.
+                return;
+            }
             for connection in connections.iter().filter(|connection| Some(connection.id) != skip) {
                 if frame.is_none() {
                     frame = rows::row(conversation, sealed, wall()).map(|row| encode_message_new(&row));
@@ -143,14 +184,11 @@ impl Hub {
         };
         let users = self.users.read();
         if audience.len() <= users.len() {
-            audience.keys().filter_map(|user| users.get(user)).for_each(&mut show);
+            audience.keys().filter_map(|user| users.get_key_value(user)).for_each(&mut show);
         } else {
-            users
-                .iter()
-                .filter(|(user, _)| audience.contains_key(*user))
-                .for_each(|(_, connections)| show(connections));
+            users.iter().filter(|(user, _)| audience.contains_key(*user)).for_each(&mut show);
         }
-        gone.iter().filter_map(|user| users.get(user)).for_each(&mut show);
+        gone.iter().filter_map(|user| users.get_key_value(user)).for_each(&mut show);
     }
 
     /// A conversation has another home: members who are online are told in time, as far as the queue has room. The row of
@@ -227,7 +265,11 @@ impl Hub {
         frame: &Bytes,
     ) -> (u64, u64) {
         let (mut told, mut dropped) = (0, 0);
-        let mut offer = |connections: &Vec<Arc<Connection>>| {
+        let mut offer = |(user, connections): (&UserId, &Vec<Arc<Connection>>)| {
+            let direct = members.len() == DIRECT;
+            if direct && (self.blocks(conversation, user, but) || self.is_blocked_by(conversation, user, but)) {
+                return;
+            }
             for connection in connections.iter().filter(|connection| connection.views(conversation)) {
                 let taken = connection.offer_typing(but, frame);
                 *(if taken { &mut told } else { &mut dropped }) += 1;
@@ -235,10 +277,14 @@ impl Hub {
         };
         let users = self.users.read();
         if members.len() <= users.len() {
-            members.keys().filter(|user| *user != but).filter_map(|user| users.get(user)).for_each(&mut offer);
+            members
+                .keys()
+                .filter(|user| *user != but)
+                .filter_map(|user| users.get_key_value(user))
+                .for_each(&mut offer);
         } else {
             let others = users.iter().filter(|(user, _)| *user != but && members.contains_key(*user));
-            others.for_each(|(_, connections)| offer(connections));
+            others.for_each(&mut offer);
         }
         (told, dropped)
     }

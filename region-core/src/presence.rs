@@ -52,6 +52,8 @@ pub(crate) enum Said {
     Checked { session: SessionId, users: Vec<UserId>, visible: BTreeSet<UserId>, asked: Option<Asked>, seen: u64 },
     /// Memberships of these users changed.
     Touched(Vec<UserId>),
+    /// A user hides when it was there last, or does so no longer.
+    Hides(UserId, bool),
 }
 
 /// The way to the task.
@@ -141,6 +143,11 @@ impl Presence {
         if !self.idle.load(Ordering::SeqCst) && !self.take(Said::Touched(users.collect())) {
             self.touch_missed.store(true, Ordering::SeqCst);
         }
+    }
+
+    /// A word that finds the queue full is said again when a device of the user comes.
+    pub(crate) fn hides_last_seen(&self, user: &UserId, hides: bool) {
+        self.take(Said::Hides(user.clone(), hides));
     }
 
     /// Whether a region is fenced, as this one knows the map.
@@ -287,6 +294,7 @@ impl Desk {
                 self.book.checked(session, users, &visible, asked, now);
             }
             Said::Touched(users) => self.book.touched(&users),
+            Said::Hides(user, hides) => self.book.hides_last_seen(&user, hides, now),
         }
     }
 

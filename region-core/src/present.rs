@@ -8,12 +8,14 @@ use std::sync::Arc;
 use hearth_protocol::record::{ChangeRecord, MessageChange};
 use hearth_protocol::rest::{EditsResponse, Row, Version};
 use hearth_protocol::{
-    Change, ConversationId, EntryKind, ErrorCode, LogId, MessageId, Position, Refusal, SealedEntry, UserId, limits,
+    Change, ConversationId, EntryKind, ErrorCode, LogId, MessageId, Position, Refusal, SealedEntry, Timestamp, UserId,
+    limits,
 };
 use region_model::LogView;
-use region_model::view::{Present, is_expired};
+use region_model::view::{Forgotten, Present, is_expired};
 use serde_json::value::RawValue;
 
+use crate::privacy::is_withheld;
 use crate::reads::{Seen, seen};
 use crate::region::Region;
 use crate::rows;
@@ -24,11 +26,14 @@ use crate::runtime::wall;
 pub(crate) struct Reader<'a> {
     pub(crate) user: &'a UserId,
     pub(crate) below: u64,
+    pub(crate) forgotten: &'a Forgotten,
+    /// Set where it blocks the other one of a direct conversation: since when.
+    pub(crate) blocks_since: Option<Timestamp>,
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn of(user: &'a UserId, seen: &Seen<'_>) -> Self {
-        Self { user, below: seen.to }
+    pub(crate) fn of(user: &'a UserId, seen: &Seen<'a>, blocks_since: Option<Timestamp>) -> Self {
+        Self { user, below: seen.to, forgotten: &seen.state.forgotten, blocks_since }
     }
 }
 
@@ -53,7 +58,13 @@ impl Region {
         for entry in entries {
             let Some(mut row) = rows::row(conversation, entry, now) else { continue };
             let number = target_of(entry).unwrap_or(row.sequence_number);
-            if let Some(present) = present.get(&number) {
+            let of_before = target_of(entry).is_some_and(|target| target < reader.forgotten.floor());
+            if is_withheld(entry, reader.user, reader.blocks_since) {
+                (row.content, row.change, row.expired, row.blocked) = (None, None, None, Some(true));
+            } else if of_before || reader.forgotten.hides(entry) {
+                let is_message = entry.entry.fixed.kind == EntryKind::Message;
+                (row.content, row.expired, row.deleted) = (None, None, is_message.then_some(true));
+            } else if let Some(present) = present.get(&number) {
                 self.show(&mut row, entry, present, reader).await?;
             }
             shown.push(row);
@@ -144,8 +155,9 @@ impl Region {
         if fixed.sender != *user && seen.member.role != hearth_protocol::entry::Role::Admin {
             return Err(Refusal::new(ErrorCode::Forbidden, "only its author and admins see what a message was"));
         }
+        let withheld = is_withheld(&entry, user, self.blocked_since(user, seen.state).await);
         let changes = self.changes(log, number, number + 1, seen.to).await?;
-        let deleted = Present::of(&changes).is_deleted();
+        let deleted = Present::of(&changes).is_deleted() || seen.state.forgotten.hides(&entry);
         let expired = !deleted && is_expired(&entry, wall());
         let edits = changes.iter().filter(|change| change.what == MessageChange::Edited);
         let sent = (fixed.position, fixed.original_time.unwrap_or(fixed.time));
@@ -153,7 +165,7 @@ impl Region {
         let mut versions = Vec::new();
         for (at, timestamp) in all.iter().skip(all.len().saturating_sub(limits::EDITS_SHOWN)) {
             let content = match *at {
-                _ if deleted || expired => None,
+                _ if deleted || expired || withheld => None,
                 at if at == fixed.position => rows::content(&entry),
                 at => self.edited(conversation, at).await?,
             };

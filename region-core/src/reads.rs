@@ -143,7 +143,7 @@ impl Region {
     ) -> Result<HistoryResponse, Refusal> {
         let seen = seen(view, user)?;
         let (from, to) = history_rows(&seen, query);
-        let reader = Reader::of(user, &seen);
+        let reader = Reader::of(user, &seen, self.blocked_since(user, seen.state).await);
         let messages = if from < to {
             self.read_rows(conversation, reader, (from, to), limits::HISTORY_ROWS).await?
         } else {
@@ -175,7 +175,8 @@ impl Region {
         let seen = seen(view, user)?;
         let from = cursor.last_sequence.saturating_add(1).max(seen.from);
         let messages = if from < seen.to {
-            self.read_rows(cursor.conversation_id, Reader::of(user, &seen), (from, seen.to), limit).await?
+            let reader = Reader::of(user, &seen, self.blocked_since(user, seen.state).await);
+            self.read_rows(cursor.conversation_id, reader, (from, seen.to), limit).await?
         } else {
             Vec::new()
         };
@@ -200,6 +201,7 @@ impl Region {
         let state = seen.state;
         let log = LogId::conversation(conversation);
         let read = self.read_state(log, view, user).await?;
+        let reader = Reader::of(user, &seen, self.blocked_since(user, state).await);
         let participants = || {
             let members = state.members.iter().take(PARTICIPANTS);
             members.map(|(user, member)| Participant { user_id: user.clone(), role: member.role }).collect()
@@ -211,8 +213,8 @@ impl Region {
             role: Some(seen.member.role),
             last_sequence: seen.to - 1,
             read_up_to: read.up_to,
-            unread_count: self.unread(log, view, user, &seen, read.up_to).await?,
-            last_message: self.last_message(conversation, user, &seen).await?,
+            unread_count: self.unread(log, view, reader, &seen, read.up_to).await?,
+            last_message: self.last_message(conversation, reader, &seen).await?,
             home: placement.home.clone(),
             epoch: placement.epoch,
             created_at: rows::rfc3339(state.created_at),
@@ -230,14 +232,14 @@ impl Region {
     async fn last_message(
         &self,
         conversation: ConversationId,
-        user: &UserId,
+        reader: Reader<'_>,
         seen: &Seen<'_>,
     ) -> Result<Option<Row>, Refusal> {
         let (lowest, mut to) = last_rows(seen);
         let mut step = 1;
         while to > lowest {
             let from = to.saturating_sub(step).max(lowest);
-            let (reader, limit) = (Reader::of(user, seen), usize::try_from(to - from).unwrap_or(1));
+            let limit = usize::try_from(to - from).unwrap_or(1);
             let rows = self.read_rows(conversation, reader, (from, to), limit).await?;
             let message = rows.into_iter().rev().find(|row| row.kind == "message");
             if message.is_some() {
@@ -272,8 +274,8 @@ impl Region {
         Ok(MembersResponse { members, cursor, has_more })
     }
 
-    /// A user's profile, from a record held here.
-    pub(crate) fn user_row(view: &LogView) -> Result<UserRow, Refusal> {
+    /// A user's profile, from a record held here; what it withholds is told to itself alone.
+    pub(crate) fn user_row(view: &LogView, reader: &UserId) -> Result<UserRow, Refusal> {
         let View::User(state) = &view.view else {
             return Err(Refusal::new(ErrorCode::NotFound, "no such user"));
         };
@@ -282,6 +284,7 @@ impl Region {
             display_name: state.display_name.clone(),
             avatar_url: state.avatar_url.clone(),
             created_at: rows::rfc3339(state.created_at),
+            show_last_seen: (state.user == *reader).then_some(!state.privacy.hides_last_seen),
         })
     }
 

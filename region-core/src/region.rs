@@ -75,6 +75,8 @@ pub struct RegionOptions {
     pub dedup_window: Duration,
     /// How often the content of deleted messages is taken away, and what was taken away leaves the store's files.
     pub content_sweep: Duration,
+    /// How long a day of a conversation's `retentionDays` lasts: shorter, where somebody rehearses it.
+    pub retention_day: Duration,
     /// Where clients may go instead, best first.
     pub endpoints: Vec<Endpoint>,
     /// Bounds of presence.
@@ -439,6 +441,7 @@ impl Region {
         if entry.entry.fixed.kind != EntryKind::User {
             return;
         }
+        self.privacy_changed(log, entry);
         let joined = match entry.change() {
             Some(Change::Joined { conversation, .. }) => Some(conversation),
             Some(Change::Removed { .. }) => None,

@@ -40,10 +40,10 @@ impl Region {
         if !has_rows(&view, from, seen.to) {
             return self.replay_elsewhere(user, cursor, rows, newest, &view).await;
         }
-        let reader = Reader::of(user, &seen);
+        let reader = Reader::of(user, &seen, self.blocked_since(user, seen.state).await);
         let read = if from < seen.to { self.read_rows(id, reader, (from, seen.to), rows).await? } else { Vec::new() };
         let epoch = view.placement.as_ref().map_or(Epoch(1), |placement| placement.epoch);
-        Ok(replay_of(read, epoch, seen.to - 1, seen.from))
+        Ok(replay_of(read, epoch, seen.to - 1, (seen.from, view.floor)))
     }
 
     /// The same from a region that holds the conversation: its newest page tells how far it goes.
@@ -59,7 +59,8 @@ impl Region {
         let last =
             self.history_elsewhere(user, cursor, HistoryQuery { limit, ..HistoryQuery::default() }, view).await?;
         let up_to = last.messages.last().map_or(0, |row| row.sequence_number);
-        let visible_from = last.withheld.last().map_or(last.floor_sequence, |range| range.to + 1);
+        let floor = last.floor_sequence;
+        let visible_from = last.withheld.last().map_or(floor, |range| range.to + 1);
         let missed = up_to.saturating_sub(cursor.last_sequence);
         let page = if newest || missed <= rows as u64 {
             last
@@ -69,7 +70,7 @@ impl Region {
         };
         let epoch = view.placement.as_ref().map_or(Epoch(1), |placement| placement.epoch);
         let wanted = page.messages.into_iter().filter(|row| row.sequence_number > cursor.last_sequence).collect();
-        Ok(replay_of(wanted, epoch, up_to, visible_from))
+        Ok(replay_of(wanted, epoch, up_to, (visible_from, floor)))
     }
 
     async fn history_elsewhere(
@@ -92,9 +93,9 @@ impl Region {
     }
 }
 
-fn replay_of(rows: Vec<Row>, epoch: Epoch, up_to: u64, visible_from: u64) -> Replay {
+fn replay_of(rows: Vec<Row>, epoch: Epoch, up_to: u64, (visible_from, floor): (u64, u64)) -> Replay {
     let frames = rows.into_iter().map(|row| (row.sequence_number, encode_message_new(&row))).collect();
-    Replay { frames, epoch, up_to, visible_from, rewound: None }
+    Replay { frames, epoch, up_to, visible_from, floor, rewound: None }
 }
 
 /// A cursor of an older epoch is good below the first number of every later epoch that may lack something of before: a

@@ -1,7 +1,7 @@
 //! From entries to the rows that clients see.
 
 use bytes::Bytes;
-use hearth_protocol::entry::MemberAction;
+use hearth_protocol::entry::{Forget, MemberAction};
 use hearth_protocol::rest::Row;
 use hearth_protocol::{Change, ConversationId, EntryKind, MessageId, SealedEntry, Timestamp};
 use region_model::view::is_expired;
@@ -33,6 +33,7 @@ pub(crate) fn row(conversation: ConversationId, sealed: &SealedEntry, now: Times
         deleted: None,
         expired: (expired && fixed.kind == EntryKind::Message).then_some(true),
         reactions: None,
+        blocked: None,
     })
 }
 
@@ -73,6 +74,12 @@ fn change_json(sealed: &SealedEntry) -> Option<serde_json::Value> {
         }
         (EntryKind::System, Change::PartitionMode(mode)) => {
             Some(json!({"action": "partitionMode", "by": by, "partitionMode": mode}))
+        }
+        (EntryKind::System, Change::Forget(Forget::User(user))) => {
+            Some(json!({"action": "erase", "by": by, "userIds": [user]}))
+        }
+        (EntryKind::System, Change::Forget(Forget::Below { floor, .. })) => {
+            Some(json!({"action": "retention", "by": by, "floorSequence": floor}))
         }
         (EntryKind::System, Change::Settings(change)) => {
             let mut given = serde_json::Map::new();

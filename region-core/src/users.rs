@@ -80,6 +80,7 @@ impl Region {
         self.input(Input::Follow { log, hold: true }).await;
         let view = self.wait_for_record(log).await?;
         if let View::User(state) = &view.view {
+            self.keep_private(user, &state.privacy);
             for (conversation, membership) in &state.conversations {
                 if membership.joined {
                     let log = LogId::conversation(*conversation);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hearth_protocol::record::ChangeRecord;
 use hearth_protocol::{Change, EntryKind, MessageId, SealedEntry, Timestamp, UserId};
-use region_model::view::{Present, is_expired};
+use region_model::view::{Forgotten, Present, is_expired};
 
 use crate::history::{Did, ReadRow};
 use crate::random::Random;
@@ -70,7 +70,11 @@ pub(crate) fn said(entry: &SealedEntry) -> (Did, Option<String>) {
     let fixed = &entry.entry.fixed;
     let record = entry.change_of_message();
     let reaction = record.as_ref().and_then(|(_, what)| what.reaction());
-    let did = Did::of(fixed.kind.as_str().unwrap_or_default(), fixed.target.map(MessageId), reaction);
+    let forgets = entry.forgets();
+    let erased = forgets.as_ref().and_then(|forget| forget.user()).map(|user| Did::Erase(user.to_string()));
+    let floor = forgets.as_ref().and_then(|forget| forget.floor()).map(Did::Floor);
+    let other = || Did::of(fixed.kind.as_str().unwrap_or_default(), fixed.target.map(MessageId), reaction);
+    let did = erased.or(floor).unwrap_or_else(other);
     let writes = fixed.kind == EntryKind::Message || fixed.kind == EntryKind::Edit;
     (did, entry.content().filter(|_| writes).map(|_| fixed.id.to_string()))
 }
@@ -93,13 +97,18 @@ pub(crate) fn shown_rows(entries: &[Arc<SealedEntry>], changes: &[ChangeRecord],
         let position = edit.entry.fixed.position;
         present.values().any(|of| !of.is_deleted() && of.edit().is_some_and(|(_, at)| at == position))
     };
+    let mut forgotten = Forgotten::default();
+    entries.iter().for_each(|entry| forgotten.fold(entry));
     let row = |entry: &Arc<SealedEntry>| {
         let fixed = &entry.entry.fixed;
         let (did, own) = said(entry);
         let of_it = present.get(&entry.sequence().0).filter(|_| did == Did::Message).cloned().unwrap_or_default();
         let edit = of_it.edit().and_then(|(_, at)| entries.get(usize::try_from(at.sequence.0).ok()?.checked_sub(1)?));
         let is_over = is_expired(entry, now);
-        let is_gone = is_over || of_it.is_deleted();
+        let is_message = did == Did::Message;
+        let is_deleted = of_it.is_deleted() || (is_message && forgotten.hides(entry));
+        let is_gone = is_over || is_deleted;
+        let of_before = entry.change_of_message().is_some_and(|(target, _)| target < forgotten.floor());
         let text = if is_gone { None } else { edit.map_or(own, |edit| said(edit).1) };
         let reactions = of_it.reactions(&nobody).into_iter().map(|of| (of.emoji, of.count));
         ReadRow {
@@ -107,14 +116,14 @@ pub(crate) fn shown_rows(entries: &[Arc<SealedEntry>], changes: &[ChangeRecord],
             message: MessageId(fixed.id),
             sender: fixed.sender.to_string(),
             time: fixed.original_time.unwrap_or(fixed.time).0,
-            text: text.filter(|_| did == Did::Message || shows(entry)),
+            text: text.filter(|_| is_message || (shows(entry) && !of_before && !forgotten.hides(entry))),
             did,
-            deleted: of_it.is_deleted(),
+            deleted: is_deleted,
             expires: fixed.expires_at.map(|at| at.0),
-            expired: is_over && fixed.kind == EntryKind::Message && !of_it.is_deleted(),
+            expired: is_over && is_message && !is_deleted,
             bare: entry.content().is_none(),
             reactions: if is_gone { Vec::new() } else { reactions.collect() },
         }
     };
-    entries.iter().map(row).collect()
+    entries.iter().filter(|entry| entry.sequence().0 >= forgotten.floor()).map(row).collect()
 }

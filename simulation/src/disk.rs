@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::record::{ChangeRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend};
-use hearth_protocol::{LogId, Placement, Position, RegionId, SealedEntry, Timestamp, mesh};
+use hearth_protocol::{LogId, Placement, Position, RegionId, SealedEntry, Timestamp, UserId, mesh};
 use region_model::ports::{DedupKey, LoadedLog, LogAppend, TargetFound, TargetKey, length_of};
+use region_model::view::Taking;
 
 /// One log.
 #[derive(Clone, Debug, Default)]
@@ -192,6 +193,24 @@ impl Disk {
             };
             entries.filter(is_over).for_each(|entry| *entry = entry.without_content());
         }
+    }
+
+    /// Takes away what is kept no longer, as far as the log is whole below what says so. Returns who was erased where, and
+    /// when: what they parked goes, too.
+    pub(crate) fn take_forgotten(&mut self) -> Vec<(LogId, UserId, Timestamp)> {
+        let mut erased = Vec::new();
+        for (log, stored) in &mut self.logs {
+            let open = stored.open().is_some();
+            let marked = stored.changes.values().filter(|change| change.position.sequence.0 < stored.mark && !open);
+            for taking in marked.filter_map(|change| Taking::of(*log, change)) {
+                let line = stored.entries.range_mut(taking.line.clone()).map(|(_, entry)| entry);
+                line.filter(|entry| taking.takes(entry)).for_each(|entry| *entry = entry.without_content());
+                let tail = stored.tail.values_mut().filter(|entry| taking.takes_of_tail(entry));
+                tail.for_each(|entry| *entry = entry.without_content());
+                erased.extend(taking.user.map(|user| (*log, user, taking.until)));
+            }
+        }
+        erased
     }
 
     /// A message by its id, with what was done to it.

@@ -4,11 +4,11 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use hearth_protocol::entry::{ConversationKind, MemberAction, Role};
+use hearth_protocol::entry::{ConversationKind, Forget, MemberAction, Role};
 use hearth_protocol::ids::direct_conversation;
 use hearth_protocol::record::OutboxRecord;
 use hearth_protocol::{Change, ConversationId, EntryKind, Header, Level, LogId, Slot, UserId};
-use region_model::view::default_settings;
+use region_model::view::{Forgotten, default_settings};
 use region_model::{Command, Input, LogView, Outcome, region_sender};
 
 use crate::clients::{Client, Conversation, Waits};
@@ -179,6 +179,41 @@ impl World {
         let command = self.own(region, log, EntryKind::User, resident.encode());
         let steps = [Step::Record(user), Step::Command(Box::new(command)), Step::Follow(log)];
         self.begin_errand(region, steps, Done::Nothing);
+    }
+
+    /// An operator has a client erased in a conversation of its own, at any region that runs.
+    pub(crate) fn erase(&mut self, client: usize, conversation: usize) {
+        let Some(of) = self.clients.get(client).filter(|of| !of.conversations.is_empty()) else { return };
+        let number = of.conversations[conversation % of.conversations.len()];
+        let (user, at) = (of.user.clone(), (client + conversation) % self.regions.len());
+        if !self.conversations[number].ready || !self.regions[at].runs() {
+            return;
+        }
+        self.trace.count(self.now, "erase-asked", number as u64, client as u64);
+        let content = Change::Forget(Forget::User(user)).encode();
+        let command = self.own(at, self.conversations[number].log, EntryKind::System, content);
+        self.begin_errand(at, [Step::Command(Box::new(command))], Done::Nothing);
+    }
+
+    /// The home of a conversation raises its floor, over so many in a hundred of what is marked and stands above it.
+    pub(crate) fn raise_floor(&mut self, conversation: usize, percent: u64) {
+        let number = conversation % self.conversations.len().max(1);
+        let Some(home) = self.home_of(number).filter(|home| self.regions[*home].runs()) else { return };
+        let log = self.conversations[number].log;
+        let Some(stored) = self.regions[home].disk.logs.get(&log) else { return };
+        let mut forgotten = Forgotten::default();
+        stored.entries.values().for_each(|entry| forgotten.fold(entry));
+        let from = forgotten.floor();
+        let floor = from + stored.mark.saturating_sub(from) * percent / 100;
+        let (Some(below), Some(above)) = (stored.entries.get(&(floor - 1)), stored.entries.get(&floor)) else { return };
+        let (before, next) = (below.entry.fixed.time, above.entry.fixed.time);
+        if floor == from || before == next {
+            return;
+        }
+        let content = Change::Forget(Forget::Below { from, floor, before, previous: below.hash }).encode();
+        self.trace.count(self.now, "floor-asked", number as u64, floor);
+        let command = self.own(home, log, EntryKind::System, content);
+        self.begin_errand(home, [Step::Command(Box::new(command))], Done::Nothing);
     }
 
     fn own(&mut self, region: usize, log: LogId, kind: EntryKind, content: Bytes) -> Command {

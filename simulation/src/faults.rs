@@ -49,6 +49,8 @@ impl World {
             FaultKind::Drain(region) => self.drain(region),
             FaultKind::StoreLost(region) | FaultKind::StoreRestored(region, _) => self.goes_down(region, true),
             FaultKind::Voters(conversation, first, count) => self.change_voters(conversation, first, count),
+            FaultKind::Erase(client, conversation) => self.erase(client, conversation),
+            FaultKind::Floor(conversation, percent) => self.raise_floor(conversation, percent),
         }
         self.after(fault.lasts, Event::FaultEnds(index));
     }
@@ -98,7 +100,12 @@ impl World {
                 self.replace_store(region, Some(fault.at.saturating_sub(seconds * SECOND)));
                 self.comes_up(region);
             }
-            FaultKind::Disconnect(_) | FaultKind::Move(..) | FaultKind::Drain(_) | FaultKind::Voters(..) => {}
+            FaultKind::Disconnect(_)
+            | FaultKind::Move(..)
+            | FaultKind::Drain(_)
+            | FaultKind::Voters(..)
+            | FaultKind::Erase(..)
+            | FaultKind::Floor(..) => {}
         }
     }
 

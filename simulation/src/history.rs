@@ -99,6 +99,10 @@ pub enum Did {
         /// Whether it comes.
         added: bool,
     },
+    /// The texts of this user in the rows above it are taken away.
+    Erase(String),
+    /// Rows below this number are shown no more.
+    Floor(u64),
     /// Nothing.
     Other,
 }

@@ -51,11 +51,15 @@ pub enum FaultKind {
     StoreRestored(usize, u64),
     /// The voters of a conversation, by number, are from now on so many of the regions, from this one on.
     Voters(usize, usize, usize),
+    /// An operator erases a client, by number, in a conversation of its own, by number.
+    Erase(usize, usize),
+    /// The floor of a conversation, by number, goes up: of what stands above it, over so many in a hundred.
+    Floor(usize, u64),
 }
 
 impl FaultKind {
     /// All names, in the order of the table.
-    pub const NAMES: [&'static str; 18] = [
+    pub const NAMES: [&'static str; 20] = [
         "cut",
         "cut-one-way",
         "isolate",
@@ -74,9 +78,11 @@ impl FaultKind {
         "store-lost",
         "store-restored",
         "voters",
+        "erase",
+        "floor",
     ];
     /// Those that happen only in a plan that was asked for them.
-    pub const ASKED_FOR: [&'static str; 3] = ["store-lost", "store-restored", "voters"];
+    pub const ASKED_FOR: [&'static str; 5] = ["store-lost", "store-restored", "voters", "erase", "floor"];
 
     /// Its name in reports.
     #[must_use]
@@ -100,6 +106,8 @@ impl FaultKind {
             Self::StoreLost(_) => "store-lost",
             Self::StoreRestored(..) => "store-restored",
             Self::Voters(..) => "voters",
+            Self::Erase(..) => "erase",
+            Self::Floor(..) => "floor",
         }
     }
 }
@@ -134,6 +142,8 @@ pub struct Size {
     pub stores: bool,
     /// Whether conversations get other voters now and then.
     pub voters: bool,
+    /// Whether clients are erased, and floors raised, now and then.
+    pub erasures: bool,
 }
 
 /// Clients act this often unless told otherwise: with what faults hold up, each sends more than once a second.
@@ -141,7 +151,16 @@ pub const PACE: u64 = 400;
 
 impl Default for Size {
     fn default() -> Self {
-        Self { seconds: 120, regions: 3, clients: 50, pace: PACE, successions: false, stores: false, voters: false }
+        Self {
+            seconds: 120,
+            regions: 3,
+            clients: 50,
+            pace: PACE,
+            successions: false,
+            stores: false,
+            voters: false,
+            erasures: false,
+        }
     }
 }
 
@@ -187,6 +206,9 @@ impl Plan {
         if size.voters {
             change_voters(&mut faults, seed, size.regions, calm_at);
         }
+        if size.erasures {
+            erase(&mut faults, seed, size.clients, calm_at);
+        }
         for (number, fault) in (0..).zip(&mut faults) {
             fault.number = number;
         }
@@ -227,7 +249,7 @@ impl Plan {
     /// What to type to see this very run again.
     #[must_use]
     pub fn replay(&self) -> String {
-        let Size { seconds, regions, clients, pace, successions, stores, voters } = self.size;
+        let Size { seconds, regions, clients, pace, successions, stores, voters, erasures } = self.size;
         let whole = Self::new(self.seed, self.size);
         let mut line =
             format!("hearth sim --seed {} --seconds {seconds} --regions {regions} --clients {clients}", self.seed);
@@ -242,6 +264,9 @@ impl Plan {
         }
         if voters {
             line += " --voters";
+        }
+        if erasures {
+            line += " --erasures";
         }
         let list = |numbers: Vec<String>| if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") };
         if self.calm_at != whole.calm_at {
@@ -309,6 +334,24 @@ fn change_voters(faults: &mut Vec<Fault>, seed: u64, regions: usize, calm_at: u6
         }
         let kind = FaultKind::Voters(random.below(1_000), random.below(regions), 2 + random.below(2));
         faults.push(Fault { number: 0, at, lasts: 5 * SECOND, kind });
+    }
+    faults.sort_by_key(|fault| fault.at);
+}
+
+/// Clients are erased now and then, each in one of its conversations, and floors raised.
+fn erase(faults: &mut Vec<Fault>, seed: u64, clients: usize, calm_at: u64) {
+    let mut random = Random::of(seed, "erasures", 0);
+    let mut at = FIRST_FAULT;
+    loop {
+        at += random.between(SECOND, 5 * SECOND);
+        if at + SECOND >= calm_at {
+            break;
+        }
+        let kind = match random.below(2) {
+            0 => FaultKind::Erase(random.below(clients), random.below(1_000)),
+            _ => FaultKind::Floor(random.below(1_000), random.between(1, 99)),
+        };
+        faults.push(Fault { number: 0, at, lasts: SECOND, kind });
     }
     faults.sort_by_key(|fault| fault.at);
 }

@@ -13,7 +13,7 @@ use crate::plan::{FaultKind, Plan, SECOND};
 use crate::world::World;
 
 /// Protocol steps that the end of a report counts, whether they happened or not.
-pub const STEPS: [&str; 66] = [
+pub const STEPS: [&str; 68] = [
     "send",
     "edit",
     "delete",
@@ -76,13 +76,16 @@ pub const STEPS: [&str; 66] = [
     "moved",
     "move-refused",
     "voters-asked",
+    "erase-asked",
+    "floor-asked",
     "store-lost",
     "store-restored",
     "fork",
     "conflict",
 ];
 /// Steps that are not to happen, or only in a plan that was asked for them: they are left out while they do not.
-const LEFT_OUT: [&str; 5] = ["fork", "conflict", "voters-asked", "store-lost", "store-restored"];
+const LEFT_OUT: [&str; 7] =
+    ["fork", "conflict", "voters-asked", "erase-asked", "floor-asked", "store-lost", "store-restored"];
 /// How much longer than planned a run may take to come to its end.
 const PATIENCE: u64 = 60 * SECOND;
 /// How long after the restart of all regions they are looked at first.
@@ -333,6 +336,7 @@ impl World {
                     message: MessageId(entry.entry.fixed.id),
                 };
                 let entries = disk.read(log, 1, mark);
+                // What is below the floor is shown to nobody, and is in the line all the same.
                 let rows = entries.iter().map(row).collect();
                 let shown = shown_rows(&entries, &disk.changes(log), self.regions[region].clock.wall(self.now));
                 let reader = format!("{} (reading {pass})", self.regions[region].id);

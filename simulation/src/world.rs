@@ -336,8 +336,12 @@ impl World {
         self.after(ANTI_ENTROPY, Event::AntiEntropy(region));
         let wall = self.regions[region].clock.wall(self.now);
         self.regions[region].disk.take_expired(wall);
+        let erased = self.regions[region].disk.take_forgotten();
         if self.regions[region].core.is_none() {
             return;
+        }
+        for (log, user, at) in erased {
+            self.input(region, Input::Erased(log, user, at));
         }
         self.input(region, Input::AntiEntropy);
         for peer in 0..self.regions.len() {

@@ -49,6 +49,7 @@ fn read(line: &str) -> Plan {
         successions: words.contains(&"--successions"),
         stores: words.contains(&"--stores"),
         voters: words.contains(&"--voters"),
+        erasures: words.contains(&"--erasures"),
     };
     let mut plan = Plan::new(number("--seed").expect("a seed"), size);
     if let Some(second) = number("--calm-from") {

@@ -249,6 +249,10 @@ impl Deliveries {
         let limits = self.limits;
         let Some(track) = self.tracks.get_mut(&conversation) else { return };
         let base = cursor.last_sequence.max(replay.visible_from.saturating_sub(1));
+        if cursor.last_sequence + 1 < replay.floor {
+            // Retention took them: whoever pulls is told the floor.
+            effects.push_back(sync_gap(conversation, cursor.last_sequence + 1, replay.floor - 1));
+        }
         let missed = replay.up_to.saturating_sub(base);
         let start = if missed > limits.gap_rows {
             let start = replay.up_to - limits.replay_rows;
@@ -402,7 +406,8 @@ mod tests {
         deliveries.begin_replay(&listed);
         deliveries.skipped(&skipped(13, 20), 0, &mut effects);
         deliveries.live(live(20), 0, &mut effects);
-        let replay = Replay { frames: Vec::new(), epoch: Epoch(1), up_to: 12, visible_from: 1, rewound: None };
+        let replay =
+            Replay { frames: Vec::new(), epoch: Epoch(1), up_to: 12, visible_from: 1, floor: 1, rewound: None };
         deliveries.replayed(&listed, replay, 0, &mut effects);
         assert!(check(6, effects).is_ok());
     }
@@ -446,7 +451,7 @@ mod tests {
             deliveries.begin_replay(&listed);
             let count = rows.clone().count();
             let frames = rows.map(|sequence| (sequence, frame(sequence))).collect();
-            let replay = Replay { frames, epoch: Epoch(1), up_to: 410, visible_from: 1, rewound: None };
+            let replay = Replay { frames, epoch: Epoch(1), up_to: 410, visible_from: 1, floor: 1, rewound: None };
             deliveries.replayed(&listed, replay, 0, &mut effects);
             let Some(Effect::Send(first)) = effects.front() else { panic!("{effects:?}") };
             assert!(String::from_utf8_lossy(first).contains(told), "{effects:?}");
@@ -478,7 +483,7 @@ mod tests {
             prop_assert!(!effects.iter().any(|effect| matches!(effect, Effect::Send(_))), "live before its replay");
             let rows = (cursor + 1).max((stored + lacking).saturating_sub(4))..=stored;
             let frames = rows.map(|sequence| (sequence, frame(sequence))).collect();
-            let replay = Replay { frames, epoch: Epoch(1), up_to: stored, visible_from: 1, rewound: None };
+            let replay = Replay { frames, epoch: Epoch(1), up_to: stored, visible_from: 1, floor: 1, rewound: None };
             deliveries.replayed(&listed, replay, 0, &mut effects);
             for sequence in after {
                 deliveries.live(live(sequence), 0, &mut effects);

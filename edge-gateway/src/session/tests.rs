@@ -152,7 +152,7 @@ impl Story {
     fn answer_replay(&mut self, up_to: u64, rows: impl Iterator<Item = u64>) -> Vec<Value> {
         let cursor = self.replays.remove(0);
         let frames = rows.map(|sequence| (sequence, message(sequence))).collect();
-        let replay = Replay { frames, epoch: Epoch(1), up_to, visible_from: 1, rewound: None };
+        let replay = Replay { frames, epoch: Epoch(1), up_to, visible_from: 1, floor: 1, rewound: None };
         self.session.handle_replayed(&cursor, Ok(replay), self.now);
         self.take()
     }

@@ -169,7 +169,7 @@ impl Core for FakeCore {
         let skip = if newest { frames.len().saturating_sub(rows) } else { 0 };
         frames.drain(..skip);
         frames.truncate(rows);
-        Ok(Replay { frames, epoch: Epoch(1), up_to, visible_from: 1, rewound: None })
+        Ok(Replay { frames, epoch: Epoch(1), up_to, visible_from: 1, floor: 1, rewound: None })
     }
 
     async fn api(&self, user: &UserId, call: ApiCall) -> ApiAnswer {

@@ -11,7 +11,7 @@ use region_model::region_map::{MapAnswer, MapCommand, MapRefusal, MapState};
 use tokio::sync::mpsc;
 
 use super::node::AdminNode;
-use super::{drain, failback, failover, moves, regions, votes};
+use super::{drain, erase, failback, failover, moves, regions, votes};
 
 /// Lines that wait for a slow reader; more lines of progress are left out, all others wait.
 const LINES: usize = 256;
@@ -265,6 +265,7 @@ impl AdminNode {
             Change::GiveVotes { region, rate } => votes::give(self, region, *rate, dry, tell).await,
             Change::MoveHome { conversation, to } => moves::one(self, *conversation, to, dry, tell).await,
             Change::MoveHomes { to, rate, .. } => moves::all(self, to, *rate, dry, tell).await,
+            Change::EraseUser { user } => erase::user(self, user, dry, tell).await,
         }
     }
 }

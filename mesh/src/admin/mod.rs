@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   hearth region … ──mutual TLS──► listener ──► routes ──► reads   (node.rs, verify.rs)
-//!   (client.rs)                     (tls.rs)           └──► change ─► audit: began ─► failover, drain, moves, regions
+//!   (client.rs)                     (tls.rs)           └──► change ─► audit: began ─► failover, drain, moves, regions, erase
 //!                                                                                └─► audit: done | refused | failed
 //! ```
 //! A change is made by one region map command after the other, and by the [`Mover`]; each step may be made twice, so a
@@ -12,6 +12,7 @@ mod audit;
 mod change;
 mod client;
 mod drain;
+mod erase;
 mod failback;
 mod failover;
 mod listener;

@@ -157,6 +157,17 @@ impl Walk<'_> {
                 Err(NotRead::Store(error)) => return Err(error.into()),
             }
         }
+        for anchor in check.anchors() {
+            // One that does not read was told.
+            let below = match self.stores.inspect.entry(log, anchor.floor.saturating_sub(1)).await {
+                Ok(below) => below,
+                Err(NotRead::Row(_)) => continue,
+                Err(NotRead::Store(error)) => return Err(error.into()),
+            };
+            if let Err(fault) = anchor.check(below.as_deref()) {
+                found.push((anchor.by, fault.to_string()));
+            }
+        }
         if let Err(fault) = check.end(look.mark) {
             found.push((look.length, fault.to_string()));
         }

@@ -231,6 +231,7 @@ async fn settle(
         limits: options.limits,
         anti_entropy: options.anti_entropy,
         content_sweep: options.content_sweep,
+        retention_day: options.retention_day,
         failover: options.failover,
         failover_after: options.failover_after,
     };

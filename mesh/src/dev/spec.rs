@@ -59,6 +59,8 @@ pub struct DevOptions {
     pub anti_entropy: Duration,
     /// Period of the sweep that takes the texts of deleted messages away.
     pub content_sweep: Duration,
+    /// How long a day of `retentionDays` lasts.
+    pub retention_day: Duration,
     /// Whether a region that is gone is failed over by itself.
     pub failover: bool,
     /// How long it is out of reach before, within [`FailoverSection::AFTER`].
@@ -78,6 +80,7 @@ impl Default for DevOptions {
             limits: true,
             anti_entropy: Duration::from_secs(5),
             content_sweep: Limits::default().content_sweep,
+            retention_day: Limits::default().retention_day,
             failover: FailoverSection::default().automatic,
             failover_after: FailoverSection::default().after,
             processes: false,
@@ -115,6 +118,8 @@ pub struct DevSpec {
     pub anti_entropy: Duration,
     /// Period of the sweep that takes the texts of deleted messages away.
     pub content_sweep: Duration,
+    /// How long a day of `retentionDays` lasts.
+    pub retention_day: Duration,
     /// Whether a region that is gone is failed over by itself.
     pub failover: bool,
     /// How long it is out of reach before.
@@ -169,7 +174,8 @@ impl DevSpec {
     /// The configuration of one region: the same structure as `hearth serve` reads from a file.
     pub(crate) fn config(&self, region: &RegionSpec, secrets: &Secrets) -> RegionConfig {
         // Everybody comes from one address: what bounds all of a node's connections bounds theirs.
-        let mut limits = Limits { content_sweep: self.content_sweep, ..Limits::default() };
+        let (content_sweep, retention_day) = (self.content_sweep, self.retention_day);
+        let mut limits = Limits { content_sweep, retention_day, ..Limits::default() };
         limits.connections_per_address = limits.sessions * 2;
         if !self.limits {
             limits.messages_per_minute = 0;

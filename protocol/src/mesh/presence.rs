@@ -61,6 +61,9 @@ pub struct PresenceEntry {
     /// Milliseconds since the epoch; 0 for none.
     #[prost(uint64, tag = "5")]
     pub last_seen: u64,
+    /// Whether the user hides when it was there last: nobody is told, whatever is known of it.
+    #[prost(bool, tag = "6")]
+    pub hides_last_seen: bool,
 }
 
 /// What a region asks of another and what it was told, by bucket; one that is left out has neither.

@@ -1,7 +1,7 @@
 //! What scripts read of the verbs of administration, to the letter.
 
 use hearth_protocol::admin::{AuditLine, Change, ChangeRequest, FaultRow, Line};
-use hearth_protocol::{ConversationId, RegionId, Timestamp};
+use hearth_protocol::{ConversationId, RegionId, Timestamp, UserId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -45,6 +45,7 @@ fn every_change_has_its_golden_form_and_reads_back() {
         &Change::MoveHomes { home: us, to: eu, rate: 50 },
         r#"{"do":"moveHomes","home":"us-east","to":"eu-west","rate":50}"#,
     );
+    golden(&Change::EraseUser { user: UserId::new("ann").expect("a name") }, r#"{"do":"eraseUser","user":"ann"}"#);
 }
 
 #[test]

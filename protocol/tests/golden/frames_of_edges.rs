@@ -36,6 +36,7 @@ fn row() -> Row {
         deleted: None,
         expired: None,
         reactions: None,
+        blocked: None,
     }
 }
 

@@ -179,8 +179,14 @@ fn presence() -> Vec<(&'static str, Body)> {
         wanted: vec![3, 63],
         ..mesh::Presence::default()
     };
-    let entry =
-        mesh::PresenceEntry { user: "ann".to_owned(), version: 300, status: 1, device_type: 3, last_seen: time().0 };
+    let entry = mesh::PresenceEntry {
+        user: "ann".to_owned(),
+        version: 300,
+        status: 1,
+        device_type: 3,
+        last_seen: time().0,
+        hides_last_seen: false,
+    };
     let row = mesh::PresenceDigestRow { bucket: 7, asked: 0x0a0b_0c0d, told: 0x0102_0304_0506_0708 };
     let tells = mesh::Presence {
         incarnation,

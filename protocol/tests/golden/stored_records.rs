@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use hearth_protocol::entry::{
-    ConversationKind, Entry, EntryError, Fixed, HistoryForNewMembers, MemberAction, Role, Settings, SettingsChange,
-    content_digest,
+    ConversationKind, Entry, EntryError, Fixed, Forget, HistoryForNewMembers, MemberAction, Privacy, Role, Settings,
+    SettingsChange, content_digest,
 };
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::record::{
@@ -89,7 +89,16 @@ fn changes() -> Vec<(&'static str, Change)> {
         ("delete", Change::Delete { target: 299 }),
         ("reaction-added", Change::Reaction { target: 299, emoji: "👍".to_owned(), added: true }),
         ("reaction-removed", Change::Reaction { target: 299, emoji: "👍".to_owned(), added: false }),
+        ("forget-user", Change::Forget(Forget::User(user("ann")))),
+        ("forget-below", Change::Forget(below())),
+        ("privacy-last-seen", Change::Privacy(Privacy::ShowLastSeen(false))),
+        ("privacy-block", Change::Privacy(Privacy::Block { user: user("bob"), blocked: true })),
+        ("privacy-blocked-by", Change::Privacy(Privacy::BlockedBy { user: user("bob"), blocked: false })),
     ]
+}
+
+fn below() -> Forget {
+    Forget::Below { from: 7, floor: 299, before: time(), previous: [6; 32] }
 }
 
 fn headers() -> Vec<(&'static str, Header)> {
@@ -260,6 +269,8 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
         ("change-edited", golden(&change(MessageChange::Edited))),
         ("change-deleted", golden(&change(MessageChange::Deleted))),
         ("change-reacted", golden(&change(MessageChange::Reacted { emoji: "👍".to_owned(), added: true }))),
+        ("change-forgotten", golden(&change(MessageChange::Forgotten(Forget::User(user("ann")))))),
+        ("change-forgotten-below", golden(&change(MessageChange::Forgotten(below())))),
         ("outbox", golden(&outbox)),
         ("store-identity", golden(&identity)),
         ("placement", placement_before),

@@ -1,5 +1,6 @@
 //! Whether the entries of a log are one chain: what `hearth verify` and a recovery look at, entry by entry.
 
+use hearth_protocol::entry::Forget;
 use hearth_protocol::record::{LogRecord, Opening};
 use hearth_protocol::{Epoch, Hash, SealedEntry};
 
@@ -26,12 +27,40 @@ pub enum ChainFault {
         /// The epoch.
         epoch: Epoch,
     },
+    /// An entry raises the floor, and anchors the chain at another entry than the one below the floor.
+    #[error("it anchors the chain below {floor} at another entry than stands there: one of the two was changed")]
+    Anchor {
+        /// The floor.
+        floor: u64,
+    },
     /// The log is shorter than what was marked as shown.
     #[error("the log ends here, and entries up to {mark} were shown to members")]
     Shorter {
         /// Entries that may be shown.
         mark: u64,
     },
+}
+
+/// Where an entry that raises the floor says that the chain is anchored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Anchor {
+    /// The entry that says so.
+    pub by: u64,
+    /// The floor.
+    pub floor: u64,
+    /// The hash of the entry below it.
+    pub previous: Hash,
+}
+
+impl Anchor {
+    /// Compares it with the entry at `floor - 1`.
+    ///
+    /// # Errors
+    /// [`ChainFault::Anchor`].
+    pub fn check(&self, below: Option<&SealedEntry>) -> Result<(), ChainFault> {
+        let same = below.is_none_or(|below| below.hash == self.previous);
+        if same { Ok(()) } else { Err(ChainFault::Anchor { floor: self.floor }) }
+    }
 }
 
 /// Walks a log from its lowest entry to its end.
@@ -43,6 +72,8 @@ pub struct ChainCheck {
     next: u64,
     /// The hash of the entry at `next - 1`, when that was seen and read.
     previous: Option<Hash>,
+    /// The anchors that were met.
+    anchors: Vec<Anchor>,
 }
 
 impl ChainCheck {
@@ -54,7 +85,14 @@ impl ChainCheck {
             open_ranges: record.open_ranges.clone(),
             next: record.floor,
             previous: None,
+            anchors: Vec::new(),
         }
+    }
+
+    /// The anchors that were met: each is to be compared with the entry below its floor.
+    #[must_use]
+    pub fn anchors(&self) -> &[Anchor] {
+        &self.anchors
     }
 
     /// The sequence of the next entry; ranges that are still to be pulled are left out.
@@ -74,6 +112,9 @@ impl ChainCheck {
         self.next = sequence + 1;
         self.previous = entry.map(|entry| entry.hash);
         let Some(entry) = entry.filter(|entry| entry.sequence().0 == sequence) else { return Err(ChainFault::Missing) };
+        if let Some(Forget::Below { floor, previous, .. }) = entry.forgets() {
+            self.anchors.push(Anchor { by: sequence, floor, previous });
+        }
         let named = entry.entry.fixed.previous;
         if before.is_some_and(|hash| hash != named) {
             return Err(ChainFault::Predecessor);
@@ -109,7 +150,7 @@ mod tests {
     use std::sync::Arc;
 
     use hearth_protocol::entry::{Fixed, content_digest};
-    use hearth_protocol::{Entry, EntryKind, Level, Position, RegionId, Sequence, Timestamp, UserId};
+    use hearth_protocol::{Change, Entry, EntryKind, Level, Position, RegionId, Sequence, Timestamp, UserId};
     use uuid::Uuid;
 
     use super::*;
@@ -147,7 +188,8 @@ mod tests {
     }
 
     fn check(openings: &[Opening], open_ranges: &[(u64, u64)]) -> ChainCheck {
-        ChainCheck { openings: openings.to_vec(), open_ranges: open_ranges.to_vec(), next: 0, previous: None }
+        let (openings, open_ranges) = (openings.to_vec(), open_ranges.to_vec());
+        ChainCheck { openings, open_ranges, next: 0, previous: None, anchors: Vec::new() }
     }
 
     fn walk(mut check: ChainCheck, entries: &[Arc<SealedEntry>], length: u64) -> Vec<(u64, ChainFault)> {
@@ -184,6 +226,27 @@ mod tests {
         assert_eq!(walk(check(&openings, &[]), &entries, 6), [(2, ChainFault::Missing)]);
         let whole = check(&openings, &[]);
         assert_eq!(whole.end(3), Err(ChainFault::Shorter { mark: 3 }));
+    }
+
+    #[test]
+    fn a_floor_that_is_anchored_at_another_entry_is_found() {
+        let (entries, openings) = chain();
+        let below = |previous| {
+            let forget = Forget::Below { from: 1, floor: 4, before: Timestamp(3), previous };
+            let content = Change::Forget(forget).encode();
+            let mut entry = entry(2, 6, entries[5].hash).entry.clone();
+            entry.fixed.kind = EntryKind::System;
+            entry.content = Some((vec![0; 16].into(), content));
+            SealedEntry::seal(entry)
+        };
+        for (previous, fault) in [(entries[3].hash, Ok(())), ([7; 32], Err(ChainFault::Anchor { floor: 4 }))] {
+            let mut check = check(&openings, &[]);
+            for entry in entries.iter().chain([&below(previous)]) {
+                assert_eq!(check.take(Some(entry)), Ok(()));
+            }
+            assert_eq!((check.anchors()[0].by, check.anchors()[0].check(Some(&entries[3]))), (6, fault));
+            assert_eq!(check.anchors()[0].check(None), Ok(()), "what is not here is compared with nothing");
+        }
     }
 
     #[test]

@@ -352,6 +352,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Input::ParkedAtStart(sends) => self.parked_at_start(sends),
             Input::DeviceConnected(user, device) => self.device_connected(&user, device, effects),
             Input::RefusalTold(number) => self.refusal_told(number, effects),
+            Input::Erased(log, user, at) => self.erase_parked(log, &user, at, effects),
             Input::LinkUp(peer) => self.link_up(peer, now, effects),
             Input::LinkDown(peer) => self.link_down(&peer, now, effects),
             Input::Frame { peer, body, entries, salt } => self.frame(peer, *body, entries, salt, now, effects),

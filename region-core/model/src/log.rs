@@ -18,7 +18,7 @@ use crate::ownership::Flaw;
 use crate::ports::{DedupKey, LoadedLog, LogAppend};
 use crate::succession::NewerLine;
 use crate::targets::{Changed, change_record};
-use crate::view::{Members, View};
+use crate::view::{Forgotten, Members, View};
 
 /// The incarnation of a region's first store: nothing was ever promised or copied by one before it.
 pub(crate) const FIRST_INCARNATION: u64 = 1;
@@ -271,7 +271,7 @@ impl<R: Clone> Log<R> {
             behind: self.told_mark > self.marked,
             open: self.ranges.open,
             change: self.change,
-            floor: self.record.as_ref().map_or(1, |record| record.floor.max(1)),
+            floor: self.view.forgotten().map_or(1, Forgotten::floor),
             openings: self.record.as_ref().map(|record| record.openings.clone()).unwrap_or_default(),
             replicas: self.home.replicas.keys().cloned().collect(),
             view: self.view.clone(),
@@ -330,7 +330,8 @@ impl<R: Clone> Log<R> {
         let fixed = &entry.entry.fixed;
         self.tip = Some(Tip { epoch: fixed.position.epoch, hash: entry.hash, time: fixed.time });
         self.length += 1;
-        if self.length >= self.snapshot_length + SNAPSHOT_EVERY + self.view.weight() {
+        // A snapshot of before may hold what is kept no longer.
+        if self.length >= self.snapshot_length + SNAPSHOT_EVERY + self.view.weight() || entry.forgets().is_some() {
             self.snapshot_length = self.length;
             append.snapshot = Some((self.length, self.view.snapshot()));
         }

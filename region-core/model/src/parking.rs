@@ -308,6 +308,26 @@ impl<R> ParkingLot<R> {
         taken
     }
 
+    /// Takes the content of messages that a user parked in a log before a time away: the user was erased there. Returns
+    /// what is to be stored, and the user's edits, which are nothing without theirs.
+    pub(crate) fn take_erased(&mut self, log: LogId, user: &UserId, before: Timestamp) -> (Vec<ParkedSend>, Vec<u64>) {
+        let (mut taken, mut edits) = (Vec::new(), Vec::new());
+        for number in self.by_log.get(&log).into_iter().flatten() {
+            let Some(Parked { send, durable, .. }) = self.sends.get_mut(number) else { continue };
+            let is_it = send.refused.is_none() && send.sender == *user && send.parked_at <= before;
+            match send.kind {
+                EntryKind::Message if *durable && is_it => {
+                    self.bytes -= send.content.len();
+                    let had_content = !std::mem::take(&mut send.content).is_empty();
+                    taken.extend(had_content.then(|| send.clone()));
+                }
+                EntryKind::Edit if is_it => edits.push(*number),
+                _ => {}
+            }
+        }
+        (taken, edits)
+    }
+
     /// Refusals that were kept for as long again as four sends may wait: their device does not come back.
     pub(crate) fn abandoned(&self, now: u64) -> Vec<u64> {
         let kept = self.bounds.kept_milliseconds.saturating_mul(5);
@@ -372,5 +392,22 @@ mod tests {
         assert_eq!(lot.ready(log, 9), others);
         lot.offer_again();
         assert_eq!(lot.ready(log, 9), [0, 2, 3, 4].map(|step| numbers[0] + step));
+    }
+
+    #[test]
+    fn who_is_erased_loses_the_texts_that_it_parked_before_and_nobody_else_does() {
+        let (mut lot, log) = lot(&["ann", "bob", "ann", "ann"]);
+        let numbers: Vec<u64> = lot.ready(log, 9);
+        lot.get_mut(numbers[2]).expect("it is there").send.parked_at = Timestamp(9);
+        lot.get_mut(numbers[3]).expect("it is there").send.kind = EntryKind::Edit;
+        let ann = UserId::new("ann").expect("a valid name");
+        let (taken, edits) = lot.take_erased(log, &ann, Timestamp(8));
+        assert_eq!(
+            (taken.iter().map(|send| send.number).collect::<Vec<_>>(), edits),
+            (vec![numbers[0]], vec![numbers[3]])
+        );
+        let texts = numbers.iter().map(|number| lot.get_mut(*number).expect("it is there").send.content.len());
+        assert_eq!(texts.collect::<Vec<_>>(), [0, 2, 2, 2]);
+        assert_eq!(lot.take_erased(log, &ann, Timestamp(8)).0, [], "once is enough");
     }
 }

@@ -124,7 +124,7 @@ pub struct TargetKey {
     pub id: Uuid,
 }
 
-/// Content that goes for good, because its message was deleted.
+/// Content that goes for good, because its message was deleted or its author erased.
 #[derive(Clone, Debug)]
 pub struct TakenContent {
     /// The log.
@@ -133,8 +133,8 @@ pub struct TakenContent {
     pub entries: Vec<Position>,
     /// Entries of its tail.
     pub tail: Vec<Position>,
-    /// The delete, which is not told of by [`MessageLog::deletes`] any more.
-    pub delete: ChangeRecord,
+    /// Set with the last of it: the change that took it, which is not told of by [`MessageLog::deletes`] any more.
+    pub done: Option<ChangeRecord>,
 }
 
 /// Content that goes for good, because its time is over.
@@ -250,7 +250,7 @@ pub trait MessageLog: Send + Sync + std::fmt::Debug {
     /// of their numbers. At most as many of each as the product lets be made.
     async fn changes(&self, log: LogId, from: u64, to: u64, below: u64) -> Result<Vec<ChangeRecord>, StoreError>;
 
-    /// Deletes of messages whose content was not taken away yet, at most `rows` behind the place `after`, in an order of
+    /// Deletes of messages, and erasures of users, whose content was not taken away yet, at most `rows` behind the place `after`, in an order of
     /// the store's own; and the place to go on from, `None` at the end.
     async fn deletes(&self, after: Option<Bytes>, rows: usize) -> Result<Deletes, StoreError>;
 

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use hearth_protocol::record::ChangeRecord;
+use hearth_protocol::record::{ChangeRecord, MessageChange};
 use hearth_protocol::{EntryKind, ErrorCode, LogId, LogKind, Refusal, SealedEntry, Timestamp};
 
 use crate::command::Command;
@@ -41,11 +41,17 @@ impl Changed {
     }
 }
 
-/// What an entry of a conversation does to an earlier message. `None` for other kinds, and where its content is gone:
-/// the text of an edit goes only when its message is deleted, and then it shows no more.
+/// What an entry does to an earlier message, or says is kept no longer. `None` for other kinds, and where its content is
+/// gone: the text of an edit goes only when its message is deleted or its author erased, and then it shows no more.
 pub(crate) fn change_record(log: LogId, sealed: &SealedEntry) -> Option<ChangeRecord> {
     let fixed = &sealed.entry.fixed;
-    let (target, what) = sealed.change_of_message().filter(|_| log.kind == LogKind::Conversation)?;
+    let (target, what) = match log.kind {
+        LogKind::Conversation => {
+            sealed.change_of_message().or_else(|| Some((0, MessageChange::Forgotten(sealed.forgets()?))))?
+        }
+        LogKind::User => (0, MessageChange::Forgotten(sealed.forgets()?)),
+        LogKind::Placement => return None,
+    };
     let time = fixed.original_time.unwrap_or(fixed.time);
     Some(ChangeRecord { target, position: fixed.position, sender: fixed.sender.clone(), time, what })
 }
@@ -84,6 +90,12 @@ impl<R: Clone> Log<R> {
         let is_over = command.original_time.is_some() && command.expires_at.is_some_and(|at| at <= now);
         let bare = comes_back_bare(command) || is_over;
         let comes_back = command.original_time.is_some() && (command.kind == EntryKind::Message || bare);
+        if let Some(refusal) = self.view.refuse_forgotten(command) {
+            return Decision::Refuse(refusal);
+        }
+        if View::floor_above(command, self.marked) {
+            return Decision::Refuse(Refusal::invalid("a floor is not above what is marked"));
+        }
         if comes_back && matches!(self.view, View::Conversation(_)) {
             let level = command.level.unwrap_or_default().max(self.view.level());
             return Decision::Append { content: command.content.clone(), level, bare };

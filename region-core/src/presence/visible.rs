@@ -93,6 +93,9 @@ impl Region {
         let mut visible: BTreeSet<UserId> = others.iter().filter(|other| *other == user).cloned().collect();
         let Ok(view) = self.view(LogId::user(user), false).await else { return (visible, false) };
         let View::User(state) = &view.view else { return (visible, false) };
+        // Whoever blocks the user looks like somebody who was never there.
+        let others: Vec<UserId> =
+            others.iter().filter(|other| !state.privacy.blocked_by.contains(*other)).cloned().collect();
         let joined = |id: &ConversationId| state.conversations.get(id).is_some_and(|membership| membership.joined);
         visible.extend(others.iter().filter(|other| joined(&direct_conversation(user, other))).cloned());
         let mut whole = view.held && !view.behind;

@@ -70,6 +70,9 @@ impl Region {
         let mut told = 0;
         if let Some(delivered) = &change.delivered {
             for (sender, message_ids) in known.senders(delivered, &change.user) {
+                if self.hub.is_blocked_by(known.conversation, &sender, &change.user) {
+                    continue;
+                }
                 let payload = DeliveredPayload {
                     conversation_id: known.conversation,
                     message_ids,
@@ -85,6 +88,9 @@ impl Region {
         if let Some(read) = &change.read {
             let frame = encode_server_frame(&read_receipt(known.conversation, &change.user, read), None);
             for (sender, _) in known.senders(read, &change.user) {
+                if self.hub.is_blocked_by(known.conversation, &sender, &change.user) {
+                    continue;
+                }
                 told += self.hub.to_user_but(&sender, &frame, None);
             }
         }

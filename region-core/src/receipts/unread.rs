@@ -6,6 +6,8 @@ use hearth_protocol::{ConversationId, EntryKind, Epoch, LogId, Refusal, UserId};
 use region_model::LogView;
 use region_model::receipts::Line;
 
+use crate::present::Reader;
+use crate::privacy::is_withheld;
 use crate::reads::{Seen, has_rows};
 use crate::region::Region;
 
@@ -56,18 +58,21 @@ impl Region {
         self: &Arc<Self>,
         log: LogId,
         view: &LogView,
-        user: &UserId,
+        reader: Reader<'_>,
         seen: &Seen<'_>,
         read: u64,
     ) -> Result<u64, Refusal> {
-        if view.decided != view.length {
-            // The state counts what cannot be read yet.
-            return self.others(log, seen.from.max(read + 1), view.marked, user).await;
+        let user = reader.user;
+        if reader.blocks_since.is_some() || view.decided != view.length {
+            // The state counts what is withheld, and what cannot be read yet.
+            return self.others(log, seen.from.max(read + 1), view.marked, reader).await;
         }
+        // What is below the floor cannot be read any more.
+        let read = read.max(view.floor.saturating_sub(1));
         let all = seen.state.unread(user, seen.member);
         // Entries that wait for their copies count in the state and are not shown yet.
-        let hidden = self.others(log, view.marked, view.length, user).await?;
-        if read < seen.from {
+        let hidden = self.others(log, view.marked, view.length, reader).await?;
+        if read < seen.state.visible_from(seen.member) {
             return Ok(all.saturating_sub(hidden));
         }
         let epoch = Line::of(view).epoch();
@@ -76,9 +81,9 @@ impl Region {
         let others = match known {
             Some(known) if known.read == read => known.others,
             Some(known) if known.read < read && read - known.read < view.length - read => {
-                known.others + self.others(log, known.read + 1, read + 1, user).await?
+                known.others + self.others(log, known.read + 1, read + 1, reader).await?
             }
-            _ => all.saturating_sub(self.others(log, read + 1, view.length, user).await?),
+            _ => all.saturating_sub(self.others(log, read + 1, view.length, reader).await?),
         };
         let mut counted = self.receipts.counted.lock();
         if counted.len() >= COUNTS {
@@ -88,16 +93,19 @@ impl Region {
         Ok(all.saturating_sub(others).saturating_sub(hidden))
     }
 
-    /// Messages of others with `from <= number < to`.
-    async fn others(&self, log: LogId, from: u64, to: u64, user: &UserId) -> Result<u64, Refusal> {
+    /// Messages of others with `from <= number < to` that are not withheld.
+    async fn others(&self, log: LogId, from: u64, to: u64, reader: Reader<'_>) -> Result<u64, Refusal> {
         let (mut next, mut others) = (from, 0);
         while next < to {
             let rows = self.stores.log.read(log, next, to, ROWS, BYTES).await;
             let rows = rows.map_err(|error| self.store_refusal(&error))?;
             let Some(last) = rows.last() else { break };
             next = last.sequence().0 + 1;
-            let counts = rows.iter().map(|row| &row.entry.fixed);
-            others += counts.filter(|fixed| fixed.kind == EntryKind::Message && fixed.sender != *user).count() as u64;
+            let of_others = rows.iter().filter(|row| {
+                let fixed = &row.entry.fixed;
+                fixed.kind == EntryKind::Message && fixed.sender != *reader.user
+            });
+            others += of_others.filter(|row| !is_withheld(row, reader.user, reader.blocks_since)).count() as u64;
         }
         Ok(others)
     }

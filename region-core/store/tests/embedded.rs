@@ -192,7 +192,7 @@ async fn after_a_scrub_no_file_holds_what_was_taken_away_and_everything_else_is_
     let what = MessageChange::Deleted;
     let delete = ChangeRecord { target: 3, position: position(4), sender: user("ann"), time: Timestamp(9), what };
     let (entries, tail) = (vec![position(3)], vec![position(9)]);
-    stores.log.take_content(TakenContent { log, entries, tail, delete }).await.expect("takes");
+    stores.log.take_content(TakenContent { log, entries, tail, done: Some(delete) }).await.expect("takes");
     let taken = [text(3, log), text(9, log), text(1, gone), "parked 7".to_owned()];
     for text in &taken {
         assert!(!files_with(folder.path(), text).is_empty(), "{text:?} is in the files before the scrub");
@@ -285,7 +285,7 @@ async fn a_store_of_the_first_format_opens_and_becomes_one_that_its_build_refuse
     let file = folder.path().join("hearth-store");
     std::fs::write(&file, "1\n").expect("writes");
     assert_eq!(length(&open(folder.path()).stores(), 1).await, 3);
-    assert_eq!(std::fs::read_to_string(&file).expect("reads"), "5\n");
+    assert_eq!(std::fs::read_to_string(&file).expect("reads"), "6\n");
 }
 
 #[tokio::test]

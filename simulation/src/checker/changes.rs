@@ -36,7 +36,7 @@ pub(super) fn check(history: &History, report: &mut Report) {
                 let gone = deleted.entry(*session).or_default();
                 let of = match did {
                     Did::Edit(target) | Did::Delete(target) => *target,
-                    Did::Message | Did::React { .. } | Did::Other => *message,
+                    Did::Message | Did::React { .. } | Did::Erase(_) | Did::Floor(_) | Did::Other => *message,
                 };
                 if text.is_some() && gone.contains(&(*conversation, of)) {
                     let name = history.sessions.get(*session as usize).map_or("?", |session| session.name.as_str());
@@ -59,6 +59,7 @@ pub(super) fn check(history: &History, report: &mut Report) {
 
 fn read(reader: &str, conversation: ConversationId, rows: &[ReadRow], texts: &Texts<'_>, report: &mut Report) {
     let folded = fold(rows);
+    let erased = erased_in(rows);
     let untouched = Folded::default();
     let over: BTreeMap<MessageId, Option<u64>> =
         rows.iter().filter(|row| row.did == Did::Message).map(|row| (row.message, row.expires)).collect();
@@ -66,7 +67,15 @@ fn read(reader: &str, conversation: ConversationId, rows: &[ReadRow], texts: &Te
         if let Some(wrong) = late(row, &over) {
             report.add(Guarantee::Expired, format!("{reader}: {} of {conversation}: {wrong}", row.sequence));
         }
+        let is_erased = erased.get(row.sender.as_str()).is_some_and(|by| row.sequence < *by);
         let wrong = match &row.did {
+            Did::Message if is_erased => {
+                let says = row.text.is_some() || !row.reactions.is_empty() || !row.deleted;
+                says.then(|| format!("its sender was erased, and it says {:?}, deleted is {}", row.text, row.deleted))
+            }
+            Did::Edit(_) if is_erased => {
+                row.text.as_ref().map(|text| format!("an edit whose sender was erased says {text:?}"))
+            }
             Did::Message => {
                 let of_it = folded.get(&row.message).unwrap_or(&untouched);
                 let of = |shown: MessageId| texts.get(&(conversation, shown)).copied();
@@ -79,7 +88,7 @@ fn read(reader: &str, conversation: ConversationId, rows: &[ReadRow], texts: &Te
                 let good = row.text.as_deref().is_none_or(|given| shows && text.is_none_or(|text| text == given));
                 (!good).then(|| format!("an edit that does not show says {:?}", row.text))
             }
-            Did::Delete(_) | Did::React { .. } | Did::Other => None,
+            Did::Delete(_) | Did::React { .. } | Did::Erase(_) | Did::Floor(_) | Did::Other => None,
         };
         if let Some(wrong) = wrong {
             report.add(Guarantee::Present, format!("{reader}: {} of {conversation}: {wrong}", row.sequence));
@@ -92,7 +101,7 @@ fn late(row: &ReadRow, over: &BTreeMap<MessageId, Option<u64>>) -> Option<String
     let (target, expires) = match &row.did {
         Did::Message => (row.message, row.expires),
         Did::Edit(target) | Did::Delete(target) | Did::React { target, .. } => (*target, *over.get(target)?),
-        Did::Other => return None,
+        Did::Erase(_) | Did::Floor(_) | Did::Other => return None,
     };
     if row.expired && (row.text.is_some() || !row.reactions.is_empty() || expires.is_none()) {
         return Some(format!("is expired at {expires:?}, and says {:?} {:?}", row.text, row.reactions));
@@ -128,10 +137,21 @@ fn fold(rows: &[ReadRow]) -> BTreeMap<MessageId, Folded<'_>> {
                 let last = said.entry((emoji, &row.sender)).or_insert((place, *added));
                 *last = (*last).max((place, *added));
             }
-            Did::Message | Did::Other => {}
+            Did::Message | Did::Erase(_) | Did::Floor(_) | Did::Other => {}
         }
     }
     folded
+}
+
+/// The number of the last row that erases each user.
+fn erased_in(rows: &[ReadRow]) -> BTreeMap<&str, u64> {
+    let mut erased = BTreeMap::new();
+    for row in rows {
+        if let Did::Erase(user) = &row.did {
+            erased.insert(user.as_str(), row.sequence);
+        }
+    }
+    erased
 }
 
 fn message(row: &ReadRow, of_it: &Folded<'_>, texts: [Option<&str>; 2]) -> Option<String> {

@@ -17,9 +17,14 @@ pub(super) struct Line {
 }
 
 impl Line {
+    /// The number that it was given from: retention may have left nothing below.
+    pub(super) fn first(&self) -> u64 {
+        self.rows.first().map_or(1, |row| row.sequence)
+    }
+
     /// What stands at a number.
     pub(super) fn row(&self, sequence: u64) -> Option<&Row> {
-        self.rows.get(usize::try_from(sequence.checked_sub(1)?).ok()?)
+        self.rows.get(usize::try_from(sequence.checked_sub(self.first())?).ok()?)
     }
 }
 
@@ -28,7 +33,7 @@ pub(super) fn check(history: &History, facts: &Facts, report: &mut Report) -> Li
     for (_, event) in &history.events {
         let Event::Reading { region, pass, conversation, rows } = event else { continue };
         let reader = format!("{} (reading {pass})", history.regions.get(*region).map_or("?", String::as_str));
-        shape(&reader, *conversation, rows, report);
+        shape(&reader, *conversation, rows, facts.floor(*conversation), report);
         match lines.get(conversation) {
             Some(first) => same(&reader, *conversation, &first.rows, rows, report),
             None => {
@@ -42,13 +47,14 @@ pub(super) fn check(history: &History, facts: &Facts, report: &mut Report) -> Li
     lines
 }
 
-/// Numbers from 1 without a hole, epochs that never fall, no id twice.
-fn shape(reader: &str, conversation: ConversationId, rows: &[Row], report: &mut Report) {
+/// Numbers from 1, or from the floor, on without a hole, epochs that never fall, no id twice.
+fn shape(reader: &str, conversation: ConversationId, rows: &[Row], floor: u64, report: &mut Report) {
     let mut ids = BTreeSet::new();
     let mut epoch = 0;
-    for (index, row) in rows.iter().enumerate() {
-        if row.sequence != index as u64 + 1 {
-            let what = format!("{reader}: number {} of {conversation} stands at place {}", row.sequence, index + 1);
+    let first = if rows.first().is_some_and(|row| row.sequence == floor) { floor } else { 1 };
+    for (place, row) in (first..).zip(rows) {
+        if row.sequence != place {
+            let what = format!("{reader}: number {} of {conversation} stands at place {place}", row.sequence);
             report.add(Guarantee::G2, what);
         }
         if row.epoch != 0 && row.epoch < epoch {
@@ -62,7 +68,11 @@ fn shape(reader: &str, conversation: ConversationId, rows: &[Row], report: &mut 
 }
 
 fn same(reader: &str, conversation: ConversationId, first: &[Row], rows: &[Row], report: &mut Report) {
-    let differs = first.iter().zip(rows).find(|(one, other)| {
+    // Between two readings a floor may have gone up.
+    let from = first.first().zip(rows.first()).map_or(1, |(one, other)| one.sequence.max(other.sequence));
+    let above = |rows: &[Row]| rows.iter().filter(|row| row.sequence >= from).copied().collect::<Vec<_>>();
+    let (first, rows) = (above(first), above(rows));
+    let differs = first.iter().zip(&rows).find(|(one, other)| {
         one.message != other.message || (one.epoch != 0 && other.epoch != 0 && one.epoch != other.epoch)
     });
     if let Some((one, other)) = differs {
@@ -82,6 +92,7 @@ fn same(reader: &str, conversation: ConversationId, first: &[Row], rows: &[Row],
 /// What was acked stands where the ack said; what a loss statement names stands somewhere.
 fn kept(reader: &str, conversation: ConversationId, rows: &[Row], facts: &Facts, report: &mut Report) {
     let at: BTreeMap<MessageId, Row> = rows.iter().map(|row| (row.message, *row)).collect();
+    let first = rows.first().map_or(1, |row| row.sequence);
     let from = (conversation, MessageId(uuid::Uuid::nil()));
     let of_it = facts.sent.range(from..).take_while(|((of, _), _)| *of == conversation);
     for ((_, message), sent) in of_it {
@@ -91,8 +102,13 @@ fn kept(reader: &str, conversation: ConversationId, rows: &[Row], facts: &Facts,
             let named = facts.is_named(conversation, acked);
             let one_copy_was_promised = acked.level == Level::Region;
             match stands {
+                // Retention took it, or would have: what comes back with a tail may come back below the floor.
+                None if position.sequence.0 < first => {}
+                None if named && acked.time < facts.kept_since(conversation) => {}
                 // The disk that had it is gone.
                 None if sent.copy_gone && one_copy_was_promised => {}
+                // Nothing of an erased user comes back.
+                None if named && facts.erased.contains(&(conversation, *message)) => {}
                 None if named => report.add(
                     Guarantee::G8,
                     format!("{reader}: {message} was acked as {position:?}, which was lost, and did not come back"),
@@ -125,7 +141,8 @@ fn ended(facts: &Facts, lines: &Lines, report: &mut Report) {
         if !sent.acks.is_empty() || sent.refused_for_good {
             continue;
         }
-        if sent.queued && !line.at.contains_key(message) {
+        // Of a line that begins at its floor it is not known what stood below.
+        if sent.queued && !line.at.contains_key(message) && line.first() == 1 {
             let what = format!("{message} of {conversation} was queued, and was neither sequenced nor refused");
             report.add(Guarantee::G7, what);
         }

@@ -158,6 +158,11 @@ pub(crate) struct Facts {
     pub(crate) sent: BTreeMap<Key, Sent>,
     pub(crate) losses: BTreeMap<ConversationId, Vec<Loss>>,
     pub(crate) voters: BTreeMap<ConversationId, usize>,
+    /// Messages of users that were erased in their conversation: what was lost of them does not come back.
+    pub(crate) erased: BTreeSet<Key>,
+    /// The floor of each conversation that has one above 1, and when what stands there was sent: what stands below is shown
+    /// no more, and what was sequenced before does not come back.
+    pub(crate) floors: BTreeMap<ConversationId, (u64, u64)>,
 }
 
 impl Facts {
@@ -167,6 +172,16 @@ impl Facts {
         for row in rows.iter().filter(changes) {
             self.sent.entry((conversation, row.message)).or_default().changes = true;
         }
+    }
+
+    /// The lowest number that is shown of a conversation.
+    pub(crate) fn floor(&self, conversation: ConversationId) -> u64 {
+        self.floors.get(&conversation).map_or(1, |(floor, _)| *floor)
+    }
+
+    /// What was sequenced before this time is not kept.
+    pub(crate) fn kept_since(&self, conversation: ConversationId) -> u64 {
+        self.floors.get(&conversation).map_or(0, |(_, since)| *since)
     }
 
     /// Whether a loss statement may name what stood at a position.
@@ -190,7 +205,9 @@ impl Facts {
 #[must_use]
 pub fn check(history: &History) -> Report {
     let mut report = Report::default();
-    let facts = gather(history, &mut report);
+    let mut facts = gather(history, &mut report);
+    facts.erased = erased(history);
+    facts.floors = floors(history);
     acks::check(history, &facts, &mut report);
     let lines = lines::check(history, &facts, &mut report);
     sessions::check(history, &facts, &lines, &mut report);
@@ -273,6 +290,43 @@ fn gather(history: &History, report: &mut Report) -> Facts {
         }
     }
     facts
+}
+
+/// The floor that rows tell of each conversation.
+fn floors(history: &History) -> BTreeMap<ConversationId, (u64, u64)> {
+    let mut floors: BTreeMap<ConversationId, (u64, u64)> = BTreeMap::new();
+    for (_, event) in &history.events {
+        let Event::Read { conversation, rows, .. } = event else { continue };
+        for row in rows {
+            let Did::Floor(floor) = row.did else { continue };
+            let since = rows.iter().find(|row| row.sequence == floor).map_or(0, |row| row.time);
+            let known = floors.entry(*conversation).or_default();
+            *known = (*known).max((floor, since));
+        }
+    }
+    floors
+}
+
+/// Messages whose sender was erased in their conversation, whenever.
+fn erased(history: &History) -> BTreeSet<Key> {
+    let mut users: BTreeSet<(ConversationId, &str)> = BTreeSet::new();
+    for (_, event) in &history.events {
+        let Event::Read { conversation, rows, .. } = event else { continue };
+        for row in rows {
+            if let Did::Erase(user) = &row.did {
+                users.insert((*conversation, user));
+            }
+        }
+    }
+    if users.is_empty() {
+        return BTreeSet::new();
+    }
+    let sent = history.events.iter().filter_map(|(_, event)| {
+        let Event::Invoke(session, conversation, message) = event else { return None };
+        let sender = history.sessions.get(*session as usize)?;
+        users.contains(&(*conversation, sender.name.as_str())).then_some((*conversation, *message))
+    });
+    sent.collect()
 }
 
 /// Counts the faults during which a send was in flight.

@@ -444,3 +444,48 @@ fn faults_count_as_overlapping_only_while_a_send_is_in_flight() {
     let report = check(&history(events));
     assert_eq!((report.faults, report.faults_overlapping), (3, 1));
 }
+
+/// Bob's 12 and the edit 13 of it are taken away by 4, which erases him; 15 he wrote since.
+fn erased(change: impl FnOnce(&mut Vec<ReadRow>)) -> Vec<Event> {
+    let mut rows = vec![
+        read_row(1, 11, "ann", Did::Message, Some("of ann")),
+        ReadRow { deleted: true, ..read_row(2, 12, "bob", Did::Message, None) },
+        read_row(3, 13, "bob", Did::Edit(id(12)), None),
+        read_row(4, 14, "region:eu", Did::Erase("bob".to_owned()), None),
+        read_row(5, 15, "bob", Did::Message, Some("of bob, later")),
+    ];
+    change(&mut rows);
+    let texts = [(11, "of ann"), (12, "of bob"), (13, "of bob, edited"), (15, "of bob, later")];
+    let wrote = texts.iter().map(|(message, text)| wrote(*message, text));
+    let read = Event::Read { reader: "eu".to_owned(), conversation: CONVERSATION, rows };
+    wrote.chain(std::iter::once(read)).collect()
+}
+
+#[test]
+fn texts_of_an_erased_user_are_found_and_what_it_wrote_since_is_not() {
+    assert_eq!(broken(with(erased(|_| {}), both(&LINE))), vec![]);
+    let says = |row: usize, text: &str| erased(|rows| rows[row].text = Some(text.to_owned()));
+    finds("a message", Guarantee::Present, with(says(1, "of bob"), both(&LINE)));
+    finds("an edit", Guarantee::Present, with(says(2, "of bob, edited"), both(&LINE)));
+    finds("not told", Guarantee::Present, with(erased(|rows| rows[1].deleted = false), both(&LINE)));
+    finds("somebody else's", Guarantee::Present, with(erased(|rows| rows[0].text = None), both(&LINE)));
+    finds("a later one", Guarantee::Present, with(erased(|rows| rows[4].text = None), both(&LINE)));
+}
+
+/// What stands at 1 is below the floor, which 4 raised to 2.
+#[test]
+fn a_line_may_begin_at_its_floor_and_nowhere_else_and_what_is_below_is_not_lost() {
+    let line = [LINE[1], LINE[2], (1, 4, 14)];
+    let told = |floor| {
+        let rows = vec![
+            read_row(2, 12, "bob", Did::Message, Some("of bob")),
+            read_row(3, 13, "ann", Did::Message, Some("of ann")),
+            read_row(4, 14, "region:eu", Did::Floor(floor), None),
+        ];
+        vec![Event::Read { reader: "eu".to_owned(), conversation: CONVERSATION, rows }]
+    };
+    assert_eq!(broken(with(told(2), both(&line))), vec![]);
+    finds("above its floor", Guarantee::G2, with(told(1), both(&line)));
+    let lost = [told(2), vec![invoke(0, 15), ack(0, 15, acked(at(1, 5)))]].concat();
+    finds("lost above it", Guarantee::G1, with(lost, both(&line)));
+}

@@ -85,6 +85,9 @@ fn phantoms(name: &str, conversation: ConversationId, seen: &Seen, facts: &Facts
     let Some(line) = lines.get(&conversation) else { return };
     for (position, message, _) in &seen.shown {
         let stands = line.row(position.sequence.0);
+        if position.sequence.0 < line.first() {
+            continue;
+        }
         let same = stands.is_some_and(|row| row.message == *message && is_at(*row, *position));
         if !same && !facts.may_be_lost(conversation, *position) {
             let sequence = position.sequence;

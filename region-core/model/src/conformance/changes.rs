@@ -1,5 +1,6 @@
 //! What the ports promise of changes of messages.
 
+use hearth_protocol::entry::Forget;
 use hearth_protocol::record::{ChangeRecord, LogRecord, MessageChange};
 use hearth_protocol::{Epoch, Timestamp};
 
@@ -75,19 +76,22 @@ pub async fn content_that_is_taken_away_leaves_the_rest_of_its_entries_in_the_lo
     let (log, other) = (conversation(1), conversation(2));
     let stores = subject.stores();
     assert_eq!(stores.log.scrub().await, Ok(false), "nothing was taken away");
-    let first = LogAppend { changes: vec![delete(1, 3), delete(2, 4)], mark: 5, ..append(log, 0, 8) };
+    let erased = ChangeRecord { what: MessageChange::Forgotten(Forget::User(user("ann"))), ..change(0, 2) };
+    let changes = vec![delete(1, 3), delete(2, 4), erased.clone(), change(1, 4)];
+    let first = LogAppend { changes, mark: 5, ..append(log, 0, 8) };
     apply(&stores, vec![first, LogAppend { changes: vec![delete(1, 2)], ..append(other, 0, 3) }]).await;
     let cut = LogAppend { apart: Some(5), epoch: Epoch(2), record: Some(record(2)), ..append(log, 8, 0) };
     apply(&stores, vec![cut]).await;
     let (page, next) = stores.log.deletes(None, 2).await.expect("lists");
-    let (rest, end) = stores.log.deletes(next, 2).await.expect("lists");
+    let (rest, end) = stores.log.deletes(next, 3).await.expect("lists");
     let mut all = [page, rest].concat();
     all.sort_by_key(|(log, delete)| (*log, delete.target));
-    assert_eq!((all, end), (vec![(log, delete(1, 3)), (log, delete(2, 4)), (other, delete(1, 2))], None));
+    let known = vec![(log, erased), (log, delete(1, 3)), (log, delete(2, 4)), (other, delete(1, 2))];
+    assert_eq!((all, end), (known, None));
     // What is not there, and what stands under another epoch, is left as it is.
     let elsewhere = hearth_protocol::Position { epoch: Epoch(2), ..position(2) };
     let (entries, tail) = (vec![position(1), position(99), elsewhere], vec![position(6), position(99)]);
-    stores.log.take_content(TakenContent { log, entries, tail, delete: delete(1, 3) }).await.expect("takes");
+    stores.log.take_content(TakenContent { log, entries, tail, done: Some(delete(1, 3)) }).await.expect("takes");
     drop(stores);
     for reopened in [false, true] {
         if reopened {
@@ -103,8 +107,8 @@ pub async fn content_that_is_taken_away_leaves_the_rest_of_its_entries_in_the_lo
         assert_eq!(tail, [entry(log, 5), entry(log, 6).without_content(), entry(log, 7)]);
         assert_eq!(stores.log.load(log).await.expect("loads").mark, 5);
         let (left, _) = stores.log.deletes(None, 9).await.expect("lists");
-        assert!(left.len() == 2 && !left.contains(&(log, delete(1, 3))));
-        assert_eq!(stores.log.changes(log, 1, 2, 9).await.expect("reads"), [delete(1, 3)]);
+        assert!(left.len() == 3 && !left.contains(&(log, delete(1, 3))));
+        assert_eq!(stores.log.changes(log, 1, 2, 9).await.expect("reads"), [delete(1, 3), change(1, 4)]);
     }
     let stores = subject.stores();
     assert_eq!(stores.log.scrub().await, Ok(true));

@@ -179,6 +179,8 @@ pub enum Input<R> {
     DeviceConnected(UserId, DeviceId),
     /// A device has been told of a refusal.
     RefusalTold(u64),
+    /// A user was erased in a conversation at a time: what it parked here before loses its text.
+    Erased(LogId, UserId, Timestamp),
     /// A link came up.
     LinkUp(RegionId),
     /// A link went down.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use hearth_protocol::client::QueuedReason;
 use hearth_protocol::record::ParkedSend;
-use hearth_protocol::{ConversationId, DeviceId, ErrorCode, LogId, MessageId, Refusal, RegionId, UserId};
+use hearth_protocol::{ConversationId, DeviceId, ErrorCode, LogId, MessageId, Refusal, RegionId, Timestamp, UserId};
 
 use super::{Now, RELEASE_WINDOW, RegionCore, Slotted, Waiting, home_unreachable};
 use crate::command::{Command, Outcome, other_content};
@@ -290,6 +290,16 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         for number in self.lot.abandoned(now.wall.0) {
             self.lot.remove(number);
             effects.push(Effect::Unpark(number));
+        }
+    }
+
+    /// A user was erased in a log at a time. Whether the home took a message before, it says by itself, as of one that
+    /// expired; an edit is refused.
+    pub(super) fn erase_parked(&mut self, log: LogId, user: &UserId, at: Timestamp, effects: &mut Vec<Effect<R>>) {
+        let (taken, edits) = self.lot.take_erased(log, user, at);
+        effects.extend(taken.into_iter().map(|send| Effect::Park(Box::new(send))));
+        for number in edits {
+            self.refuse_parked(number, Refusal::new(ErrorCode::Expired, "its sender was erased since"), effects);
         }
     }
 

@@ -27,18 +27,27 @@ pub(super) struct State {
     pub(super) device_type: Option<DeviceType>,
     /// When the user was online last, on the wall; 0 for now, and where it is not known.
     pub(super) last_seen: u64,
+    /// Whether that is told to nobody.
+    pub(super) hides_last_seen: bool,
 }
 
 impl State {
     /// Whether a change from one to the other is told.
     fn is_told_as(&self, other: &Self) -> bool {
-        self.status == other.status && self.device_type == other.device_type
+        let hides = self.hides_last_seen == other.hides_last_seen;
+        hides && self.status == other.status && self.device_type == other.device_type
+    }
+
+    /// As other regions are told: without what is hidden.
+    pub(super) fn as_told(self) -> Self {
+        Self { last_seen: if self.hides_last_seen { 0 } else { self.last_seen }, ..self }
     }
 }
 
 #[derive(Clone, Debug, Default)]
 struct User {
     sessions: Vec<SessionId>,
+    hides_last_seen: bool,
     now: State,
     /// What was told, when, and under which version; 0 while nothing was.
     told: State,
@@ -109,6 +118,14 @@ impl Here {
         self.look(user, now);
     }
 
+    /// A user hides when it was there last, or does so no longer. One of whom nothing is known says so when it comes.
+    pub(super) fn hides_last_seen(&mut self, user: &UserId, hides: bool, now: Moment) {
+        let Some(of) = self.users.get_mut(user).filter(|of| of.hides_last_seen != hides) else { return };
+        of.hides_last_seen = hides;
+        self.resting.remove(&(of.version, user.clone()));
+        self.look(user, now);
+    }
+
     /// A device is gone.
     pub(super) fn gone(&mut self, session: SessionId, now: Moment) {
         let Some(Device { user, .. }) = self.devices.remove(&session) else { return };
@@ -138,10 +155,12 @@ impl Here {
                 status: device.status,
                 device_type: device.device_type,
                 last_seen: if device.status == PresenceStatus::Online { 0 } else { device.since },
+                hides_last_seen: false,
             },
             None if of.now.status == PresenceStatus::Offline => of.now,
-            None => State { status: PresenceStatus::Offline, device_type: of.now.device_type, last_seen: now.wall },
+            None => State { status: PresenceStatus::Offline, last_seen: now.wall, ..of.now },
         };
+        of.now.hides_last_seen = of.hides_last_seen;
         if of.now.is_told_as(&of.told) {
             self.rest(user);
         } else if of.version == 0 || now.ticks >= of.told_at + TOLD_EVERY {

@@ -46,7 +46,9 @@ pub(super) fn shown(book: &PresenceBook, user: &UserId) -> Shown {
 /// What is read of a user.
 pub(super) fn read(book: &PresenceBook, user: &UserId, now: Moment) -> PresencePayload {
     let Shown { status, device_type, regions } = shown(book, user);
-    let last_seen = states(book, user).iter().map(|(_, state)| state.last_seen).max().unwrap_or(0);
+    let states = states(book, user);
+    let hidden = states.iter().any(|(_, state)| state.hides_last_seen);
+    let last_seen = states.iter().map(|(_, state)| state.last_seen).max().filter(|_| !hidden).unwrap_or(0);
     let (certainty, as_of) = certainty(book, user, status, now);
     PresencePayload {
         user_id: user.clone(),

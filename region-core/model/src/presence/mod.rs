@@ -207,6 +207,12 @@ impl PresenceBook {
         self.settle(now);
     }
 
+    /// A user hides when it was there last, or does so no longer. To be said again when one of its devices comes.
+    pub fn hides_last_seen(&mut self, user: &UserId, hides: bool, now: Moment) {
+        self.here.hides_last_seen(user, hides, now);
+        self.settle(now);
+    }
+
     /// A session is over.
     pub fn gone(&mut self, session: SessionId, now: Moment) {
         self.here.gone(session, now);

@@ -178,13 +178,14 @@ impl Peer {
             self.told_at.insert(super::buckets::bucket_of(user), now.ticks);
         }
         let entry = |user: &UserId| {
-            let state = here.state(user);
+            let state = here.state(user).as_told();
             PresenceEntry {
                 user: user.as_str().to_owned(),
                 version: here.version(user),
                 status: state.status.number(),
                 device_type: DeviceType::number(state.device_type),
                 last_seen: state.last_seen,
+                hides_last_seen: state.hides_last_seen,
             }
         };
         // It says that everything that differed was told: after the last of it.
@@ -262,6 +263,7 @@ impl Peer {
             status: PresenceStatus::from_number(entry.status),
             device_type: DeviceType::from_number(entry.device_type),
             last_seen: entry.last_seen,
+            hides_last_seen: entry.hides_last_seen,
         };
         let known = self.known.get(&user).map(|known| known.version);
         // Frames may come twice and late.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, MemberAction, Role, Settings};
+use hearth_protocol::entry::{ConversationKind, Forget, HistoryForNewMembers, MemberAction, Role, Settings};
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::{Change, EntryKind, ErrorCode, Level, Refusal, SealedEntry, Timestamp, UserId, limits};
 use serde::{Deserialize, Serialize};
 
+use super::forgotten::{Forgotten, forget_of};
 use super::{Bounds, Decision, Target, is_expired};
 use crate::command::Command;
 
@@ -50,6 +51,9 @@ pub struct ConversationState {
     /// it behind everything else.
     #[serde(skip)]
     pub partition_mode: Option<PartitionMode>,
+    /// What is kept no longer. Snapshots carry it behind everything else.
+    #[serde(skip)]
+    pub forgotten: Forgotten,
 }
 
 impl ConversationState {
@@ -71,11 +75,13 @@ impl ConversationState {
             messages: 0,
             sent: BTreeMap::new(),
             partition_mode: None,
+            forgotten: Forgotten::default(),
         }
     }
 
     pub(super) fn fold(&mut self, sealed: &SealedEntry) {
         let fixed = &sealed.entry.fixed;
+        self.forgotten.fold(sealed);
         match fixed.kind {
             EntryKind::Message => {
                 self.messages += 1;
@@ -144,6 +150,9 @@ impl ConversationState {
     }
 
     pub(super) fn decide(&self, command: &Command, now: Timestamp, bounds: &Bounds) -> Decision {
+        if let Some(forget) = forget_of(command) {
+            return self.decide_forget(forget, command.original_time.is_some());
+        }
         let Some(actor) = self.members.get(&command.sender) else {
             return Decision::refuse(Refusal::no_conversation());
         };
@@ -165,6 +174,19 @@ impl ConversationState {
         }
     }
 
+    /// A region asks for it: for a user on an operator's word, for a floor since retention is over for what is below. A
+    /// floor is of one line: it does not come back with a tail, whose numbers are others here.
+    fn decide_forget(&self, forget: Forget, comes_back: bool) -> Decision {
+        let is_new = match &forget {
+            Forget::User(user) => self.sent.contains_key(user) && !self.forgotten.has_forgotten(user),
+            Forget::Below { from, floor, .. } => {
+                let known = self.forgotten.floor();
+                !comes_back && *from == known && *floor > known
+            }
+        };
+        if is_new { Decision::change(&Change::Forget(forget)) } else { Decision::AlreadySo }
+    }
+
     fn decide_message(&self, command: &Command, actor: &Member, now: Timestamp) -> Decision {
         if self.settings.only_admins_can_post && actor.role != Role::Admin {
             return Decision::refuse(Refusal::new(ErrorCode::Forbidden, "only admins may write here"));
@@ -172,6 +194,9 @@ impl ConversationState {
         // Where its edge took the text away, at its time by the clock there, it is over by this one, too.
         if command.expires_at.is_some_and(|at| at <= now || command.content.is_empty()) {
             return Decision::refuse(Refusal::new(ErrorCode::Expired, "expiresAt is not in the future"));
+        }
+        if command.content.is_empty() {
+            return Decision::refuse(Refusal::new(ErrorCode::Expired, "its sender was erased since"));
         }
         Decision::Append {
             content: command.content.clone(),
@@ -196,12 +221,12 @@ impl ConversationState {
             return Decision::refuse(Refusal::invalid("not a change of a message"));
         };
         if let Some(actor) = actor.filter(|_| !comes_back)
-            && let Some(refusal) = refuse_change(&command.sender, actor, &change, (target, now))
+            && let Some(refusal) = self.refuse_change(&command.sender, actor, &change, (target, now))
         {
             return Decision::refuse(refusal);
         }
         Decision::Append {
-            bare: command.kind == EntryKind::Edit && (target.present.is_deleted() || is_expired(&target.entry, now)),
+            bare: command.kind == EntryKind::Edit && (self.is_gone(target) || is_expired(&target.entry, now)),
             content: change.of_message(target.entry.sequence().0).encode(),
             level: command.level.unwrap_or(Level::Region).max(self.level),
         }
@@ -329,40 +354,50 @@ fn fits(kind: EntryKind, change: &Change) -> bool {
     )
 }
 
-/// Only the author edits; the author and admins delete; everybody who sees it reacts. A message that is deleted or
-/// expired stays as it is.
-fn refuse_change(
-    sender: &UserId,
-    actor: &Member,
-    change: &Change,
-    (target, now): (&Target, Timestamp),
-) -> Option<Refusal> {
-    let author = target.entry.entry.fixed.sender == *sender;
-    let present = &target.present;
-    if present.is_deleted() {
-        return Some(Refusal::new(ErrorCode::NotFound, "the message is deleted"));
+impl ConversationState {
+    /// Whether the content of a message is gone for good.
+    fn is_gone(&self, target: &Target) -> bool {
+        target.present.is_deleted() || self.forgotten.hides(&target.entry)
     }
-    if is_expired(&target.entry, now) {
-        return Some(Refusal::new(ErrorCode::NotFound, "the message has expired"));
-    }
-    let most = limits::CHANGES_OF_A_MESSAGE;
-    let full = present.changes() >= most;
-    match change {
-        Change::Edit { .. } if !author => Some(Refusal::new(ErrorCode::Forbidden, "only its author edits a message")),
-        Change::Delete { .. } if !author && actor.role != Role::Admin => {
-            Some(Refusal::new(ErrorCode::Forbidden, "only its author and admins delete a message"))
+
+    /// Only the author edits; the author and admins delete; everybody who sees it reacts. A message that is deleted or
+    /// expired stays as it is.
+    fn refuse_change(
+        &self,
+        sender: &UserId,
+        actor: &Member,
+        change: &Change,
+        (target, now): (&Target, Timestamp),
+    ) -> Option<Refusal> {
+        let author = target.entry.entry.fixed.sender == *sender;
+        let present = &target.present;
+        if self.is_gone(target) {
+            return Some(Refusal::new(ErrorCode::NotFound, "the message is deleted"));
         }
-        Change::Reaction { emoji, added: false, .. } if present.has_reaction(sender, emoji) => None,
-        Change::Edit { .. } | Change::Reaction { .. } if full => {
-            let limit = format!("{most} edits and reactions a message");
-            Some(Refusal::too_large("too many changes of one message", limit))
+        if is_expired(&target.entry, now) {
+            return Some(Refusal::new(ErrorCode::NotFound, "the message has expired"));
         }
-        Change::Reaction { emoji, added: true, .. }
-            if !present.has_emoji(emoji) && present.emoji() >= limits::EMOJI_OF_A_MESSAGE =>
-        {
-            let limit = format!("{} emoji a message", limits::EMOJI_OF_A_MESSAGE);
-            Some(Refusal::too_large("too many different reactions to one message", limit))
+        let most = limits::CHANGES_OF_A_MESSAGE;
+        let full = present.changes() >= most;
+        match change {
+            Change::Edit { .. } if !author => {
+                Some(Refusal::new(ErrorCode::Forbidden, "only its author edits a message"))
+            }
+            Change::Delete { .. } if !author && actor.role != Role::Admin => {
+                Some(Refusal::new(ErrorCode::Forbidden, "only its author and admins delete a message"))
+            }
+            Change::Reaction { emoji, added: false, .. } if present.has_reaction(sender, emoji) => None,
+            Change::Edit { .. } | Change::Reaction { .. } if full => {
+                let limit = format!("{most} edits and reactions a message");
+                Some(Refusal::too_large("too many changes of one message", limit))
+            }
+            Change::Reaction { emoji, added: true, .. }
+                if !present.has_emoji(emoji) && present.emoji() >= limits::EMOJI_OF_A_MESSAGE =>
+            {
+                let limit = format!("{} emoji a message", limits::EMOJI_OF_A_MESSAGE);
+                Some(Refusal::too_large("too many different reactions to one message", limit))
+            }
+            _ => None,
         }
-        _ => None,
     }
 }

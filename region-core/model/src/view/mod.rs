@@ -2,21 +2,28 @@
 
 mod conversation;
 mod expiry;
+mod forgotten;
 mod placements;
 mod present;
+mod privacy;
+mod taking;
 mod user;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_protocol::entry::{ConversationKind, Settings};
+use hearth_protocol::entry::{ConversationKind, Forget, Settings};
+use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::{Change, EntryKind, Header, Level, LogKind, Refusal, SealedEntry, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use conversation::{ConversationState, Member, Members};
 pub use expiry::is_expired;
+pub use forgotten::{ErasedUser, Floor, Forgotten};
 pub use placements::{PlacedAt, PlacementState};
 pub use present::{Present, Target};
+pub use privacy::PrivacyState;
+pub use taking::Taking;
 pub use user::{Membership, UserState};
 
 use crate::command::Command;
@@ -87,28 +94,74 @@ impl Decision {
 }
 
 /// Version byte of snapshots. Version 1 had placements of the first form; version 3 is version 2 with the partition mode
-/// of a conversation behind it, and is written where there is one.
+/// of a conversation behind it, and is written where there is one; version 4 has [`Behind`] there, and is written where
+/// something is kept no longer or withheld.
 const SNAPSHOT_VERSION: u8 = 2;
 const FIRST_SNAPSHOT_VERSION: u8 = 1;
 const MODE_SNAPSHOT_VERSION: u8 = 3;
+const BEHIND_SNAPSHOT_VERSION: u8 = 4;
 /// The number of [`View::Placements`] in the stored form.
 const PLACEMENTS: u8 = 3;
+
+/// What stands behind the view in a snapshot of version 4.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Behind {
+    mode: Option<PartitionMode>,
+    forgotten: Forgotten,
+    erased: bool,
+    privacy: PrivacyState,
+}
+
+impl Behind {
+    /// Whether versions before 4 do not hold it.
+    fn needs_version_4(&self) -> bool {
+        self.erased || !self.forgotten.is_empty() || !self.privacy.is_empty()
+    }
+}
 
 impl View {
     /// The stored form of a snapshot. It is a cache: the entries rebuild it.
     #[must_use]
     pub fn snapshot(&self) -> Bytes {
-        let mode = match self {
-            View::Conversation(state) => state.partition_mode,
-            View::Empty | View::User(_) | View::Placements(_) => None,
+        const ENCODES: &str = "views hold nothing that postcard refuses";
+        let behind = self.behind();
+        let (version, mode) = match behind.mode {
+            _ if behind.needs_version_4() => (BEHIND_SNAPSHOT_VERSION, None),
+            Some(mode) => (MODE_SNAPSHOT_VERSION, Some(mode)),
+            None => (SNAPSHOT_VERSION, None),
         };
-        let version = if mode.is_some() { MODE_SNAPSHOT_VERSION } else { SNAPSHOT_VERSION };
-        let encoded = postcard::to_extend(self, vec![version]);
-        let encoded = encoded.and_then(|bytes| match mode {
-            Some(mode) => postcard::to_extend(&mode, bytes),
-            None => Ok(bytes),
-        });
-        Bytes::from(encoded.expect("views hold nothing that postcard refuses"))
+        let mut encoded = postcard::to_extend(self, vec![version]).expect(ENCODES);
+        if let Some(mode) = mode {
+            encoded = postcard::to_extend(&mode, encoded).expect(ENCODES);
+        }
+        if version == BEHIND_SNAPSHOT_VERSION {
+            encoded = postcard::to_extend(&behind, encoded).expect(ENCODES);
+        }
+        Bytes::from(encoded)
+    }
+
+    fn behind(&self) -> Behind {
+        match self {
+            View::Conversation(state) => {
+                Behind { mode: state.partition_mode, forgotten: state.forgotten.clone(), ..Behind::default() }
+            }
+            View::User(state) => Behind { erased: state.erased, privacy: state.privacy.clone(), ..Behind::default() },
+            View::Empty | View::Placements(_) => Behind::default(),
+        }
+    }
+
+    fn set_behind(&mut self, behind: Behind) {
+        match self {
+            View::Conversation(state) => {
+                let state = Arc::make_mut(state);
+                (state.partition_mode, state.forgotten) = (behind.mode, behind.forgotten);
+            }
+            View::User(state) => {
+                let state = Arc::make_mut(state);
+                (state.erased, state.privacy) = (behind.erased, behind.privacy);
+            }
+            View::Empty | View::Placements(_) => {}
+        }
     }
 
     /// Reads [`View::snapshot`]; `None` for another version: the entries then rebuild it.
@@ -124,6 +177,11 @@ impl View {
                 if let Self::Conversation(state) = &mut view {
                     Arc::make_mut(state).partition_mode = Some(postcard::from_bytes(mode).ok()?);
                 }
+                Some(view)
+            }
+            Some((&BEHIND_SNAPSHOT_VERSION, rest)) => {
+                let (mut view, behind) = postcard::take_from_bytes::<Self>(rest).ok()?;
+                view.set_behind(postcard::from_bytes(behind).ok()?);
                 Some(view)
             }
             _ => None,
@@ -182,6 +240,25 @@ impl View {
         }
     }
 
+    /// What was forgotten of it, when it is a conversation.
+    #[must_use]
+    pub fn forgotten(&self) -> Option<&Forgotten> {
+        match self {
+            View::Conversation(state) => Some(&state.forgotten),
+            View::Empty | View::User(_) | View::Placements(_) => None,
+        }
+    }
+
+    /// Whether a command would raise the floor above what is marked.
+    pub(crate) fn floor_above(command: &Command, marked: u64) -> bool {
+        matches!(forgotten::forget_of(command), Some(Forget::Below { floor, .. }) if floor > marked)
+    }
+
+    /// Why what comes back with a tail is not taken: it was forgotten since.
+    pub(crate) fn refuse_forgotten(&self, command: &Command) -> Option<Refusal> {
+        self.forgotten()?.refuse(command)
+    }
+
     /// The level that entries ask for when they name none.
     #[must_use]
     pub fn level(&self) -> Level {
@@ -195,8 +272,8 @@ impl View {
     pub(crate) fn weight(&self) -> u64 {
         let things = match self {
             View::Empty => 0,
-            View::Conversation(state) => state.members.len() + state.sent.len(),
-            View::User(state) => state.conversations.len() + state.resident.len(),
+            View::Conversation(state) => state.members.len() + state.sent.len() + state.forgotten.users.len(),
+            View::User(state) => state.conversations.len() + state.resident.len() + state.privacy.blocks.len(),
             View::Placements(state) => state.placed.len(),
         };
         things as u64

@@ -49,6 +49,7 @@ impl Present {
         let at = (change.time, change.position);
         match &change.what {
             MessageChange::Edited => self.edit = self.edit.max(Some(at)),
+            MessageChange::Forgotten(_) => {}
             MessageChange::Deleted => {
                 self.deleted = Some(self.deleted.map_or(change.position, |first| first.min(change.position)));
             }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use hearth_protocol::entry::Forget;
 use hearth_protocol::{Change, ConversationId, Position, Refusal, RegionId, SealedEntry, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::Decision;
+use super::privacy::PrivacyState;
 use crate::command::Command;
 
 /// A connect that is not this much later than the last recorded one is not recorded: once an hour is enough for 30 days.
@@ -35,6 +37,12 @@ pub struct UserState {
     pub conversations: BTreeMap<ConversationId, Membership>,
     /// Where devices were connected, and the last connect recorded.
     pub resident: BTreeMap<RegionId, Timestamp>,
+    /// Whether the profile was erased, and nothing was written there since. Snapshots carry it behind everything else.
+    #[serde(skip)]
+    pub erased: bool,
+    /// What the user withholds from others. Snapshots carry it behind everything else.
+    #[serde(skip)]
+    pub privacy: PrivacyState,
 }
 
 impl UserState {
@@ -46,6 +54,8 @@ impl UserState {
             avatar_url: None,
             conversations: BTreeMap::new(),
             resident: BTreeMap::new(),
+            erased: false,
+            privacy: PrivacyState::default(),
         }
     }
 
@@ -63,7 +73,12 @@ impl UserState {
             Some(Change::Left { region, .. }) => {
                 self.resident.remove(&region);
             }
+            Some(Change::Privacy(privacy)) => self.privacy.fold(privacy, sealed.entry.fixed.time),
+            Some(Change::Forget(Forget::User(_))) => {
+                (self.display_name, self.avatar_url, self.erased) = (None, None, true);
+            }
             Some(Change::Profile { display_name, avatar_url }) => {
+                self.erased = false;
                 if let Some(display_name) = display_name {
                     self.display_name = display_name;
                 }
@@ -80,6 +95,7 @@ impl UserState {
                 | Change::Delete { .. }
                 | Change::Reaction { .. }
                 | Change::Settings(_)
+                | Change::Forget(Forget::Below { .. })
                 | Change::Place { .. },
             )
             | None => {}
@@ -103,6 +119,14 @@ impl UserState {
                 display_name.as_ref().is_none_or(|name| *name == self.display_name)
                     && avatar_url.as_ref().is_none_or(|url| *url == self.avatar_url)
             }
+            Change::Forget(Forget::User(user)) => *user != self.user || self.erased,
+            Change::Privacy(privacy) => {
+                let is_so = self.privacy.is_so(privacy);
+                if let Some(refusal) = self.privacy.refuse(privacy).filter(|_| !is_so) {
+                    return Decision::refuse(refusal);
+                }
+                is_so
+            }
             Change::Members { .. }
             | Change::Name(_)
             | Change::Durability(_)
@@ -111,6 +135,7 @@ impl UserState {
             | Change::Delete { .. }
             | Change::Reaction { .. }
             | Change::Settings(_)
+            | Change::Forget(Forget::Below { .. })
             | Change::Place { .. } => {
                 return Decision::refuse(Refusal::invalid("not a change of a user record"));
             }

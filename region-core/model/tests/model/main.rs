@@ -4,6 +4,7 @@ mod changes;
 mod expiry;
 mod failover;
 mod faults;
+mod forgotten;
 mod logs;
 mod parked_order;
 mod parking;

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use fjall::Readable as _;
-use hearth_protocol::record::{CursorRecord, MessageChange, OutboxRecord, ParkedSend};
+use hearth_protocol::record::{CursorRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, Placement};
 use region_model::ports::{
     AppendOutcome, DedupKey, ExpiredContent, LogAppend, MapChange, MapSync, StoreCounters, StoreError, TakenContent,
@@ -345,7 +345,7 @@ impl Committer {
             keys::write_record(&mut self.value, change);
             let key = keys::change(append.log, change.target, change.position.sequence.0);
             self.batch.put(&self.tables.changes, &key, &self.value);
-            if change.what == MessageChange::Deleted {
+            if change.what.takes_content() {
                 self.batch.put(&self.tables.deletes, &key, &self.value);
             }
         }

@@ -19,8 +19,9 @@ use super::tables::Tables;
 use super::{EmbeddedOptions, OpenError};
 
 /// The format that this build writes. It reads older ones, too, and makes them this one: format 1 lacks the journal,
-/// format 2 tails and the second form of placements, format 3 changes of messages, format 4 when content is over.
-pub(super) const FORMAT: u32 = 5;
+/// format 2 tails and the second form of placements, format 3 changes of messages, format 4 when content is over,
+/// format 5 what is kept no longer.
+pub(super) const FORMAT: u32 = 6;
 const FIRST_FORMAT: u32 = 1;
 /// The first format that says when content is over beside the entries.
 const EXPIRIES_SINCE: u32 = 5;

@@ -18,8 +18,8 @@ const FILLING: &[u8] = b"filling";
 
 impl Tables {
     /// Keyspaces that hold what users wrote.
-    fn with_texts(&self) -> [&fjall::Keyspace; 3] {
-        [&self.entries, &self.tails, &self.parked]
+    fn with_texts(&self) -> [&fjall::Keyspace; 4] {
+        [&self.entries, &self.tails, &self.parked, &self.snapshots]
     }
 
     /// Rewrites tables and lets fjall begin a journal. What is replaced while this runs may stay.

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_protocol::record::{
-    ChangeRecord, CursorRecord, DedupRecord, LogRecord, MessageChange, OutboxRecord, ParkedSend,
-};
+use hearth_protocol::record::{ChangeRecord, CursorRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{Epoch, LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use region_model::ports::{
     AppendOutcome, DedupKey, Deletes, ExpiredContent, LoadedLog, LogAppend, LogSummary, MapChange, MapSync,
@@ -207,7 +205,7 @@ impl Tables {
         for (id, log) in &self.logs {
             for ((target, by), change) in &log.changes {
                 let key = [&id.to_bytes()[..], &target.to_be_bytes(), &by.to_be_bytes()].concat();
-                let open = change.what == MessageChange::Deleted && !log.taken.contains(&(*target, *by));
+                let open = change.what.takes_content() && !log.taken.contains(&(*target, *by));
                 if open && after.is_none_or(|after| key[..] > *after) && found.len() < rows {
                     found.push((key, (*id, change.clone())));
                 }
@@ -223,7 +221,7 @@ impl Tables {
         let rows = log.rows.values_mut().filter(|entry| taken.entries.contains(&entry.entry.fixed.position));
         let tail = log.tail.values_mut().filter(|entry| taken.tail.contains(&entry.entry.fixed.position));
         rows.chain(tail).for_each(|entry| *entry = entry.without_content());
-        log.taken.insert((taken.delete.target, taken.delete.position.sequence.0));
+        log.taken.extend(taken.done.iter().map(|done| (done.target, done.position.sequence.0)));
         self.sync();
     }
 

@@ -314,3 +314,32 @@ fn of_users_without_a_device_the_oldest_are_forgotten_and_nobody_who_is_asked_fo
     assert_eq!((sizes.devices, sizes.remembered, sizes.users), (0, 3, 4));
     assert!(world.read(0, 1).last_seen.is_some());
 }
+
+#[test]
+fn who_hides_when_it_was_there_last_is_told_of_without_that_in_every_region_and_also_once_its_region_is_fenced() {
+    let mut world = two_regions();
+    let hide = |world: &mut World, hides: bool| {
+        let now = world.moment();
+        world.books[1].hides_last_seen(&user(1), hides, now);
+        world.pass(2_000);
+    };
+    hide(&mut world, true);
+    world.set(1, 7, 1, AWAY);
+    world.pass(3_000);
+    for region in [0, 1] {
+        let row = world.read(region, 1);
+        assert_eq!((row.status, row.last_seen), (AWAY, None), "region {region}");
+    }
+    world.fence(1, true);
+    world.pass(2_000);
+    assert_eq!((world.read(0, 1).status, world.read(0, 1).last_seen), (OFFLINE, None));
+    world.fence(1, false);
+    world.pass(5_000);
+    hide(&mut world, false);
+    assert!(world.read(0, 1).last_seen.is_some() && world.read(1, 1).last_seen.is_some());
+    // It holds for who is gone, too.
+    world.gone(1, 7);
+    world.pass(3_000);
+    hide(&mut world, true);
+    assert_eq!((world.read(0, 1).status, world.read(0, 1).last_seen), (OFFLINE, None));
+}

@@ -30,7 +30,7 @@ impl Committer {
         self.batch.put(&self.tables.meta, SCRUB, &change.to_be_bytes());
     }
 
-    /// Takes the content of a deleted message away.
+    /// Takes content away that was deleted or forgotten.
     pub(super) fn take_content(&mut self, taken: &TakenContent) -> Result<(), ReadError> {
         self.behind.wait_for(self.ticket);
         let tables = self.tables.clone();
@@ -40,8 +40,9 @@ impl Committer {
         for at in &taken.tail {
             self.take_row(&tables.tails, &keys::tail(taken.log, *at), *at)?;
         }
-        let done = keys::change(taken.log, taken.delete.target, taken.delete.position.sequence.0);
-        self.batch.remove(&tables.deletes, &done);
+        if let Some(done) = &taken.done {
+            self.batch.remove(&tables.deletes, &keys::change(taken.log, done.target, done.position.sequence.0));
+        }
         self.note_scrub();
         Ok(())
     }
