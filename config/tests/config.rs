@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use fixture::Fixture;
 use hearth_config::{
     AdministrationSection, AuthSection, CertificateAuthority, DrainSection, FailoverSection, IssueOptions, Limits,
-    ListenSection, LogFormat, LogSection, MeshRegion, MeshSection, Pem, RegionConfig, RegionSection,
+    ListenSection, LogFormat, LogSection, MeshRegion, MeshSection, Pem, PushSection, RegionConfig, RegionSection,
     ReplicationSection, ResumeKey, SecretText, Severity, WebTransportCertificate, check_file, load_at,
 };
 
@@ -110,6 +110,10 @@ fn every_key_of_the_structures_appears_in_the_example_with_its_default() {
         ("failover", "[failover]\nzz = 1"),
         ("administration", "[administration]\nzz = 1"),
         ("drain", "[drain]\nzz = 1"),
+        ("push", "[push]\nzz = 1"),
+        ("push.web", "[push.web]\nzz = 1"),
+        ("push.apns", "[push.apns]\nzz = 1"),
+        ("push.fcm", "[push.fcm]\nzz = 1"),
         ("log", "[log]\nzz = 1"),
     ];
     let fixture = Fixture::new();
@@ -125,6 +129,7 @@ fn every_key_of_the_structures_appears_in_the_example_with_its_default() {
                 format!("\n[{key}]"),
                 format!("{key} = \"tls/chat"),
                 format!("\n[[{table}.{key}]]"),
+                format!("\n# [{table}.{key}]"),
             ]
             .iter()
             .any(|form| example.contains(form));
@@ -271,6 +276,7 @@ fn in_code(ids: &[&str]) -> RegionConfig {
         failover: FailoverSection::default(),
         administration: AdministrationSection::default(),
         drain: DrainSection::default(),
+        push: PushSection::default(),
         log: LogSection::default(),
     }
 }

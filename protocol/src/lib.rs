@@ -13,6 +13,7 @@ pub mod ids;
 pub mod limits;
 pub mod mesh;
 pub mod placement;
+pub mod push;
 pub mod record;
 pub mod rest;
 

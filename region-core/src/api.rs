@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::feed::FeedCursor;
 use crate::handle::ApiCall;
+use crate::push::muted;
 use crate::reads::{check_mode, has_rows_of};
 use crate::region::Region;
 
@@ -83,6 +84,10 @@ impl Region {
             ApiCall::User { id } => self.user(user, id, &call, pass_on).await,
             ApiCall::PatchMe { patch } => self.patch_me(user, patch, &call, pass_on).await,
             ApiCall::Sync { request } => Ok(ApiAnswer::json(200, &self.sync(user, request.clone(), pass_on).await?)),
+            ApiCall::SetPreferences { id, patch } => self.set_preferences(user, *id, patch, &call, pass_on).await,
+            ApiCall::SubscribePush { subscription } => self.subscribe_push(user, subscription, &call, pass_on).await,
+            ApiCall::UnsubscribePush { id } => self.unsubscribe_push(user, *id, &call, pass_on).await,
+            ApiCall::PushSubscriptions => self.push_subscriptions(user, &call, pass_on).await,
             ApiCall::Conversation { id }
             | ApiCall::Members { id, .. }
             | ApiCall::History { id, .. }
@@ -171,7 +176,7 @@ impl Region {
         Ok(ApiAnswer::json(200, &self.conversation_row(id, &view, user, true).await?))
     }
 
-    async fn to_home(
+    pub(crate) async fn to_home(
         &self,
         home: &RegionId,
         user: &UserId,
@@ -433,7 +438,10 @@ impl Region {
         let (mut conversations, mut left_out) = (Vec::new(), Vec::new());
         for ((change, _), row) in changed.iter().zip(rows) {
             match row {
-                FeedRow::Row(row) => conversations.push(*row),
+                FeedRow::Row(mut row) => {
+                    row.muted_until = muted(&view, row.conversation_id);
+                    conversations.push(*row);
+                }
                 FeedRow::None => {}
                 FeedRow::OutOfReach => left_out.push(*change),
             }
@@ -479,7 +487,7 @@ impl Region {
         }
     }
 
-    async fn row_of(
+    pub(crate) async fn row_of(
         self: &Arc<Self>,
         user: &UserId,
         id: ConversationId,

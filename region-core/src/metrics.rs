@@ -63,7 +63,8 @@ impl Collector for RegionCollector {
         let Some(region) = self.region.upgrade() else { return Ok(()) };
         let store = &region.stores.counters;
         let labels = [("region", region.me().as_str().to_owned())];
-        let counters: [(&str, &str, u64); 16] = [
+        let push = &region.push.counters;
+        let counters: [(&str, &str, u64); 18] = [
             ("hearth_store_commits", "Durable commits", load(&store.commits)),
             ("hearth_store_syncs", "Syncs asked of the kernel", load(&store.syncs)),
             ("hearth_store_appends", "Log appends in commits", load(&store.appends)),
@@ -80,11 +81,20 @@ impl Collector for RegionCollector {
             ("hearth_typing_dropped", "Words about typing that found a queue full", load(&region.typing.dropped)),
             ("hearth_presence_told", "Presence updates and answers handed to sessions", load(&region.presence.told)),
             ("hearth_presence_dropped", "Words about presence told later or again", load(&region.presence.dropped)),
+            ("hearth_push_dropped", "Words about push told again", load(&push.dropped)),
+            ("hearth_push_full", "Pushes that found the queue full", load(&push.full)),
         ];
         for (name, help, value) in counters {
             let metric = ConstCounter::new(value);
             let mut encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
             metric.encode(encoder.encode_family(&labels)?)?;
+        }
+        let kind = prometheus_client::metrics::MetricType::Counter;
+        let help = "Decisions on who is woken, one a user and message";
+        let mut decisions = encoder.encode_descriptor("hearth_push_decisions", help, None, kind)?;
+        for (decision, count) in push.decisions() {
+            let labels = [("region", region.me().as_str().to_owned()), ("decision", decision.to_owned())];
+            ConstCounter::new(count).encode(decisions.encode_family(&labels)?)?;
         }
         let spent = ConstCounter::new(load(&store.commit_microseconds) as f64 / 1e6);
         let help = "Time in commits, sync included";
@@ -95,7 +105,7 @@ impl Collector for RegionCollector {
         let losses = signed(load(&region.counters.open_losses));
         let presence = region.presence.sizes();
         let members = signed(region.receipts.members() as u64);
-        let values: [(&str, &str, i64); 13] = [
+        let values: [(&str, &str, i64); 14] = [
             ("hearth_region_ready", "1 while the region serves", ready),
             ("hearth_store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),
             ("hearth_home_loaded_logs", "Logs in memory", signed(gauges.loaded_logs as u64)),
@@ -108,6 +118,7 @@ impl Collector for RegionCollector {
             ("hearth_presence_devices", "Devices that are there", signed(presence.devices as u64)),
             ("hearth_presence_subscriptions", "Presence subscriptions", signed(presence.subscriptions as u64)),
             ("hearth_presence_asked", "Users that other regions ask for", signed(presence.asked as u64)),
+            ("hearth_push_users", "Users who may be woken from here", signed(load(&push.users))),
             ("hearth_home_tails", "Logs whose tails have not come back yet", signed(gauges.tails as u64)),
         ];
         for (name, help, value) in values {

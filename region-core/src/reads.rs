@@ -13,6 +13,7 @@ use region_model::ports::StoreError;
 use region_model::view::{ConversationState, Member, View};
 
 use crate::handle::ApiCall;
+use crate::push::muted;
 use crate::present::Reader;
 use crate::receipts::can_count;
 use crate::region::Region;
@@ -210,6 +211,7 @@ impl Region {
             read_up_to: read.up_to,
             unread_count: self.unread(log, view, user, &seen, read.up_to).await?,
             last_message: self.last_message(conversation, user, &seen).await?,
+            muted_until: if whole { muted(&self.view(LogId::user(user), false).await?, conversation) } else { None },
             home: placement.home.clone(),
             epoch: placement.epoch,
             created_at: rows::rfc3339(state.created_at),

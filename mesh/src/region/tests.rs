@@ -22,6 +22,7 @@ fn config() -> RegionConfig {
         failover: FailoverSection::default(),
         administration: hearth_config::AdministrationSection::default(),
         drain: DrainSection::default(),
+        push: hearth_config::PushSection::default(),
         log: LogSection::default(),
     }
 }

@@ -17,7 +17,7 @@ pub use conversation::{ConversationState, Member, Members};
 pub use expiry::is_expired;
 pub use placements::{PlacedAt, PlacementState};
 pub use present::{Present, Target};
-pub use user::{Membership, UserState};
+pub use user::{Membership, PushState, UserState};
 
 use crate::command::Command;
 
@@ -87,10 +87,11 @@ impl Decision {
 }
 
 /// Version byte of snapshots. Version 1 had placements of the first form; version 3 is version 2 with the partition mode
-/// of a conversation behind it, and is written where there is one.
+/// of a conversation behind it, and is written where there is one; version 4 has what a user wants to be woken for there.
 const SNAPSHOT_VERSION: u8 = 2;
 const FIRST_SNAPSHOT_VERSION: u8 = 1;
 const MODE_SNAPSHOT_VERSION: u8 = 3;
+const PUSH_SNAPSHOT_VERSION: u8 = 4;
 /// The number of [`View::Placements`] in the stored form.
 const PLACEMENTS: u8 = 3;
 
@@ -102,11 +103,20 @@ impl View {
             View::Conversation(state) => state.partition_mode,
             View::Empty | View::User(_) | View::Placements(_) => None,
         };
-        let version = if mode.is_some() { MODE_SNAPSHOT_VERSION } else { SNAPSHOT_VERSION };
+        let push = match self {
+            View::User(state) => Some(&state.push).filter(|push| !push.is_empty()),
+            View::Empty | View::Conversation(_) | View::Placements(_) => None,
+        };
+        let version = match (&mode, push) {
+            (Some(_), _) => MODE_SNAPSHOT_VERSION,
+            (None, Some(_)) => PUSH_SNAPSHOT_VERSION,
+            (None, None) => SNAPSHOT_VERSION,
+        };
         let encoded = postcard::to_extend(self, vec![version]);
-        let encoded = encoded.and_then(|bytes| match mode {
-            Some(mode) => postcard::to_extend(&mode, bytes),
-            None => Ok(bytes),
+        let encoded = encoded.and_then(|bytes| match (&mode, push) {
+            (Some(mode), _) => postcard::to_extend(mode, bytes),
+            (None, Some(push)) => postcard::to_extend(push, bytes),
+            (None, None) => Ok(bytes),
         });
         Bytes::from(encoded.expect("views hold nothing that postcard refuses"))
     }
@@ -123,6 +133,13 @@ impl View {
                 let (mut view, mode) = postcard::take_from_bytes::<Self>(rest).ok()?;
                 if let Self::Conversation(state) = &mut view {
                     Arc::make_mut(state).partition_mode = Some(postcard::from_bytes(mode).ok()?);
+                }
+                Some(view)
+            }
+            Some((&PUSH_SNAPSHOT_VERSION, rest)) => {
+                let (mut view, push) = postcard::take_from_bytes::<Self>(rest).ok()?;
+                if let Self::User(state) = &mut view {
+                    Arc::make_mut(state).push = postcard::from_bytes(push).ok()?;
                 }
                 Some(view)
             }
@@ -196,7 +213,10 @@ impl View {
         let things = match self {
             View::Empty => 0,
             View::Conversation(state) => state.members.len() + state.sent.len(),
-            View::User(state) => state.conversations.len() + state.resident.len(),
+            View::User(state) => {
+                let push = state.push.preferences.len() + state.push.subscriptions.len();
+                state.conversations.len() + state.resident.len() + push
+            }
             View::Placements(state) => state.placed.len(),
         };
         things as u64

@@ -2,14 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use hearth_protocol::{Change, ConversationId, Position, Refusal, RegionId, SealedEntry, Timestamp, UserId};
+use hearth_protocol::push::{Preferences, PushPolicy, Subscription};
+use hearth_protocol::{
+    Change, ConversationId, Position, Refusal, RegionId, SealedEntry, Timestamp, UserId, limits,
+};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::Decision;
 use crate::command::Command;
 
 /// A connect that is not this much later than the last recorded one is not recorded: once an hour is enough for 30 days.
 const RESIDENT_REFRESH_MILLISECONDS: u64 = 3_600_000;
+/// A subscription that is registered again unchanged within this time of the last one is not recorded.
+const REGISTERED_REFRESH_MILLISECONDS: u64 = 600_000;
 
 /// The last membership change of one conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +41,102 @@ pub struct UserState {
     pub conversations: BTreeMap<ConversationId, Membership>,
     /// Where devices were connected, and the last connect recorded.
     pub resident: BTreeMap<RegionId, Timestamp>,
+    /// What stands behind the rest in snapshots.
+    #[serde(skip)]
+    pub push: PushState,
+}
+
+/// What a user wants to be woken for, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushState {
+    /// By conversation, those that are not the default.
+    pub preferences: BTreeMap<ConversationId, Preferences>,
+    /// By id, at most [`limits::PUSH_SUBSCRIPTIONS`].
+    pub subscriptions: BTreeMap<Uuid, Subscription>,
+}
+
+impl PushState {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.preferences.is_empty() && self.subscriptions.is_empty()
+    }
+
+    /// What the user wants of a conversation.
+    #[must_use]
+    pub fn preferences(&self, conversation: ConversationId) -> Preferences {
+        self.preferences.get(&conversation).copied().unwrap_or_default()
+    }
+
+    /// The preferences after a change.
+    fn preferred(
+        &self,
+        conversation: ConversationId,
+        muted_until: Option<Option<Timestamp>>,
+        policy: Option<PushPolicy>,
+    ) -> Preferences {
+        let known = self.preferences(conversation);
+        Preferences {
+            policy: policy.unwrap_or(known.policy),
+            muted_until: muted_until.unwrap_or(known.muted_until),
+        }
+    }
+
+    /// The subscription that a new one takes the place of, under another id.
+    fn replaced(&self, by: &Subscription) -> Option<Uuid> {
+        let same = |known: &&Subscription| {
+            known.device == by.device && known.target.service() == by.target.service() && known.id != by.id
+        };
+        self.subscriptions.values().find(same).map(|known| known.id)
+    }
+
+    fn decide_subscribed(&self, subscription: &Subscription) -> Option<Refusal> {
+        let room = self.subscriptions.contains_key(&subscription.id)
+            || self.replaced(subscription).is_some()
+            || self.subscriptions.len() < limits::PUSH_SUBSCRIPTIONS;
+        let limit = || format!("{} subscriptions a user", limits::PUSH_SUBSCRIPTIONS);
+        (!room).then(|| Refusal::too_large("too many push subscriptions: delete one of a device that is gone", limit()))
+    }
+
+    /// Whether a subscription stands as it is, and was registered not much earlier.
+    fn is_subscribed(&self, subscription: &Subscription) -> bool {
+        self.subscriptions.get(&subscription.id).is_some_and(|known| {
+            let fresh = known.registered_at.0.saturating_add(REGISTERED_REFRESH_MILLISECONDS);
+            known.device == subscription.device
+                && known.target == subscription.target
+                && subscription.registered_at.0 < fresh
+        })
+    }
+
+    fn fold(&mut self, change: Change) {
+        match change {
+            Change::Subscribed(subscription) => {
+                if let Some(replaced) = self.replaced(&subscription) {
+                    self.subscriptions.remove(&replaced);
+                }
+                self.subscriptions.insert(subscription.id, subscription);
+            }
+            Change::Unsubscribed { id, registered_until } => {
+                if self.ends(id, registered_until) {
+                    self.subscriptions.remove(&id);
+                }
+            }
+            Change::Preferred { conversation, muted_until, policy } => {
+                let preferences = self.preferred(conversation, muted_until, policy);
+                if preferences == Preferences::default() {
+                    self.preferences.remove(&conversation);
+                } else {
+                    self.preferences.insert(conversation, preferences);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the end of a subscription finds it, and not registered again since.
+    fn ends(&self, id: Uuid, registered_until: Timestamp) -> bool {
+        self.subscriptions.get(&id).is_some_and(|known| known.registered_at <= registered_until)
+    }
 }
 
 impl UserState {
@@ -46,6 +148,7 @@ impl UserState {
             avatar_url: None,
             conversations: BTreeMap::new(),
             resident: BTreeMap::new(),
+            push: PushState::default(),
         }
     }
 
@@ -56,6 +159,7 @@ impl UserState {
             }
             Some(Change::Removed { conversation, position }) => {
                 self.conversations.insert(conversation, Membership { joined: false, position });
+                self.push.preferences.remove(&conversation);
             }
             Some(Change::Resident { region, at }) => {
                 self.resident.insert(region, at);
@@ -70,6 +174,9 @@ impl UserState {
                 if let Some(avatar_url) = avatar_url {
                     self.avatar_url = avatar_url;
                 }
+            }
+            Some(change @ (Change::Subscribed(_) | Change::Unsubscribed { .. } | Change::Preferred { .. })) => {
+                self.push.fold(change);
             }
             Some(
                 Change::Members { .. }
@@ -102,6 +209,25 @@ impl UserState {
             Change::Profile { display_name, avatar_url } => {
                 display_name.as_ref().is_none_or(|name| *name == self.display_name)
                     && avatar_url.as_ref().is_none_or(|url| *url == self.avatar_url)
+            }
+            Change::Subscribed(subscription) => {
+                if let Some(refusal) = self.push.decide_subscribed(subscription) {
+                    return Decision::refuse(refusal);
+                }
+                self.push.is_subscribed(subscription)
+            }
+            Change::Unsubscribed { id, registered_until } => !self.push.ends(*id, *registered_until),
+            Change::Preferred { conversation, muted_until, policy } => {
+                let after = self.push.preferred(*conversation, *muted_until, *policy);
+                let known = self.push.preferences.get(conversation);
+                if known.is_none()
+                    && after != Preferences::default()
+                    && self.push.preferences.len() >= limits::PUSH_PREFERENCES
+                {
+                    let limit = format!("{} conversations with preferences", limits::PUSH_PREFERENCES);
+                    return Decision::refuse(Refusal::too_large("too many preferences", limit));
+                }
+                known.copied().unwrap_or_default() == after
             }
             Change::Members { .. }
             | Change::Name(_)
