@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use region_model::CoreGauges;
 
 use crate::region::Region;
 
@@ -89,13 +90,7 @@ impl Collector for RegionCollector {
             let mut encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
             metric.encode(encoder.encode_family(&labels)?)?;
         }
-        let kind = prometheus_client::metrics::MetricType::Counter;
-        let help = "Decisions on who is woken, one a user and message";
-        let mut decisions = encoder.encode_descriptor("hearth_push_decisions", help, None, kind)?;
-        for (decision, count) in push.decisions() {
-            let labels = [("region", region.me().as_str().to_owned()), ("decision", decision.to_owned())];
-            ConstCounter::new(count).encode(decisions.encode_family(&labels)?)?;
-        }
+        encode_decisions(&region, &mut encoder)?;
         let spent = ConstCounter::new(load(&store.commit_microseconds) as f64 / 1e6);
         let help = "Time in commits, sync included";
         let mut seconds = encoder.encode_descriptor("hearth_store_commit_seconds", help, None, spent.metric_type())?;
@@ -126,18 +121,37 @@ impl Collector for RegionCollector {
             let mut encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
             metric.encode(encoder.encode_family(&labels)?)?;
         }
-        let mut lag = encoder.encode_descriptor(
-            "hearth_mesh_replica_lag_entries",
-            "Entries on disk here that a replica has not said it has",
-            None,
-            prometheus_client::metrics::MetricType::Gauge,
-        )?;
-        for (peer, entries) in &gauges.lag {
-            let labels = [("from", region.me().as_str().to_owned()), ("to", peer.as_str().to_owned())];
-            ConstGauge::new(signed(*entries)).encode(lag.encode_family(&labels)?)?;
-        }
-        Ok(())
+        encode_lag(&region, &gauges, &mut encoder)
     }
+}
+
+fn encode_decisions(region: &Region, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    let kind = prometheus_client::metrics::MetricType::Counter;
+    let help = "Decisions on who is woken, one a user and message";
+    let mut decisions = encoder.encode_descriptor("hearth_push_decisions", help, None, kind)?;
+    for (decision, count) in region.push.counters.decisions() {
+        let labels = [("region", region.me().as_str().to_owned()), ("decision", decision.to_owned())];
+        ConstCounter::new(count).encode(decisions.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn encode_lag(
+    region: &Region,
+    gauges: &CoreGauges,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), std::fmt::Error> {
+    let mut lag = encoder.encode_descriptor(
+        "hearth_mesh_replica_lag_entries",
+        "Entries on disk here that a replica has not said it has",
+        None,
+        prometheus_client::metrics::MetricType::Gauge,
+    )?;
+    for (peer, entries) in &gauges.lag {
+        let labels = [("from", region.me().as_str().to_owned()), ("to", peer.as_str().to_owned())];
+        ConstGauge::new(signed(*entries)).encode(lag.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 fn signed(value: u64) -> i64 {

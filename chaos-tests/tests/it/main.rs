@@ -18,6 +18,7 @@ mod mutants;
 mod operators;
 mod partition;
 mod presence;
+mod push;
 mod receipts;
 mod scenario;
 mod serve;
