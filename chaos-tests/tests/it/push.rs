@@ -1,9 +1,13 @@
 //! Who is away is woken once for what nobody at any device of theirs has seen, wherever home, record and devices are.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chaos_tests::{Mesh, Peer, new_id, until};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chaos_tests::site::{Door, Keys, issue};
+use chaos_tests::{Mesh, Peer, Served, Site, new_id, until};
 use serde_json::{Value, json};
 
 /// What must come on a busy machine, after a heal, a restart or a failover.
@@ -267,4 +271,113 @@ async fn when_the_home_of_the_record_fails_over_its_successor_wakes_who_subscrib
     assert_eq!(pushes(&mesh, &subscription, false).len(), before + 2);
     drop(ann);
     mesh.end().await;
+}
+
+/// What came to the push service: path, headers in lower case, body.
+type Received = Vec<(String, String, Vec<u8>)>;
+
+/// A push service of a browser over TLS: takes what comes to `/alive`, and says of everything else that it is gone.
+async fn push_service(site: &Site) -> (u16, Arc<Mutex<Received>>) {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    issue("push-service", &site.path("ca"), &site.path("tls")).await;
+    let chain = CertificateDer::pem_file_iter(site.path("tls/push-service.pem")).expect("a chain");
+    let chain = chain.collect::<Result<Vec<_>, _>>().expect("certificates");
+    let key = PrivateKeyDer::from_pem_file(site.path("tls/push-service.key")).expect("a key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.expect("versions").with_no_client_auth().with_single_cert(chain, key).expect("a certificate");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let received: Arc<Mutex<Received>> = Arc::default();
+    let log = received.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, log) = (acceptor.clone(), log.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                answer_one(stream, &log).await;
+            });
+        }
+    });
+    (port, received)
+}
+
+async fn answer_one(mut stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>, log: &Mutex<Received>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
+            return;
+        }
+    };
+    let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+    while bytes.len() < end + length {
+        if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    let status = if path == "/alive" { "201 Created" } else { "410 Gone" };
+    log.lock().expect("no panic holds it").push((path, head, bytes[end..].to_vec()));
+    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn served_regions_push_to_a_browsers_service_encrypted_and_signed_and_drop_what_is_gone_there() {
+    let settings = "[push.web]\nkey = \"vapid.pem\"\ncontact = \"mailto:push@example.com\"\nany_address = true\n\
+                    authorities = \"ca/ca.pem\"\n";
+    let site = Site::of(&[Door::Plain, Door::Plain], Keys::Secret, settings).await;
+    let key = rcgen::KeyPair::generate().expect("a key of P-256");
+    std::fs::write(site.path("vapid.pem"), key.serialize_pem()).expect("written");
+    let (port, received) = push_service(&site).await;
+    let (one, other) = tokio::join!(Served::start(&site, 0), Served::start(&site, 1));
+    let path = "/api/v1/push-subscriptions";
+    let server_key = site.rest(Some("bob"), 1, "GET", path, None, &[]).await.body["applicationServerKey"].clone();
+    assert_eq!(server_key, json!(URL_SAFE_NO_PAD.encode(key.public_key_raw())), "what browsers subscribe with");
+    let browser = rcgen::KeyPair::generate().expect("a key of P-256");
+    let p256dh = URL_SAFE_NO_PAD.encode(browser.public_key_raw());
+    let keys = json!({ "p256dh": p256dh, "auth": URL_SAFE_NO_PAD.encode([7; 16]) });
+    for place in ["alive", "taken-back"] {
+        let endpoint = format!("https://localhost:{port}/{place}");
+        let body = json!({ "deviceId": new_id(), "service": "web-push", "endpoint": endpoint, "keys": keys });
+        let answer = site.rest(Some("bob"), 1, "POST", path, Some(body), &[]).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+    let apns = json!({ "deviceId": new_id(), "service": "apns", "token": "ab".repeat(32) });
+    let answer = site.rest(Some("bob"), 1, "POST", path, Some(apns), &[]).await;
+    assert_eq!((answer.status, &answer.body["error"]), (400, &json!("INVALID_MESSAGE")), "no sender is set up for it");
+    let group = site.group("ann", "bob").await;
+    let ann = site.peer("ann", 0, site.token("ann", 600)).await;
+    ann.expect("connected", |_| true).await;
+    ann.say(&group, "a text that no push service may read").await;
+    let count = |place: &str| {
+        let received = received.lock().expect("no panic holds it");
+        received.iter().filter(|(path, ..)| path == place).count()
+    };
+    until("both came", LATE, || async { count("/alive") == 1 && count("/taken-back") == 1 }).await;
+    until("what is gone is dropped", LATE, || async {
+        let held = site.rest(Some("bob"), 0, "GET", path, None, &[]).await;
+        held.body["subscriptions"].as_array().map(Vec::len) == Some(1)
+    })
+    .await;
+    ann.say(&group, "another text that no push service may read").await;
+    until("it goes on to the other", LATE, || async { count("/alive") == 2 }).await;
+    assert_eq!(count("/taken-back"), 1);
+    for (_, head, body) in received.lock().expect("no panic holds it").iter() {
+        for wanted in ["content-encoding: aes128gcm", "authorization: vapid t=", "ttl: ", "topic: ", "urgency: high"] {
+            assert!(head.contains(wanted), "{head}");
+        }
+        assert!(body.len() > 86 && body[20] == 65 && body[21] == 4, "the header of RFC 8188");
+        assert!(!body.windows(6).any(|six| six == b"a text"), "nothing can be read");
+    }
+    drop(ann);
+    tokio::join!(one.end(), other.end());
 }

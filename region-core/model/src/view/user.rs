@@ -244,3 +244,107 @@ impl UserState {
         if already { Decision::AlreadySo } else { Decision::change(&change) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use hearth_protocol::push::Target;
+    use hearth_protocol::{DeviceId, EntryKind, ErrorCode, LogId};
+
+    use super::super::View;
+    use super::*;
+
+    fn bob() -> UserId {
+        UserId::new("bob").unwrap()
+    }
+
+    fn command(change: &Change) -> Command {
+        Command {
+            log: LogId::user(&bob()),
+            kind: EntryKind::User,
+            sender: bob(),
+            id: Uuid::nil(),
+            content: change.encode(),
+            reply_to: None,
+            target: None,
+            expires_at: None,
+            level: None,
+            origin: RegionId::new("eu-west").unwrap(),
+            original_time: None,
+            joined: None,
+        }
+    }
+
+    fn subscription(device: u128, token: &str, at: u64) -> Subscription {
+        let target = Target::Fcm { registration: token.to_owned() };
+        Subscription::new(&bob(), DeviceId(Uuid::from_u128(device)), target, Timestamp(at))
+    }
+
+    /// Decides a change and, where it is one, makes it.
+    fn decide(state: &mut UserState, change: Change) -> Decision {
+        let decision = state.decide(&command(&change));
+        if matches!(decision, Decision::Append { .. }) {
+            state.push.fold(change);
+        }
+        decision
+    }
+
+    fn appended(decision: &Decision) -> bool {
+        matches!(decision, Decision::Append { .. })
+    }
+
+    #[test]
+    fn a_device_has_one_subscription_a_service_which_is_recorded_again_now_and_then_and_so_many_are_taken() {
+        let mut bob = UserState::created(bob(), Timestamp(0));
+        let first = subscription(1, "one", 1_000);
+        assert!(appended(&decide(&mut bob, Change::Subscribed(first.clone()))));
+        let again = subscription(1, "one", 2_000);
+        assert_eq!(decide(&mut bob, Change::Subscribed(again)), Decision::AlreadySo);
+        let later = subscription(1, "one", 1_000 + REGISTERED_REFRESH_MILLISECONDS);
+        assert!(appended(&decide(&mut bob, Change::Subscribed(later.clone()))));
+        let dead = Change::Unsubscribed { id: first.id, registered_until: first.registered_at };
+        assert_eq!(decide(&mut bob, dead), Decision::AlreadySo, "it was registered again since");
+        let other = subscription(1, "two", 1_000);
+        assert!(appended(&decide(&mut bob, Change::Subscribed(other.clone()))));
+        assert_eq!(bob.push.subscriptions.keys().collect::<Vec<_>>(), [&other.id], "it takes the place of the first");
+        for device in 2..=limits::PUSH_SUBSCRIPTIONS as u128 {
+            let one_more = subscription(device, &device.to_string(), 1_000);
+            assert!(appended(&decide(&mut bob, Change::Subscribed(one_more))));
+        }
+        let full = decide(&mut bob, Change::Subscribed(subscription(99, "too many", 1_000)));
+        assert!(matches!(full, Decision::Refuse(refusal) if refusal.error == ErrorCode::TooLarge));
+        assert!(appended(&decide(&mut bob, Change::Subscribed(subscription(1, "three", 1_000)))), "in place of one");
+        let id = subscription(1, "three", 0).id;
+        let over = Change::Unsubscribed { id, registered_until: Timestamp(u64::MAX) };
+        assert!(appended(&decide(&mut bob, over.clone())));
+        assert_eq!(decide(&mut bob, over), Decision::AlreadySo);
+    }
+
+    #[test]
+    fn preferences_change_field_by_field_and_what_is_the_default_is_not_kept() {
+        let mut bob = UserState::created(bob(), Timestamp(0));
+        let conversation = ConversationId(Uuid::from_u128(7));
+        let prefers = |muted_until, policy| Change::Preferred { conversation, muted_until, policy };
+        assert!(appended(&decide(&mut bob, prefers(None, Some(PushPolicy::Mentions)))));
+        assert!(appended(&decide(&mut bob, prefers(Some(Some(Timestamp(9))), None))));
+        let both = Preferences { policy: PushPolicy::Mentions, muted_until: Some(Timestamp(9)) };
+        assert_eq!(bob.push.preferences(conversation), both);
+        assert_eq!(decide(&mut bob, prefers(None, None)), Decision::AlreadySo);
+        assert!(appended(&decide(&mut bob, prefers(Some(None), Some(PushPolicy::All)))));
+        assert!(bob.push.is_empty());
+    }
+
+    #[test]
+    fn a_snapshot_has_what_a_user_wants_to_be_woken_for_and_is_as_before_where_that_is_nothing() {
+        let mut bob = UserState::created(bob(), Timestamp(5));
+        let plain = View::User(Arc::new(bob.clone()));
+        assert_eq!((plain.snapshot()[0], View::from_snapshot(&plain.snapshot())), (2, Some(plain.clone())));
+        decide(&mut bob, Change::Subscribed(subscription(1, "one", 1_000)));
+        let woken = View::User(Arc::new(bob));
+        let snapshot: Bytes = woken.snapshot();
+        assert_eq!((snapshot[0], View::from_snapshot(&snapshot)), (4, Some(woken)));
+        assert_eq!(View::from_snapshot(&snapshot[..snapshot.len() - 1]), None, "the entries rebuild it");
+    }
+}
