@@ -49,6 +49,10 @@ pub struct PushWatcher {
     /// Nothing is decided yet, and what was sequenced before this is not wanted; milliseconds since the epoch, 0 for never.
     #[prost(uint64, tag = "4")]
     pub since: u64,
+    /// With `since`: another region may have decided before. Where the receiver does not know how far, only what was
+    /// sequenced in the last minute is wanted.
+    #[prost(bool, tag = "5")]
+    pub taken_over: bool,
 }
 
 /// Messages of a conversation, ascending, up to the mark.
@@ -78,6 +82,9 @@ pub struct PushOffers {
     /// Users of the watch who are no members any more.
     #[prost(string, repeated, tag = "8")]
     pub gone: Vec<String>,
+    /// Where it begins for users of whom nothing was decided: `epoch` and `sequence` of the last that is not wanted.
+    #[prost(message, repeated, tag = "9")]
+    pub starts: Vec<PushWatcher>,
 }
 
 /// One message.

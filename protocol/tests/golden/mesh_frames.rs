@@ -193,8 +193,8 @@ fn presence() -> Vec<(&'static str, Body)> {
 }
 
 fn push() -> Vec<(&'static str, Body)> {
-    let wants = mesh::PushWatcher { user: "bob".to_owned(), epoch: 2, sequence: 300, since: time().0 };
-    let watch = mesh::PushWatch { log: log_bytes(), users: vec![wants], fresh: true };
+    let wants = mesh::PushWatcher { user: "bob".to_owned(), epoch: 2, sequence: 300, since: time().0, taken_over: true };
+    let watch = mesh::PushWatch { log: log_bytes(), users: vec![wants.clone()], fresh: true };
     let offer = mesh::PushOffer {
         epoch: 2,
         sequence: 301,
@@ -215,6 +215,7 @@ fn push() -> Vec<(&'static str, Body)> {
         items: vec![offer],
         reads,
         gone: vec!["cid".to_owned()],
+        starts: vec![mesh::PushWatcher { since: 0, taken_over: false, ..wants }],
     };
     let device = Bytes::copy_from_slice(uuid(3).as_bytes());
     let view = mesh::PushView { user: "bob".to_owned(), device, log: log_bytes() };

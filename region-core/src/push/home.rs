@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use hearth_protocol::mesh;
-use hearth_protocol::{EntryKind, LogId, Position, SealedEntry, Timestamp, UserId};
+use hearth_protocol::{EntryKind, LogId, Position, SealedEntry, Sequence, Timestamp, UserId};
 use region_model::LogView;
 use region_model::ports::StoreError;
 use region_model::push::{Due, Offered, Offers, Wanted};
@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::Task;
 use crate::region::Region;
+use crate::runtime::wall;
 
 /// Rows of one frame.
 const ROWS: usize = 256;
@@ -22,6 +23,9 @@ const ROWS: usize = 256;
 const BYTES: usize = 1024 * 1024;
 /// Messages that somebody has missed at most; of more the oldest are not offered.
 const CATCH_UP: u64 = 10_000;
+/// Where nobody knows how far another region decided, what was sequenced so long before is decided on: longer than a
+/// failover takes. In milliseconds.
+const TAKEOVER: u64 = 60_000;
 /// Conversations of one round.
 const LOGS: usize = 64;
 
@@ -78,13 +82,17 @@ impl Region {
     ) -> Result<(Offers, bool), StoreError> {
         let line = Line::of(view);
         let mut from = due.next.unwrap_or(view.marked);
+        let mut starts = Vec::new();
         for wanted in &due.asked {
-            from = from.min(self.first_wanted(log, view, &line, wanted).await?);
+            let first = self.first_wanted(log, view, &line, wanted).await?;
+            from = from.min(first);
+            if wanted.since.is_some() {
+                starts.push((wanted.user.clone(), before(view, first)));
+            }
         }
         let from = from.min(view.marked).max(view.marked.saturating_sub(CATCH_UP)).max(view.floor).max(1);
         let rows = self.stores.log.read(log, from, view.marked, ROWS, BYTES).await?;
         let to = rows.last().map_or(from, |row| row.sequence().0 + 1);
-        let before = view.openings.iter().rev().find(|opening| opening.first < from).map(|opening| opening.epoch);
         let asked = due.asked.iter().map(|wanted| &wanted.user);
         let read: BTreeSet<&UserId> = asked.clone().chain(&due.read).collect();
         let mut reads = Vec::new();
@@ -97,11 +105,12 @@ impl Region {
         let offers = Offers {
             from,
             to,
-            epoch: before.unwrap_or_default(),
+            epoch: before(view, from).epoch,
             begins: !due.asked.is_empty(),
             items: rows.iter().filter_map(|row| offered(row, users)).collect(),
             reads,
             gone: users.iter().filter(|user| !is_member(user)).cloned().collect(),
+            starts,
         };
         Ok((offers, to < view.marked))
     }
@@ -114,8 +123,13 @@ impl Region {
         line: &Line,
         wanted: &Wanted,
     ) -> Result<u64, StoreError> {
-        let first = line.cut(wanted.after.epoch, wanted.after.sequence.0).saturating_add(1);
-        let Some(since) = wanted.since else { return Ok(first) };
+        let known = self.push.watchers.lock().known(log, &wanted.user).filter(|_| wanted.since.is_some());
+        let after = known.max(Some(wanted.after)).unwrap_or_default();
+        let first = line.cut(after.epoch, after.sequence.0).saturating_add(1);
+        let Some(mut since) = wanted.since else { return Ok(first) };
+        if wanted.taken_over && known.is_none() {
+            since = since.max(Timestamp(wall().0.saturating_sub(TAKEOVER)));
+        }
         let (mut low, mut high) = (first.max(view.marked.saturating_sub(CATCH_UP)), view.marked);
         // Times never decrease along a log.
         while low < high {
@@ -146,6 +160,12 @@ impl Region {
             }
         }
     }
+}
+
+/// The place before a number.
+fn before(view: &LogView, number: u64) -> Position {
+    let epoch = view.openings.iter().rev().find(|opening| opening.first < number).map(|opening| opening.epoch);
+    Position { epoch: epoch.unwrap_or_default(), sequence: Sequence(number.saturating_sub(1)) }
 }
 
 fn offered(row: &SealedEntry, users: &BTreeSet<UserId>) -> Option<Offered> {
@@ -183,6 +203,12 @@ fn to_mesh(log: LogId, offers: &Offers) -> mesh::PushOffers {
         delivered: Vec::new(),
         read: parts.iter().map(part).collect(),
     };
+    let start = |(user, at): &(UserId, Position)| mesh::PushWatcher {
+        user: text(user),
+        epoch: at.epoch.0,
+        sequence: at.sequence.0,
+        ..mesh::PushWatcher::default()
+    };
     mesh::PushOffers {
         log: Bytes::copy_from_slice(&log.to_bytes()),
         from: offers.from,
@@ -192,5 +218,6 @@ fn to_mesh(log: LogId, offers: &Offers) -> mesh::PushOffers {
         items: offers.items.iter().map(item).collect(),
         reads: offers.reads.iter().map(reads).collect(),
         gone: offers.gone.iter().map(text).collect(),
+        starts: offers.starts.iter().map(start).collect(),
     }
 }

@@ -22,9 +22,8 @@ const RECORDS: usize = 128;
 const WISHES: usize = 256;
 /// Users named in one part of a frame.
 const USERS: usize = 1_000;
-/// Who takes users up whom another region decided for, or after a long time, decides on messages of so long before:
-/// longer than a failover takes. In milliseconds.
-const TAKEOVER: u64 = 60_000;
+/// Of a subscription younger than this, in milliseconds, no other region has decided anything.
+const YOUNG: u64 = 60_000;
 /// Watched conversations looked at in one sweep.
 const SWEPT: usize = 1_024;
 
@@ -85,8 +84,9 @@ impl Task {
             }
         };
         let now = wall();
-        let turn = self.desk.user(&state.user, desk_user(state, now), &kept, now);
-        let mut turn = turn;
+        let mut user = desk_user(state, now);
+        user.taken_over = known.is_none() && kept.is_empty() && now.0.saturating_sub(user.since.0) > YOUNG;
+        let mut turn = self.desk.user(&state.user, user, &kept, now);
         if known.is_some_and(|known| known != epoch) {
             turn.kept.extend(self.desk.stands(&state.user).into_iter().map(|log| (state.user.clone(), log)));
         }
@@ -143,6 +143,7 @@ impl Task {
                 user: UserId::new(&user.user).ok()?,
                 after: position(user.epoch, user.sequence),
                 since: (user.since > 0).then_some(Timestamp(user.since)),
+                taken_over: user.taken_over,
             })
         });
         let refused = self.region.push.watchers.lock().watch(log, peer.clone(), watch.fresh, wanted.collect());
@@ -215,7 +216,8 @@ fn desk_user(state: &UserState, now: Timestamp) -> DeskUser {
         subscriptions: state.push.subscriptions.values().cloned().collect(),
         preferences: state.push.preferences.iter().map(|(id, wants)| (LogId::conversation(*id), *wants)).collect(),
         joined: joined.map(|(id, membership)| (LogId::conversation(*id), membership.position)).collect(),
-        since: first.unwrap_or(now).max(Timestamp(now.0.saturating_sub(TAKEOVER))),
+        since: first.unwrap_or(now),
+        taken_over: false,
     }
 }
 
@@ -227,6 +229,7 @@ fn watches(wish: &Wish) -> Vec<mesh::PushWatch> {
         epoch: wanted.after.epoch.0,
         sequence: wanted.after.sequence.0,
         since: wanted.since.map_or(0, |since| since.0.max(1)),
+        taken_over: wanted.taken_over,
     };
     if wish.users.is_empty() {
         return vec![mesh::PushWatch { log, users: Vec::new(), fresh: true }];
@@ -255,6 +258,7 @@ fn of_mesh(offers: &mesh::PushOffers) -> Offers {
         let parts = member.read.iter().map(|part| position(part.epoch, part.up_to)).collect();
         Some((name(&member.user)?, parts))
     };
+    let start = |start: &mesh::PushWatcher| Some((name(&start.user)?, position(start.epoch, start.sequence)));
     Offers {
         from: offers.from,
         to: offers.to,
@@ -263,5 +267,6 @@ fn of_mesh(offers: &mesh::PushOffers) -> Offers {
         items: offers.items.iter().filter_map(item).collect(),
         reads: offers.reads.iter().filter_map(reads).collect(),
         gone: offers.gone.iter().filter_map(name).collect(),
+        starts: offers.starts.iter().filter_map(start).collect(),
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_protocol::push::{Preferences, Subscription};
-use hearth_protocol::{DeviceId, LogId, Position, RegionId, Sequence, Timestamp, UserId};
+use hearth_protocol::{DeviceId, LogId, Position, RegionId, Timestamp, UserId};
 
 use super::offers::{Offered, Offers, Wanted};
 use super::state::{Kept, UserPush};
@@ -21,15 +21,16 @@ pub struct DeskUser {
     pub joined: BTreeMap<LogId, Position>,
     /// Of conversations on which nothing is decided yet: what was sequenced before this wakes nobody.
     pub since: Timestamp,
+    /// Whether another region may have decided for the user before.
+    pub taken_over: bool,
 }
 
 /// How far a user's decisions on one conversation are.
 #[derive(Clone, Copy, Debug)]
 struct Stand {
     joined: Position,
+    /// `None` until the home of the conversation said where it begins.
     decided: Option<Position>,
-    /// Whether nothing had been decided when this process took the user up.
-    fresh: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -38,6 +39,7 @@ struct Held {
     subscriptions: Vec<Subscription>,
     preferences: BTreeMap<LogId, Preferences>,
     since: Timestamp,
+    taken_over: bool,
     stands: BTreeMap<LogId, Stand>,
     due: Option<Timestamp>,
 }
@@ -90,7 +92,7 @@ impl Held {
         let since = stand.decided.is_none().then_some(self.since);
         let after = self.push.decided(log).max(stand.decided).unwrap_or(stand.joined);
         // What waits is offered again, and is a repeat then.
-        Some(Wanted { user: user.clone(), after, since })
+        Some(Wanted { user: user.clone(), after, since, taken_over: since.is_some() && self.taken_over })
     }
 
     /// Takes what follows of one conversation, or of several.
@@ -119,11 +121,9 @@ impl Held {
 
     fn offered(&mut self, user: &UserId, log: LogId, item: &Offered, now: Timestamp, turn: &mut Turn) {
         let Some(stand) = self.stands.get(&log).copied() else { return };
-        if stand.decided.is_some_and(|decided| item.position <= decided) {
+        // Nothing counts before it was said where it begins; then it is offered again.
+        if stand.decided.is_none_or(|decided| item.position <= decided) || item.position <= stand.joined {
             return;
-        }
-        if item.position <= stand.joined || (stand.fresh && item.sequenced_at < self.since) {
-            return self.pass(user, log, item.position, turn);
         }
         let offer = Offer {
             log,
@@ -180,6 +180,7 @@ impl Desk {
             subscriptions: Vec::new(),
             preferences: BTreeMap::new(),
             since: record.since,
+            taken_over: record.taken_over,
             stands: BTreeMap::new(),
             due: None,
         });
@@ -213,7 +214,7 @@ impl Desk {
             held.push.restore(log, kept);
         }
         let decided = kept.and_then(|kept| kept.decided);
-        held.stands.insert(log, Stand { joined: position, decided, fresh: decided.is_none() });
+        held.stands.insert(log, Stand { joined: position, decided });
         // Those who were watched for before miss nothing by it: what they were offered goes on.
         self.logs.entry(log).or_default().users.insert(user.clone());
         turn.wishes.extend(held.wanted(user, log).map(|wanted| Wish { log, fresh: false, users: vec![wanted] }));
@@ -358,9 +359,9 @@ impl Held {
             return self.take(user, outcome, turn);
         }
         let undecided = self.stands.get(&log).is_some_and(|stand| stand.decided.is_none());
-        if offers.begins && undecided {
-            let sequence = Sequence(offers.from.saturating_sub(1));
-            self.pass(user, log, Position { epoch: offers.epoch, sequence }, turn);
+        let start = offers.starts.iter().find(|(of, _)| of == user).filter(|_| undecided);
+        if let Some((_, start)) = start {
+            self.pass(user, log, *start, turn);
         }
         offers.items.iter().for_each(|item| self.offered(user, log, item, now, turn));
     }
@@ -369,7 +370,7 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use hearth_protocol::push::{PushPolicy, Target};
-    use hearth_protocol::{ConversationId, Epoch};
+    use hearth_protocol::{ConversationId, Epoch, Sequence};
     use uuid::Uuid;
 
     use super::super::{Showing, Withheld};
@@ -397,6 +398,7 @@ mod tests {
             preferences: BTreeMap::new(),
             joined: logs.iter().map(|number| (log(*number), at(1, 0))).collect(),
             since: Timestamp(since),
+            taken_over: false,
         }
     }
 
@@ -409,7 +411,9 @@ mod tests {
             sequenced_at: Timestamp(time),
             expires_at: None,
         };
-        Offers { from, to, epoch: Epoch(1), begins, items: (from..to).map(item).collect(), ..Offers::default() }
+        let starts = ["bob", "cem"].map(|user| (name(user), at(1, from - 1)));
+        let starts = if begins { starts.to_vec() } else { Vec::new() };
+        Offers { from, to, epoch: Epoch(1), begins, items: (from..to).map(item).collect(), starts, ..Offers::default() }
     }
 
     fn withheld(turn: &Turn) -> Vec<Option<Withheld>> {
@@ -456,7 +460,9 @@ mod tests {
         let mut desk = Desk::new(TIMES);
         let turn = desk.user(&name("bob"), record("bob", &[1], 50), &BTreeMap::new(), Timestamp(50));
         assert_eq!(turn.wishes[0].users[0].since, Some(Timestamp(50)));
-        desk.offers(log(1), &offers(5, 6, true, 49), Timestamp(51));
+        // It begins lower for somebody else, and at 6 for bob.
+        let begins = Offers { starts: vec![(name("bob"), at(1, 5))], ..offers(4, 6, true, 49) };
+        desk.offers(log(1), &begins, Timestamp(51));
         desk.offers(log(1), &offers(6, 8, false, 50), Timestamp(52));
         assert_eq!(withheld(&desk.elapsed(Timestamp(2_000))), [None; 2]);
         let kept = desk.kept(&name("bob"), log(1)).unwrap();

@@ -39,6 +39,8 @@ pub struct Offers {
     pub reads: Vec<(UserId, Vec<Position>)>,
     /// Users who are no members any more.
     pub gone: Vec<UserId>,
+    /// Where it begins for users of whom nothing was decided: the last that is not wanted.
+    pub starts: Vec<(UserId, Position)>,
 }
 
 /// From where one user's messages are wanted.
@@ -50,6 +52,8 @@ pub struct Wanted {
     pub after: Position,
     /// Set where nothing is decided yet: what was sequenced before this is not wanted.
     pub since: Option<Timestamp>,
+    /// With `since`: another region may have decided before.
+    pub taken_over: bool,
 }
 
 /// What one region wants of a conversation.
@@ -83,6 +87,9 @@ pub struct Watchers {
     logs: BTreeMap<LogId, BTreeMap<RegionId, Watch>>,
     /// Conversations of which something is to be offered.
     due: BTreeSet<LogId>,
+    /// Up to where it was decided for users, as their regions said last: for whoever takes them over.
+    known: BTreeMap<LogId, BTreeMap<UserId, Position>>,
+    knows: usize,
     users: usize,
     most: usize,
 }
@@ -91,7 +98,8 @@ impl Watchers {
     /// Nobody wants anything; at most `most` users are taken, over all conversations: of more nothing is offered.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { logs: BTreeMap::new(), due: BTreeSet::new(), users: 0, most }
+        let (logs, due, known) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { logs, due, known, knows: 0, users: 0, most }
     }
 
     /// Whether nobody wants anything.
@@ -126,10 +134,25 @@ impl Watchers {
                 self.users += 1;
                 watch.users.insert(wanted.user.clone());
             }
+            if wanted.since.is_none() {
+                let known = self.known.entry(log).or_default().insert(wanted.user.clone(), wanted.after);
+                self.knows += usize::from(known.is_none());
+            }
             watch.asked.insert(wanted.user.clone(), wanted);
         }
         self.due.insert(log);
+        if self.knows > self.most {
+            // Whoever takes users over then begins with the last minute.
+            self.known.clear();
+            self.knows = 0;
+        }
         refused
+    }
+
+    /// Up to where it was decided for a user, as far as it was told.
+    #[must_use]
+    pub fn known(&self, log: LogId, user: &UserId) -> Option<Position> {
+        self.known.get(&log)?.get(user).copied()
     }
 
     /// A region wants nothing of a conversation any more.
@@ -154,6 +177,7 @@ impl Watchers {
     pub fn forget(&mut self, log: LogId) {
         let regions: Vec<RegionId> = self.logs.get(&log).into_iter().flat_map(BTreeMap::keys).cloned().collect();
         regions.iter().for_each(|region| self.end(log, region));
+        self.knows -= self.known.remove(&log).map_or(0, |known| known.len());
     }
 
     /// The mark passed something. Returns whether anybody wants it.
@@ -223,7 +247,7 @@ mod tests {
     }
 
     fn wanted(user: &str) -> Wanted {
-        Wanted { user: UserId::new(user).unwrap(), after: Position::default(), since: None }
+        Wanted { user: UserId::new(user).unwrap(), after: Position::default(), since: None, taken_over: false }
     }
 
     #[test]
@@ -244,9 +268,12 @@ mod tests {
         assert!(watchers.read(log(1), &UserId::new("bob").unwrap()) && !watchers.read(log(1), &UserId::new("eve").unwrap()));
         let due = watchers.take(log(1));
         assert_eq!((due[0].read.len(), due[1].read.len()), (1, 0));
+        let cem = UserId::new("cem").unwrap();
         watchers.lost(&there);
-        assert_eq!(watchers.users(), 2);
+        assert_eq!((watchers.users(), watchers.known(log(1), &cem)), (2, Some(Position::default())), "for another region");
         assert_eq!(watchers.watch(log(1), here, true, Vec::new()), 0);
         assert!(watchers.is_empty() && watchers.users() == 0 && watchers.due(9).is_empty());
+        watchers.forget(log(1));
+        assert_eq!(watchers.known(log(1), &cem), None);
     }
 }
