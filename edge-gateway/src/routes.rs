@@ -19,8 +19,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{ApiError, answer_of};
 use crate::rest::{
-    MOST_SEQUENCE, Caller, QueryValues, check_history, check_name, check_settings, check_sync, check_users, idempotency_key,
-    json_body, path_id,
+    Caller, MOST_SEQUENCE, QueryValues, check_history, check_name, check_settings, check_sync, check_users,
+    idempotency_key, json_body, path_id,
 };
 use crate::state::GatewayState;
 

@@ -50,8 +50,8 @@ fn clock() -> Timestamp {
 }
 
 /// What clients may subscribe to: services that have a sender, and addresses that it may be made to connect to.
-#[derive(Debug)]
-struct Door {
+#[derive(Debug, Default)]
+pub(crate) struct Door {
     services: Vec<Service>,
     addresses: Addresses,
     key: Option<String>,
@@ -111,12 +111,8 @@ impl PushParts {
             PushSays::Nothing => Said::Nothing,
             PushSays::Ids => Said::Ids,
         };
-        let options = PushOptions {
-            queue: queue.clone(),
-            door: Arc::new(door),
-            times: PushTimes::default(),
-            lives: LIVES,
-        };
+        let options =
+            PushOptions { queue: queue.clone(), door: Arc::new(door), times: PushTimes::default(), lives: LIVES };
         Ok(Self { options, queue, senders, said, collapse })
     }
 
@@ -125,8 +121,7 @@ impl PushParts {
         let options = DispatchOptions { said: self.said, ..DispatchOptions::default() };
         let directory = Arc::new(Records(handle.clone()));
         let queue = self.queue.clone();
-        let dispatcher =
-            Dispatcher::new(queue, directory, self.senders, self.collapse, options, Arc::new(clock));
+        let dispatcher = Dispatcher::new(queue, directory, self.senders, self.collapse, options, Arc::new(clock));
         let dispatcher = Arc::new(dispatcher);
         let (region, queue) = (handle.region().clone(), self.queue);
         registry.register_collector(Box::new(PushCollector { region, queue, dispatcher: dispatcher.clone() }));
@@ -135,7 +130,8 @@ impl PushParts {
 }
 
 fn senders(push: &PushSection) -> Result<(Senders, Door), StartError> {
-    let config = |what: &'static str| move |error: region_push::SetupError| StartError::Config(format!("{what}: {error}"));
+    let config =
+        |what: &'static str| move |error: region_push::SetupError| StartError::Config(format!("{what}: {error}"));
     let mut senders = Senders::new();
     let mut door = Door { services: Vec::new(), addresses: Addresses::Public, key: None };
     if push.log {

@@ -157,6 +157,19 @@ pub struct BrowserKeys {
     pub auth: String,
 }
 
+/// Without what would let a reader of a log send.
+impl fmt::Debug for Subscribe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscribe").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for BrowserKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BrowserKeys")
+    }
+}
+
 impl Subscribe {
     /// The target, its form checked.
     ///
@@ -299,7 +312,8 @@ mod tests {
     fn a_subscription_is_taken_in_the_form_of_its_service_and_in_no_other() {
         let device = "018f0000-0000-7000-8000-000000000003";
         let keys = json!({ "p256dh": URL_SAFE_NO_PAD.encode([4; 65]), "auth": URL_SAFE_NO_PAD.encode([7; 16]) });
-        let web = json!({ "deviceId": device, "service": "web-push", "endpoint": "https://push.example/x", "keys": keys });
+        let web =
+            json!({ "deviceId": device, "service": "web-push", "endpoint": "https://push.example/x", "keys": keys });
         let apns = json!({ "deviceId": device, "service": "apns", "token": "AB".repeat(32) });
         let fcm = json!({ "deviceId": device, "service": "fcm", "token": "a:registration" });
         assert!(matches!(target(web.clone()), Ok(Target::WebPush { .. })));

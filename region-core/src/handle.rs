@@ -32,7 +32,9 @@ use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
 use crate::typing::{Said, Typing};
-use crate::{Loss, departures, expiry, losses, notices, outbox, ownership, presence, push, receipts, sweep, typing, word};
+use crate::{
+    Loss, departures, expiry, losses, notices, outbox, ownership, presence, push, receipts, sweep, typing, word,
+};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -13,8 +13,8 @@ use region_model::ports::StoreError;
 use region_model::view::{ConversationState, Member, View};
 
 use crate::handle::ApiCall;
-use crate::push::muted;
 use crate::present::Reader;
+use crate::push::muted;
 use crate::receipts::can_count;
 use crate::region::Region;
 use crate::rows;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use hearth_config::{
     AdministrationSection, AuthSection, DrainSection, FailoverSection, Limits, ListenSection, LogSection, MeshRegion,
-    MeshSection, Pem, PushSection, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText, WebTransportCertificate,
+    MeshSection, Pem, PushSection, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText,
+    WebTransportCertificate,
 };
 use serde::{Deserialize, Serialize};
 

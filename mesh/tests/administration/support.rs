@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use hearth_config::{
     AdministrationSection, AuthSection, CertificateAuthority, DrainSection, FailoverSection, IssueOptions,
-    IssuedCertificate, ListenSection, LogSection, MeshRegion, MeshSection, Pem, PushSection, RegionConfig, RegionSection,
-    ReplicationSection, ResumeKey, SecretText,
+    IssuedCertificate, ListenSection, LogSection, MeshRegion, MeshSection, Pem, PushSection, RegionConfig,
+    RegionSection, ReplicationSection, ResumeKey, SecretText,
 };
 use hearth_mesh::admin::{AdminClient, AdminPem};
 use hearth_mesh::{RegionParts, RunningRegion};

@@ -193,7 +193,8 @@ fn presence() -> Vec<(&'static str, Body)> {
 }
 
 fn push() -> Vec<(&'static str, Body)> {
-    let wants = mesh::PushWatcher { user: "bob".to_owned(), epoch: 2, sequence: 300, since: time().0, taken_over: true };
+    let wants =
+        mesh::PushWatcher { user: "bob".to_owned(), epoch: 2, sequence: 300, since: time().0, taken_over: true };
     let watch = mesh::PushWatch { log: log_bytes(), users: vec![wants.clone()], fresh: true };
     let offer = mesh::PushOffer {
         epoch: 2,

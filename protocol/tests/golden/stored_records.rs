@@ -8,8 +8,8 @@ use hearth_protocol::entry::{
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::push::{PushPolicy, Subscription, Target};
 use hearth_protocol::record::{
-    ChangeRecord, CursorRecord, DedupRecord, LogRecord, MessageChange, Opening, OutboxRecord, ParkedSend, PushJobRecord,
-    PushRecord, Reached, Record, RecordError, StoreIdentity,
+    ChangeRecord, CursorRecord, DedupRecord, LogRecord, MessageChange, Opening, OutboxRecord, ParkedSend,
+    PushJobRecord, PushRecord, Reached, Record, RecordError, StoreIdentity,
 };
 use hearth_protocol::{Change, EntryKind, Epoch, Header, Level, LossStatement, Placement, SealedEntry, Timestamp};
 

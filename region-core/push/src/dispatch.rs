@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use hearth_protocol::{Timestamp, UserId};
 use parking_lot::Mutex;
 use rand::Rng as _;
+use region_model::push::Push;
 use region_model::push::ports::{
     Detail, JobId, Notice, Preview, PushJob, PushQueue, PushSender, Put, Scope, Sent, Service, Subscription,
 };
-use region_model::push::Push;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;

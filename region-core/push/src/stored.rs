@@ -93,7 +93,12 @@ impl StoredQueue {
     /// # Errors
     /// Of the store.
     pub async fn open(store: Arc<dyn MapStore>, most: usize, now: Timestamp) -> Result<Self, StoreError> {
-        let queue = Self { memory: MemoryQueue::new(most), store, rows: Mutex::default(), order: tokio::sync::Mutex::default() };
+        let queue = Self {
+            memory: MemoryQueue::new(most),
+            store,
+            rows: Mutex::default(),
+            order: tokio::sync::Mutex::default(),
+        };
         let mut from = Bytes::from_static(PREFIX);
         loop {
             let rows = queue.store.range(from, Bytes::from_static(END), PAGE).await?;

@@ -58,11 +58,8 @@ impl Region {
         let change = Change::Preferred { conversation: id, muted_until: patch.muted_until, policy: patch.push };
         self.change_user(user, &change).await?;
         let preferences = push_of(&self.view(LogId::user(user), false).await?).preferences(id);
-        let row = PreferencesRow {
-            conversation_id: id,
-            muted_until: preferences.muted_until,
-            push: preferences.policy,
-        };
+        let row =
+            PreferencesRow { conversation_id: id, muted_until: preferences.muted_until, push: preferences.policy };
         Ok(ApiAnswer::json(200, &row))
     }
 

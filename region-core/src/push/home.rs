@@ -116,13 +116,7 @@ impl Region {
     }
 
     /// The first number that a user wants: above what is decided on this line, and not from before the subscription.
-    async fn first_wanted(
-        &self,
-        log: LogId,
-        view: &LogView,
-        line: &Line,
-        wanted: &Wanted,
-    ) -> Result<u64, StoreError> {
+    async fn first_wanted(&self, log: LogId, view: &LogView, line: &Line, wanted: &Wanted) -> Result<u64, StoreError> {
         let known = self.push.watchers.lock().known(log, &wanted.user).filter(|_| wanted.since.is_some());
         let after = known.max(Some(wanted.after)).unwrap_or_default();
         let first = line.cut(after.epoch, after.sequence.0).saturating_add(1);

@@ -166,13 +166,7 @@ impl Desk {
 
     /// A user is here, or the record says something else. `kept` is of an earlier process under the same epoch of the
     /// record, and counts where the user was not here.
-    pub fn user(
-        &mut self,
-        user: &UserId,
-        record: DeskUser,
-        kept: &BTreeMap<LogId, Kept>,
-        now: Timestamp,
-    ) -> Turn {
+    pub fn user(&mut self, user: &UserId, record: DeskUser, kept: &BTreeMap<LogId, Kept>, now: Timestamp) -> Turn {
         let mut turn = Turn::default();
         let times = self.times;
         let held = self.users.entry(user.clone()).or_insert_with(|| Held {
@@ -191,12 +185,12 @@ impl Desk {
         record.preferences.iter().for_each(|(log, preferences)| held.push.prefers(*log, *preferences));
         held.preferences = record.preferences;
         let left: Vec<LogId> = held.stands.keys().filter(|log| !record.joined.contains_key(log)).copied().collect();
-        for log in left {
-            let outcome = held.push.left(log, now);
+        for log in &left {
+            let outcome = held.push.left(*log, now);
             held.take(user, outcome, &mut turn);
-            held.stands.remove(&log);
-            self.unwatch(user, log, &mut turn);
+            held.stands.remove(log);
         }
+        left.into_iter().for_each(|log| self.unwatch(user, log, &mut turn));
         for (log, position) in record.joined {
             self.join(user, log, position, kept.get(&log), &mut turn);
         }
@@ -431,7 +425,10 @@ mod tests {
     #[test]
     fn each_user_of_a_conversation_gets_one_decision_a_message_whatever_is_offered_again() {
         let mut desk = desk(&["bob", "cem"]);
-        assert!(desk.offers(log(1), &offers(1, 3, false, 1), Timestamp(1)).decisions.is_empty(), "no wish was answered");
+        assert!(
+            desk.offers(log(1), &offers(1, 3, false, 1), Timestamp(1)).decisions.is_empty(),
+            "no wish was answered"
+        );
         assert!(desk.offers(log(1), &offers(1, 3, true, 1), Timestamp(1)).decisions.is_empty(), "the grace");
         desk.offers(log(1), &offers(2, 3, false, 1), Timestamp(2));
         let turn = desk.elapsed(Timestamp(1_001));

@@ -256,7 +256,11 @@ mod tests {
         let mut watchers = Watchers::new(3);
         assert!(!watchers.delivered(log(1)));
         assert_eq!(watchers.watch(log(1), here.clone(), true, vec![wanted("ann"), wanted("bob")]), 0);
-        assert_eq!(watchers.watch(log(1), there.clone(), true, vec![wanted("cem"), wanted("dan")]), 1, "no room for dan");
+        assert_eq!(
+            watchers.watch(log(1), there.clone(), true, vec![wanted("cem"), wanted("dan")]),
+            1,
+            "no room for dan"
+        );
         assert_eq!(watchers.due(9), [log(1)]);
         let due = watchers.take(log(1));
         assert_eq!((due.len(), due[0].asked.len(), due[0].next, due[1].asked.len()), (2, 2, None, 1));
@@ -265,12 +269,18 @@ mod tests {
         assert_eq!(watchers.due(9), [log(1)], "there is more");
         let due = watchers.take(log(1));
         assert_eq!((due[0].asked.len(), due[0].next, due[1].next), (0, Some(7), Some(5)));
-        assert!(watchers.read(log(1), &UserId::new("bob").unwrap()) && !watchers.read(log(1), &UserId::new("eve").unwrap()));
+        assert!(
+            watchers.read(log(1), &UserId::new("bob").unwrap()) && !watchers.read(log(1), &UserId::new("eve").unwrap())
+        );
         let due = watchers.take(log(1));
         assert_eq!((due[0].read.len(), due[1].read.len()), (1, 0));
         let cem = UserId::new("cem").unwrap();
         watchers.lost(&there);
-        assert_eq!((watchers.users(), watchers.known(log(1), &cem)), (2, Some(Position::default())), "for another region");
+        assert_eq!(
+            (watchers.users(), watchers.known(log(1), &cem)),
+            (2, Some(Position::default())),
+            "for another region"
+        );
         assert_eq!(watchers.watch(log(1), here, true, Vec::new()), 0);
         assert!(watchers.is_empty() && watchers.users() == 0 && watchers.due(9).is_empty());
         watchers.forget(log(1));

@@ -122,7 +122,8 @@ impl UserPush {
     pub fn restore(&mut self, log: LogId, kept: &Kept) {
         self.resume(log, kept.decided, &[]);
         if let Some(conversation) = self.conversations.get_mut(&log) {
-            let shown = kept.shown.iter().map(|(position, mentions)| Pushed { position: *position, mentions: *mentions });
+            let shown =
+                kept.shown.iter().map(|(position, mentions)| Pushed { position: *position, mentions: *mentions });
             conversation.pushed = shown.collect();
         }
     }

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use hearth_protocol::push::{Preferences, PushPolicy, Subscription};
-use hearth_protocol::{
-    Change, ConversationId, Position, Refusal, RegionId, SealedEntry, Timestamp, UserId, limits,
-};
+use hearth_protocol::{Change, ConversationId, Position, Refusal, RegionId, SealedEntry, Timestamp, UserId, limits};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -76,10 +74,7 @@ impl PushState {
         policy: Option<PushPolicy>,
     ) -> Preferences {
         let known = self.preferences(conversation);
-        Preferences {
-            policy: policy.unwrap_or(known.policy),
-            muted_until: muted_until.unwrap_or(known.muted_until),
-        }
+        Preferences { policy: policy.unwrap_or(known.policy), muted_until: muted_until.unwrap_or(known.muted_until) }
     }
 
     /// The subscription that a new one takes the place of, under another id.
@@ -116,10 +111,8 @@ impl PushState {
                 }
                 self.subscriptions.insert(subscription.id, subscription);
             }
-            Change::Unsubscribed { id, registered_until } => {
-                if self.ends(id, registered_until) {
-                    self.subscriptions.remove(&id);
-                }
+            Change::Unsubscribed { id, registered_until } if self.ends(id, registered_until) => {
+                self.subscriptions.remove(&id);
             }
             Change::Preferred { conversation, muted_until, policy } => {
                 let preferences = self.preferred(conversation, muted_until, policy);
@@ -303,7 +296,7 @@ mod tests {
         let again = subscription(1, "one", 2_000);
         assert_eq!(decide(&mut bob, Change::Subscribed(again)), Decision::AlreadySo);
         let later = subscription(1, "one", 1_000 + REGISTERED_REFRESH_MILLISECONDS);
-        assert!(appended(&decide(&mut bob, Change::Subscribed(later.clone()))));
+        assert!(appended(&decide(&mut bob, Change::Subscribed(later))));
         let dead = Change::Unsubscribed { id: first.id, registered_until: first.registered_at };
         assert_eq!(decide(&mut bob, dead), Decision::AlreadySo, "it was registered again since");
         let other = subscription(1, "two", 1_000);
@@ -340,7 +333,7 @@ mod tests {
     fn a_snapshot_has_what_a_user_wants_to_be_woken_for_and_is_as_before_where_that_is_nothing() {
         let mut bob = UserState::created(bob(), Timestamp(5));
         let plain = View::User(Arc::new(bob.clone()));
-        assert_eq!((plain.snapshot()[0], View::from_snapshot(&plain.snapshot())), (2, Some(plain.clone())));
+        assert_eq!((plain.snapshot()[0], View::from_snapshot(&plain.snapshot())), (2, Some(plain)));
         decide(&mut bob, Change::Subscribed(subscription(1, "one", 1_000)));
         let woken = View::User(Arc::new(bob));
         let snapshot: Bytes = woken.snapshot();
