@@ -436,6 +436,15 @@ impl Region {
         let _ = self.outbox.try_send(item);
     }
 
+    /// A log has its home elsewhere: whoever compares with it, decides there or looks at it hears of it.
+    pub(crate) fn home_changed(&self, log: LogId) {
+        self.receipts.compare_soon(log);
+        self.push.home_changed(log);
+        if let Some(conversation) = log.as_conversation() {
+            self.hub.home_changed(conversation);
+        }
+    }
+
     pub(crate) fn forked(&self, log: LogId, peer: &RegionId) {
         self.counters.forks.fetch_add(1, Ordering::Relaxed);
         tracing::error!(region = %self.me(), %peer, %log, "the lines of home and replica fork");

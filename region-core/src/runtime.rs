@@ -195,13 +195,7 @@ impl Runtime {
                 }
             }
             told @ (Effect::Began { .. } | Effect::Rewound { .. }) => self.tell_sessions(told),
-            Effect::HomeChanged(log) => {
-                self.region.receipts.compare_soon(log);
-                self.region.push.home_changed(log);
-                if let Some(conversation) = log.as_conversation() {
-                    self.region.hub.home_changed(conversation);
-                }
-            }
+            Effect::HomeChanged(log) => self.region.home_changed(log),
             Effect::UserChanged { log, entry } => self.region.user_changed(log, &entry),
             Effect::Outbox(item) => {
                 fail_point("before-outbox");
