@@ -199,6 +199,8 @@ struct Task {
     own: VecDeque<mesh::Push>,
     /// Where the look at all records at the start goes on; `None` once it is over.
     records_after: Option<Option<LogId>>,
+    /// Records of that look of which something may be kept still from an earlier process: a few pages at most.
+    unswept: BTreeSet<LogId>,
     /// Where the look at everything that is watched goes on.
     swept: Option<LogId>,
     sweep_at: Instant,
@@ -216,6 +218,7 @@ pub(crate) async fn run(region: Arc<Region>, mut said: mpsc::Receiver<Said>) {
         screens: Screens::new(Duration::from_millis(times.view_counts / 3)),
         own: VecDeque::new(),
         records_after: Some(None),
+        unswept: BTreeSet::new(),
         swept: None,
         sweep_at: Instant::now() + region.options.anti_entropy,
         region,

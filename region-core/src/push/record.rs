@@ -37,7 +37,10 @@ impl Task {
             };
             let last = page.last().map(|summary| summary.log).filter(|_| page.len() == RECORDS);
             self.records_after = last.map(Some);
-            self.region.push.touched.lock().extend(page.iter().map(|summary| summary.log));
+            for summary in &page {
+                self.region.push.touched(summary.log);
+                self.unswept.insert(summary.log);
+            }
         }
         for _ in 0..RECORDS {
             let next = self.region.push.touched.lock().pop_first();
@@ -63,13 +66,15 @@ impl Task {
                 self.perform(turn).await;
                 self.epochs.remove(&state.user);
             }
-            None => {
-                // What an earlier process kept, while this region had the home, is of no use to anybody.
+            // What an earlier process kept, while this region had the home, is of no use to anybody.
+            None if self.unswept.contains(&record) => {
                 if let Err(error) = kept::load(&*region.stores.map, record, None).await {
                     region.fail(&error.to_string());
                 }
             }
+            None => {}
         }
+        self.unswept.remove(&record);
         region.push.counters.users.store(self.desk.users() as u64, Ordering::Relaxed);
     }
 
