@@ -298,6 +298,13 @@ impl Task {
         self.wish_again().await;
         self.offer_round().await;
         self.decide_due().await;
+        if self.screens.is_due() {
+            let sessions = self.region.hub.all();
+            let shown = |session: &Arc<Connection>| {
+                Some(((session.user.clone(), session.id), (session.device, session.in_view()?)))
+            };
+            self.screens.take(sessions.iter().filter_map(shown).collect());
+        }
         for (user, device) in self.screens.due() {
             self.tell_screen(&user, device).await;
         }

@@ -58,11 +58,20 @@ impl Screens {
         self.again.extend(sessions.map(|((user, _), (device, _))| (user.clone(), *device)));
     }
 
+    /// Whether all are to be told again, from what their sessions say.
+    pub(super) fn is_due(&self) -> bool {
+        Instant::now() >= self.next
+    }
+
+    /// What is on screens by the sessions themselves: a word that found a queue full is made good by it.
+    pub(super) fn take(&mut self, shown: BTreeMap<(UserId, u64), (DeviceId, ConversationId)>) {
+        self.all_again();
+        self.shown = shown;
+        self.all_again();
+    }
+
     /// Those who are to be told again now.
     pub(super) fn due(&mut self) -> Vec<(UserId, DeviceId)> {
-        if Instant::now() >= self.next {
-            self.all_again();
-        }
         std::iter::from_fn(|| self.again.pop_first()).take(AT_ONCE).collect()
     }
 }
@@ -106,7 +115,12 @@ mod tests {
         assert!(screens.due().is_empty());
         screens.all_again();
         assert_eq!(screens.due(), [(user.clone(), device)]);
-        screens.again(&user);
+        let (cem, gone) = (UserId::new("cem").unwrap(), (user.clone(), device));
+        let shown = BTreeMap::from([((cem.clone(), 3), (device, ConversationId(Uuid::from_u128(9))))]);
+        screens.take(shown);
+        assert_eq!(screens.due(), [gone, (cem.clone(), device)], "who is gone is told, too");
+        assert_eq!((screens.of(&user, device), screens.of(&cem, device)), (None, conversation(9)));
+        screens.again(&cem);
         screens.again(&UserId::new("bob").unwrap());
         assert_eq!((screens.due().len(), screens.due().len()), (1, 0));
     }
