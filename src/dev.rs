@@ -95,7 +95,7 @@ async fn start_mesh(arguments: DevArguments) -> ExitCode {
         failover_after: arguments.failover_after,
         processes: arguments.processes,
     };
-    if let Err(error) = init_logging(LogFormat::Text, "warn,hearth=info,hearth_mesh=info") {
+    if let Err(error) = init_logging(LogFormat::Text, "warn,hearth=info,hearth_mesh=info,region_push=info") {
         return output::failure(2, &error.to_string(), "mend HEARTH_LOG or RUST_LOG", json);
     }
     let ended = dev::run(options, |rows| {
@@ -147,7 +147,7 @@ fn welcome(rows: &[RegionRow], folder: &Path) -> String {
 }
 
 async fn child(region: &str) -> ExitCode {
-    if let Err(error) = init_logging(LogFormat::Text, "warn,hearth=info,hearth_mesh=info") {
+    if let Err(error) = init_logging(LogFormat::Text, "warn,hearth=info,hearth_mesh=info,region_push=info") {
         return output::failure(2, &error.to_string(), "mend HEARTH_LOG or RUST_LOG", false);
     }
     end(dev::child(region, output::line).await, false)

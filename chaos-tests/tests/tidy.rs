@@ -28,6 +28,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
             "region-store",
             "region-model",
             "region-map",
+            "region-push",
             "replication",
             "hearth-config",
             "hearth-protocol",

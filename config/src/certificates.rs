@@ -126,6 +126,14 @@ fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
+/// The key of a PEM text in PKCS #8 form; none when it is no such key.
+pub(crate) fn private_key_der(key_pem: &str) -> Option<Vec<u8>> {
+    match PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).ok()? {
+        PrivateKeyDer::Pkcs8(key) => Some(key.secret_pkcs8_der().to_vec()),
+        _ => None,
+    }
+}
+
 fn provider() -> CryptoProvider {
     aws_lc_rs::default_provider()
 }

@@ -1,6 +1,7 @@
 //! What the form of a configuration cannot say: names that must agree, ranges, files that must be there.
 
 mod auth;
+mod push;
 mod syntax;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,7 @@ const NAME_HELP: &str = "type 1 to 32 of a-z, 0-9 and -, starting with a letter,
 /// A check with the sections that it reads; it is skipped when one of them could not be read whole.
 type Check<'c> = (&'static [&'static str], fn(&mut Checker<'c>));
 
-fn checks<'c>() -> [Check<'c>; 18] {
+fn checks<'c>() -> [Check<'c>; 19] {
     [
         (&["region"], Checker::region),
         (&["mesh"], Checker::mesh_regions),
@@ -48,6 +49,7 @@ fn checks<'c>() -> [Check<'c>; 18] {
         (&[], Checker::replication),
         (&[], Checker::failover),
         (&[], Checker::drain),
+        (&["push"], Checker::push),
         (&[], Checker::log),
     ]
 }

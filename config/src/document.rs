@@ -14,6 +14,7 @@ use crate::model::{
     AdministrationSection, AuthSection, DrainSection, FailoverSection, ListenSection, LogSection, MeshSection,
     RegionConfig, RegionSection, ReplicationSection,
 };
+use crate::push::PushSection;
 use crate::report::{Finding, Location};
 
 /// Names of environment variables that override keys start so: `HEARTH__SECTION__KEY`.
@@ -45,6 +46,8 @@ struct Sections {
     administration: AdministrationSection,
     #[serde(default)]
     drain: DrainSection,
+    #[serde(default)]
+    push: PushSection,
     #[serde(default)]
     log: LogSection,
 }
@@ -286,6 +289,7 @@ impl<'a> Reader<'a> {
             failover: sections.failover,
             administration: sections.administration,
             drain: sections.drain,
+            push: sections.push,
             log: sections.log,
         })
     }

@@ -10,6 +10,7 @@ mod files;
 mod limits;
 mod load;
 mod model;
+mod push;
 mod report;
 mod telemetry;
 mod values;
@@ -27,6 +28,7 @@ pub use model::{
     MAP_VERSION, MeshRegion, MeshSection, RegionConfig, RegionSection, ReplicationSection, ResumeKey, TlsFiles,
     WebTransportCertificate,
 };
+pub use push::{ApnsSection, FcmSection, PushSays, PushSection, WebPushSection};
 pub use report::{CheckReport, ConfigError, Finding, Location, Severity};
 pub use telemetry::{LoggingError, init_logging};
 pub use values::{Network, NetworkError, Pem, SecretText, is_name};

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::files::{FileError, read_text};
 use crate::limits::Limits;
+use crate::push::PushSection;
 use crate::values::{Network, Pem, SecretText, duration};
 
 /// The number of the region map's rules that [`RegionConfig::map_digest`] covers: slots are dealt round
@@ -43,6 +44,9 @@ pub struct RegionConfig {
     /// How it leaves.
     #[serde(default)]
     pub drain: DrainSection,
+    /// How users are woken.
+    #[serde(default)]
+    pub push: PushSection,
     /// What it logs.
     #[serde(default)]
     pub log: LogSection,
@@ -408,6 +412,7 @@ impl RegionConfig {
             tls.certificate.resolve(folder);
             tls.key.resolve(folder);
         }
+        self.push.resolve(folder);
         self.auth.jwks.iter_mut().for_each(absolute);
         self.auth.hs256_secret_file.iter_mut().for_each(absolute);
         self.auth.resume_keys.iter_mut().filter_map(|key| key.secret_file.as_mut()).for_each(absolute);

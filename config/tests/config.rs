@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use fixture::Fixture;
 use hearth_config::{
     AdministrationSection, AuthSection, CertificateAuthority, DrainSection, FailoverSection, IssueOptions, Limits,
-    ListenSection, LogFormat, LogSection, MeshRegion, MeshSection, Pem, RegionConfig, RegionSection,
+    ListenSection, LogFormat, LogSection, MeshRegion, MeshSection, Pem, PushSection, RegionConfig, RegionSection,
     ReplicationSection, ResumeKey, SecretText, Severity, WebTransportCertificate, check_file, load_at,
 };
 
@@ -110,6 +110,10 @@ fn every_key_of_the_structures_appears_in_the_example_with_its_default() {
         ("failover", "[failover]\nzz = 1"),
         ("administration", "[administration]\nzz = 1"),
         ("drain", "[drain]\nzz = 1"),
+        ("push", "[push]\nzz = 1"),
+        ("push.web", "[push.web]\nzz = 1"),
+        ("push.apns", "[push.apns]\nzz = 1"),
+        ("push.fcm", "[push.fcm]\nzz = 1"),
         ("log", "[log]\nzz = 1"),
     ];
     let fixture = Fixture::new();
@@ -125,6 +129,7 @@ fn every_key_of_the_structures_appears_in_the_example_with_its_default() {
                 format!("\n[{key}]"),
                 format!("{key} = \"tls/chat"),
                 format!("\n[[{table}.{key}]]"),
+                format!("\n# [{table}.{key}]"),
             ]
             .iter()
             .any(|form| example.contains(form));
@@ -271,6 +276,7 @@ fn in_code(ids: &[&str]) -> RegionConfig {
         failover: FailoverSection::default(),
         administration: AdministrationSection::default(),
         drain: DrainSection::default(),
+        push: PushSection::default(),
         log: LogSection::default(),
     }
 }
@@ -288,4 +294,35 @@ fn the_map_digest_depends_on_the_regions_and_their_order_alone() {
     assert_ne!(digest(&["a", "b", "c"]), digest(&["a", "c", "b"]));
     assert_ne!(digest(&["a", "b", "c"]), digest(&["a", "b"]));
     assert_ne!(digest(&["ab", "c"]), digest(&["a", "bc"]));
+}
+
+#[test]
+fn what_is_wrong_with_push_is_told_by_its_key_and_a_correct_section_has_no_findings() {
+    let fixture = Fixture::new();
+    // Any private key of P-256 in PKCS #8 form will do; authorities are made with one.
+    let key = std::fs::read_to_string(fixture.path("ca.key")).unwrap();
+    fixture.write("vapid.pem", &key);
+    fixture.write("no-key.pem", "none");
+    let account = r#"{"project_id": "p", "client_email": "c", "private_key": "k", "token_uri": "https://t"}"#;
+    fixture.write("account.json", account);
+    fixture.write("half.json", r#"{"project_id": "p"}"#);
+    let section = |key: &str, contact: &str, id: &str, topic: &str, account: &str| {
+        format!(
+            "\n[push]\nsays = \"ids\"\n[push.web]\nkey = \"{key}\"\ncontact = \"{contact}\"\n[push.apns]\nkey = \"{key}\"\n\
+             key_id = \"{id}\"\nteam_id = \"DEF123GHIJ\"\ntopic = \"{topic}\"\n[push.fcm]\naccount = \"{account}\"\n"
+        )
+    };
+    let good = section("vapid.pem", "mailto:push@example.com", "ABC123DEFG", "com.example.chat", "account.json");
+    let config = fixture.load(&(fixture.text() + &good), &[]).unwrap_or_else(|error| panic!("{}", error.render()));
+    assert_eq!(check_file(&fixture.path("region.toml")).findings, []);
+    assert_eq!(config.push.fcm.unwrap().account, fixture.path("account.json"), "paths are against the file's folder");
+    let bad = section("no-key.pem", "push@example.com", "ABC", "", "half.json");
+    let error = fixture.load(&(fixture.text() + &bad), &[]).unwrap_err();
+    let keys: Vec<&str> = error.report().findings.iter().map(|finding| finding.key.as_str()).collect();
+    let expected = ["push.web.key", "push.web.contact", "push.apns.key", "push.apns.key_id", "push.apns.topic"];
+    assert_eq!(keys, [&expected[..], &["push.fcm.account"]].concat(), "{}", error.render());
+    assert!(error.report().findings.iter().all(|finding| finding.help.is_some() && finding.location.is_some()));
+    let open = "\n[push.web]\nkey = \"vapid.pem\"\ncontact = \"mailto:a@b\"\nany_address = true\n";
+    fixture.load(&(fixture.text() + open), &[]).unwrap();
+    assert_eq!(check_file(&fixture.path("region.toml")).count(Severity::Warning), 1);
 }

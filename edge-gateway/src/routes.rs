@@ -8,6 +8,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 use hearth_protocol::entry::ConversationKind;
+use hearth_protocol::push::{PatchPreferences, Subscribe, Subscription, Unsubscribe};
 use hearth_protocol::rest::{
     AddMembers, CreateConversation, CreateGroup, HistoryQuery, PatchConversation, PatchMember, PatchUser, SyncRequest,
 };
@@ -18,8 +19,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{ApiError, answer_of};
 use crate::rest::{
-    Caller, QueryValues, check_history, check_name, check_settings, check_sync, check_users, idempotency_key,
-    json_body, path_id,
+    Caller, MOST_SEQUENCE, QueryValues, check_history, check_name, check_settings, check_sync, check_users,
+    idempotency_key, json_body, path_id,
 };
 use crate::state::GatewayState;
 
@@ -38,9 +39,9 @@ pub(crate) fn api() -> Router<Arc<GatewayState>> {
         .route(&format!("{conversation}/members/{{user}}"), delete(remove_member).patch(set_role))
         .route(&format!("{conversation}/messages"), get(history))
         .route(&format!("{conversation}/messages/{{sequence}}/edits"), get(edits))
-        .route(&format!("{conversation}/preferences"), axum::routing::patch(not_yet))
+        .route(&format!("{conversation}/preferences"), axum::routing::patch(set_preferences))
         .route("/media", post(not_yet))
-        .route("/push-subscriptions", post(not_yet).delete(not_yet))
+        .route("/push-subscriptions", post(subscribe_push).delete(unsubscribe_push).get(push_subscriptions))
         .route("/users/me", axum::routing::patch(change_me).get(show_me))
         .route("/users/me/blocks/{user}", put(block).delete(unblock))
         .route("/users/{user}", get(user))
@@ -227,6 +228,42 @@ async fn block(State(gateway): Gateway, Caller(caller): Caller, params: RawPathP
 async fn unblock(State(gateway): Gateway, Caller(caller): Caller, params: RawPathParams, headers: HeaderMap) -> Answer {
     idempotency_key(&headers)?;
     call(&gateway, &caller, ApiCall::Block { user: user_of(&params)?, blocked: false }).await
+}
+
+async fn set_preferences(
+    State(gateway): Gateway,
+    Caller(user): Caller,
+    params: RawPathParams,
+    request: Request,
+) -> Answer {
+    let id = conversation_of(&params)?;
+    idempotency_key(request.headers())?;
+    let patch: PatchPreferences = body(&gateway, request).await?;
+    if patch.is_empty() {
+        return Err(Refusal::invalid("nothing to change: give `mutedUntil` or `push`").into());
+    }
+    if patch.muted_until.flatten().is_some_and(|until| until.0 >= MOST_SEQUENCE) {
+        return Err(Refusal::invalid("`mutedUntil` stays below 2^53").into());
+    }
+    call(&gateway, &user, ApiCall::SetPreferences { id, patch }).await
+}
+
+async fn subscribe_push(State(gateway): Gateway, Caller(user): Caller, request: Request) -> Answer {
+    idempotency_key(request.headers())?;
+    let request: Subscribe = body(&gateway, request).await?;
+    let now = gateway.clock.now().wall;
+    let subscription = Subscription::new(&user, request.device_id, request.target()?, now);
+    call(&gateway, &user, ApiCall::SubscribePush { subscription }).await
+}
+
+async fn unsubscribe_push(State(gateway): Gateway, Caller(user): Caller, request: Request) -> Answer {
+    idempotency_key(request.headers())?;
+    let Unsubscribe { subscription_id } = body(&gateway, request).await?;
+    call(&gateway, &user, ApiCall::UnsubscribePush { id: subscription_id }).await
+}
+
+async fn push_subscriptions(State(gateway): Gateway, Caller(user): Caller) -> Answer {
+    call(&gateway, &user, ApiCall::PushSubscriptions).await
 }
 
 /// A route of the contract that a later version serves.

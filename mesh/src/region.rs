@@ -18,7 +18,7 @@ use hearth_protocol::client::{Endpoint, FrameLimits};
 use hearth_protocol::{NodeId, RegionId, RegionMap};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use region_core::{RegionHandle, RegionOptions};
+use region_core::{PushOptions, RegionHandle, RegionOptions};
 use region_map::{LeaseView, MapNode};
 use region_model::ParkingBounds;
 use region_model::ports::{StoreError, Stores};
@@ -34,6 +34,7 @@ use crate::admin::{self, AdminNode};
 use crate::keys;
 use crate::links::{QuicLinks, pump};
 use crate::map::{MapLinks, MapOwnership};
+use crate::push::PushParts;
 
 /// Longest wait for a store whose last user is about to let go of it: a region that was just stopped.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
@@ -153,7 +154,8 @@ impl RunningRegion {
         let link_config = link_config(config, &stores.identity)?;
         let (links, events) =
             replication::Links::start(link_config, link_socket, parts.faults.clone(), metrics).await?;
-        let options = region_options(config, &region)?;
+        let push = PushParts::new(config, Arc::clone(&stores.map)).await?;
+        let options = region_options(config, &region, push.options.clone())?;
         let map_links = MapLinks::new(links.clone());
         let (map, lease) = start_map(&options, &stores, Arc::clone(&map_links), &config.failover).await?;
         crate::map::register(&region, &map, &lease, &mut registry.lock());
@@ -168,6 +170,7 @@ impl RunningRegion {
             stop.clone()
                 .run_until_cancelled_owned(pump(events, handle.clone(), map_links, map.clone()).instrument(span)),
         );
+        tasks.spawn(push.dispatcher(&handle, &mut registry.lock()).run(stop.clone()));
         tasks.spawn(stop.clone().run_until_cancelled_owned(watch_store(store.broken(), handle.clone(), links.clone())));
         let http = match parts.http {
             Some(listener) => listener,
@@ -374,7 +377,7 @@ fn link_config(
     })
 }
 
-fn region_options(config: &RegionConfig, region: &RegionId) -> Result<RegionOptions, StartError> {
+fn region_options(config: &RegionConfig, region: &RegionId, push: PushOptions) -> Result<RegionOptions, StartError> {
     let mut regions = Vec::new();
     let mut endpoints = Vec::new();
     for entry in &config.mesh.regions {
@@ -414,6 +417,7 @@ fn region_options(config: &RegionConfig, region: &RegionId) -> Result<RegionOpti
             expiry: edge_gateway_millis(limits.heartbeat_timeout),
             ..PresenceBounds::default()
         },
+        push,
     })
 }
 

@@ -46,6 +46,7 @@ fn config(index: usize, links: &[SocketAddr], authority: &CertificateAuthority, 
         failover: FailoverSection::default(),
         administration: hearth_config::AdministrationSection::default(),
         drain: hearth_config::DrainSection::default(),
+        push: hearth_config::PushSection::default(),
         log: hearth_config::LogSection::default(),
     }
 }

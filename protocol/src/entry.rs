@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::ids::{ConversationId, Epoch, Position, RegionId, Sequence, Timestamp, UserId};
 use crate::placement::{Level, PartitionMode, Placement, PlacementV1};
+use crate::push::{PushPolicy, Subscription};
 use crate::record::MessageChange;
 pub use crate::withheld::{Forget, Privacy};
 
@@ -487,6 +488,24 @@ pub enum Change {
     Forget(Forget),
     /// User record: what the user withholds from others.
     Privacy(Privacy),
+    /// User record: a device is to be woken. It replaces what the same device had at the same service.
+    Subscribed(Subscription),
+    /// User record: a push subscription is over.
+    Unsubscribed {
+        /// Which.
+        id: Uuid,
+        /// The last time of registering that whoever ends it knew of: a later one makes this void.
+        registered_until: Timestamp,
+    },
+    /// User record: what the user wants to be woken for in a conversation; absent fields stay.
+    Preferred {
+        /// The conversation.
+        conversation: ConversationId,
+        /// Until when nothing of it; an inner `None` ends a mute.
+        muted_until: Option<Option<Timestamp>>,
+        /// What for.
+        policy: Option<PushPolicy>,
+    },
 }
 
 /// What opens a log, at sequence 0.

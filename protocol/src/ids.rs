@@ -337,7 +337,7 @@ pub fn group_conversation(creator: &UserId, key: Uuid, attempt: u64) -> Conversa
 }
 
 /// A UUID of version 8 (RFC 9562 section 5.8, vendor-specific) from the SHA-256 of length-prefixed parts.
-fn hashed_uuid(parts: &[&[u8]]) -> Uuid {
+pub(crate) fn hashed_uuid(parts: &[&[u8]]) -> Uuid {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());

@@ -15,6 +15,7 @@ mod lenient;
 pub mod limits;
 pub mod mesh;
 pub mod placement;
+pub mod push;
 pub mod record;
 pub mod rest;
 pub mod withheld;

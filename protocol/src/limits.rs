@@ -72,6 +72,14 @@ pub const EMOJI_OF_A_MESSAGE: usize = 50;
 pub const CHANGES_OF_A_MESSAGE: usize = 1_000;
 /// Versions of a message that its edit history shows: the newest.
 pub const EDITS_SHOWN: usize = 100;
+/// Push subscriptions of one user.
+pub const PUSH_SUBSCRIPTIONS: usize = 32;
+/// Conversations of one user with preferences that are not the default.
+pub const PUSH_PREFERENCES: usize = 10_000;
+/// Characters of an APNs device token in hexadecimal.
+pub const APNS_TOKEN_CHARACTERS: usize = 200;
+/// Characters of an FCM registration token.
+pub const FCM_TOKEN_CHARACTERS: usize = 4_096;
 /// Characters of a URL in content or profile.
 pub const URL_CHARACTERS: usize = 2_048;
 /// Users that a user blocks.

@@ -1,19 +1,21 @@
 //! What regions say to each other: prost messages, derived by hand. Unknown fields are skipped, tags are never reused.
 
 mod presence;
+mod push;
 mod receipts;
 
 use bytes::Bytes;
 use prost::Message;
 
 pub use presence::{Presence, PresenceBucket, PresenceDigest, PresenceDigestRow, PresenceEntry};
+pub use push::{Push, PushOffer, PushOffers, PushView, PushWatch, PushWatcher};
 pub use receipts::{MemberReceipts, Reached, ReceiptDigest, ReceiptDigests, Receipts};
 
 /// One frame of a link.
 #[derive(Clone, PartialEq, Message)]
 pub struct MeshFrame {
     /// What it says. A frame of a later version's kind reads as `None` and is ignored.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
     pub body: Option<Body>,
 }
 
@@ -74,6 +76,9 @@ pub enum Body {
     /// Who is where, and who wants to know.
     #[prost(message, tag = "18")]
     Presence(Presence),
+    /// Whose devices are to be woken for what.
+    #[prost(message, tag = "19")]
+    Push(Push),
 }
 
 impl MeshFrame {
@@ -539,6 +544,7 @@ impl Body {
             Self::ReceiptDigests(_) => "receipt-digests",
             Self::Typing(_) => "typing",
             Self::Presence(_) => "presence",
+            Self::Push(_) => "push",
         }
     }
 }

@@ -233,6 +233,35 @@ pub struct CursorRecord {
     pub read: Vec<Reached>,
 }
 
+/// What is kept of push decisions on one conversation of a user whose record has its home here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushRecord {
+    /// The epoch of the user's record under which it was decided: under another one somebody else decided since.
+    pub epoch: Epoch,
+    /// Up to where it is decided.
+    pub decided: Option<Position>,
+    /// What the user's devices show, ascending, each with whether it names the user.
+    pub shown: Vec<(Position, bool)>,
+}
+
+/// A push that waits for one of its user's subscriptions. It holds a position and never text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushJobRecord {
+    /// Whose.
+    pub user: UserId,
+    /// Which of the user's subscriptions.
+    pub subscription: Uuid,
+    /// The conversation that it is about.
+    pub conversation: ConversationId,
+    /// The newest message that it is about.
+    pub position: Position,
+    /// How many are unread, whether one names the user, and when the newest's content goes; `None` when nothing is to be
+    /// shown any more.
+    pub notify: Option<(u32, bool, Option<Timestamp>)>,
+    /// When nobody is to be woken by it any more.
+    pub not_after: Timestamp,
+}
+
 /// Who a store is. A store that is new, empty or restored is a new incarnation (design.md 4.1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreIdentity {
@@ -288,4 +317,6 @@ impl Record for DedupRecord {}
 impl Record for ChangeRecord {}
 impl Record for OutboxRecord {}
 impl Record for CursorRecord {}
+impl Record for PushRecord {}
+impl Record for PushJobRecord {}
 impl Record for StoreIdentity {}

@@ -320,6 +320,9 @@ pub struct ConversationRow {
     /// The last row of kind `message`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_message: Option<Row>,
+    /// Until when the user wants to hear nothing of it, where this region knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muted_until: Option<Timestamp>,
     /// The home.
     pub home: RegionId,
     /// Its epoch.
@@ -451,7 +454,7 @@ pub struct UserRow {
 }
 
 /// Tells "absent" from `null`.
-fn present<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+pub(crate) fn present<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: Deserialize<'de>,

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::feed::FeedCursor;
 use crate::handle::ApiCall;
+use crate::push::muted;
 use crate::reads::{check_mode, has_rows_of};
 use crate::region::Region;
 
@@ -85,6 +86,10 @@ impl Region {
             ApiCall::Block { user: other, blocked } => self.block(user, (other, *blocked), &call, pass_on).await,
             ApiCall::BlockedSince { other } => self.tell_blocked_since(user, other).await,
             ApiCall::Sync { request } => Ok(ApiAnswer::json(200, &self.sync(user, request.clone(), pass_on).await?)),
+            ApiCall::SetPreferences { id, patch } => self.set_preferences(user, *id, patch, &call, pass_on).await,
+            ApiCall::SubscribePush { subscription } => self.subscribe_push(user, subscription, &call, pass_on).await,
+            ApiCall::UnsubscribePush { id } => self.unsubscribe_push(user, *id, &call, pass_on).await,
+            ApiCall::PushSubscriptions => self.push_subscriptions(user, &call, pass_on).await,
             ApiCall::Conversation { id }
             | ApiCall::Members { id, .. }
             | ApiCall::History { id, .. }
@@ -438,7 +443,10 @@ impl Region {
         let (mut conversations, mut left_out) = (Vec::new(), Vec::new());
         for ((change, _), row) in changed.iter().zip(rows) {
             match row {
-                FeedRow::Row(row) => conversations.push(*row),
+                FeedRow::Row(mut row) => {
+                    row.muted_until = muted(&view, row.conversation_id);
+                    conversations.push(*row);
+                }
                 FeedRow::None => {}
                 FeedRow::OutOfReach => left_out.push(*change),
             }
@@ -484,7 +492,7 @@ impl Region {
         }
     }
 
-    async fn row_of(
+    pub(crate) async fn row_of(
         self: &Arc<Self>,
         user: &UserId,
         id: ConversationId,

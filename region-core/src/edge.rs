@@ -184,6 +184,13 @@ impl Connection {
         self.screen.lock().view == Some(conversation)
     }
 
+    /// What somebody looks at: nothing in the background.
+    #[must_use]
+    pub fn in_view(&self) -> Option<ConversationId> {
+        let screen = self.screen.lock();
+        screen.view.filter(|_| screen.held.is_none())
+    }
+
     /// Offers what is to be told of a user's typing in the conversation on the screen: held while the session is in the
     /// background, where the latest counts. Returns whether it was taken.
     pub fn offer_typing(&self, user: &UserId, frame: &Bytes) -> bool {

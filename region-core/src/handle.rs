@@ -9,6 +9,7 @@ use hearth_protocol::client::{
     encode_server_frame,
 };
 use hearth_protocol::entry::Role;
+use hearth_protocol::push::{PatchPreferences, Subscription};
 use hearth_protocol::rest::{
     ApiAnswer, CreateGroup, HistoryQuery, PatchConversation, PatchUser, SyncCursor, SyncRequest,
 };
@@ -26,12 +27,16 @@ use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::ownership::Ownership;
 use crate::presence::Presence;
-use crate::receipts::{self, Receipts};
+use crate::push::Push;
+use crate::receipts::Receipts;
 use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::Runtime;
 use crate::typing::{Said, Typing};
-use crate::{Loss, departures, expiry, losses, notices, outbox, ownership, presence, retention, sweep, typing, word};
+use crate::{
+    Loss, departures, expiry, losses, notices, outbox, ownership, presence, push, receipts, retention, sweep, typing,
+    word,
+};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -145,6 +150,25 @@ pub enum ApiCall {
         /// Whom.
         other: UserId,
     },
+    /// `PATCH /conversations/{id}/preferences`.
+    SetPreferences {
+        /// Which conversation.
+        id: ConversationId,
+        /// What.
+        patch: PatchPreferences,
+    },
+    /// `POST /push-subscriptions`.
+    SubscribePush {
+        /// The subscription, its form checked.
+        subscription: Subscription,
+    },
+    /// `DELETE /push-subscriptions`.
+    UnsubscribePush {
+        /// Which.
+        id: Uuid,
+    },
+    /// `GET /push-subscriptions`.
+    PushSubscriptions,
     /// `POST /sync`.
     Sync {
         /// The body.
@@ -209,6 +233,8 @@ const NOTICES: usize = 1_024;
 const RECEIPT_FRAMES: usize = 1_024;
 /// Words about presence that wait; what finds the queue full is made good by a sweep, a digest or another request.
 const PRESENCE: usize = 16_384;
+/// Words about push that wait; what finds the queue full is said again.
+const PUSH: usize = 16_384;
 /// Words about typing that wait; what finds the queue full is dropped.
 const TYPING: usize = 1_024;
 
@@ -229,7 +255,9 @@ impl RegionHandle {
         let (receipt_frames, receipt_queue) = mpsc::channel(RECEIPT_FRAMES);
         let (said, said_queue) = mpsc::channel(TYPING);
         let (presence, presence_queue) = mpsc::channel(PRESENCE);
-        let hub = (Hub::new(notices), Receipts::new(receipt_frames), Typing::new(said), Presence::new(presence));
+        let (push, push_queue) = mpsc::channel(PUSH);
+        let (receipts, typing) = (Receipts::new(receipt_frames), Typing::new(said));
+        let hub = (Hub::new(notices), receipts, typing, Presence::new(presence), Push::new(push));
         let core = RegionCore::new(CoreOptions {
             me: options.region.clone(),
             map: options.map.clone(),
@@ -261,6 +289,7 @@ impl RegionHandle {
         tokio::spawn(receipts::run(region.clone(), receipt_queue));
         tokio::spawn(typing::run(region.clone(), said_queue));
         tokio::spawn(presence::run(region.clone(), presence_queue));
+        tokio::spawn(push::run(region.clone(), push_queue));
         Ok(Self { region })
     }
 
@@ -378,6 +407,7 @@ impl RegionHandle {
     pub fn close(&self, connection: &Connection) {
         self.region.hub.remove(connection);
         self.region.presence.closed(connection);
+        self.region.push.closed(connection);
     }
 
     /// Takes a `message.send`, or a change of an earlier message. The answer (ack, queued or error, with `request` echoed) comes as an event of the
@@ -439,6 +469,7 @@ impl RegionHandle {
         conversation: Option<ConversationId>,
     ) {
         connection.set_view(conversation);
+        self.region.push.screen(connection);
         if let Some(conversation) = conversation {
             self.region.typing.take(Said::View { connection: connection.clone(), request, conversation });
         }
@@ -457,6 +488,7 @@ impl RegionHandle {
     /// Takes a `client.state`: in the background typing and presence are held back, and on return the latest is told.
     pub fn client_state(&self, connection: &Arc<Connection>, background: bool) {
         connection.set_background(background);
+        self.region.push.screen(connection);
         self.region.presence.background(connection, background);
     }
 
@@ -551,6 +583,16 @@ impl RegionHandle {
     pub async fn holds_copy(&self, id: ConversationId) -> bool {
         let view = self.region.view(hearth_protocol::LogId::conversation(id), false).await;
         view.is_ok_and(|view| view.held)
+    }
+
+    /// A push subscription that still holds, as the user's record has it here.
+    pub async fn push_subscription(&self, user: &UserId, id: Uuid) -> Option<Subscription> {
+        self.region.push_subscription(user, id).await
+    }
+
+    /// A push service says that a subscription is dead: it is dropped, unless its device registered it again meanwhile.
+    pub async fn push_gone(&self, user: &UserId, subscription: &Subscription) {
+        self.region.push_gone(user, subscription).await;
     }
 
     /// Numbers for `/metrics`.

@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use region_model::CoreGauges;
 
 use crate::region::Region;
 
@@ -63,7 +64,8 @@ impl Collector for RegionCollector {
         let Some(region) = self.region.upgrade() else { return Ok(()) };
         let store = &region.stores.counters;
         let labels = [("region", region.me().as_str().to_owned())];
-        let counters: [(&str, &str, u64); 16] = [
+        let push = &region.push.counters;
+        let counters: [(&str, &str, u64); 18] = [
             ("hearth_store_commits", "Durable commits", load(&store.commits)),
             ("hearth_store_syncs", "Syncs asked of the kernel", load(&store.syncs)),
             ("hearth_store_appends", "Log appends in commits", load(&store.appends)),
@@ -80,12 +82,15 @@ impl Collector for RegionCollector {
             ("hearth_typing_dropped", "Words about typing that found a queue full", load(&region.typing.dropped)),
             ("hearth_presence_told", "Presence updates and answers handed to sessions", load(&region.presence.told)),
             ("hearth_presence_dropped", "Words about presence told later or again", load(&region.presence.dropped)),
+            ("hearth_push_dropped", "Words about push told again", load(&push.dropped)),
+            ("hearth_push_full", "Pushes that found the queue full", load(&push.full)),
         ];
         for (name, help, value) in counters {
             let metric = ConstCounter::new(value);
             let mut encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
             metric.encode(encoder.encode_family(&labels)?)?;
         }
+        encode_decisions(&region, &mut encoder)?;
         let spent = ConstCounter::new(load(&store.commit_microseconds) as f64 / 1e6);
         let help = "Time in commits, sync included";
         let mut seconds = encoder.encode_descriptor("hearth_store_commit_seconds", help, None, spent.metric_type())?;
@@ -95,7 +100,7 @@ impl Collector for RegionCollector {
         let losses = signed(load(&region.counters.open_losses));
         let presence = region.presence.sizes();
         let members = signed(region.receipts.members() as u64);
-        let values: [(&str, &str, i64); 13] = [
+        let values: [(&str, &str, i64); 14] = [
             ("hearth_region_ready", "1 while the region serves", ready),
             ("hearth_store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),
             ("hearth_home_loaded_logs", "Logs in memory", signed(gauges.loaded_logs as u64)),
@@ -108,6 +113,7 @@ impl Collector for RegionCollector {
             ("hearth_presence_devices", "Devices that are there", signed(presence.devices as u64)),
             ("hearth_presence_subscriptions", "Presence subscriptions", signed(presence.subscriptions as u64)),
             ("hearth_presence_asked", "Users that other regions ask for", signed(presence.asked as u64)),
+            ("hearth_push_users", "Users who may be woken from here", signed(load(&push.users))),
             ("hearth_home_tails", "Logs whose tails have not come back yet", signed(gauges.tails as u64)),
         ];
         for (name, help, value) in values {
@@ -115,18 +121,37 @@ impl Collector for RegionCollector {
             let mut encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
             metric.encode(encoder.encode_family(&labels)?)?;
         }
-        let mut lag = encoder.encode_descriptor(
-            "hearth_mesh_replica_lag_entries",
-            "Entries on disk here that a replica has not said it has",
-            None,
-            prometheus_client::metrics::MetricType::Gauge,
-        )?;
-        for (peer, entries) in &gauges.lag {
-            let labels = [("from", region.me().as_str().to_owned()), ("to", peer.as_str().to_owned())];
-            ConstGauge::new(signed(*entries)).encode(lag.encode_family(&labels)?)?;
-        }
-        Ok(())
+        encode_lag(&region, &gauges, &mut encoder)
     }
+}
+
+fn encode_decisions(region: &Region, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    let kind = prometheus_client::metrics::MetricType::Counter;
+    let help = "Decisions on who is woken, one a user and message";
+    let mut decisions = encoder.encode_descriptor("hearth_push_decisions", help, None, kind)?;
+    for (decision, count) in region.push.counters.decisions() {
+        let labels = [("region", region.me().as_str().to_owned()), ("decision", decision.to_owned())];
+        ConstCounter::new(count).encode(decisions.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn encode_lag(
+    region: &Region,
+    gauges: &CoreGauges,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), std::fmt::Error> {
+    let mut lag = encoder.encode_descriptor(
+        "hearth_mesh_replica_lag_entries",
+        "Entries on disk here that a replica has not said it has",
+        None,
+        prometheus_client::metrics::MetricType::Gauge,
+    )?;
+    for (peer, entries) in &gauges.lag {
+        let labels = [("from", region.me().as_str().to_owned()), ("to", peer.as_str().to_owned())];
+        ConstGauge::new(signed(*entries)).encode(lag.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 fn signed(value: u64) -> i64 {

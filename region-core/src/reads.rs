@@ -15,6 +15,7 @@ use region_model::view::{ConversationState, Member, View};
 
 use crate::handle::ApiCall;
 use crate::present::Reader;
+use crate::push::muted;
 use crate::receipts::can_count;
 use crate::region::Region;
 use crate::rows;
@@ -215,6 +216,7 @@ impl Region {
             read_up_to: read.up_to,
             unread_count: self.unread(log, view, reader, &seen, read.up_to).await?,
             last_message: self.last_message(conversation, reader, &seen).await?,
+            muted_until: if whole { muted(&self.view(LogId::user(user), false).await?, conversation) } else { None },
             home: placement.home.clone(),
             epoch: placement.epoch,
             created_at: rows::rfc3339(state.created_at),

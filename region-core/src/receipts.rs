@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use hearth_protocol::client::{ReceiptPayload, ServerFrame, encode_server_frame};
 use hearth_protocol::mesh::Body;
-use hearth_protocol::record::CursorRecord;
-use hearth_protocol::{Epoch, LogId, Refusal, RegionId, UserId};
+use hearth_protocol::record::{CursorRecord, Reached};
+use hearth_protocol::{Epoch, LogId, Position, Refusal, RegionId, Sequence, UserId};
 use parking_lot::Mutex;
 use region_model::LogView;
 use region_model::receipts::{Change, Claim, Claims, Facts, Line, ReceiptBook, Said};
@@ -130,6 +130,13 @@ impl Receipts {
         self.book.lock().forget(log);
     }
 
+    /// How far a member has read, by epoch. The cursors of the conversation are in memory.
+    pub(crate) fn read_parts(&self, log: LogId, user: &UserId) -> Vec<Position> {
+        let record = self.book.lock().record(log, user);
+        let part = |part: &Reached| Position { epoch: part.epoch, sequence: Sequence(part.up_to) };
+        record.map_or_else(Vec::new, |record| record.read.iter().map(part).collect())
+    }
+
     /// Members whose cursors are in memory.
     pub(crate) fn members(&self) -> usize {
         self.book.lock().members()
@@ -223,7 +230,7 @@ impl Region {
     }
 
     /// Has the cursors of a conversation in memory. Returns whether they are.
-    async fn load_cursors(&self, log: LogId) -> bool {
+    pub(crate) async fn load_cursors(&self, log: LogId) -> bool {
         if self.receipts.book.lock().is_loaded(log) {
             return true;
         }
@@ -274,6 +281,8 @@ impl Region {
             Err(error) => return self.fail(&error.to_string()),
         }
         for touched in touched.iter().filter(|touched| !touched.changes.is_empty()) {
+            let read = touched.changes.iter().filter(|(change, _)| change.read.is_some());
+            self.push_read(touched.log, read.map(|(change, _)| &change.user));
             self.send_on(touched.log, &touched.view, touched.source.as_ref());
             self.tell(touched).await;
         }

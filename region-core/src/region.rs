@@ -29,6 +29,7 @@ use crate::links::{LinkEvent, Links};
 use crate::metrics::Measures;
 use crate::ownership::Ownership;
 use crate::presence::Presence;
+use crate::push::{Push, PushOptions};
 use crate::receipts::Receipts;
 use crate::refusals::KeptRefusals;
 use crate::reply::{Heard, ReplyTo};
@@ -81,6 +82,8 @@ pub struct RegionOptions {
     pub endpoints: Vec<Endpoint>,
     /// Bounds of presence.
     pub presence: PresenceBounds,
+    /// How users are woken.
+    pub push: PushOptions,
 }
 
 /// Counters of the shell, for metrics.
@@ -104,6 +107,7 @@ pub(crate) struct Region {
     pub(crate) receipts: Receipts,
     pub(crate) typing: Typing,
     pub(crate) presence: Presence,
+    pub(crate) push: Push,
     pub(crate) failed: watch::Sender<Option<String>>,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) gauges: Mutex<CoreGauges>,
@@ -131,7 +135,7 @@ impl Region {
         options: RegionOptions,
         stores: Stores,
         (links, ownership): (Arc<dyn Links>, Arc<dyn Ownership>),
-        (hub, receipts, typing, presence): (Hub, Receipts, Typing, Presence),
+        (hub, receipts, typing, presence, push): (Hub, Receipts, Typing, Presence, Push),
         inputs: mpsc::Sender<Input<ReplyTo>>,
         outbox: mpsc::Sender<OutboxRecord>,
     ) -> Self {
@@ -144,6 +148,7 @@ impl Region {
             receipts,
             typing,
             presence,
+            push,
             failed: watch::Sender::new(None),
             draining: watch::Sender::new(false),
             gauges: Mutex::new(CoreGauges::default()),
@@ -318,6 +323,7 @@ impl Region {
             LinkEvent::Up(peer) => {
                 self.region_status(&peer, true);
                 self.presence.link(&peer, true).await;
+                self.push.link(&peer, true).await;
                 self.input(Input::LinkUp(peer.clone())).await;
                 self.compare_receipts(Some(peer.clone()));
                 let region = self.clone();
@@ -326,6 +332,7 @@ impl Region {
             LinkEvent::Down(peer) => {
                 self.region_status(&peer, false);
                 self.presence.link(&peer, false).await;
+                self.push.link(&peer, false).await;
                 self.input(Input::LinkDown(peer)).await;
             }
             LinkEvent::Frames(peer, frames) => {
@@ -381,6 +388,7 @@ impl Region {
                 }
                 return;
             }
+            Body::Push(heard) => return self.push.frame(peer, heard.clone()),
             Body::Receipts(_) | Body::ReceiptDigests(_) => return self.receipts.queue_frame(peer, body),
             Body::Presence(heard) => return self.presence.frame(peer, heard.clone()),
             Body::Typing(heard) => return self.typing.take(Said::Frame(peer.clone(), heard.clone())),
@@ -430,6 +438,15 @@ impl Region {
         let _ = self.outbox.try_send(item);
     }
 
+    /// A log has its home elsewhere: whoever compares with it, decides there or looks at it hears of it.
+    pub(crate) fn home_changed(&self, log: LogId) {
+        self.receipts.compare_soon(log);
+        self.push.home_changed(log);
+        if let Some(conversation) = log.as_conversation() {
+            self.hub.home_changed(conversation);
+        }
+    }
+
     pub(crate) fn forked(&self, log: LogId, peer: &RegionId) {
         self.counters.forks.fetch_add(1, Ordering::Relaxed);
         tracing::error!(region = %self.me(), %peer, %log, "the lines of home and replica fork");
@@ -442,7 +459,11 @@ impl Region {
             return;
         }
         self.privacy_changed(log, entry);
-        let joined = match entry.change() {
+        let change = entry.change();
+        if !matches!(change, Some(Change::Resident { .. } | Change::Left { .. } | Change::Profile { .. }) | None) {
+            self.push.touched(log);
+        }
+        let joined = match change {
             Some(Change::Joined { conversation, .. }) => Some(conversation),
             Some(Change::Removed { .. }) => None,
             _ => return,

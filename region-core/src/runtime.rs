@@ -185,6 +185,7 @@ impl Runtime {
             }
             Effect::Deliver { log, entry, audience, skip } => {
                 fail_point("before-deliver");
+                self.region.push_delivered(log);
                 if let Some(conversation) = log.as_conversation() {
                     let age = wall().0.saturating_sub(entry.entry.fixed.time.0);
                     self.region.measures.delivery_seconds.observe(Duration::from_millis(age).as_secs_f64());
@@ -194,12 +195,7 @@ impl Runtime {
                 }
             }
             told @ (Effect::Began { .. } | Effect::Rewound { .. }) => self.tell_sessions(told),
-            Effect::HomeChanged(log) => {
-                self.region.receipts.compare_soon(log);
-                if let Some(conversation) = log.as_conversation() {
-                    self.region.hub.home_changed(conversation);
-                }
-            }
+            Effect::HomeChanged(log) => self.region.home_changed(log),
             Effect::UserChanged { log, entry } => self.region.user_changed(log, &entry),
             Effect::Outbox(item) => {
                 fail_point("before-outbox");

@@ -20,6 +20,7 @@ mod operators;
 mod partition;
 mod presence;
 mod privacy;
+mod push;
 mod receipts;
 mod retention;
 mod scenario;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use hearth_config::{
     AdministrationSection, AuthSection, DrainSection, FailoverSection, Limits, ListenSection, LogSection, MeshRegion,
-    MeshSection, Pem, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText, WebTransportCertificate,
+    MeshSection, Pem, PushSection, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText,
+    WebTransportCertificate,
 };
 use serde::{Deserialize, Serialize};
 
@@ -214,6 +215,7 @@ impl DevSpec {
             failover: FailoverSection { automatic: self.failover, after: self.failover_after },
             administration: AdministrationSection { listen: loopback(region.administration_port) },
             drain: DrainSection { within: Duration::from_secs(5) },
+            push: PushSection { log: true, ..PushSection::default() },
             log: LogSection::default(),
         }
     }

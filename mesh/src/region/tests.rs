@@ -22,6 +22,7 @@ fn config() -> RegionConfig {
         failover: FailoverSection::default(),
         administration: hearth_config::AdministrationSection::default(),
         drain: DrainSection::default(),
+        push: hearth_config::PushSection::default(),
         log: LogSection::default(),
     }
 }
@@ -60,6 +61,12 @@ fn the_limits_of_the_configuration_are_those_of_edge_and_core() {
     assert_eq!(limits.connections_per_address, 90);
     assert_eq!(edge.times.heartbeat_timeout, Duration::from_secs(31));
     let region = region_id("eu").expect("a name");
-    let core = region_options(&config, &region).expect("a region");
+    let push = PushOptions {
+        queue: Arc::new(region_push::MemoryQueue::new(1)),
+        door: Arc::new(crate::push::Door::default()),
+        times: region_model::push::PushTimes::default(),
+        lives: Duration::ZERO,
+    };
+    let core = region_options(&config, &region, push).expect("a region");
     assert_eq!(core.answer_timeout, Duration::from_secs(3));
 }

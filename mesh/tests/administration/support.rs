@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use hearth_config::{
     AdministrationSection, AuthSection, CertificateAuthority, DrainSection, FailoverSection, IssueOptions,
-    IssuedCertificate, ListenSection, LogSection, MeshRegion, MeshSection, Pem, RegionConfig, RegionSection,
-    ReplicationSection, ResumeKey, SecretText,
+    IssuedCertificate, ListenSection, LogSection, MeshRegion, MeshSection, Pem, PushSection, RegionConfig,
+    RegionSection, ReplicationSection, ResumeKey, SecretText,
 };
 use hearth_mesh::admin::{AdminClient, AdminPem};
 use hearth_mesh::{RegionParts, RunningRegion};
@@ -58,6 +58,7 @@ fn config(index: usize, links: &[SocketAddr], authority: &CertificateAuthority, 
         failover: FailoverSection { automatic: false, ..FailoverSection::default() },
         administration: AdministrationSection::default(),
         drain: DrainSection::default(),
+        push: PushSection::default(),
         log: LogSection::default(),
     }
 }

@@ -85,6 +85,7 @@ fn conversation_row(whole: bool) -> ConversationRow {
         read_up_to: 0,
         unread_count: 7,
         last_message: Some(row()),
+        muted_until: None,
         home: region("eu-west"),
         epoch: Epoch(2),
         created_at: "2026-09-21T14:13:20.123Z".to_owned(),

@@ -144,7 +144,7 @@ fn frames() -> Vec<(&'static str, Body)> {
         ("forward-joined", Body::Forward(under_membership)),
     ];
     let logged = seals().into_iter().chain(answers()).chain(logs());
-    forwards.into_iter().chain(logged).chain(questions()).chain(receipts()).chain(presence()).collect()
+    forwards.into_iter().chain(logged).chain(questions()).chain(receipts()).chain(presence()).chain(push()).collect()
 }
 
 fn receipts() -> Vec<(&'static str, Body)> {
@@ -196,6 +196,41 @@ fn presence() -> Vec<(&'static str, Body)> {
         ..mesh::Presence::default()
     };
     vec![("presence-asks", Body::Presence(asks)), ("presence-tells", Body::Presence(tells))]
+}
+
+fn push() -> Vec<(&'static str, Body)> {
+    let wants =
+        mesh::PushWatcher { user: "bob".to_owned(), epoch: 2, sequence: 300, since: time().0, taken_over: true };
+    let watch = mesh::PushWatch { log: log_bytes(), users: vec![wants.clone()], fresh: true };
+    let offer = mesh::PushOffer {
+        epoch: 2,
+        sequence: 301,
+        message: Bytes::copy_from_slice(uuid(2).as_bytes()),
+        sender: "ann".to_owned(),
+        mentions: vec!["bob".to_owned()],
+        sequenced_at: time().0,
+        expires_at: time().0 + 1,
+    };
+    let read = vec![mesh::Reached { epoch: 2, up_to: 200, at: time().0 }];
+    let reads = vec![mesh::MemberReceipts { user: "bob".to_owned(), delivered: Vec::new(), read }];
+    let offers = mesh::PushOffers {
+        log: log_bytes(),
+        from: 301,
+        to: 303,
+        epoch: 2,
+        begins: true,
+        items: vec![offer],
+        reads,
+        gone: vec!["cid".to_owned()],
+        starts: vec![mesh::PushWatcher { since: 0, taken_over: false, ..wants }],
+    };
+    let device = Bytes::copy_from_slice(uuid(3).as_bytes());
+    let view = mesh::PushView { user: "bob".to_owned(), device, log: log_bytes() };
+    vec![
+        ("push-watches", Body::Push(mesh::Push { watches: vec![watch], ..mesh::Push::default() })),
+        ("push-offers", Body::Push(mesh::Push { offers: vec![offers], ..mesh::Push::default() })),
+        ("push-views", Body::Push(mesh::Push { views: vec![view], ..mesh::Push::default() })),
+    ]
 }
 
 #[test]

@@ -6,11 +6,12 @@ use hearth_protocol::entry::{
     SettingsChange, content_digest,
 };
 use hearth_protocol::placement::PartitionMode;
+use hearth_protocol::push::{PushPolicy, Subscription, Target};
 use hearth_protocol::record::{
-    ChangeRecord, CursorRecord, DedupRecord, LogRecord, MessageChange, Opening, OutboxRecord, ParkedSend, Reached,
-    Record, RecordError, StoreIdentity,
+    ChangeRecord, CursorRecord, DedupRecord, LogRecord, MessageChange, Opening, OutboxRecord, ParkedSend,
+    PushJobRecord, PushRecord, Reached, Record, RecordError, StoreIdentity,
 };
-use hearth_protocol::{Change, EntryKind, Epoch, Header, Level, LossStatement, Placement, SealedEntry};
+use hearth_protocol::{Change, EntryKind, Epoch, Header, Level, LossStatement, Placement, SealedEntry, Timestamp};
 
 use crate::sample::{check, conversation, device, hex, log, message, of_before, position, region, time, user, uuid};
 
@@ -94,11 +95,34 @@ fn changes() -> Vec<(&'static str, Change)> {
         ("privacy-last-seen", Change::Privacy(Privacy::ShowLastSeen(false))),
         ("privacy-block", Change::Privacy(Privacy::Block { user: user("bob"), blocked: true })),
         ("privacy-blocked-by", Change::Privacy(Privacy::BlockedBy { user: user("bob"), blocked: false })),
+        ("subscribed-web-push", Change::Subscribed(subscription(browser()))),
+        ("subscribed-apns", Change::Subscribed(subscription(Target::Apns { device_token: "ab".repeat(32) }))),
+        ("subscribed-fcm", Change::Subscribed(subscription(Target::Fcm { registration: "token".to_owned() }))),
+        ("unsubscribed", Change::Unsubscribed { id: uuid(9), registered_until: time() }),
+        ("preferred", preferred(Some(Some(time())), Some(PushPolicy::Mentions))),
+        ("preferred-unmuted", preferred(Some(None), Some(PushPolicy::None))),
+        ("preferred-nothing", preferred(None, None)),
     ]
 }
 
 fn below() -> Forget {
     Forget::Below { from: 7, floor: 299, before: time(), previous: [6; 32] }
+}
+
+fn browser() -> Target {
+    Target::WebPush {
+        endpoint: "https://push.example/x".to_owned(),
+        p256dh: Bytes::from_static(&[4; 65]),
+        auth: Bytes::from_static(&[7; 16]),
+    }
+}
+
+fn subscription(target: Target) -> Subscription {
+    Subscription { id: uuid(9), device: device(), registered_at: time(), target }
+}
+
+fn preferred(muted_until: Option<Option<Timestamp>>, policy: Option<PushPolicy>) -> Change {
+    Change::Preferred { conversation: conversation(), muted_until, policy }
 }
 
 fn headers() -> Vec<(&'static str, Header)> {
@@ -226,6 +250,21 @@ fn parked_send() -> ParkedSend {
     }
 }
 
+fn push_record() -> PushRecord {
+    PushRecord { epoch: Epoch(2), decided: Some(position()), shown: vec![(position(), true)] }
+}
+
+fn push_job(notify: Option<(u32, bool, Option<Timestamp>)>) -> PushJobRecord {
+    PushJobRecord {
+        user: user("bob"),
+        subscription: uuid(9),
+        conversation: conversation(),
+        position: position(),
+        notify,
+        not_after: time(),
+    }
+}
+
 #[test]
 fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alone() {
     let dedup = DedupRecord {
@@ -276,6 +315,9 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
         ("placement", placement_before),
         ("placement-2", golden(&opened_placement())),
         ("cursor", golden(&cursor)),
+        ("push", golden(&push_record())),
+        ("push-job", golden(&push_job(Some((3, true, Some(time())))))),
+        ("push-job-clear", golden(&push_job(None))),
     ];
     check("records.txt", &values);
 }

@@ -147,7 +147,8 @@ pub enum Effect<R> {
         /// Members as last known here.
         audience: Arc<Members>,
     },
-    /// A conversation has its home elsewhere from now on: sessions of members here are told.
+    /// A conversation or a user record has its home elsewhere from now on: sessions of members here are told, and whoever
+    /// decides at a home.
     HomeChanged(LogId),
     /// A user record that this region holds changed, up to the mark.
     UserChanged {

@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use hearth_protocol::{Timestamp, UserId};
 use parking_lot::Mutex;
 use rand::Rng as _;
+use region_model::push::Push;
 use region_model::push::ports::{
     Detail, JobId, Notice, Preview, PushJob, PushQueue, PushSender, Put, Scope, Sent, Service, Subscription,
 };
-use region_model::push::{Push, Showing};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -272,23 +272,9 @@ pub async fn enqueue(
     now: Timestamp,
     lives: Duration,
 ) -> usize {
-    let Some(conversation) = push.log.as_conversation() else { return 0 };
-    let expires_at = match push.showing {
-        Showing::Notify { expires_at, .. } => expires_at,
-        Showing::Clear => None,
-    };
-    let not_after = later(now, lives).min(expires_at.unwrap_or(Timestamp(u64::MAX)));
+    let lives = u64::try_from(lives.as_millis()).unwrap_or(u64::MAX);
     let mut full = 0;
-    for subscription in subscriptions {
-        let job = PushJob {
-            user: user.clone(),
-            subscription: subscription.id,
-            conversation,
-            position: push.position,
-            showing: push.showing.clone(),
-            not_after,
-            tries: 0,
-        };
+    for job in PushJob::of(user, subscriptions, push, now, lives) {
         full += usize::from(queue.put(job, now).await == Put::Full);
     }
     full

@@ -17,6 +17,7 @@ mod payload;
 mod public;
 mod queue;
 mod rests;
+mod stored;
 pub mod web_push;
 
 pub use collapse::CollapseKey;
@@ -24,6 +25,7 @@ pub use dispatch::{Directory, DispatchOptions, Dispatcher, Said, Senders, enqueu
 pub use http::{Addresses, HttpOptions, Roots};
 pub use log::LogSender;
 pub use queue::MemoryQueue;
+pub use stored::StoredQueue;
 
 /// Why a sender cannot be made of what the operator configured.
 #[derive(Debug, thiserror::Error)]

@@ -96,7 +96,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             | mesh::Body::Receipts(_)
             | mesh::Body::ReceiptDigests(_)
             | mesh::Body::Typing(_)
-            | mesh::Body::Presence(_) => {}
+            | mesh::Body::Presence(_)
+            | mesh::Body::Push(_) => {}
         }
     }
 

@@ -285,7 +285,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.ensure_open(id, now, effects);
         }
         if changed {
-            if id.kind == LogKind::Conversation && epoch > FOUNDING {
+            if id.kind != LogKind::Placement && epoch > FOUNDING {
                 effects.push(Effect::HomeChanged(id));
             }
             self.sealed_homes.remove(&id);

@@ -9,15 +9,20 @@
 //! The home of a conversation offers its entries in ascending order once the mark has passed them, and offers again what
 //! it does not know to be decided: what is at or below the newest decided position is a repeat, and decided no more.
 
+mod desk;
+mod offers;
 pub mod ports;
 mod state;
 #[cfg(test)]
 mod tests;
 
+pub use hearth_protocol::push::{Preferences, PushPolicy};
 use hearth_protocol::{LogId, Position, Timestamp, UserId};
 use uuid::Uuid;
 
-pub use state::UserPush;
+pub use desk::{Desk, DeskUser, Turn, Wish};
+pub use offers::{Due, Offered, Offers, Wanted, Watchers};
+pub use state::{Kept, UserPush};
 
 /// Conversations of one user of which something is remembered. Above it those that were not used for the longest go,
 /// those with nothing waiting and nothing pushed first.
@@ -68,27 +73,6 @@ pub struct Offer {
     pub sequenced_at: Timestamp,
     /// When its content goes away.
     pub expires_at: Option<Timestamp>,
-}
-
-/// What a user wants to be woken for in a conversation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PushPolicy {
-    /// Every message of others.
-    #[default]
-    All,
-    /// Messages that name the user.
-    Mentions,
-    /// None.
-    None,
-}
-
-/// A user's preferences for a conversation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Preferences {
-    /// What for.
-    pub policy: PushPolicy,
-    /// Until when nothing of it, mentions neither.
-    pub muted_until: Option<Timestamp>,
 }
 
 /// Why a message wakes nobody.

@@ -3,90 +3,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use hearth_protocol::{ConversationId, DeviceId, Position, Timestamp, UserId};
+pub use hearth_protocol::push::{Service, Subscription, Target};
+use hearth_protocol::{ConversationId, Position, Timestamp, UserId};
 use uuid::Uuid;
 
-use super::Showing;
-
-/// Where a push service delivers to.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Target {
-    /// A browser's subscription (RFC 8030).
-    WebPush {
-        /// The push resource. Whoever knows it can send there.
-        endpoint: String,
-        /// The browser's key: a point of P-256, 65 bytes, uncompressed.
-        p256dh: Bytes,
-        /// The browser's secret, 16 bytes.
-        auth: Bytes,
-    },
-    /// A device of Apple's service.
-    Apns {
-        /// The device token in hexadecimal.
-        device_token: String,
-    },
-    /// A device of Firebase Cloud Messaging.
-    Fcm {
-        /// The registration token.
-        registration: String,
-    },
-}
-
-impl Target {
-    /// The kind of service.
-    #[must_use]
-    pub fn service(&self) -> Service {
-        match self {
-            Self::WebPush { .. } => Service::WebPush,
-            Self::Apns { .. } => Service::Apns,
-            Self::Fcm { .. } => Service::Fcm,
-        }
-    }
-}
-
-/// Says the service alone: all of the rest would let a reader of a log send.
-impl std::fmt::Debug for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Target").field(&self.service()).finish()
-    }
-}
-
-impl Service {
-    /// The service as a label of metrics.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::WebPush => "web_push",
-            Self::Apns => "apns",
-            Self::Fcm => "fcm",
-        }
-    }
-}
-
-/// A kind of push service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Service {
-    /// Web Push.
-    WebPush,
-    /// Apple's.
-    Apns,
-    /// Firebase's.
-    Fcm,
-}
-
-/// A device's subscription, as its user's record has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subscription {
-    /// Its id.
-    pub id: Uuid,
-    /// The device that made it.
-    pub device: DeviceId,
-    /// When the device last said that it holds.
-    pub registered_at: Timestamp,
-    /// Where it leads.
-    pub target: Target,
-}
+use super::{Push, Showing};
 
 /// What is to be sent to one subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +26,29 @@ pub struct PushJob {
     pub not_after: Timestamp,
     /// How often it was tried.
     pub tries: u32,
+}
+
+impl PushJob {
+    /// The jobs of what was decided, one a subscription; `lives` is how long one may wait for its device, in milliseconds.
+    #[must_use]
+    pub fn of(user: &UserId, subscriptions: &[Subscription], push: &Push, now: Timestamp, lives: u64) -> Vec<Self> {
+        let Some(conversation) = push.log.as_conversation() else { return Vec::new() };
+        let expires_at = match push.showing {
+            Showing::Notify { expires_at, .. } => expires_at,
+            Showing::Clear => None,
+        };
+        let not_after = Timestamp(now.0.saturating_add(lives)).min(expires_at.unwrap_or(Timestamp(u64::MAX)));
+        let job = |subscription: &Subscription| Self {
+            user: user.clone(),
+            subscription: subscription.id,
+            conversation,
+            position: push.position,
+            showing: push.showing.clone(),
+            not_after,
+            tries: 0,
+        };
+        subscriptions.iter().map(job).collect()
+    }
 }
 
 /// Names a job that was taken.

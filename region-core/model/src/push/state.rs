@@ -74,6 +74,15 @@ struct View {
     until: u64,
 }
 
+/// What is kept of the decisions on one conversation, for another process to go on from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Up to where it is decided.
+    pub decided: Option<Position>,
+    /// What the devices show, ascending, each with whether it names the user.
+    pub shown: Vec<(Position, bool)>,
+}
+
 /// Push decisions of one user, at the home of the user's record.
 #[derive(Clone, Debug)]
 pub struct UserPush {
@@ -107,6 +116,23 @@ impl UserPush {
         for cursor in read {
             conversation.read.take(*cursor);
         }
+    }
+
+    /// As [`UserPush::resume`], and what the devices show goes once it is read.
+    pub fn restore(&mut self, log: LogId, kept: &Kept) {
+        self.resume(log, kept.decided, &[]);
+        if let Some(conversation) = self.conversations.get_mut(&log) {
+            let shown =
+                kept.shown.iter().map(|(position, mentions)| Pushed { position: *position, mentions: *mentions });
+            conversation.pushed = shown.collect();
+        }
+    }
+
+    /// What the devices show of a conversation, as [`Kept`] has it.
+    #[must_use]
+    pub fn shown(&self, log: LogId) -> Vec<(Position, bool)> {
+        let pushed = self.conversations.get(&log).map(|conversation| &conversation.pushed);
+        pushed.into_iter().flatten().map(|pushed| (pushed.position, pushed.mentions)).collect()
     }
 
     /// Up to where a conversation is decided, to be kept: below what waits.

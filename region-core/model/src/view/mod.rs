@@ -24,7 +24,7 @@ pub use placements::{PlacedAt, PlacementState};
 pub use present::{Present, Target};
 pub use privacy::PrivacyState;
 pub use taking::Taking;
-pub use user::{Membership, UserState};
+pub use user::{Membership, PushState, UserState};
 
 use crate::command::Command;
 
@@ -95,7 +95,7 @@ impl Decision {
 
 /// Version byte of snapshots. Version 1 had placements of the first form; version 3 is version 2 with the partition mode
 /// of a conversation behind it, and is written where there is one; version 4 has [`Behind`] there, and is written where
-/// something is kept no longer or withheld.
+/// something is kept no longer, withheld, or to be woken for.
 const SNAPSHOT_VERSION: u8 = 2;
 const FIRST_SNAPSHOT_VERSION: u8 = 1;
 const MODE_SNAPSHOT_VERSION: u8 = 3;
@@ -110,12 +110,13 @@ struct Behind {
     forgotten: Forgotten,
     erased: bool,
     privacy: PrivacyState,
+    push: PushState,
 }
 
 impl Behind {
     /// Whether versions before 4 do not hold it.
     fn needs_version_4(&self) -> bool {
-        self.erased || !self.forgotten.is_empty() || !self.privacy.is_empty()
+        self.erased || !self.forgotten.is_empty() || !self.privacy.is_empty() || !self.push.is_empty()
     }
 }
 
@@ -145,7 +146,12 @@ impl View {
             View::Conversation(state) => {
                 Behind { mode: state.partition_mode, forgotten: state.forgotten.clone(), ..Behind::default() }
             }
-            View::User(state) => Behind { erased: state.erased, privacy: state.privacy.clone(), ..Behind::default() },
+            View::User(state) => Behind {
+                erased: state.erased,
+                privacy: state.privacy.clone(),
+                push: state.push.clone(),
+                ..Behind::default()
+            },
             View::Empty | View::Placements(_) => Behind::default(),
         }
     }
@@ -158,7 +164,7 @@ impl View {
             }
             View::User(state) => {
                 let state = Arc::make_mut(state);
-                (state.erased, state.privacy) = (behind.erased, behind.privacy);
+                (state.erased, state.privacy, state.push) = (behind.erased, behind.privacy, behind.push);
             }
             View::Empty | View::Placements(_) => {}
         }
@@ -273,7 +279,10 @@ impl View {
         let things = match self {
             View::Empty => 0,
             View::Conversation(state) => state.members.len() + state.sent.len() + state.forgotten.users.len(),
-            View::User(state) => state.conversations.len() + state.resident.len() + state.privacy.blocks.len(),
+            View::User(state) => {
+                let push = state.push.preferences.len() + state.push.subscriptions.len();
+                state.conversations.len() + state.resident.len() + state.privacy.blocks.len() + push
+            }
             View::Placements(state) => state.placed.len(),
         };
         things as u64

@@ -15,6 +15,8 @@ mod independent;
 #[cfg(test)]
 mod queue;
 #[cfg(test)]
+mod stored;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod web_push;
