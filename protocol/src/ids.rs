@@ -188,6 +188,12 @@ impl fmt::Display for Sequence {
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
 
+impl From<u64> for Timestamp {
+    fn from(milliseconds: u64) -> Self {
+        Self(milliseconds)
+    }
+}
+
 /// Where an entry stands: (epoch, sequence).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {

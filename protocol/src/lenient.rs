@@ -26,6 +26,15 @@ where
     value.map(whole).transpose().map_err(D::Error::custom)
 }
 
+/// The same, where `null` is another thing than nothing.
+pub(crate) fn whole_or_null<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<u64>,
+{
+    whole_or_none(deserializer).map(Some)
+}
+
 /// An object: a derived reader takes a list of its fields, too.
 pub(crate) fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
     let fields = Map::deserialize(deserializer)?;

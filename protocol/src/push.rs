@@ -14,6 +14,7 @@ use crate::limits;
 
 /// What a user wants to be woken for in a conversation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PushPolicy {
     /// Every message of others.
@@ -36,6 +37,7 @@ pub struct Preferences {
 
 /// A kind of push service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Service {
     /// Web Push.
@@ -131,6 +133,7 @@ impl Subscription {
 
 /// `POST /push-subscriptions`.
 #[derive(Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Subscribe {
     /// The device: a later subscription of it to the same service replaces the one before.
@@ -150,6 +153,7 @@ pub struct Subscribe {
 
 /// `keys` of a browser's `PushSubscription`, in URL-safe base64.
 #[derive(Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BrowserKeys {
     /// A point of P-256, uncompressed.
     pub p256dh: String,
@@ -225,6 +229,7 @@ fn key(text: &str, bytes: usize) -> Option<Bytes> {
 
 /// A subscription in answers: what its target is stays in the record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SubscriptionRow {
     /// Its id, for `DELETE`.
@@ -235,6 +240,18 @@ pub struct SubscriptionRow {
     pub service: Service,
     /// When the device last said that it holds.
     pub registered_at: Timestamp,
+}
+
+/// `GET /push-subscriptions`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct SubscriptionsResponse {
+    /// The user's.
+    pub subscriptions: Vec<SubscriptionRow>,
+    /// What a browser needs to subscribe; absent where Web Push is not configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub application_server_key: Option<String>,
 }
 
 impl From<&Subscription> for SubscriptionRow {
@@ -250,6 +267,7 @@ impl From<&Subscription> for SubscriptionRow {
 
 /// `DELETE /push-subscriptions`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Unsubscribe {
     /// As the answer to `POST` named it.
@@ -258,13 +276,16 @@ pub struct Unsubscribe {
 
 /// `PATCH /conversations/{id}/preferences`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(transform = crate::contract::changes_something))]
 #[serde(rename_all = "camelCase")]
 pub struct PatchPreferences {
     /// Milliseconds since the epoch; `null` ends a mute.
-    #[serde(default, deserialize_with = "crate::rest::present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::lenient::whole_or_null", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::contract::time_or_null"))]
     pub muted_until: Option<Option<Timestamp>>,
     /// What to be woken for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "PushPolicy"))]
     pub push: Option<PushPolicy>,
 }
 
@@ -278,6 +299,7 @@ impl PatchPreferences {
 
 /// The answer to `PATCH /conversations/{id}/preferences`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PreferencesRow {
     /// The conversation.

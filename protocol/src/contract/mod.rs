@@ -14,7 +14,7 @@ pub use frames::{CLIENT_FRAMES, SERVER_FRAMES, asyncapi};
 pub use routes::{ROUTES, openapi};
 
 #[cfg(feature = "schema")]
-pub(crate) use schemas::{changeable_settings, changes_something, direct, group_or_channel};
+pub(crate) use schemas::{changeable_settings, changes_something, direct, group_or_channel, time_or_null};
 
 /// The OpenAPI 3.1 document of the REST routes, as JSON.
 pub const OPENAPI: &str = include_str!("../../contract/openapi.json");

@@ -9,6 +9,7 @@ use super::schemas::Schemas;
 use crate::error::{ErrorCode, Refusal};
 use crate::ids::{ConversationId, UserId};
 use crate::limits;
+use crate::push::{PatchPreferences, PreferencesRow, Subscribe, SubscriptionRow, SubscriptionsResponse, Unsubscribe};
 use crate::rest::{
     AddMembers, ConversationRow, CreateConversation, CreateGroup, EditsResponse, FeedResponse, HistoryResponse,
     MembersResponse, PatchConversation, PatchMember, PatchUser, SyncRequest, SyncResponse, UserRow,
@@ -148,6 +149,56 @@ pub const ROUTES: &[Route] = &[
         summary: "The versions of a message, for its author and admins",
         answers: &[(200, given::<EditsResponse>())],
         ..GET
+    },
+    Route {
+        method: "patch",
+        path: "/conversations/{conversation}/preferences",
+        id: "setPreferences",
+        summary: "What the caller wants to be woken for there",
+        body: sent::<PatchPreferences>(),
+        answers: &[(200, given::<PreferencesRow>())],
+        ..WRITE
+    },
+    Route {
+        path: "/push-subscriptions",
+        id: "pushSubscriptions",
+        summary: "Where the caller's devices are woken",
+        answers: &[(200, given::<SubscriptionsResponse>())],
+        ..GET
+    },
+    Route {
+        method: "post",
+        path: "/push-subscriptions",
+        id: "subscribePush",
+        summary: "A device is to be woken: 201 the first time, 200 after",
+        body: sent::<Subscribe>(),
+        answers: &[(200, given::<SubscriptionRow>()), (201, given::<SubscriptionRow>())],
+        ..WRITE
+    },
+    Route {
+        method: "delete",
+        path: "/push-subscriptions",
+        id: "unsubscribePush",
+        summary: "A device is to be woken no longer",
+        body: sent::<Unsubscribe>(),
+        answers: &[(204, None)],
+        ..WRITE
+    },
+    Route {
+        method: "put",
+        path: "/users/me/blocks/{user}",
+        id: "block",
+        summary: "Nothing of a user's direct messages, and nothing for it of the caller's presence",
+        answers: &[(204, None)],
+        ..WRITE
+    },
+    Route {
+        method: "delete",
+        path: "/users/me/blocks/{user}",
+        id: "unblock",
+        summary: "Blocks a user no longer",
+        answers: &[(204, None)],
+        ..WRITE
     },
     Route {
         path: "/users/me",

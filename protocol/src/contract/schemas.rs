@@ -84,3 +84,11 @@ pub(crate) fn direct(_: &mut SchemaGenerator) -> Schema {
 pub(crate) fn group_or_channel(_: &mut SchemaGenerator) -> Schema {
     schemars::json_schema!({ "enum": ["group", "channel", null], "description": "`group` (default) or `channel`." })
 }
+
+/// An instant that may be taken away.
+pub(crate) fn time_or_null(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({
+        "type": ["integer", "null"], "minimum": 0, "maximum": crate::limits::SEQUENCE,
+        "description": "Milliseconds since the epoch; `null` ends a mute."
+    })
+}

@@ -2,26 +2,15 @@
 
 use std::sync::Arc;
 
-use hearth_protocol::push::{PatchPreferences, PreferencesRow, Subscription, SubscriptionRow};
+use hearth_protocol::push::{PatchPreferences, PreferencesRow, Subscription, SubscriptionRow, SubscriptionsResponse};
 use hearth_protocol::rest::ApiAnswer;
 use hearth_protocol::{Change, ConversationId, ErrorCode, LogId, Refusal, Timestamp, UserId};
 use region_model::LogView;
 use region_model::view::{PushState, View};
-use serde::Serialize;
 use uuid::Uuid;
 
 use crate::handle::ApiCall;
 use crate::region::Region;
-
-/// `GET /push-subscriptions`.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct SubscriptionsRow {
-    subscriptions: Vec<SubscriptionRow>,
-    /// What a browser needs to subscribe; absent where Web Push is not configured.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    application_server_key: Option<String>,
-}
 
 /// Until when a user wants to hear nothing of a conversation, by the user's record.
 pub(crate) fn muted(record: &LogView, conversation: ConversationId) -> Option<Timestamp> {
@@ -113,7 +102,7 @@ impl Region {
         }
         let subscriptions = push_of(&view).subscriptions.values().map(SubscriptionRow::from).collect();
         let application_server_key = self.options.push.door.application_server_key();
-        Ok(ApiAnswer::json(200, &SubscriptionsRow { subscriptions, application_server_key }))
+        Ok(ApiAnswer::json(200, &SubscriptionsResponse { subscriptions, application_server_key }))
     }
 
     /// A subscription that still holds, as the user's record has it here.

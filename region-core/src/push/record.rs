@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use hearth_protocol::ids::direct_conversation;
+use hearth_protocol::push::{Preferences, PushPolicy};
 use hearth_protocol::{Epoch, LogId, LogKind, Position, RegionId, Sequence, Timestamp, UserId, mesh};
 use region_model::LogView;
 use region_model::ports::MapSync;
@@ -217,9 +219,14 @@ fn position(epoch: u64, sequence: u64) -> Position {
 fn desk_user(state: &UserState, now: Timestamp) -> DeskUser {
     let first = state.push.subscriptions.values().map(|subscription| subscription.registered_at).min();
     let joined = state.conversations.iter().filter(|(_, membership)| membership.joined);
+    let wants = state.push.preferences.iter().map(|(id, wants)| (LogId::conversation(*id), *wants));
+    // In a direct conversation with somebody whom the user blocks, nobody else writes.
+    let nothing = Preferences { policy: PushPolicy::None, muted_until: None };
+    let blocked = state.privacy.blocks.keys().map(|other| direct_conversation(&state.user, other));
+    let blocked = blocked.map(|id| (LogId::conversation(id), nothing));
     DeskUser {
         subscriptions: state.push.subscriptions.values().cloned().collect(),
-        preferences: state.push.preferences.iter().map(|(id, wants)| (LogId::conversation(*id), *wants)).collect(),
+        preferences: wants.chain(blocked).collect(),
         joined: joined.map(|(id, membership)| (LogId::conversation(*id), membership.position)).collect(),
         since: first.unwrap_or(now),
         taken_over: false,
@@ -273,5 +280,37 @@ fn of_mesh(offers: &mesh::PushOffers) -> Offers {
         reads: offers.reads.iter().filter_map(reads).collect(),
         gone: offers.gone.iter().filter_map(name).collect(),
         starts: offers.starts.iter().filter_map(start).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_protocol::ConversationId;
+    use region_model::view::{PrivacyState, PushState};
+
+    use super::*;
+
+    #[test]
+    fn whom_a_user_blocks_wakes_it_in_no_direct_conversation_whatever_it_wants_there() {
+        let user = |name: &str| UserId::new(name).expect("a valid name");
+        let mut ann = UserState {
+            user: user("ann"),
+            created_at: Timestamp(1),
+            display_name: None,
+            avatar_url: None,
+            conversations: BTreeMap::new(),
+            resident: BTreeMap::new(),
+            erased: false,
+            privacy: PrivacyState::default(),
+            push: PushState::default(),
+        };
+        let (with_bob, with_cem) = (direct_conversation(&ann.user, &user("bob")), ConversationId(Uuid::from_u128(9)));
+        let mentions = Preferences { policy: PushPolicy::Mentions, muted_until: None };
+        ann.push.preferences = [(with_bob, mentions), (with_cem, mentions)].into();
+        ann.privacy.blocks = [(user("bob"), Timestamp(2))].into();
+        let of = |state: &UserState, id| desk_user(state, Timestamp(3)).preferences[&LogId::conversation(id)].policy;
+        assert_eq!((of(&ann, with_bob), of(&ann, with_cem)), (PushPolicy::None, PushPolicy::Mentions));
+        ann.privacy.blocks.clear();
+        assert_eq!(of(&ann, with_bob), PushPolicy::Mentions);
     }
 }

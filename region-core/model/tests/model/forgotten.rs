@@ -249,6 +249,7 @@ fn a_snapshot_carries_what_is_kept_no_longer_and_what_is_withheld() {
             resident: Default::default(),
             erased,
             privacy,
+            push: Default::default(),
         };
         let view = View::User(Arc::new(state));
         assert_eq!(View::from_snapshot(&view.snapshot()), Some(view));
