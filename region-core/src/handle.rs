@@ -367,7 +367,7 @@ impl RegionHandle {
         }
         let (connection, events) = Connection::new(self.region.new_connection_id(), user.clone(), device, bounds);
         let connection = Arc::new(connection);
-        let privacy = self.region.privacy_of(&user).await;
+        let privacy = tokio::time::timeout(ARRIVAL_PATIENCE, self.region.privacy_of(&user)).await.ok().flatten();
         self.region.hub.add(connection.clone());
         if let Some(privacy) = privacy.filter(|privacy| !privacy.is_empty()) {
             self.region.keep_private(&user, &privacy);

@@ -23,7 +23,9 @@ const STEPS: u64 = 30;
 
 /// Runs until the region stops.
 pub(crate) async fn run(region: Arc<Region>) {
-    let mut sweep = tokio::time::interval(region.options.content_sweep);
+    // Not at the start, when everything else wants the store.
+    let period = region.options.content_sweep;
+    let mut sweep = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut failed = region.failed.subscribe();
     let mut due = HashMap::new();
@@ -92,8 +94,13 @@ impl Region {
     }
 
     /// Raises the floor of a conversation where that is due. Returns when it has to be looked at again; with the next sweep,
-    /// where that cannot be told.
+    /// where that cannot be told. Of a conversation that is younger than a day nothing is looked at but its first entry.
     async fn raise_floor(self: &Arc<Self>, log: LogId, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let day = milliseconds(self.options.retention_day);
+        let first = self.entry_at(log, 1).await?.map(|entry| entry.entry.fixed.time.0.saturating_add(day));
+        if let Some(at) = first.filter(|at| *at > now.0) {
+            return Ok(Some(Timestamp(at)));
+        }
         let Ok(view) = self.view(log, false).await else { return Ok(None) };
         let Some(kept) = kept_for(&view, self.options.retention_day).filter(|_| view.held && view.open.is_none())
         else {
@@ -102,7 +109,7 @@ impl Region {
         let floor = match self.floor_due(log, &view, kept, now).await? {
             Due::At(floor) => floor,
             // Settings may change meanwhile.
-            Due::Later(at) => return Ok(Some(at.min(Timestamp(now.0 + milliseconds(self.options.retention_day))))),
+            Due::Later(at) => return Ok(Some(at.min(Timestamp(now.0 + day)))),
         };
         let Some(below) = self.entry_at(log, floor - 1).await? else { return Ok(None) };
         let before = Timestamp(now.0.saturating_sub(kept));
