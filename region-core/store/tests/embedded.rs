@@ -136,7 +136,7 @@ fn a_store_of_another_version_or_region_is_refused() {
     assert!(matches!(other, Err(OpenError::Region { found, .. }) if found == region("eu")));
     let file = folder.path().join("hearth-store");
     std::fs::write(&file, "7\n").expect("writes");
-    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 7, known: 5 })));
+    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 7, known: 6 })));
     std::fs::write(&file, "seven").expect("writes");
     assert!(matches!(try_open(folder.path()), Err(OpenError::Failed(_))));
     std::fs::remove_file(&file).expect("removes");
@@ -145,7 +145,7 @@ fn a_store_of_another_version_or_region_is_refused() {
         let meta = database.keyspace("meta", fjall::KeyspaceCreateOptions::default).expect("is there");
         meta.insert("version", 9_u64.to_be_bytes()).expect("writes");
     }
-    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 9, known: 5 })));
+    assert!(matches!(try_open(folder.path()), Err(OpenError::Version { found: 9, known: 6 })));
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ pub async fn content_that_is_taken_away_leaves_the_rest_of_its_entries_in_the_lo
     let (rest, end) = stores.log.deletes(next, 3).await.expect("lists");
     let mut all = [page, rest].concat();
     all.sort_by_key(|(log, delete)| (*log, delete.target));
-    let known = vec![(log, erased), (log, delete(1, 3)), (log, delete(2, 4)), (other, delete(1, 2))];
+    let known = vec![(log, erased.clone()), (log, delete(1, 3)), (log, delete(2, 4)), (other, delete(1, 2))];
     assert_eq!((all, end), (known, None));
     // What is not there, and what stands under another epoch, is left as it is.
     let elsewhere = hearth_protocol::Position { epoch: Epoch(2), ..position(2) };
@@ -114,6 +114,6 @@ pub async fn content_that_is_taken_away_leaves_the_rest_of_its_entries_in_the_lo
     assert_eq!(stores.log.scrub().await, Ok(true));
     assert_eq!(stores.log.scrub().await, Ok(false));
     stores.log.remove(other).await.expect("removes");
-    assert_eq!(stores.log.deletes(None, 9).await.expect("lists").0, [(log, delete(2, 4))]);
+    assert_eq!(stores.log.deletes(None, 9).await.expect("lists").0, [(log, erased), (log, delete(2, 4))]);
     assert_eq!(stores.log.scrub().await, Ok(true), "a removed log leaves its bytes, too");
 }
