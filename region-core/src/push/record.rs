@@ -53,7 +53,7 @@ impl Task {
 
     async fn look_at_record(&mut self, record: LogId) {
         let region = self.region.clone();
-        let Ok(view) = region.view(record, false).await else {
+        let Ok(view) = region.view(record, true).await else {
             region.push.touched(record);
             return;
         };
@@ -189,7 +189,8 @@ impl Task {
     async fn send_wishes(&mut self, wishes: Vec<Wish>) {
         let mut frames: BTreeMap<RegionId, Vec<mesh::PushWatch>> = BTreeMap::new();
         for wish in wishes {
-            let view = self.region.view(wish.log, false).await;
+            // A copy may be here before its placement is known here, so the steward is asked.
+            let view = self.region.view(wish.log, true).await;
             let Ok(LogView { placement: Some(placement), .. }) = view else { continue };
             frames.entry(placement.home).or_default().extend(watches(&wish));
         }

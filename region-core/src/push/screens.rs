@@ -80,7 +80,8 @@ impl Task {
     /// Tells what a device shows, where its user has subscriptions.
     pub(super) async fn tell_screen(&mut self, user: &UserId, device: DeviceId) {
         let record = LogId::user(user);
-        let Ok(view) = self.region.view(record, false).await else { return };
+        // A copy may be here before its placement is known here, so the steward is asked.
+        let Ok(view) = self.region.view(record, true).await else { return };
         let View::User(state) = &view.view else { return };
         let Some(placement) = view.placement.as_ref().filter(|_| !state.push.subscriptions.is_empty()) else { return };
         let shown = self.screens.of(user, device).map(LogId::conversation);
