@@ -14,8 +14,8 @@ use region_model::view::{View, default_settings};
 use region_model::{Command, LogView};
 use uuid::Uuid;
 
+use crate::call::ApiCall;
 use crate::feed::FeedCursor;
-use crate::handle::ApiCall;
 use crate::push::muted;
 use crate::reads::{check_mode, has_rows_of};
 use crate::region::Region;

@@ -4,6 +4,7 @@
 //! compositions use. Only `runtime` performs effects of the core.
 
 mod api;
+mod call;
 mod departures;
 pub mod edge;
 mod erase;
@@ -36,9 +37,10 @@ mod typing;
 mod users;
 mod word;
 
+pub use call::ApiCall;
 pub use edge::{Connection, EdgeEvent, QueueBounds, Rewound, Skipped};
 pub use erase::{UserFound, UserTraces};
-pub use handle::{ApiCall, Opened, Readiness, RegionHandle, Replay};
+pub use handle::{Opened, Readiness, RegionHandle, Replay};
 pub use links::{LinkEvent, Links, NotSent};
 pub use losses::Loss;
 pub use ownership::Ownership;

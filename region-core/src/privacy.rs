@@ -9,7 +9,7 @@ use hearth_protocol::rest::ApiAnswer;
 use hearth_protocol::{Change, EntryKind, LogId, Refusal, SealedEntry, Timestamp, UserId};
 use region_model::view::{ConversationState, PrivacyState, View};
 
-use crate::handle::ApiCall;
+use crate::call::ApiCall;
 use crate::region::Region;
 
 /// Whether an entry is hidden from whoever blocks its sender since then.

@@ -13,7 +13,7 @@ use region_model::LogView;
 use region_model::ports::StoreError;
 use region_model::view::{ConversationState, Member, View};
 
-use crate::handle::ApiCall;
+use crate::call::ApiCall;
 use crate::present::Reader;
 use crate::push::muted;
 use crate::receipts::can_count;

@@ -23,7 +23,7 @@ use region_model::{Command, CoreGauges, Input, Lane, LogView, Outcome, ParkingBo
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
-use crate::handle::ApiCall;
+use crate::call::ApiCall;
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::metrics::Measures;

@@ -8,8 +8,9 @@ use hearth_protocol::{Epoch, ErrorCode, LogId, Refusal, UserId, limits};
 
 use region_model::LogView;
 
+use crate::call::ApiCall;
 use crate::edge::Rewound;
-use crate::handle::{ApiCall, Replay};
+use crate::handle::Replay;
 use crate::present::Reader;
 use crate::reads::{check_mode, has_rows, seen};
 use crate::region::Region;

@@ -9,7 +9,7 @@ use region_model::LogView;
 use region_model::view::{PushState, View};
 use uuid::Uuid;
 
-use crate::handle::ApiCall;
+use crate::call::ApiCall;
 use crate::region::Region;
 
 /// Until when a user wants to hear nothing of a conversation, by the user's record.
