@@ -27,7 +27,7 @@ def ask(url, body=None):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=25, help="requests of a phase for each operation")
+    parser.add_argument("--examples", type=int, default=10, help="requests of a phase for each operation")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 31), help="what the requests are drawn from")
     arguments = parser.parse_args()
     line = next((text for text in sys.stdin if text.startswith("{")), None)
@@ -45,7 +45,9 @@ def main():
         "--max-examples", str(arguments.examples), "--seed", str(arguments.seed),
     ]
     print(f"again with --seed {arguments.seed}", flush=True)
-    return 1 if subprocess.run(command, check=False).returncode else 0
+    # What it remembers of a run goes beside the packages, not into the folder that it is called from.
+    remembers = pathlib.Path(sys.prefix).parent
+    return 1 if subprocess.run(command, check=False, cwd=remembers).returncode else 0
 
 
 if __name__ == "__main__":
