@@ -324,7 +324,9 @@ fn erased(history: &History) -> BTreeSet<Key> {
     let sent = history.events.iter().filter_map(|(_, event)| {
         let Event::Invoke(session, conversation, message) = event else { return None };
         let sender = history.sessions.get(*session as usize)?;
-        users.contains(&(*conversation, sender.name.as_str())).then_some((*conversation, *message))
+        // A session is named by its user, and where it is.
+        let user = sender.name.split(" at ").next().unwrap_or_default();
+        users.contains(&(*conversation, user)).then_some((*conversation, *message))
     });
     sent.collect()
 }
