@@ -164,7 +164,7 @@ impl QueryValues {
 /// # Errors
 /// `INVALID_MESSAGE` for both bounds at once, and for a limit outside 1 to 200.
 pub(crate) fn check_history(query: &HistoryQuery) -> Result<(), Refusal> {
-    if query.before.or(query.after).is_some_and(|bound| bound >= MOST_SEQUENCE) {
+    if query.before.or(query.after).is_some_and(|bound| bound > limits::SEQUENCE) {
         return Err(Refusal::invalid("a sequence number stays below 2^53"));
     }
     if query.before.is_some() && query.after.is_some() {
@@ -191,21 +191,18 @@ pub(crate) fn check_sync(request: &SyncRequest) -> Result<(), Refusal> {
     if request.limit.is_some_and(|limit| limit == 0 || limit > rows) {
         return Err(Refusal::invalid(format!("`limit` is from 1 to {rows}")).with_limit(format!("{rows} rows")));
     }
-    if request.conversations.iter().any(|cursor| cursor.last_sequence >= MOST_SEQUENCE) {
+    if request.conversations.iter().any(|cursor| cursor.last_sequence > limits::SEQUENCE) {
         return Err(Refusal::invalid("a sequence number stays below 2^53"));
     }
     Ok(())
 }
-
-/// Wire integers stay below 2^53.
-pub(crate) const MOST_SEQUENCE: u64 = 1 << 53;
 
 /// Checks settings.
 ///
 /// # Errors
 /// `INVALID_MESSAGE` for a retention outside 1 to 3,650 days.
 pub(crate) fn check_settings(settings: &SettingsPatch) -> Result<(), Refusal> {
-    if settings.retention_days.is_some_and(|days| !(1..=3_650).contains(&days)) {
+    if settings.retention_days.is_some_and(|days| !(1..=limits::RETENTION_DAYS).contains(&days)) {
         return Err(Refusal::invalid("`retentionDays` is from 1 to 3650"));
     }
     Ok(())

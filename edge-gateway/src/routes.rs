@@ -19,8 +19,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{ApiError, answer_of};
 use crate::rest::{
-    Caller, MOST_SEQUENCE, QueryValues, check_history, check_name, check_settings, check_sync, check_users,
-    idempotency_key, json_body, path_id,
+    Caller, QueryValues, check_history, check_name, check_settings, check_sync, check_users, idempotency_key,
+    json_body, path_id,
 };
 use crate::state::GatewayState;
 
@@ -242,7 +242,7 @@ async fn set_preferences(
     if patch.is_empty() {
         return Err(Refusal::invalid("nothing to change: give `mutedUntil` or `push`").into());
     }
-    if patch.muted_until.flatten().is_some_and(|until| until.0 >= MOST_SEQUENCE) {
+    if patch.muted_until.flatten().is_some_and(|until| until.0 > limits::SEQUENCE) {
         return Err(Refusal::invalid("`mutedUntil` stays below 2^53").into());
     }
     call(&gateway, &user, ApiCall::SetPreferences { id, patch }).await
@@ -269,4 +269,40 @@ async fn push_subscriptions(State(gateway): Gateway, Caller(user): Caller) -> An
 /// A route of the contract that a later version serves.
 async fn not_yet(Caller(_): Caller) -> ApiError {
     ApiError(Refusal::invalid("this route is not served by this version yet"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use hearth_protocol::contract;
+    use serde_json::Value;
+
+    /// Methods and paths that this file serves; those for a later version left out.
+    fn served() -> BTreeSet<(String, String)> {
+        let mut served = BTreeSet::new();
+        for line in include_str!("routes.rs").lines().filter_map(|line| line.trim().strip_prefix(".route(")) {
+            let (path, handlers) = line.split_once(", ").expect("a path and its handlers");
+            let text = path.split('"').nth(1).unwrap_or("{conversation}");
+            let below =
+                text.strip_prefix("{conversation}").map(|rest| format!("/conversations/{{conversation}}{rest}"));
+            let path = below.unwrap_or_else(|| text.to_owned()).replace("{{", "{").replace("}}", "}");
+            let calls: Vec<&str> = handlers.split('(').collect();
+            for pair in calls.windows(2).filter(|pair| !pair[1].starts_with("not_yet)")) {
+                let method = pair[0].rsplit(['.', ':', ' ']).next().unwrap_or_default();
+                served.insert((method.to_owned(), path.clone()));
+            }
+        }
+        served
+    }
+
+    #[test]
+    fn the_contract_names_every_route_that_is_served_and_no_other() {
+        let document: Value = serde_json::from_str(contract::OPENAPI).expect("JSON");
+        let paths = document["paths"].as_object().expect("paths").iter();
+        let methods = |of: &Value| of.as_object().expect("methods").keys().cloned().collect::<Vec<_>>();
+        let told: BTreeSet<(String, String)> =
+            paths.flat_map(|(path, of)| methods(of).into_iter().map(|method| (method, path.clone()))).collect();
+        assert_eq!(told, served());
+    }
 }

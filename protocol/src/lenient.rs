@@ -4,13 +4,13 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Number, Value};
 
-/// Above this a number of JSON is not exact in every reader.
-const EXACT: f64 = 9_007_199_254_740_992.0;
+use crate::limits;
 
 /// A number without a fraction, also where it is written with one (`2.0`).
 pub(crate) fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(deserializer: D) -> Result<T, D::Error> {
     let number = Number::deserialize(deserializer)?;
-    let of_fraction = || number.as_f64().filter(|value| value.fract() == 0.0 && (0.0..EXACT).contains(value));
+    let of_fraction =
+        || number.as_f64().filter(|value| value.fract() == 0.0 && (0.0..=limits::SEQUENCE as f64).contains(value));
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 0 and 2^53, without fraction")]
     let value = number.as_u64().or_else(|| of_fraction().map(|value| value as u64));
     value.and_then(|value| T::try_from(value).ok()).ok_or_else(|| D::Error::custom("invalid type: not a whole number"))

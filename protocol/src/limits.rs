@@ -2,6 +2,8 @@
 
 /// Wire integers stay below 2^53: the greatest sequence number.
 pub const SEQUENCE: u64 = (1 << 53) - 1;
+/// Days that messages may be kept at most.
+pub const RETENTION_DAYS: u32 = 3_650;
 /// Bytes of one client frame.
 pub const FRAME_BYTES: usize = 64 * 1024;
 /// Bytes of the text of one message.

@@ -280,7 +280,7 @@ pub struct SettingsPatch {
     pub history_for_new_members: Option<HistoryForNewMembers>,
     /// 1 to 3,650. Default: 30.
     #[serde(deserialize_with = "crate::lenient::whole_or_none", default)]
-    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 3_650)))]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = crate::limits::RETENTION_DAYS)))]
     pub retention_days: Option<u32>,
 }
 

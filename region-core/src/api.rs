@@ -20,9 +20,6 @@ use crate::push::muted;
 use crate::reads::{check_mode, has_rows_of};
 use crate::region::Region;
 
-/// Conversations of one page of the feed.
-const FEED_PAGE: u64 = 200;
-
 /// What the feed shows of one conversation.
 enum FeedRow {
     Row(Box<ConversationRow>),
@@ -118,10 +115,10 @@ impl Region {
         match call {
             ApiCall::Members { cursor, limit, .. } => {
                 let limit = limit.unwrap_or(100);
-                if limit == 0 || limit > 1_000 {
+                if limit == 0 || limit > limits::MEMBERS_ROWS as u64 {
                     return Err(Refusal::invalid("limit is 1 to 1000").with_limit("1000 members a page"));
                 }
-                let limit = usize::try_from(limit).unwrap_or(1_000);
+                let limit = usize::try_from(limit).unwrap_or(limits::MEMBERS_ROWS);
                 Ok(ApiAnswer::json(200, &Self::members_page(&view, user, cursor.as_deref(), limit)?))
             }
             ApiCall::History { query, .. } => {
@@ -330,7 +327,7 @@ impl Region {
             settings.history_for_new_members = history;
         }
         if let Some(days) = asked.retention_days {
-            if !(1..=3_650).contains(&days) {
+            if !(1..=limits::RETENTION_DAYS).contains(&days) {
                 return Err(Refusal::invalid("retentionDays is 1 to 3650"));
             }
             settings.retention_days = days;
@@ -427,7 +424,7 @@ impl Region {
         pass_on: bool,
     ) -> Result<ApiAnswer, Refusal> {
         let limit = limit.unwrap_or(50);
-        if limit == 0 || limit > FEED_PAGE {
+        if limit == 0 || limit > limits::FEED_ROWS as u64 {
             return Err(Refusal::invalid("limit is 1 to 200").with_limit("200 conversations a page"));
         }
         let view = self.view(LogId::user(user), true).await?;

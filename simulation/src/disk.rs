@@ -1,7 +1,7 @@
 //! The store of a region as the ports describe it, in maps: what is synced survives a power cut, what is written
 //! survives the end of the process.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -48,8 +48,7 @@ enum Undo {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
     pub(crate) logs: BTreeMap<LogId, StoredLog>,
-    /// Never walked: its order is left to chance.
-    dedup: HashMap<DedupKey, DedupRecord>,
+    dedup: BTreeMap<DedupKey, DedupRecord>,
     placements: BTreeMap<LogId, Placement>,
     pub(crate) parked: BTreeMap<u64, ParkedSend>,
     pub(crate) outbox: BTreeMap<(LogId, u64, String), OutboxRecord>,

@@ -23,10 +23,6 @@ use crate::trace::Trace;
 
 /// What may happen in a simulated second, in the mean: far above what a failover takes.
 const EVENTS_A_SECOND: u64 = 40_000;
-/// What the history takes of a client in a second, in the mean: room is made for it once.
-const EVENTS_OF_A_CLIENT: usize = 24;
-/// Room for no more than this is made before there is something to keep.
-const EVENTS_AT_FIRST: usize = 1 << 18;
 /// Cores tick this often.
 const TICK: u64 = SECOND / 10;
 /// Links that are down are tried this often.
@@ -188,10 +184,7 @@ impl World {
             names.iter().take(plan.size.regions).filter_map(|name| RegionId::new(name).ok()).collect();
         let seed = plan.seed;
         let regions = ids.iter().enumerate().map(|(place, id)| Region::new(seed, place, id.clone())).collect();
-        let mut history =
-            History { regions: ids.iter().map(|id| id.as_str().to_owned()).collect(), ..History::default() };
-        let seconds = usize::try_from(plan.size.seconds).unwrap_or(usize::MAX);
-        history.events.reserve((EVENTS_OF_A_CLIENT * plan.size.clients).saturating_mul(seconds).min(EVENTS_AT_FIRST));
+        let history = History { regions: ids.iter().map(|id| id.as_str().to_owned()).collect(), ..History::default() };
         let mut world = Self {
             now: 0,
             events: BinaryHeap::new(),

@@ -10,7 +10,6 @@ use region_core::Replay;
 use super::deliveries::sync_required;
 use super::{Effect, Session, State};
 use crate::clock::Moment;
-use crate::rest::MOST_SEQUENCE;
 
 /// A resume under way.
 #[derive(Debug)]
@@ -35,12 +34,12 @@ impl Session {
     }
 
     pub(super) fn begin_resume(&mut self, token: Option<&str>, mut cursors: Vec<SyncCursor>, now: Moment) {
-        let readable = cursors.iter().all(|cursor| cursor.last_sequence < MOST_SEQUENCE);
+        let readable = cursors.iter().all(|cursor| cursor.last_sequence <= limits::SEQUENCE);
         let exact = readable && self.token_holds(token, now);
         // A conversation listed twice is served from its lowest number, once.
         cursors.sort_by_key(|cursor| (cursor.conversation_id, cursor.last_sequence));
         cursors.dedup_by_key(|cursor| cursor.conversation_id);
-        cursors.retain(|cursor| cursor.last_sequence < MOST_SEQUENCE);
+        cursors.retain(|cursor| cursor.last_sequence <= limits::SEQUENCE);
         let pulled = cursors.split_off(cursors.len().min(limits::SYNC_CONVERSATIONS));
         for cursor in &cursors {
             self.deliveries.begin_replay(cursor);

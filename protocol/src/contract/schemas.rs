@@ -60,7 +60,8 @@ pub(crate) fn changeable_settings(_: &mut SchemaGenerator) -> Schema {
             "onlyAdminsCanPost": { "type": "boolean", "description": "Only admins may send." },
             "allowMemberInvites": { "type": "boolean", "description": "Members may add members." },
             "retentionDays": {
-                "type": "integer", "minimum": 1, "maximum": 3_650, "description": "Days that messages are kept."
+                "type": "integer", "minimum": 1, "maximum": crate::limits::RETENTION_DAYS,
+                "description": "Days that messages are kept."
             }
         }
     });

@@ -287,24 +287,13 @@ fn of_mesh(offers: &mesh::PushOffers) -> Offers {
 #[cfg(test)]
 mod tests {
     use hearth_protocol::ConversationId;
-    use region_model::view::{PrivacyState, PushState};
 
     use super::*;
 
     #[test]
     fn whom_a_user_blocks_wakes_it_in_no_direct_conversation_whatever_it_wants_there() {
         let user = |name: &str| UserId::new(name).expect("a valid name");
-        let mut ann = UserState {
-            user: user("ann"),
-            created_at: Timestamp(1),
-            display_name: None,
-            avatar_url: None,
-            conversations: BTreeMap::new(),
-            resident: BTreeMap::new(),
-            erased: false,
-            privacy: PrivacyState::default(),
-            push: PushState::default(),
-        };
+        let mut ann = UserState::created(user("ann"), Timestamp(1));
         let (with_bob, with_cem) = (direct_conversation(&ann.user, &user("bob")), ConversationId(Uuid::from_u128(9)));
         let mentions = Preferences { policy: PushPolicy::Mentions, muted_until: None };
         ann.push.preferences = [(with_bob, mentions), (with_cem, mentions)].into();

@@ -141,7 +141,9 @@ impl PushState {
 }
 
 impl UserState {
-    pub(super) fn created(user: UserId, created_at: Timestamp) -> Self {
+    /// The record of a user of whom nothing is known.
+    #[must_use]
+    pub fn created(user: UserId, created_at: Timestamp) -> Self {
         Self {
             user,
             created_at,

@@ -240,17 +240,7 @@ fn a_snapshot_carries_what_is_kept_no_longer_and_what_is_withheld() {
         blocked_by: [user("cem")].into(),
     };
     for (erased, privacy) in [(true, PrivacyState::default()), (false, privacy)] {
-        let state = UserState {
-            user: user("ann"),
-            created_at: Timestamp(1),
-            display_name: None,
-            avatar_url: None,
-            conversations: Default::default(),
-            resident: Default::default(),
-            erased,
-            privacy,
-            push: Default::default(),
-        };
+        let state = UserState { erased, privacy, ..UserState::created(user("ann"), Timestamp(1)) };
         let view = View::User(Arc::new(state));
         assert_eq!(View::from_snapshot(&view.snapshot()), Some(view));
     }
