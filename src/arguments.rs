@@ -335,9 +335,13 @@ pub(crate) struct BenchArguments {
     /// What to do, instead of measuring this binary.
     #[command(subcommand)]
     pub(crate) verb: Option<BenchVerb>,
-    /// Scenarios, separated by commas: a1, a16, b, c, d, which are the default, and presence.
+    /// Scenarios, separated by commas: a1, a16, b, c, d, which are the default, and presence, fanout, fanout-received,
+    /// sync, sessions.
     #[arg(long, value_delimiter = ',')]
     pub(crate) scenario: Vec<String>,
+    /// Sessions of the scenario sessions. This process and the server need so many file descriptors each.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(2..=20_000))]
+    pub(crate) sessions: u64,
     /// Seconds that a run is measured.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub(crate) seconds: u64,

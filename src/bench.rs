@@ -22,6 +22,7 @@ pub(crate) async fn bench(arguments: BenchArguments) -> ExitCode {
     let json = arguments.json;
     let options = BenchOptions {
         scenarios: arguments.scenario,
+        sessions: usize::try_from(arguments.sessions).unwrap_or(10_000),
         seconds: arguments.seconds,
         warm_up_seconds: arguments.warm_up,
         three_regions: !arguments.one_region,

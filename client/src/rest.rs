@@ -304,10 +304,27 @@ impl Api<'_> {
     /// # Errors
     /// [`RestError`].
     pub async fn create_group(&self, name: &str, others: &[UserId]) -> Result<ConversationRow, RestError> {
+        self.create(name, others, None).await
+    }
+
+    /// A new channel, in which only its admins write; its creator is one.
+    ///
+    /// # Errors
+    /// [`RestError`].
+    pub async fn create_channel(&self, name: &str, others: &[UserId]) -> Result<ConversationRow, RestError> {
+        self.create(name, others, Some(ConversationKind::Channel)).await
+    }
+
+    async fn create(
+        &self,
+        name: &str,
+        others: &[UserId],
+        kind: Option<ConversationKind>,
+    ) -> Result<ConversationRow, RestError> {
         let body = CreateGroup {
             name: name.to_owned(),
             participant_ids: others.to_vec(),
-            kind: None,
+            kind,
             settings: SettingsPatch::default(),
             partition_mode: None,
         };

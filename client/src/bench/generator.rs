@@ -6,17 +6,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hearth_protocol::MessageId;
-use hearth_protocol::client::ServerFrame;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use hearth_protocol::client::{AuthPayload, ServerFrame};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::BenchError;
 use super::run::Run;
 use super::wire::{self, Number, Reader, Seen, Template};
+use super::{BenchError, opening};
 
-/// Bytes read at once.
-const READ_BYTES: usize = 64 * 1024;
 /// How long opening one connection may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -42,6 +40,8 @@ pub(super) struct Link {
     out: RefCell<Vec<u8>>,
     written: Cell<usize>,
     template: Template,
+    /// A `message.received` up to its number.
+    receipt: String,
     /// Index of the connection, and of its tally.
     pub(super) index: usize,
     pub(super) sender: Option<u16>,
@@ -54,6 +54,11 @@ impl Link {
         let counter = run.sent(sender, at);
         let number = Number { run: run.id, sender, counter };
         self.template.append(number, &mut self.out.borrow_mut());
+    }
+
+    /// Appends a `message.received` up to a number.
+    pub(super) fn append_receipt(&self, up_to: u64) {
+        self.append_text(format!("{}{up_to}}}}}", self.receipt).as_bytes());
     }
 
     /// Appends a text frame.
@@ -85,80 +90,58 @@ impl Link {
     }
 }
 
+/// The receiving half of one connection.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) read: OwnedReadHalf,
+    /// What came right behind `connected`.
+    pub(super) early: Vec<u8>,
+}
+
 /// Opens the connections of a plan, in its order, `at_once` of them at a time.
 pub(super) async fn open_all(
     plans: &[Plan],
     text: &str,
     at_once: usize,
-) -> Result<Vec<(Rc<Link>, OwnedReadHalf)>, BenchError> {
+) -> Result<Vec<(Rc<Link>, Incoming)>, BenchError> {
     let opening = stream::iter(plans.iter().enumerate()).map(|(index, plan)| open(index, plan, text));
     opening.buffered(at_once).try_collect().await
 }
 
 /// Opens a connection, authenticates, and waits for `connected`.
-pub(super) async fn open(index: usize, plan: &Plan, text: &str) -> Result<(Rc<Link>, OwnedReadHalf), BenchError> {
+pub(super) async fn open(index: usize, plan: &Plan, text: &str) -> Result<(Rc<Link>, Incoming), BenchError> {
     let failed = |what: String| BenchError::Connect { host: plan.host.clone(), what };
     let opening = async {
-        let mut stream = TcpStream::connect(&plan.host).await.map_err(|error| failed(error.to_string()))?;
+        let stream = TcpStream::connect(&plan.host).await.map_err(|error| failed(error.to_string()))?;
         stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
-        let request = format!(
-            "GET /ws HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: aGVhcnRoIGJlbmNoIGtleQ==\r\nSec-WebSocket-Protocol: chat.v1\r\n\r\n",
-            plan.host
-        );
-        stream.write_all(request.as_bytes()).await.map_err(|error| failed(error.to_string()))?;
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") {
-            // One byte at a time, so that nothing behind the head is taken.
-            answer.push(stream.read_u8().await.map_err(|error| failed(error.to_string()))?);
-        }
-        if !answer.starts_with(b"HTTP/1.1 101") {
-            let line = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
-            return Err(failed(line));
-        }
-        let mut auth = Vec::new();
-        let payload = serde_json::json!({"type": "auth", "payload": {"token": plan.token}}).to_string();
-        wire::append_frame(wire::TEXT, payload.as_bytes(), &mut auth);
-        stream.write_all(&auth).await.map_err(|error| failed(error.to_string()))?;
-        expect_connected(&mut stream).await.map_err(failed)?;
-        Ok(stream)
+        let auth = AuthPayload { token: plan.token.clone(), ..AuthPayload::default() };
+        opening::open(stream, &plan.host, &auth).await.map_err(failed)
     };
-    let stream = tokio::time::timeout(OPEN_TIMEOUT, opening).await;
-    let stream = stream.map_err(|_| failed(format!("took longer than {} s", OPEN_TIMEOUT.as_secs())))??;
-    let (read, write) = stream.into_split();
+    let opened = tokio::time::timeout(OPEN_TIMEOUT, opening).await;
+    let opened = opened.map_err(|_| failed(format!("took longer than {} s", OPEN_TIMEOUT.as_secs())))??;
+    let (read, write) = opened.stream.into_split();
     let link = Link {
         write,
         out: RefCell::new(Vec::new()),
         written: Cell::new(0),
         template: Template::new(&plan.conversation, text),
+        receipt: format!(
+            r#"{{"type":"message.received","payload":{{"conversationId":"{}","upToSequence":"#,
+            plan.conversation
+        ),
         index,
         sender: plan.sender,
     };
-    Ok((Rc::new(link), read))
-}
-
-/// Reads exactly one frame, so that nothing behind it is taken.
-async fn expect_connected(stream: &mut TcpStream) -> Result<(), String> {
-    let mut buffer = Vec::new();
-    loop {
-        match wire::first_frame(&buffer).map_err(|error| error.to_string())? {
-            None => buffer.push(stream.read_u8().await.map_err(|error| error.to_string())?),
-            Some(frame) => {
-                let text = String::from_utf8_lossy(&buffer[frame.start..frame.end]);
-                return match ServerFrame::parse(&text) {
-                    Ok((_, Some(ServerFrame::Connected(_)))) => Ok(()),
-                    _ => Err(format!("expected `connected`, got {}", text.chars().take(120).collect::<String>())),
-                };
-            }
-        }
-    }
+    Ok((Rc::new(link), Incoming { read, early: opened.early }))
 }
 
 /// Reads one connection until it ends, and keeps its window full.
-pub(super) async fn drive(link: Rc<Link>, mut read: OwnedReadHalf, run: Rc<RefCell<Run>>) {
+pub(super) async fn drive(link: Rc<Link>, incoming: Incoming, run: Rc<RefCell<Run>>, read_bytes: usize) {
+    let Incoming { mut read, early } = incoming;
     let mut reader = Reader::default();
-    let mut buffer = vec![0; READ_BYTES];
-    let mut filled = 0;
+    let mut filled = early.len();
+    let mut buffer = early;
+    buffer.resize(filled + read_bytes, 0);
     loop {
         let length = if link.is_waiting() {
             tokio::select! {
@@ -299,6 +282,25 @@ pub(super) async fn heartbeats(links: Vec<Rc<Link>>) {
             link.append_control(wire::TEXT, br#"{"type":"heartbeat","timestamp":0}"#);
             // A broken connection is noticed by its reader.
             let _ = link.flush();
+        }
+    }
+}
+
+/// Each connection says once a second how far it has stored what came, as clients do.
+pub(super) async fn receipts(links: Vec<Rc<Link>>, run: Rc<RefCell<Run>>) {
+    const STEPS: usize = 50;
+    let mut said = vec![0; links.len()];
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / STEPS as u32);
+    // A part of the connections at each step: clients are not in step with each other.
+    for step in (0..STEPS).cycle() {
+        ticks.tick().await;
+        for link in links.iter().skip(step).step_by(STEPS) {
+            let up_to = run.borrow().received_up_to(link.index);
+            if up_to > std::mem::replace(&mut said[link.index], up_to) {
+                link.append_receipt(up_to);
+                // A broken connection is noticed by its reader.
+                let _ = link.flush();
+            }
         }
     }
 }

@@ -7,11 +7,15 @@
 mod compare;
 mod generator;
 mod median;
+mod missed;
+mod opening;
 mod presence;
 mod report;
 mod run;
 mod scenario;
+mod served;
 mod server;
+mod sessions;
 mod syncs;
 mod tally;
 #[cfg(test)]
@@ -20,11 +24,12 @@ mod wire;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use compare::{CompareError, CompareOptions, Comparison, Row, compare};
 pub use median::Median;
-pub use report::{Latency, PagesReport, PresenceReport, Report, RunReport};
+pub use report::{Latency, MissedReport, PagesReport, PresenceReport, Report, RunReport, SessionsReport, StormReport};
 use scenario::{Load, Task};
 use server::Server;
 
@@ -41,13 +46,22 @@ const HOME: &str = "eu-west";
 const EDGE: &str = "us-east";
 const THREE_REGIONS: &str = "eu-west,us-east,ap-south";
 
+/// Members of the channel of scenario fanout, beside the one who sends, and messages that it has outstanding.
+const LISTENERS: u16 = 1_000;
+const FAN_OUT_WINDOW: u64 = 4;
+/// What can be measured. Those after `d` run when they are named.
+pub const SCENARIOS: [&str; 10] =
+    ["a1", "a16", "b", "c", "d", "presence", "fanout", "fanout-received", "sync", "sessions"];
+
 /// What `hearth bench` was asked for.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
     /// The `hearth` executable whose `dev` is put under load; this process's own by default.
     pub executable: PathBuf,
-    /// Of `a1`, `a16`, `b`, `c` and `d`; empty means all of these. `presence` runs when it is named.
+    /// Of [`SCENARIOS`]; empty means `a1`, `a16`, `b`, `c` and `d`.
     pub scenarios: Vec<String>,
+    /// Sessions of scenario `sessions`, 2 to 20,000. Default 10,000.
+    pub sessions: usize,
     /// How long each run is measured, in seconds, 1 or more. Default 10.
     pub seconds: u64,
     /// How long each run warms up before, in seconds. Default 2.
@@ -65,6 +79,7 @@ impl Default for BenchOptions {
         Self {
             executable: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("hearth")),
             scenarios: Vec::new(),
+            sessions: 10_000,
             seconds: 10,
             warm_up_seconds: 2,
             three_regions: true,
@@ -78,7 +93,7 @@ impl Default for BenchOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
     /// There is no such scenario.
-    #[error("there is no scenario {asked}: use --scenario with one of a1, a16, b, c, d, presence")]
+    #[error("there is no scenario {asked}: use --scenario with one of {}", SCENARIOS.join(", "))]
     Scenario {
         /// As given.
         asked: String,
@@ -123,8 +138,7 @@ pub async fn bench(options: BenchOptions) -> Result<bool, BenchError> {
 /// # Errors
 /// [`BenchError`] when nothing could be measured.
 pub async fn measure(options: BenchOptions) -> Result<Report, BenchError> {
-    const KNOWN: [&str; 6] = ["a1", "a16", "b", "c", "d", "presence"];
-    if let Some(asked) = options.scenarios.iter().find(|asked| !KNOWN.contains(&asked.as_str())) {
+    if let Some(asked) = options.scenarios.iter().find(|asked| !SCENARIOS.contains(&asked.as_str())) {
         return Err(BenchError::Scenario { asked: asked.clone() });
     }
     let (done, report) = tokio::sync::oneshot::channel();
@@ -149,6 +163,8 @@ struct Bench<'a> {
     runs: Vec<RunReport>,
     pages: Option<PagesReport>,
     presence: Vec<PresenceReport>,
+    missed: Option<MissedReport>,
+    sessions: Vec<SessionsReport>,
 }
 
 impl<'a> Bench<'a> {
@@ -161,6 +177,8 @@ impl<'a> Bench<'a> {
             runs: Vec::new(),
             pages: None,
             presence: Vec::new(),
+            missed: None,
+            sessions: Vec::new(),
         }
     }
 
@@ -175,13 +193,20 @@ impl<'a> Bench<'a> {
         }
         self.across(&rest).await?;
         self.presence(&rest).await?;
+        self.fan_out(&rest).await?;
+        self.missed(&rest).await?;
+        self.sessions(&rest).await?;
         let held = self.runs.iter().all(|run| run.held)
             && self.pages.as_ref().is_none_or(|pages| pages.held)
-            && self.presence.iter().all(|presence| presence.held);
+            && self.presence.iter().all(|presence| presence.held)
+            && self.missed.as_ref().is_none_or(|missed| missed.held)
+            && self.sessions.iter().all(|sessions| sessions.held);
         Ok(Report {
             runs: self.runs,
             pages: self.pages,
             presence: self.presence,
+            missed: self.missed,
+            sessions: self.sessions,
             text_bytes: TEXT.len(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             file_system,
@@ -190,7 +215,12 @@ impl<'a> Bench<'a> {
     }
 
     fn wants(&self, scenario: &str) -> bool {
-        self.options.scenarios.is_empty() || self.options.scenarios.iter().any(|asked| asked == scenario)
+        self.options.scenarios.is_empty() || self.asks(scenario)
+    }
+
+    /// Whether it was named.
+    fn asks(&self, scenario: &str) -> bool {
+        self.options.scenarios.iter().any(|asked| asked == scenario)
     }
 
     /// a, b and d: everybody at one region.
@@ -227,7 +257,7 @@ impl<'a> Bench<'a> {
 
     /// Users who step away and come back: all at one region, then spread over three.
     async fn presence(&mut self, rest: &Rest) -> Result<(), BenchError> {
-        if !self.options.scenarios.iter().any(|asked| asked == "presence") {
+        if !self.asks("presence") {
             return Ok(());
         }
         let times =
@@ -250,6 +280,75 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
+    /// One sends, and 1,000 are connected; then they say once a second what they have stored, too.
+    async fn fan_out(&mut self, rest: &Rest) -> Result<(), BenchError> {
+        for (scenario, receipts) in [("fanout", false), ("fanout-received", true)] {
+            if !self.asks(scenario) {
+                continue;
+            }
+            self.run += 1;
+            let server = Server::start(&self.options.executable, HOME, "none", &self.data).await?;
+            let plans = scenario::channel(&server, rest, self.run, LISTENERS, HOME).await?;
+            let load = Load::Full(FAN_OUT_WINDOW);
+            let report = Task { receipts, ..self.task(scenario, &server, rest, load) }.run(self.run, plans).await?;
+            progress(&report);
+            self.runs.push(report);
+            server.stop().await;
+        }
+        Ok(())
+    }
+
+    /// A client that missed 1,000 messages.
+    async fn missed(&mut self, rest: &Rest) -> Result<(), BenchError> {
+        if self.asks("sync") {
+            self.run += 1;
+            let server = Server::start(&self.options.executable, HOME, "none", &self.data).await?;
+            self.missed = Some(missed::missed(&server, rest, self.run, HOME).await?);
+            server.stop().await;
+        }
+        Ok(())
+    }
+
+    /// Sessions that are idle, come at once and come back at once: plain, then over TLS.
+    async fn sessions(&mut self, rest: &Rest) -> Result<(), BenchError> {
+        if !self.asks("sessions") {
+            return Ok(());
+        }
+        let count = self.options.sessions;
+        for encrypted in [false, true] {
+            self.run += 2;
+            let report = if encrypted {
+                let (server, trust) = Server::start_tls(&self.options.executable, &self.data, count).await?;
+                let rest = Rest::new(Some(Arc::clone(&trust)))?;
+                let report = sessions::sessions(&server, &rest, Some(trust), self.run, count).await?;
+                server.stop().await;
+                report
+            } else {
+                let server = Server::start(&self.options.executable, HOME, "none", &self.data).await?;
+                let report = sessions::sessions(&server, rest, None, self.run, count).await?;
+                server.stop().await;
+                report
+            };
+            eprintln!("sessions, TLS {encrypted}: {} bytes each", report.bytes_a_session);
+            self.sessions.push(report);
+        }
+        Ok(())
+    }
+
+    fn task<'t>(&'t self, scenario: &'t str, server: &'t Server, rest: &'t Rest, load: Load) -> Task<'t> {
+        Task {
+            scenario,
+            server,
+            rest,
+            data: &self.data,
+            load,
+            warm_up: Duration::from_secs(self.options.warm_up_seconds),
+            time: Duration::from_secs(self.options.seconds.max(1)),
+            receipts: false,
+            link: None,
+        }
+    }
+
     /// As fast as the window allows; at half that rate, in bursts of the window; where the window has several messages,
     /// also at half that rate in single messages, which takes the batching of every socket away.
     async fn full_and_half(
@@ -267,24 +366,9 @@ impl<'a> Bench<'a> {
                 "b" => scenario::group(server, rest, self.run, GROUP, HOME).await?,
                 _ => scenario::pairs(server, rest, self.run, PAIRS, HOME, link.map_or(HOME, |(edge, _)| edge)).await?,
             };
-            let task = Task {
-                scenario,
-                server,
-                rest,
-                data: &self.data,
-                load,
-                warm_up: Duration::from_secs(self.options.warm_up_seconds),
-                time: Duration::from_secs(self.options.seconds.max(1)),
-                link,
-            };
+            let task = Task { link, ..self.task(scenario, server, rest, load) };
             let report = task.run(self.run, plans).await?;
-            eprintln!(
-                "{scenario} on {} at {} load: {:.0} messages/s{}",
-                server.regions.len(),
-                report.load,
-                report.messages_per_second,
-                if report.held { "" } else { ", FAILED" }
-            );
+            progress(&report);
             if matches!(load, Load::Full(_)) {
                 let per_second = report.messages_per_second / 2.0;
                 loads.push_back(Load::Paced { per_second, burst: window, name: "half" });
@@ -296,6 +380,18 @@ impl<'a> Bench<'a> {
         }
         Ok(())
     }
+}
+
+fn progress(report: &RunReport) {
+    eprintln!(
+        "{} on {} at {} load: {:.0} messages/s, {:.0} deliveries/s{}",
+        report.scenario,
+        report.regions,
+        report.load,
+        report.messages_per_second,
+        report.deliveries_per_second,
+        if report.held { "" } else { ", FAILED" }
+    );
 }
 
 /// The kind of file system under a folder, as `/proc/mounts` names it: a sync on a tmpfs means nothing.

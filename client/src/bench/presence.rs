@@ -8,10 +8,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use hdrhistogram::Histogram;
 use hearth_protocol::UserId;
 use tokio::io::AsyncReadExt;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::JoinSet;
 
-use super::generator::{self, Link, Plan};
+use super::generator::{self, Incoming, Link, Plan};
 use super::report::{Latency, PresenceReport};
 use super::run::histogram;
 use super::server::{Server, cpu};
@@ -159,9 +158,11 @@ async fn plans(server: &Server, rest: &Rest, run: u32) -> Result<Vec<Plan>, Benc
 }
 
 /// Reads a connection until it ends.
-async fn read(connection: usize, mut read: OwnedReadHalf, counts: Rc<RefCell<Counts>>) {
-    let mut buffer = vec![0; 16 * 1024];
-    let mut filled = 0;
+async fn read(connection: usize, incoming: Incoming, counts: Rc<RefCell<Counts>>) {
+    let Incoming { mut read, early } = incoming;
+    let mut filled = early.len();
+    let mut buffer = early;
+    buffer.resize(filled + 16 * 1024, 0);
     while let Ok(length @ 1..) = read.read(&mut buffer[filled..]).await {
         filled += length;
         let mut counts = counts.borrow_mut();

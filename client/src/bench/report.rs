@@ -32,7 +32,7 @@ impl Latency {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunReport {
-    /// `a1`, `a16`, `b` or `c`.
+    /// `a1`, `a16`, `b`, `c`, `fanout` or `fanout-received`.
     pub scenario: String,
     /// How many regions the mesh had; each conversation has a voter in each.
     pub regions: usize,
@@ -169,6 +169,107 @@ impl PresenceReport {
     }
 }
 
+/// What a client missed, asked for in one go.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MissedReport {
+    /// `sync`.
+    pub scenario: &'static str,
+    /// Messages missed.
+    pub messages: u64,
+    /// Conversations that they are of.
+    pub conversations: u64,
+    /// How often it was asked, each way.
+    pub rounds: usize,
+    /// `POST /sync` over a kept-alive connection.
+    pub rest_ms: Latency,
+    /// From the TCP connection to `sync.complete` of a session that brings its cursors.
+    pub session_ms: Latency,
+    /// What was wrong with what came.
+    pub notes: Vec<String>,
+    /// Whether every round gave all of it.
+    pub held: bool,
+}
+
+/// Clients that came all at once.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StormReport {
+    /// Clients that got in.
+    pub sessions: u64,
+    /// Sessions a second, from the first try to the last success.
+    pub per_second: f64,
+    /// From a client's first try to its `connected`; of those that come back to `sync.complete`.
+    pub ms: Latency,
+    /// The slowest of them.
+    pub slowest_ms: f64,
+    /// Tries that were refused or broke off.
+    pub tried_again: u64,
+    /// CPU time of the server process for 1,000 sessions, in milliseconds; 0 where several storms share it.
+    pub server_cpu_ms_per_thousand: f64,
+}
+
+/// Sessions that come at once, are idle, and come back at once.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionsReport {
+    /// `sessions`.
+    pub scenario: &'static str,
+    /// Whether they came over TLS.
+    pub tls: bool,
+    /// Sessions, each of a user of its own, every two with a direct conversation.
+    pub sessions: u64,
+    /// Growth of the server's resident memory for each session: its user and half a conversation included.
+    pub bytes_a_session: u64,
+    /// That part of it which was there before the sessions came.
+    pub bytes_of_users_and_conversations: u64,
+    /// All come for the first time.
+    pub logins: StormReport,
+    /// All were dropped and come back, with a cursor each.
+    pub resumes: StormReport,
+    /// Others who come for the first time meanwhile.
+    pub logins_meanwhile: StormReport,
+    /// What a good run does not show.
+    pub notes: Vec<String>,
+    /// Whether everybody got in, and whoever came back was served exactly.
+    pub held: bool,
+}
+
+impl StormReport {
+    fn words(&self) -> String {
+        format!(
+            "{} at {:.0}/s, ms {}, slowest {:.0}, {} tried again, {:.0} ms of cpu/1000",
+            self.sessions,
+            self.per_second,
+            triple(self.ms),
+            self.slowest_ms,
+            self.tried_again,
+            self.server_cpu_ms_per_thousand,
+        )
+    }
+}
+
+impl SessionsReport {
+    fn row(&self, text: &mut String) {
+        text.push_str(&format!(
+            "sessions {}: {} idle, {:.1} KB each ({:.1} KB of it users and conversations)  {}\n",
+            if self.tls { "over TLS" } else { "plain" },
+            self.sessions,
+            self.bytes_a_session as f64 / 1_000.0,
+            self.bytes_of_users_and_conversations as f64 / 1_000.0,
+            if self.held { "held" } else { "FAILED" },
+        ));
+        let storms =
+            [("logins", &self.logins), ("resumes", &self.resumes), ("logins meanwhile", &self.logins_meanwhile)];
+        for (name, storm) in storms {
+            text.push_str(&format!("      {name}: {}\n", storm.words()));
+        }
+        for note in &self.notes {
+            text.push_str(&format!("      {note}\n"));
+        }
+    }
+}
+
 /// Everything that was measured.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -181,6 +282,12 @@ pub struct Report {
     /// Scenario presence, on one region and on three.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub presence: Vec<PresenceReport>,
+    /// Scenario sync.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missed: Option<MissedReport>,
+    /// Scenario sessions, plain and over TLS.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sessions: Vec<SessionsReport>,
     /// Bytes of each text.
     pub text_bytes: usize,
     /// Cores of the machine, shared by server and generator.
@@ -195,7 +302,7 @@ impl RunReport {
     /// Its lines of the table.
     fn row(&self, text: &mut String) {
         text.push_str(&format!(
-            "{:<5}{:>4}{:>6}{:>11.0}{:>11.0}  {:<23}{:<23}{:>6.1} ms{:>7.0}%{:>7.0}%{:>10.1}  {}\n",
+            "{:<16}{:>4}{:>6}{:>11.0}{:>11.0}  {:<23}{:<23}{:>6.1} ms{:>7.0}%{:>7.0}%{:>10.1}  {}\n",
             self.scenario,
             self.regions,
             self.load,
@@ -230,7 +337,7 @@ impl Report {
     pub fn table(&self) -> String {
         let mut text = format!(
             "{}-byte texts; server and generator share {} cores; data on {}\n\n\
-             {:<5}{:>4}{:>6}{:>11}{:>11}  {:<23}{:<23}{:>9}{:>8}{:>8}{:>10}  {}\n",
+             {:<16}{:>4}{:>6}{:>11}{:>11}  {:<23}{:<23}{:>9}{:>8}{:>8}{:>10}  {}\n",
             self.text_bytes,
             self.cores,
             self.file_system,
@@ -278,6 +385,20 @@ impl Report {
             }
         }
         self.presence.iter().for_each(|presence| presence.row(text));
+        if let Some(missed) = &self.missed {
+            text.push_str(&format!(
+                "sync of {} messages over {} conversations: by REST {} ms, by a session that comes back {} ms  {}\n",
+                missed.messages,
+                missed.conversations,
+                triple(missed.rest_ms),
+                triple(missed.session_ms),
+                if missed.held { "held" } else { "FAILED" },
+            ));
+            for note in &missed.notes {
+                text.push_str(&format!("      {note}\n"));
+            }
+        }
+        self.sessions.iter().for_each(|sessions| sessions.row(text));
     }
 }
 

@@ -197,6 +197,11 @@ impl Run {
         }
     }
 
+    /// The last message of others that a connection got; 0 before the first.
+    pub(super) fn received_up_to(&self, connection: usize) -> u64 {
+        self.tallies[connection].last_row()
+    }
+
     pub(super) fn total_sent(&self) -> u64 {
         self.senders.iter().map(|sender| sender.sent_at.len() as u64).sum()
     }

@@ -21,8 +21,12 @@ use crate::rest::{Rest, RestError};
 const DRAIN: Duration = Duration::from_secs(20);
 /// Calls and connections opened at once while a run is set up.
 const AT_ONCE: usize = 16;
-/// The skew between the counts of acks and of syncs: perf tells every 100 ms, a run lasts seconds.
-const SKEW: f64 = 1.02;
+/// Bytes that the connections of a run read at once: in all, and each.
+const READ_BYTES_IN_ALL: usize = 32 * 1024 * 1024;
+const MIN_READ_BYTES: usize = 8 * 1024;
+const MAX_READ_BYTES: usize = 64 * 1024;
+/// By how many seconds the counts of acks and of syncs may be apart at either end: perf tells every 100 ms.
+const SKEW_SECONDS: f64 = 0.2;
 
 /// How a run sends.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +55,8 @@ pub(super) struct Task<'a> {
     pub(super) load: Load,
     pub(super) warm_up: Duration,
     pub(super) time: Duration,
+    /// Whether those who get messages say once a second that they stored them.
+    pub(super) receipts: bool,
     /// Region whose `/metrics` tells the round trip to the second.
     pub(super) link: Option<(&'a str, &'a str)>,
 }
@@ -127,28 +133,57 @@ pub(super) async fn group(
     Ok(plans.collect())
 }
 
+/// A channel in which one sends, and `members` others are connected.
+pub(super) async fn channel(
+    server: &Server,
+    rest: &Rest,
+    run: u32,
+    members: u16,
+    home: &str,
+) -> Result<Vec<Plan>, BenchError> {
+    let home = server.region(home)?;
+    let users: Vec<UserId> =
+        (0..=members).map(|number| user(format!("bench-{run:x}-f{number}"))).collect::<Result<_, _>>()?;
+    let tokens: Vec<String> = stream::iter(&users)
+        .map(|user| async { Ok::<_, BenchError>(rest.dev_token(&home.http, user, 86_400).await?.token) })
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await?;
+    let row = rest.with_token(&home.http, &tokens[0]).create_channel("bench", &users[1..]).await?;
+    let plans = tokens.into_iter().enumerate().map(|(number, token)| Plan {
+        host: host_of(&home.ws),
+        token,
+        conversation: row.conversation_id.to_string(),
+        base: row.last_sequence,
+        sender: (number == 0).then_some(0),
+        hears: if number == 0 { vec![] } else { vec![0] },
+    });
+    Ok(plans.collect())
+}
+
 /// The open connections of a run.
-struct Field {
-    run: Rc<RefCell<Run>>,
+pub(super) struct Field {
+    pub(super) run: Rc<RefCell<Run>>,
     links: Vec<Rc<Link>>,
-    tasks: JoinSet<()>,
+    pub(super) tasks: JoinSet<()>,
 }
 
 impl Field {
-    async fn open(id: u32, plans: &[Plan]) -> Result<Self, BenchError> {
+    pub(super) async fn open(id: u32, plans: &[Plan]) -> Result<Self, BenchError> {
         let run = Rc::new(RefCell::new(Run::new(id, plans)));
         let opened = generator::open_all(plans, TEXT, AT_ONCE).await?;
         let mut tasks = JoinSet::new();
         let mut links = Vec::new();
-        for (link, read) in opened {
-            tasks.spawn_local(generator::drive(Rc::clone(&link), read, Rc::clone(&run)));
+        let read_bytes = (READ_BYTES_IN_ALL / plans.len().max(1)).clamp(MIN_READ_BYTES, MAX_READ_BYTES);
+        for (link, incoming) in opened {
+            tasks.spawn_local(generator::drive(Rc::clone(&link), incoming, Rc::clone(&run), read_bytes));
             links.push(link);
         }
         tasks.spawn_local(generator::heartbeats(links.clone()));
         Ok(Self { run, links, tasks })
     }
 
-    fn start(&mut self, load: Load) {
+    pub(super) fn start(&mut self, load: Load) {
         match load {
             Load::Full(window) => {
                 self.run.borrow_mut().keep_window(window);
@@ -168,7 +203,7 @@ impl Field {
     }
 
     /// Sends no more and waits until everything arrived, or for as long as draining may take.
-    async fn drain(&self, receivers: u64) {
+    pub(super) async fn drain(&self, receivers: u64) {
         self.run.borrow_mut().stop();
         let started = std::time::Instant::now();
         while !self.run.borrow().is_drained(receivers) && started.elapsed() < DRAIN {
@@ -200,6 +235,10 @@ impl Task<'_> {
         let syncs = Syncs::start(self.server.pid(), self.data).await;
         let mut field = Field::open(id, &plans).await?;
         field.start(self.load);
+        if self.receipts {
+            let links = field.links.clone();
+            field.tasks.spawn_local(generator::receipts(links, Rc::clone(&field.run)));
+        }
         tokio::time::sleep(self.warm_up).await;
         let before = Snapshot::take(self.server.pid(), &syncs);
         field.run.borrow_mut().measure();
@@ -230,7 +269,7 @@ impl Task<'_> {
             Load::Paced { name, .. } => (name, run.most_outstanding()),
         };
         let mut notes = run.take_notes();
-        let synced = run.acks == 0 || acks_per_sync <= in_flight as f64 * SKEW;
+        let synced = run.acks == 0 || acks_per_sync <= in_flight as f64 * (1.0 + SKEW_SECONDS / seconds);
         if !synced {
             notes.push(format!("{acks_per_sync:.1} acks per sync, but only {in_flight} messages were in flight"));
         }

@@ -1,15 +1,19 @@
-//! The server under load: a development mesh as a child process, and what `/proc` tells of it.
+//! The server under load as a child process, a development mesh or one region behind TLS, and what `/proc` tells of it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_protocol::UserId;
+use rustls::ClientConfig;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
 use super::BenchError;
-use crate::rest::DevRegion;
+use super::served::{self, Signer};
+use crate::rest::{DevRegion, Rest};
 
 /// How long the mesh may take until it is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -25,7 +29,10 @@ pub(super) struct Server {
     pid: u32,
     pub(super) regions: Vec<DevRegion>,
     data: PathBuf,
-    _stdout: tokio::io::Lines<BufReader<ChildStdout>>,
+    /// Set of a region behind TLS, which knows no tokens of development.
+    signer: Option<Signer>,
+    /// Kept open: a server whose output is closed may end.
+    stdout: tokio::io::Lines<BufReader<ChildStdout>>,
 }
 
 #[derive(Deserialize)]
@@ -44,32 +51,69 @@ impl Server {
         latency: &str,
         data: &Path,
     ) -> Result<Self, BenchError> {
-        let failed = |what: String| BenchError::Server { what };
-        std::fs::create_dir_all(data).map_err(|error| failed(format!("{}: {error}", data.display())))?;
-        let log = data.with_extension("log");
-        let log_file = std::fs::File::create(&log).map_err(|error| failed(format!("{}: {error}", log.display())))?;
-        let mut child = Command::new(executable)
-            .args(["dev", "--json", "--regions", regions, "--latency", latency, "--limits", "off", "--port", "0"])
-            .arg("--data")
-            .arg(data)
-            .arg("--fresh")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log_file)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| failed(format!("{} could not be started: {error}", executable.display())))?;
-        let stdout = child.stdout.take().ok_or_else(|| failed("the server has no stdout".to_owned()))?;
-        let pid = child.id().ok_or_else(|| failed("the server ended at once".to_owned()))?;
-        let mut lines = BufReader::new(stdout).lines();
-        let line = tokio::time::timeout(READY_TIMEOUT, lines.next_line()).await;
-        let line = line.map_err(|_| failed(format!("not ready within {} s", READY_TIMEOUT.as_secs())))?;
-        let line = line.ok().flatten().ok_or_else(|| failed(format!("it ended; see {}", log.display())))?;
-        let ready: Ready = serde_json::from_str(&line).map_err(|_| failed("its ready line is no JSON".to_owned()))?;
+        let flags = ["dev", "--json", "--regions", regions, "--latency", latency, "--limits", "off", "--port", "0"];
+        let mut command = Command::new(executable);
+        command.args(flags).arg("--data").arg(data).arg("--fresh");
+        let mut server = Self::spawn(command, data).await?;
+        let ready = server.ready().await?;
         if ready.regions.is_empty() {
             return Err(failed(ready.message.unwrap_or_else(|| "its ready line names no region".to_owned())));
         }
-        Ok(Self { child, pid, regions: ready.regions, data: data.to_owned(), _stdout: lines })
+        server.regions = ready.regions;
+        Ok(server)
+    }
+
+    /// Starts `executable serve`: one region behind TLS, which takes so many connections from here. Gives what clients
+    /// have to trust.
+    pub(super) async fn start_tls(
+        executable: &Path,
+        data: &Path,
+        connections: usize,
+    ) -> Result<(Self, Arc<ClientConfig>), BenchError> {
+        std::fs::create_dir_all(data).map_err(|error| failed(format!("{}: {error}", data.display())))?;
+        let setup = served::set_up(executable, data, connections).await?;
+        let mut command = Command::new(executable);
+        command.args(["serve", "--json", "--config"]).arg(data.join("region.toml"));
+        let mut server = Self::spawn(command, data).await?;
+        server.ready().await?;
+        server.regions = vec![setup.region];
+        server.signer = Some(setup.signer);
+        Ok((server, setup.trust))
+    }
+
+    async fn spawn(mut command: Command, data: &Path) -> Result<Self, BenchError> {
+        std::fs::create_dir_all(data).map_err(|error| failed(format!("{}: {error}", data.display())))?;
+        let log = data.with_extension("log");
+        let log_file = std::fs::File::create(&log).map_err(|error| failed(format!("{}: {error}", log.display())))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file).kill_on_drop(true);
+        let started = command.spawn();
+        let mut child = started.map_err(|error| failed(format!("the server could not be started: {error}")))?;
+        let stdout = child.stdout.take().ok_or_else(|| failed("the server has no stdout".to_owned()))?;
+        let pid = child.id().ok_or_else(|| failed("the server ended at once".to_owned()))?;
+        let stdout = BufReader::new(stdout).lines();
+        Ok(Self { child, pid, regions: Vec::new(), data: data.to_owned(), signer: None, stdout })
+    }
+
+    async fn ready(&mut self) -> Result<Ready, BenchError> {
+        let line = tokio::time::timeout(READY_TIMEOUT, self.stdout.next_line()).await;
+        let line = line.map_err(|_| failed(format!("not ready within {} s", READY_TIMEOUT.as_secs())))?;
+        let log = self.data.with_extension("log");
+        let line = line.ok().flatten().ok_or_else(|| failed(format!("it ended; see {}", log.display())))?;
+        serde_json::from_str(&line).map_err(|_| failed("its ready line is no JSON".to_owned()))
+    }
+
+    /// A token that the region takes.
+    pub(super) async fn token(&self, rest: &Rest, base: &str, user: &UserId) -> Result<String, BenchError> {
+        match &self.signer {
+            Some(signer) => signer.token(user),
+            None => Ok(rest.dev_token(base, user, 86_400).await?.token),
+        }
+    }
+
+    /// Bytes of the server's memory that are resident; 0 when it is gone.
+    pub(super) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        parse_resident(&status).unwrap_or(0)
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -101,6 +145,16 @@ pub(super) fn cpu(pid: Option<u32>) -> Option<Duration> {
     parse_cpu(&std::fs::read_to_string(format!("/proc/{who}/stat")).ok()?)
 }
 
+fn failed(what: String) -> BenchError {
+    BenchError::Server { what }
+}
+
+/// `VmRSS` of `/proc/<pid>/status`, which counts in KiB.
+fn parse_resident(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
 /// Fields 14 and 15; the name in field 2 may hold spaces and brackets, so counting starts behind it.
 fn parse_cpu(stat: &str) -> Option<Duration> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
@@ -117,13 +171,18 @@ impl Server {
             Command::new("sleep").arg("60").stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("sleep");
         let stdout = child.stdout.take().expect("piped");
         let pid = child.id().expect("it runs");
-        Self { child, pid, regions, data: PathBuf::new(), _stdout: BufReader::new(stdout).lines() }
+        Self { child, pid, regions, data: PathBuf::new(), signer: None, stdout: BufReader::new(stdout).lines() }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn resident_memory_is_read_in_bytes() {
+        assert_eq!(parse_resident("Name:\thearth\nVmRSS:\t   120 kB\nThreads:\t4\n"), Some(122_880));
+    }
 
     #[test]
     fn cpu_time_is_read_behind_any_process_name() {

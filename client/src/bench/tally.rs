@@ -100,6 +100,11 @@ impl Tally {
         }
     }
 
+    /// The position of the last message of others, or the base.
+    pub(super) fn last_row(&self) -> u64 {
+        self.last_row
+    }
+
     /// How many messages arrived, each counted once.
     pub(super) fn count(&self) -> u64 {
         self.seen.values().map(Bits::count).sum()

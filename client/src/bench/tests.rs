@@ -31,6 +31,7 @@ async fn run(faults: Faults, scenario: &str, load: Load) -> RunReport {
         load,
         warm_up: Duration::from_millis(50),
         time: Duration::from_millis(300),
+        receipts: false,
         link: None,
     };
     task.run(7, plans.expect("plans")).await.expect("a run")
