@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use chaos_tests::chaos::plan::{Plan, USUAL};
 use chaos_tests::chaos::report::{self, Report};
-use chaos_tests::chaos::{Verdict, run};
+use chaos_tests::chaos::{Population, Verdict, run};
 
 const HELP: &str = "\
-usage: chaos [--runs N] [--seed N] [--seconds N] [--json] [--plan] [--mutant NAME]...
+usage: chaos [--runs N] [--seed N] [--seconds N] [--crowd] [--json] [--plan] [--mutant NAME]...
 
 Starts `hearth dev --processes`, loads it through all three regions, performs the faults that follow from the seed, heals
 everything, reads every conversation through every region, restarts all, reads again, and judges what the clients saw.
@@ -16,6 +16,7 @@ everything, reads every conversation through every region, restarts all, reads a
   --runs N      how many runs, of seeds in turn (1)
   --seed N      the first seed (1)
   --seconds N   how long faults come, from 45 (52)
+  --crowd       500 users in 50 conversations of mixed size who do all of chat, instead of six who send
   --json        one line of JSON a run on standard output; everything else goes to standard error
   --mutant NAME a wrong reading of the core (`hearth sim --help`), of a binary that was built with the feature `mutants`:
                 seeds in turn, --runs at most, until one is violated; may be given more than once
@@ -34,11 +35,19 @@ struct Arguments {
     length: Duration,
     json: bool,
     plan: bool,
+    crowd: bool,
     mutants: Vec<String>,
 }
 
+impl Arguments {
+    fn population(&self) -> Population {
+        if self.crowd { Population::crowd() } else { Population::few() }
+    }
+}
+
 fn arguments() -> Result<Option<Arguments>, String> {
-    let mut parsed = Arguments { runs: 1, seed: 1, length: USUAL, json: false, plan: false, mutants: Vec::new() };
+    let mut parsed =
+        Arguments { runs: 1, seed: 1, length: USUAL, json: false, plan: false, crowd: false, mutants: Vec::new() };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         if word == "--mutant" {
@@ -55,6 +64,7 @@ fn arguments() -> Result<Option<Arguments>, String> {
             "--seconds" => parsed.length = Duration::from_secs(number()?.max(45)),
             "--json" => parsed.json = true,
             "--plan" => parsed.plan = true,
+            "--crowd" => parsed.crowd = true,
             "--help" | "-h" => return Ok(None),
             _ => return Err(format!("{word} is not known")),
         }
@@ -67,8 +77,10 @@ fn say(json: bool, text: &str) {
 }
 
 /// One run. One that breaks off is told by its task, and is no reason not to do others.
-async fn one(plan: Plan, mutant: Option<String>, json: bool) -> Result<Report, tokio::task::JoinError> {
-    tokio::spawn(async move { run(&plan, mutant.as_deref(), |text| say(json, text)).await }).await
+async fn one(plan: Plan, arguments: &Arguments, mutant: Option<String>) -> Result<Report, tokio::task::JoinError> {
+    let population = arguments.population();
+    let json = arguments.json;
+    tokio::spawn(async move { run(&plan, &population, mutant.as_deref(), |text| say(json, text)).await }).await
 }
 
 /// Runs each mutant until a run is violated; whether all were caught. A run that breaks off catches nothing.
@@ -79,7 +91,7 @@ async fn mutants(arguments: &Arguments) -> bool {
         for seed in arguments.seed..arguments.seed + arguments.runs {
             say(arguments.json, &format!("{name}, seed {seed}"));
             let plan = Plan::of(seed, arguments.length);
-            let Ok(report) = one(plan, Some(name.clone()), arguments.json).await else { continue };
+            let Ok(report) = one(plan, arguments, Some(name.clone())).await else { continue };
             if let Some(violation) = report.violations.first() {
                 caught = Some((seed, violation.clone()));
                 break;
@@ -108,7 +120,7 @@ async fn all(arguments: &Arguments) -> (Vec<Report>, u64) {
             continue;
         }
         let seed = plan.seed;
-        match one(plan, None, json).await {
+        match one(plan, arguments, None).await {
             Ok(report) => {
                 if json {
                     println!("{}", report.json());
@@ -117,7 +129,7 @@ async fn all(arguments: &Arguments) -> (Vec<Report>, u64) {
             }
             Err(error) => {
                 broken += 1;
-                say(json, &format!("broke off: {error}\n{}", report::replay(seed)));
+                say(json, &format!("broke off: {error}\n{}", report::replay(seed, &arguments.population())));
             }
         }
     }

@@ -95,6 +95,31 @@ pub async fn read_to_end(stream: &mut TcpStream) -> (Vec<String>, Option<u16>) {
     tokio::time::timeout(std::time::Duration::from_secs(30), reading).await.expect("it ends within 30 s")
 }
 
+/// Reads the text frames of a connection one by one.
+#[derive(Debug)]
+pub struct Texts(tokio::io::BufReader<TcpStream>);
+
+impl Texts {
+    /// Of an upgraded connection.
+    #[must_use]
+    pub fn new(stream: TcpStream) -> Self {
+        Self(tokio::io::BufReader::new(stream))
+    }
+
+    /// The next one; `None` when none comes within this time, or the connection ended.
+    pub async fn next(&mut self, within: std::time::Duration) -> Option<serde_json::Value> {
+        let reading = async {
+            loop {
+                let (opcode, payload) = read_frame(&mut self.0).await.ok()?;
+                if opcode == 1 {
+                    return serde_json::from_slice(&payload).ok();
+                }
+            }
+        };
+        tokio::time::timeout(within, reading).await.ok().flatten()
+    }
+}
+
 async fn read_frame(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io::Result<(u8, Vec<u8>)> {
     let opcode = stream.read_u8().await? & 0x0f;
     let length = match stream.read_u8().await? & 0x7f {

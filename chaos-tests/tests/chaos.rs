@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chaos_tests::chaos::plan::{Fault, Kind, Plan, USUAL};
-use chaos_tests::chaos::{Report, Verdict, run};
+use chaos_tests::chaos::{Population, Report, Verdict, run};
 use tokio::sync::Mutex;
 
 /// Each run wants the machine for itself.
@@ -15,7 +15,7 @@ const NO_PAUSE: Duration = Duration::from_secs(5);
 
 async fn held(plan: Plan) -> Report {
     let _permit = ONE_AT_A_TIME.lock().await;
-    let report = run(&plan, None, |text| println!("{text}")).await;
+    let report = run(&plan, &Population::few(), None, |text| println!("{text}")).await;
     assert_eq!(report.verdict(), Verdict::Held, "{}", report.story());
     println!("{}", report.json());
     report

@@ -38,6 +38,8 @@ pub struct Limits {
     pub fanout_threshold: usize,
     /// Messages of a user per minute at one region; default 100, 0 switches the rate limit off.
     pub messages_per_minute: u32,
+    /// New messages of a conversation per minute, counted at its home; default 6,000, 0 switches the rate limit off.
+    pub conversation_messages_per_minute: u32,
     /// Refusals of a session within a minute after which it is closed with 4029; default 1,000, 0 never.
     pub refusals_per_minute: u32,
     /// Users in one `presence.subscribe`; default 500.
@@ -50,6 +52,13 @@ pub struct Limits {
     /// Connections from one address, sessions and REST together; default 10,000. Over it: `OVERLOADED`. Of trusted
     /// forwarders it counts the sessions of each address that they name.
     pub connections_per_address: usize,
+    /// New connections from one address per minute; default 6,000, 0 is no limit. Over it: `RATE_LIMITED`.
+    pub connects_per_minute: u32,
+    /// Sessions that are opened at a time of clients that log in, and of clients that resume; default 128 and 512. The
+    /// others wait; over 8 s: `OVERLOADED`.
+    pub logins_at_once: usize,
+    /// See `logins_at_once`.
+    pub resumes_at_once: usize,
     /// Frames that wait for one slow session; default 8,192. Over it the session is closed with 4010.
     pub session_queue_frames: usize,
     /// Bytes of frames that wait for one slow session; default 1 MiB. Over it the session is closed with 4010. As many
@@ -118,11 +127,15 @@ impl Default for Limits {
             members_per_request: 1_000,
             fanout_threshold: 100,
             messages_per_minute: 100,
+            conversation_messages_per_minute: 6_000,
             refusals_per_minute: 1_000,
             presence_per_frame: 500,
             presence_subscriptions: 10_000,
             sessions: 50_000,
             connections_per_address: 10_000,
+            connects_per_minute: 6_000,
+            logins_at_once: 128,
+            resumes_at_once: 512,
             session_queue_frames: 8_192,
             session_queue_bytes: 1024 * KIB,
             replay_messages: 100,
@@ -164,6 +177,11 @@ fn count(key: &'static str, value: usize, least: u64, most: u64) -> Bounded<u64>
     Bounded { key, value: u64::try_from(value).unwrap_or(u64::MAX), least, most }
 }
 
+/// How often in a minute; 0 switches it off.
+fn rate(key: &'static str, value: u32) -> Bounded<u64> {
+    Bounded { key, value: u64::from(value), least: 0, most: 1_000_000 }
+}
+
 fn time(key: &'static str, value: Duration, least: u64, most: u64) -> Bounded<Duration> {
     Bounded { key, value, least: Duration::from_secs(least), most: Duration::from_secs(most) }
 }
@@ -179,18 +197,12 @@ impl Limits {
             count("channel_members", self.channel_members, 2, 1_000_000),
             count("members_per_request", self.members_per_request, 1, 10_000),
             count("fanout_threshold", self.fanout_threshold, 1, 100_000),
-            Bounded {
-                key: "messages_per_minute",
-                value: u64::from(self.messages_per_minute),
-                least: 0,
-                most: 1_000_000,
-            },
-            Bounded {
-                key: "refusals_per_minute",
-                value: u64::from(self.refusals_per_minute),
-                least: 0,
-                most: 1_000_000,
-            },
+            rate("messages_per_minute", self.messages_per_minute),
+            rate("conversation_messages_per_minute", self.conversation_messages_per_minute),
+            rate("refusals_per_minute", self.refusals_per_minute),
+            rate("connects_per_minute", self.connects_per_minute),
+            count("logins_at_once", self.logins_at_once, 1, 1_000_000),
+            count("resumes_at_once", self.resumes_at_once, 1, 1_000_000),
             count("presence_per_frame", self.presence_per_frame, 1, 10_000),
             count("presence_subscriptions", self.presence_subscriptions, 1, 1_000_000),
             count("sessions", self.sessions, 1, 10_000_000),

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::accept::{self, SharedTls};
+use crate::admission::Admission;
 use crate::auth::TokenVerifier;
 use crate::clock::{Clock, millis};
 use crate::connections::Connections;
@@ -107,7 +108,10 @@ impl Gateway {
             }
             None => None,
         };
-        let connections = Connections::new(options.limits.connections, options.limits.connections_per_address);
+        let limits = &options.limits;
+        let connections =
+            Connections::new(limits.connections, limits.connections_per_address, limits.connects_per_minute);
+        let admission = Admission::new(limits.logins_at_once, limits.resumes_at_once);
         let state = Arc::new(GatewayState {
             core,
             options,
@@ -116,6 +120,7 @@ impl Gateway {
             metrics,
             registry,
             connections,
+            admission,
             phase: watch::Sender::new(Phase::Serving),
             live: watch::Sender::new(0),
             certificate_hash: hash,

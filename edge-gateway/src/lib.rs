@@ -6,6 +6,7 @@
 
 mod accept;
 mod access;
+mod admission;
 mod auth;
 mod clock;
 mod connections;

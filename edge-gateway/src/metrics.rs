@@ -54,6 +54,8 @@ label!(
         Gap = "gap",
         /// Too many live frames waited behind a replay.
         Held = "held",
+        /// Messages of a conversation that a slow client was told to pull.
+        Pulled = "pulled",
         /// The client did not read.
         SlowConsumer = "slow_consumer",
     }

@@ -41,9 +41,15 @@ pub struct GatewayLimits {
     pub connections: usize,
     /// Connections from one address; behind a proxy sessions of one. A further one is refused as above.
     pub connections_per_address: usize,
-    /// Events that wait for one session before it is closed (4010).
+    /// New connections from one address a minute; 0: no limit. A further one is refused `RATE_LIMITED`.
+    pub connects_per_minute: u32,
+    /// Sessions that are opened at a time of clients that log in, 1 or more; the others wait.
+    pub logins_at_once: usize,
+    /// Sessions that are opened at a time of clients that resume, 1 or more.
+    pub resumes_at_once: usize,
+    /// Events that wait for one session: above three quarters its messages are to be pulled, above all it is closed (4010).
     pub session_queue: usize,
-    /// Bytes of frames that wait for one session before it is closed (4010); also of those that wait behind replays,
+    /// Bytes of frames that wait for one session, likewise; also of those that wait behind replays,
     /// before the client is told to pull.
     pub session_queue_bytes: usize,
     /// API requests of one session that run at once. Further frames are not read until one is answered.
@@ -73,6 +79,9 @@ impl Default for GatewayLimits {
             sessions: 100_000,
             connections: 110_000,
             connections_per_address: 10_000,
+            connects_per_minute: 0,
+            logins_at_once: 128,
+            resumes_at_once: 512,
             session_queue: 1_024,
             session_queue_bytes: 1024 * 1024,
             session_requests: 64,

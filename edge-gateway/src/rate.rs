@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use hearth_protocol::{ConversationId, MessageId, Refusal, UserId};
 use parking_lot::Mutex;
+use region_core::Bucket;
 
-const MINUTE_MS: u64 = 60_000;
 /// Users remembered. Above it, users without a session and with a full bucket go first, then any without a session.
 const USERS: usize = 100_000;
 /// Ids of a user whose retries are free.
@@ -33,41 +33,6 @@ struct RateState {
     messages: Bucket,
     retries: Bucket,
     recent: VecDeque<(ConversationId, MessageId)>,
-}
-
-/// A token bucket that counts in parts of `MINUTE_MS`, so that nothing is lost by rounding.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    per_minute: u64,
-    level: u64,
-    filled_at: u64,
-}
-
-impl Bucket {
-    fn full(per_minute: u64, now: u64) -> Self {
-        Self { per_minute, level: per_minute * MINUTE_MS, filled_at: now }
-    }
-
-    fn fill(&mut self, now: u64) {
-        let passed = now.saturating_sub(self.filled_at).min(MINUTE_MS);
-        self.level = (self.level + passed * self.per_minute).min(self.per_minute * MINUTE_MS);
-        self.filled_at = self.filled_at.max(now);
-    }
-
-    /// Takes one; otherwise says in how many milliseconds there is one.
-    fn take(&mut self, now: u64) -> Result<(), u64> {
-        self.fill(now);
-        if self.level >= MINUTE_MS {
-            self.level -= MINUTE_MS;
-            return Ok(());
-        }
-        Err((MINUTE_MS - self.level).div_ceil(self.per_minute))
-    }
-
-    fn is_full(&mut self, now: u64) -> bool {
-        self.fill(now);
-        self.level == self.per_minute * MINUTE_MS
-    }
 }
 
 impl RateLimiter {
@@ -144,6 +109,9 @@ impl UserRate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MINUTE_MS: u64 = 60_000;
+
     use proptest::prelude::*;
     use uuid::Uuid;
 

@@ -1,6 +1,6 @@
 //! The shell of a session: moves frames, events and time between a connection, the core and the machine.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use futures_util::{FutureExt, StreamExt};
 use hearth_protocol::client::{CloseCode, ClosePayload, ServerFrame, encode_server_frame};
 use hearth_protocol::rest::{ApiAnswer, SyncCursor};
 use hearth_protocol::{DeviceId, ErrorCode, Refusal, UserId};
-use region_core::{Connection, EdgeEvent, QueueBounds, Replay};
-use tokio::sync::{mpsc, watch};
+use region_core::{Connection, QueueBounds, Replay, Taken};
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tracing::Instrument as _;
 
@@ -38,14 +38,12 @@ enum Done {
     Replayed(SyncCursor, Result<Replay, Refusal>),
     /// The gateway is in another phase; `false` when it is gone.
     Phase(watch::Receiver<Phase>, bool),
-    Overflow,
 }
 
 /// A session that the core knows; forgotten there when this is dropped.
 struct Registered {
     gateway: Arc<GatewayState>,
     connection: Arc<Connection>,
-    events: mpsc::Receiver<EdgeEvent>,
 }
 
 impl Drop for Registered {
@@ -85,13 +83,14 @@ pub(crate) struct Presented {
     pub(crate) since: Option<Moment>,
 }
 
-/// Serves one connection to its end.
-pub(crate) async fn run<S: FrameStream>(
+/// Serves one connection to its end. Not an `async fn`: what lives as long as the session lies in one box, and not in
+/// every future that it would be moved through.
+pub(crate) fn run<S: FrameStream>(
     gateway: Arc<GatewayState>,
     stream: S,
     presented: Presented,
     transport: TransportLabel,
-) {
+) -> impl Future<Output = ()> + Send {
     let number = gateway.next_number();
     let connection_id = format!("{}-{number:x}", uuid::Uuid::new_v4().simple());
     let span = tracing::info_span!("session", connection = %connection_id, region = %gateway.sessions.region);
@@ -103,8 +102,8 @@ pub(crate) async fn run<S: FrameStream>(
     };
     let sessions = Arc::clone(&gateway.sessions);
     let since = presented.since.unwrap_or_else(|| gateway.clock.now());
-    let runner = Runner::new(gateway, stream, Session::new(sessions, arrival, since), transport, number);
-    runner.run().instrument(span).await;
+    let runner = Box::new(Runner::new(gateway, stream, Session::new(sessions, arrival, since), transport, number));
+    runner.run().instrument(span)
 }
 
 struct Runner<S> {
@@ -116,7 +115,6 @@ struct Runner<S> {
     running: FuturesUnordered<Running>,
     batch: Vec<Bytes>,
     batch_bytes: usize,
-    events: Vec<EdgeEvent>,
     /// Bytes of events taken from the core since it was last told that there is room again.
     taken_bytes: usize,
     number: u64,
@@ -124,7 +122,7 @@ struct Runner<S> {
 
 enum Wake {
     Incoming(Incoming),
-    Events(usize),
+    Events(Taken),
     Done(Done),
     Time,
 }
@@ -152,19 +150,18 @@ impl<S: FrameStream> Runner<S> {
             running: FuturesUnordered::new(),
             batch: Vec::new(),
             batch_bytes: 0,
-            events: Vec::new(),
             taken_bytes: 0,
             number,
         }
     }
 
-    async fn run(mut self) {
+    async fn run(mut self: Box<Self>) {
         let end = self.serve().await;
         tracing::debug!(?end, "session ended");
         // The core stops queueing before the close is written.
         self.registered = None;
         // The session counts as live until then: a process that ends waits for it.
-        let Self { stream, gateway, counted: _counted, .. } = self;
+        let Self { stream, gateway, counted: _counted, .. } = *self;
         match end {
             End::Closed(code) => {
                 gateway.metrics.closed(code);
@@ -196,19 +193,15 @@ impl<S: FrameStream> Runner<S> {
             if gone {
                 return End::Gone;
             }
+            self.session.rest();
             self.arm(sleep.as_mut());
             match self.wait(sleep.as_mut()).await {
                 Wake::Incoming(incoming) => {
                     gone = self.take_frames(incoming).is_break();
                     self.take_ready_events();
                 }
-                Wake::Events(0) => {
-                    // The core dropped the queue: it is going away.
-                    self.session.handle_shutdown();
-                }
-                Wake::Events(_) => {
-                    self.take_events();
-                    self.take_ready_events();
+                Wake::Events(taken) => {
+                    self.take_events(taken);
                     gone = self.take_ready_frames().is_break();
                 }
                 Wake::Done(done) => self.take_done(done),
@@ -229,10 +222,10 @@ impl<S: FrameStream> Runner<S> {
 
     async fn wait(&mut self, sleep: Pin<&mut Sleep>) -> Wake {
         let reading = self.session.requests() < self.gateway.options.limits.session_requests;
-        let queue = self.registered.as_mut().map(|registered| &mut registered.events);
+        let connection = self.registered.as_ref().map(|registered| &registered.connection);
         tokio::select! {
             incoming = self.stream.receive(), if reading => Wake::Incoming(incoming),
-            count = next_events(queue, &mut self.events) => Wake::Events(count),
+            taken = next_events(connection) => Wake::Events(taken),
             Some(done) = self.running.next() => Wake::Done(done),
             () = sleep => Wake::Time,
         }
@@ -291,21 +284,20 @@ impl<S: FrameStream> Runner<S> {
         ControlFlow::Continue(())
     }
 
-    fn take_events(&mut self) {
+    fn take_events(&mut self, taken: Taken) {
+        let Taken::Events(events) = taken else { return self.session.handle_overflow() };
         let now = self.gateway.clock.now();
-        for event in self.events.drain(..) {
+        for event in events {
             self.taken_bytes += event.bytes();
             self.session.handle_event(event, now);
         }
     }
 
     fn take_ready_events(&mut self) {
-        let Some(registered) = &mut self.registered else { return };
-        let now = self.gateway.clock.now();
-        for _ in 0..BATCH {
-            let Ok(event) = registered.events.try_recv() else { return };
-            self.taken_bytes += event.bytes();
-            self.session.handle_event(event, now);
+        let Some(registered) = &self.registered else { return };
+        let ready = next_events(Some(&registered.connection)).now_or_never();
+        if let Some(taken) = ready {
+            self.take_events(taken);
         }
     }
 
@@ -327,7 +319,6 @@ impl<S: FrameStream> Runner<S> {
             Done::Replayed(cursor, replayed) => self.session.handle_replayed(&cursor, replayed, now),
             Done::Phase(phases, true) => self.apply_phase(phases),
             Done::Phase(_, false) => self.session.handle_shutdown(),
-            Done::Overflow => self.session.handle_overflow(),
         }
     }
 
@@ -347,7 +338,7 @@ impl<S: FrameStream> Runner<S> {
                     self.write().await?;
                     return ControlFlow::Break(End::Closed(code));
                 }
-                Effect::Open { user, device } => self.open(user, device).await,
+                Effect::Open { user, device, resumes } => self.open(user, device, resumes).await,
                 Effect::Forward { request, send } => {
                     if let Some(registered) = &self.registered {
                         self.gateway.core.send(&registered.connection, request, *send);
@@ -399,26 +390,22 @@ impl<S: FrameStream> Runner<S> {
         }
     }
 
-    async fn open(&mut self, user: UserId, device: DeviceId) {
+    async fn open(&mut self, user: UserId, device: DeviceId, resumes: bool) {
         tracing::debug!(%user, %device, "authenticated");
         let limits = &self.gateway.options.limits;
         let bounds = QueueBounds { events: limits.session_queue, bytes: limits.session_queue_bytes };
-        let opening = self.gateway.core.open(user, device, bounds);
-        let opened = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
-            Ok(opened) => opened,
-            Err(_) => Err(Refusal::new(ErrorCode::Overloaded, "the region did not answer in time").with_retry_after(1)),
+        let gateway = Arc::clone(&self.gateway);
+        let opened = async {
+            let _place = gateway.admission.admit(resumes).await?;
+            let opening = gateway.core.open(user, device, bounds);
+            tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or_else(|_| {
+                Err(Refusal::new(ErrorCode::Overloaded, "the region did not answer in time").with_retry_after(1))
+            })
         };
+        // Boxed: it is as large as the rest of the session's future, and is over in a moment.
+        let opened = Box::pin(opened).await;
         let facts = opened.map(|opened| {
-            let connection = Arc::clone(&opened.connection);
-            self.running.push(Box::pin(async move {
-                connection.overflowed().await;
-                Done::Overflow
-            }));
-            self.registered = Some(Registered {
-                gateway: Arc::clone(&self.gateway),
-                connection: opened.connection,
-                events: opened.events,
-            });
+            self.registered = Some(Registered { gateway: Arc::clone(&self.gateway), connection: opened.connection });
             OpenedFacts { feed_complete: opened.feed_complete, endpoints: self.gateway.core.endpoints() }
         });
         self.session.handle_opened(facts, self.gateway.clock.now());
@@ -452,14 +439,14 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 
 async fn overflowed(connection: Option<&Arc<Connection>>) {
     match connection {
-        Some(connection) => connection.overflowed().await,
+        Some(connection) => poll_fn(|context| connection.poll_overflowed(context)).await,
         None => std::future::pending().await,
     }
 }
 
-async fn next_events(queue: Option<&mut mpsc::Receiver<EdgeEvent>>, events: &mut Vec<EdgeEvent>) -> usize {
-    match queue {
-        Some(queue) => queue.recv_many(events, BATCH).await,
+async fn next_events(connection: Option<&Arc<Connection>>) -> Taken {
+    match connection {
+        Some(connection) => poll_fn(|context| connection.poll_take(context)).await,
         None => std::future::pending().await,
     }
 }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
+use crate::admission::Admission;
 use crate::clock::{Clock, Moment};
 use crate::connections::Connections;
 use crate::core_port::Core;
@@ -56,6 +57,7 @@ pub(crate) struct GatewayState {
     pub(crate) metrics: GatewayMetrics,
     pub(crate) registry: Arc<Mutex<Registry>>,
     pub(crate) connections: Connections,
+    pub(crate) admission: Admission,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) live: watch::Sender<usize>,
     pub(crate) certificate_hash: CertificateHash,

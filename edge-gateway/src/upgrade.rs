@@ -41,9 +41,13 @@ pub(crate) async fn websocket(
         upgrade.set_selected_protocol(HeaderValue::from_static(PROTOCOL));
     }
     let upgrade = configure(upgrade, &gateway.options.limits);
-    let response = upgrade.on_upgrade(move |socket| async move {
-        let _places = (place, forwarded);
-        session_task::run(gateway, WebSocketFrames::new(socket), presented, TransportLabel::WebSocket).await;
+    let response = upgrade.on_upgrade(move |socket| {
+        // Made before the future, which then holds no second place for the socket.
+        let session = session_task::run(gateway, WebSocketFrames::new(socket), presented, TransportLabel::WebSocket);
+        async move {
+            let _places = (place, forwarded);
+            session.await;
+        }
     });
     Ok(response.into_response())
 }

@@ -395,6 +395,7 @@ fn region_options(config: &RegionConfig, region: &RegionId, push: PushOptions) -
         bounds: Bounds {
             group_members: limits.group_members,
             channel_members: limits.channel_members,
+            conversation_messages_per_minute: limits.conversation_messages_per_minute,
             ..Bounds::default()
         },
         parking: ParkingBounds {
@@ -447,6 +448,9 @@ fn gateway_options(
             // Beside sessions there are REST calls.
             connections: limits.sessions.saturating_add(limits.sessions / 8 + 1_000),
             connections_per_address: limits.connections_per_address,
+            connects_per_minute: limits.connects_per_minute,
+            logins_at_once: limits.logins_at_once,
+            resumes_at_once: limits.resumes_at_once,
             session_queue: limits.session_queue_frames,
             session_queue_bytes: limits.session_queue_bytes,
             replay_rows: limits.replay_messages as u64,

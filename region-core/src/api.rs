@@ -2,32 +2,20 @@
 
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use hearth_protocol::client::Submission;
 use hearth_protocol::entry::{ConversationKind, MemberAction, Privacy, Role, SettingsChange};
 use hearth_protocol::placement::PartitionMode;
-use hearth_protocol::rest::{ApiAnswer, ConversationRow, CreateGroup, FeedResponse, PatchConversation, PatchUser};
+use hearth_protocol::rest::{ApiAnswer, ConversationRow, CreateGroup, PatchConversation, PatchUser};
 use hearth_protocol::{
     Change, ConversationId, EntryKind, ErrorCode, Header, Level, LogId, Refusal, RegionId, Slot, UserId, limits,
 };
-use region_model::view::{View, default_settings};
+use region_model::view::default_settings;
 use region_model::{Command, LogView};
 use uuid::Uuid;
 
 use crate::call::ApiCall;
-use crate::feed::FeedCursor;
-use crate::push::muted;
 use crate::reads::{check_mode, has_rows_of};
 use crate::region::Region;
-
-/// What the feed shows of one conversation.
-enum FeedRow {
-    Row(Box<ConversationRow>),
-    /// The user left meanwhile.
-    None,
-    /// Nobody who holds it is in reach, or answered.
-    OutOfReach,
-}
 
 fn unreadable() -> Refusal {
     Refusal::new(ErrorCode::Internal, "a region's answer does not read")
@@ -413,80 +401,6 @@ impl Region {
         }
         let view = self.view(LogId::user(user), false).await?;
         Ok(ApiAnswer::json(200, &Self::user_row(&view, user)?))
-    }
-
-    async fn feed(
-        self: &Arc<Self>,
-        user: &UserId,
-        cursor: Option<&str>,
-        limit: Option<u64>,
-        call: &ApiCall,
-        pass_on: bool,
-    ) -> Result<ApiAnswer, Refusal> {
-        let limit = limit.unwrap_or(50);
-        if limit == 0 || limit > limits::FEED_ROWS as u64 {
-            return Err(Refusal::invalid("limit is 1 to 200").with_limit("200 conversations a page"));
-        }
-        let view = self.view(LogId::user(user), true).await?;
-        if view.placement.is_some() && !self.holds(&view) {
-            return self.pass_on(&view, user, call, pass_on).await;
-        }
-        let place = FeedCursor::read(cursor, self.stores.identity.store);
-        let mut changed = self.changed_since(&view, place.change, place.elsewhere).await?;
-        let limit = usize::try_from(limit).unwrap_or(50);
-        let has_more = changed.len() > limit;
-        changed.truncate(limit);
-        let rows = join_all(changed.iter().map(|(_, id)| self.feed_row(user, *id, pass_on))).await;
-        let (mut conversations, mut left_out) = (Vec::new(), Vec::new());
-        for ((change, _), row) in changed.iter().zip(rows) {
-            match row {
-                FeedRow::Row(mut row) => {
-                    row.muted_until = muted(&view, row.conversation_id);
-                    conversations.push(*row);
-                }
-                FeedRow::None => {}
-                FeedRow::OutOfReach => left_out.push(*change),
-            }
-        }
-        let partial = !left_out.is_empty() || place.missed.is_some();
-        let cursor = place.after(&changed, &left_out, has_more).write();
-        let feed = partial.then(|| "partial".to_owned());
-        Ok(ApiAnswer::json(200, &FeedResponse { conversations, cursor, has_more, feed }))
-    }
-
-    /// The user's conversations: first those held elsewhere only, by id, after `elsewhere`; then those that changed here
-    /// after a number, oldest change first.
-    async fn changed_since(
-        &self,
-        view: &LogView,
-        after: u64,
-        elsewhere: Option<ConversationId>,
-    ) -> Result<Vec<(u64, ConversationId)>, Refusal> {
-        let View::User(state) = &view.view else { return Ok(Vec::new()) };
-        let mut changed = Vec::new();
-        for (id, _) in state.conversations.iter().filter(|(_, membership)| membership.joined) {
-            let log = LogId::conversation(*id);
-            let view = self.view(log, false).await?;
-            // What the user reads changes its row, too.
-            let read = if view.held { self.read_state(log, &view, &state.user).await?.change } else { 0 };
-            let change = view.change.max(read);
-            if view.held && change > after {
-                changed.push((change, *id));
-            } else if !view.held && elsewhere.is_none_or(|told| *id > told) {
-                changed.push((0, *id));
-            }
-        }
-        changed.sort_unstable();
-        Ok(changed)
-    }
-
-    /// One row of the feed. A copy may be here before its placement is known here, so the steward is asked.
-    async fn feed_row(self: &Arc<Self>, user: &UserId, id: ConversationId, pass_on: bool) -> FeedRow {
-        match self.row_of(user, id, pass_on).await {
-            Ok(row) => FeedRow::Row(Box::new(row)),
-            Err(refusal) if refusal.error == ErrorCode::ConversationNotFound => FeedRow::None,
-            Err(_) => FeedRow::OutOfReach,
-        }
     }
 
     pub(crate) async fn row_of(

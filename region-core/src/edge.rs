@@ -1,13 +1,15 @@
 //! The seam to the edges of this region: what a session is to the core, and what reaches it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hearth_protocol::client::{DeviceType, PresenceStatus};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, UserId};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+
+use crate::queue::{EventQueue, Taken};
 
 /// What the core sends to a session.
 #[derive(Clone, Debug)]
@@ -68,7 +70,8 @@ impl EdgeEvent {
     }
 }
 
-/// Bounds of the queue to one session. Whichever is met first ends it.
+/// Bounds of the queue to one session. At half of either it takes nothing more that is for the moment, at three quarters
+/// no messages (the session is told to pull them), and more than that ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueBounds {
     /// Events that wait for the session to take them; at least 1.
@@ -93,8 +96,8 @@ struct Screen {
 }
 
 /// One authenticated connection of a device, as the core sees it. The queue to it is bounded by [`QueueBounds`]: a
-/// connection that does not take its events is marked overflowed once, gets nothing more, and its session closes with
-/// 4010 (design.md G9).
+/// connection that does not take its events overflows once, gets nothing more, and its session closes with 4010
+/// (design.md G9).
 #[derive(Debug)]
 pub struct Connection {
     /// Unique in this process.
@@ -108,65 +111,60 @@ pub struct Connection {
     says: AtomicU8,
     /// Whether something was heard of it since that was asked last.
     spoke: AtomicBool,
-    events: mpsc::Sender<EdgeEvent>,
-    /// Bytes pushed and not released yet.
-    waiting: AtomicUsize,
-    most_bytes: usize,
-    overflowed: AtomicBool,
-    overflow: Notify,
+    queue: EventQueue,
 }
 
 impl Connection {
-    /// A connection and the receiving end of its queue.
+    /// A connection with a queue of these bounds.
     #[must_use]
-    pub fn new(id: u64, user: UserId, device: DeviceId, bounds: QueueBounds) -> (Self, mpsc::Receiver<EdgeEvent>) {
-        let (events, receiver) = mpsc::channel(bounds.events);
-        let connection = Self {
+    pub fn new(id: u64, user: UserId, device: DeviceId, bounds: QueueBounds) -> Self {
+        Self {
             id,
             user,
             device,
             screen: Mutex::default(),
             says: AtomicU8::new(0),
             spoke: AtomicBool::new(true),
-            events,
-            waiting: AtomicUsize::new(0),
-            most_bytes: bounds.bytes,
-            overflowed: AtomicBool::new(false),
-            overflow: Notify::new(),
-        };
-        (connection, receiver)
+            queue: EventQueue::new(bounds),
+        }
     }
 
-    /// Queues an event without waiting. Returns whether it was taken.
+    /// Queues an event without waiting. Returns whether it was taken: a message that a slow session is told to pull is,
+    /// too.
     pub fn push(&self, event: EdgeEvent) -> bool {
-        if self.overflowed.load(Ordering::Relaxed) {
-            return false;
-        }
-        let bytes = event.bytes();
-        let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
-        if before > 0 && before.saturating_add(bytes) > self.most_bytes {
-            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
-            self.overflow();
-            return false;
-        }
-        match self.events.try_send(event) {
-            Ok(()) => true,
-            Err(refused) => {
-                self.waiting.fetch_sub(bytes, Ordering::Relaxed);
-                if matches!(refused, mpsc::error::TrySendError::Full(_)) {
-                    self.overflow();
-                }
-                false
-            }
-        }
+        self.queue.push(event)
     }
 
     /// Queues an event that is for the moment, unless half of the queue waits already: these are the first to go when a
     /// session is slow. Returns whether it was taken.
     pub fn push_if_idle(&self, event: EdgeEvent) -> bool {
-        let busy = self.events.capacity() * 2 < self.events.max_capacity()
-            || self.waiting.load(Ordering::Relaxed) > self.most_bytes / 2;
-        !busy && self.push(event)
+        !self.queue.is_half_full() && self.push(event)
+    }
+
+    /// Everything that waits, for the one session that reads it, once there is something.
+    pub fn poll_take(&self, context: &mut Context<'_>) -> Poll<Taken> {
+        self.queue.poll_take(context)
+    }
+
+    /// Ready once the queue overflowed, for the session while it writes.
+    pub fn poll_overflowed(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.queue.poll_overflowed(context)
+    }
+
+    /// Makes room again: events of so many bytes were taken, and written or dropped. Never more than were taken.
+    pub fn release(&self, bytes: usize) {
+        self.queue.release(bytes);
+    }
+
+    /// Bytes that wait, and of what was taken and not released.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.queue.bytes()
+    }
+
+    /// Nobody reads it any more: what waits goes, and nothing more is taken.
+    pub fn close(&self) {
+        self.queue.close();
     }
 
     /// Sets what is on its screen.
@@ -247,40 +245,24 @@ impl Connection {
     pub(crate) fn spoke(&self) -> bool {
         self.spoke.swap(false, Ordering::Relaxed)
     }
-
-    fn overflow(&self) {
-        self.overflowed.store(true, Ordering::Release);
-        self.overflow.notify_waiters();
-    }
-
-    /// Makes room again: events of so many bytes were taken, and written or dropped. Never more than were taken.
-    pub fn release(&self, bytes: usize) {
-        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes that wait.
-    #[must_use]
-    pub fn waiting_bytes(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
-    }
-
-    /// Resolves once the queue overflowed, for everybody who waits.
-    pub async fn overflowed(&self) {
-        // Made before the flag is read: an overflow in between reaches it.
-        let overflow = self.overflow.notified();
-        if !self.overflowed.load(Ordering::Acquire) {
-            overflow.await;
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::task::noop_waker;
+
     use super::*;
 
-    fn connection(events: usize, bytes: usize) -> (Connection, mpsc::Receiver<EdgeEvent>) {
+    fn connection(events: usize, bytes: usize) -> Connection {
         let device = DeviceId(uuid::Uuid::from_u128(1));
         Connection::new(1, UserId::new("ann").unwrap(), device, QueueBounds { events, bytes })
+    }
+
+    fn taken(connection: &Connection) -> Vec<EdgeEvent> {
+        match connection.poll_take(&mut Context::from_waker(&noop_waker())) {
+            Poll::Ready(Taken::Events(events)) => events,
+            Poll::Ready(Taken::Overflow) | Poll::Pending => Vec::new(),
+        }
     }
 
     fn frame(bytes: usize) -> EdgeEvent {
@@ -289,11 +271,11 @@ mod tests {
 
     #[test]
     fn a_queue_takes_frames_up_to_its_bytes_and_more_once_some_were_written() {
-        let (connection, mut events) = connection(100, 1_000);
+        let connection = connection(100, 1_000);
         assert!(connection.push(frame(600)) && connection.push(frame(400)));
-        let taken = events.try_recv().unwrap().bytes();
+        assert_eq!(taken(&connection).len(), 2);
         assert_eq!(connection.waiting_bytes(), 1_000, "what was taken and not written waits still");
-        connection.release(taken);
+        connection.release(600);
         assert!(connection.push(frame(600)));
         assert!(!connection.push(frame(1)));
         connection.release(1_000);
@@ -303,20 +285,19 @@ mod tests {
 
     #[test]
     fn what_is_for_the_moment_is_dropped_once_half_of_the_queue_waits_and_ends_no_session() {
-        let (many, mut events) = connection(4, 1_000);
+        let many = connection(4, 1_000);
         assert!(many.push_if_idle(frame(1)) && many.push_if_idle(frame(1)) && many.push_if_idle(frame(1)));
         assert!(!many.push_if_idle(frame(1)), "three of four wait");
         assert!(many.push(frame(1)), "what matters has room");
-        events.try_recv().unwrap();
-        events.try_recv().unwrap();
+        assert_eq!(taken(&many).len(), 4);
         assert!(many.push_if_idle(frame(1)));
-        let (large, _events) = connection(100, 1_000);
+        let large = connection(100, 1_000);
         assert!(large.push(frame(600)) && !large.push_if_idle(frame(1)) && large.push(frame(400)));
     }
 
     #[test]
     fn in_the_background_the_latest_of_each_who_types_is_held_and_told_on_return() {
-        let (session, mut events) = connection(100, 10_000);
+        let session = connection(100, 10_000);
         let conversation = ConversationId(uuid::Uuid::from_u128(7));
         session.set_view(Some(conversation));
         session.set_background(true);
@@ -327,22 +308,23 @@ mod tests {
         let first = UserId::new("u0").unwrap();
         assert!(session.offer_typing(&first, &Bytes::from_static(b"stops")));
         session.set_background(true);
-        assert!(events.try_recv().is_err(), "nothing is told meanwhile");
+        assert!(taken(&session).is_empty(), "nothing is told meanwhile");
         session.set_background(false);
-        assert!(matches!(events.try_recv(), Ok(EdgeEvent::Frame(frame)) if frame == "stops"), "the latest of u0");
+        let told = taken(&session);
+        assert!(matches!(&told[0], EdgeEvent::Frame(frame) if frame == "stops"), "the latest of u0");
         session.set_background(true);
         assert!(session.offer_typing(&first, &Bytes::from_static(b"starts")));
         session.set_view(None);
         session.set_background(false);
-        while let Ok(event) = events.try_recv() {
+        for event in taken(&session) {
             assert!(matches!(event, EdgeEvent::Frame(frame) if frame == "starts"));
         }
-        assert!(session.offer_typing(&first, &Bytes::from_static(b"starts")) && events.try_recv().is_ok());
+        assert!(session.offer_typing(&first, &Bytes::from_static(b"starts")) && !taken(&session).is_empty());
     }
 
     #[test]
     fn a_device_says_whether_somebody_is_at_it_and_keeps_its_type() {
-        let (device, _events) = connection(4, 1_000);
+        let device = connection(4, 1_000);
         assert_eq!(device.presence(), (PresenceStatus::Online, None));
         device.set_presence(true, Some(DeviceType::Mobile));
         device.set_presence(true, None);
@@ -356,10 +338,10 @@ mod tests {
 
     #[test]
     fn a_frame_over_the_bytes_passes_alone_and_the_number_of_events_bounds_too() {
-        let (alone, _events) = connection(100, 1_000);
+        let alone = connection(100, 1_000);
         assert!(alone.push(frame(5_000)));
         assert!(!alone.push(frame(1)));
-        let (many, _events) = connection(2, 1_000);
+        let many = connection(2, 1_000);
         assert!(many.push(frame(1)) && many.push(frame(1)));
         assert!(!many.push(frame(1)));
         assert_eq!(many.waiting_bytes(), 2, "a refused frame does not count");

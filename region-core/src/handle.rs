@@ -38,10 +38,8 @@ use crate::{
 /// A session that the core knows.
 #[derive(Debug)]
 pub struct Opened {
-    /// Give this to [`RegionHandle::send`] and [`RegionHandle::close`].
+    /// Give this to [`RegionHandle::send`] and [`RegionHandle::close`]; what to send to the client comes from it.
     pub connection: Arc<Connection>,
-    /// What to send to the client.
-    pub events: mpsc::Receiver<EdgeEvent>,
     /// Whether this region knows all of the user's conversations. If not, a `feed.complete` frame follows as an event.
     pub feed_complete: bool,
 }
@@ -224,7 +222,7 @@ impl RegionHandle {
         if *self.region.draining.borrow() {
             return Err(Refusal::new(ErrorCode::Draining, "this region is leaving; try another"));
         }
-        let (connection, events) = Connection::new(self.region.new_connection_id(), user.clone(), device, bounds);
+        let connection = Connection::new(self.region.new_connection_id(), user.clone(), device, bounds);
         let connection = Arc::new(connection);
         let privacy = tokio::time::timeout(ARRIVAL_PATIENCE, self.region.privacy_of(&user)).await.ok().flatten();
         self.region.hub.add(connection.clone());
@@ -236,7 +234,7 @@ impl RegionHandle {
         let feed_complete = self.arrive(&connection).await;
         self.region.device_connected(&user, device).await;
         tokio::spawn(self.region.clone().fetch_refusals(user, device));
-        Ok(Opened { connection, events, feed_complete })
+        Ok(Opened { connection, feed_complete })
     }
 
     /// Starts the arrival; `feed.complete` follows where it takes longer than a session waits.
@@ -264,6 +262,7 @@ impl RegionHandle {
 
     /// Forgets a session.
     pub fn close(&self, connection: &Connection) {
+        connection.close();
         self.region.hub.remove(connection);
         self.region.presence.closed(connection);
         self.region.push.closed(connection);

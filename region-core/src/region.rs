@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use crate::call::ApiCall;
+use crate::feed::FeedRuns;
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::metrics::Measures;
@@ -104,6 +105,7 @@ pub(crate) struct Region {
     pub(crate) links: Arc<dyn Links>,
     pub(crate) ownership: Arc<dyn Ownership>,
     pub(crate) hub: Hub,
+    pub(crate) feed_runs: FeedRuns,
     pub(crate) receipts: Receipts,
     pub(crate) typing: Typing,
     pub(crate) presence: Presence,
@@ -145,6 +147,7 @@ impl Region {
             links,
             ownership,
             hub,
+            feed_runs: FeedRuns::default(),
             receipts,
             typing,
             presence,

@@ -1,7 +1,7 @@
 //! What a client under chaos keeps over its connections: what is not acked yet, and up to where it has each
 //! conversation. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -18,8 +18,8 @@ pub struct Pending {
     pub message: String,
     /// Its conversation, by number.
     pub conversation: usize,
-    /// The payload, sent again as it was.
-    pub payload: Value,
+    /// Type and payload of its frame, sent again as they were.
+    pub frame: (&'static str, Value),
     /// When it was sent last.
     pub sent_at: Instant,
     /// Whether the region said that it holds it.
@@ -35,12 +35,27 @@ struct Shown {
     sequence: u64,
 }
 
+/// Messages that a client remembers, to change them or react to them; the oldest are forgotten.
+const KNOWN: usize = 24;
+
+/// A message that the client was shown, or sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its conversation, by number.
+    pub conversation: usize,
+    /// Its id.
+    pub message: String,
+    /// Whether the client sent it.
+    pub own: bool,
+}
+
 /// The state of one client.
 #[derive(Debug)]
 pub struct Book {
     conversations: Vec<String>,
     pending: Vec<Pending>,
     shown: BTreeMap<usize, Shown>,
+    known: VecDeque<Known>,
     /// The newest resume token.
     pub resume: Option<String>,
     /// Refusals for good, by their code.
@@ -59,6 +74,7 @@ impl Book {
             conversations,
             pending: Vec::new(),
             shown: BTreeMap::new(),
+            known: VecDeque::new(),
             resume: None,
             refused: BTreeMap::new(),
             put_off: BTreeMap::new(),
@@ -84,21 +100,40 @@ impl Book {
     }
 
     /// Notes a message before it is sent for the first time.
-    pub fn hand_over(&mut self, conversation: usize, payload: Value, now: Instant) {
-        let message = payload["messageId"].as_str().unwrap_or_default().to_owned();
-        self.pending.push(Pending { message, conversation, payload, sent_at: now, queued: false, retry_at: None });
+    pub fn hand_over(&mut self, conversation: usize, frame: (&'static str, Value), now: Instant) {
+        let message = frame.1["messageId"].as_str().unwrap_or_default().to_owned();
+        self.pending.push(Pending { message, conversation, frame, sent_at: now, queued: false, retry_at: None });
+    }
+
+    /// Messages that the client knows.
+    #[must_use]
+    pub fn known(&self) -> &VecDeque<Known> {
+        &self.known
+    }
+
+    /// Up to which epoch and number it was shown a conversation.
+    #[must_use]
+    pub fn shown(&self, conversation: usize) -> Option<(u64, u64)> {
+        self.shown.get(&conversation).map(|shown| (shown.epoch, shown.sequence))
+    }
+
+    fn know(&mut self, conversation: usize, message: &str, own: bool) {
+        if self.known.len() == KNOWN {
+            self.known.pop_front();
+        }
+        self.known.push_back(Known { conversation, message: message.to_owned(), own });
     }
 
     /// All that is to be sent again on a new connection, in order.
-    pub fn again(&mut self, now: Instant) -> Vec<Value> {
+    pub fn again(&mut self, now: Instant) -> Vec<(&'static str, Value)> {
         for pending in &mut self.pending {
             (pending.sent_at, pending.queued, pending.retry_at) = (now, false, None);
         }
-        self.pending.iter().map(|pending| pending.payload.clone()).collect()
+        self.pending.iter().map(|pending| pending.frame.clone()).collect()
     }
 
     /// What is to be sent again because a refusal for now is over: all of its conversation, in order.
-    pub fn due(&mut self, now: Instant) -> Vec<Value> {
+    pub fn due(&mut self, now: Instant) -> Vec<(&'static str, Value)> {
         let due = |pending: &Pending| pending.retry_at.is_some_and(|at| at <= now);
         let Some(conversation) = self.pending.iter().find(|pending| due(pending)).map(|pending| pending.conversation)
         else {
@@ -108,7 +143,7 @@ impl Book {
         of_it
             .map(|pending| {
                 (pending.sent_at, pending.retry_at) = (now, None);
-                pending.payload.clone()
+                pending.frame.clone()
             })
             .collect()
     }
@@ -144,11 +179,22 @@ impl Book {
                 self.resume = frame["resumeToken"].as_str().map(str::to_owned);
                 self.exact += usize::from(frame["resumed"] == "exact");
             }
-            "message.ack" => return self.ended(message),
+            "message.ack" => {
+                let sent = self.pending.iter().find(|pending| pending.message == message);
+                if let Some(conversation) =
+                    sent.filter(|sent| sent.frame.0 == "message.send").map(|sent| sent.conversation)
+                {
+                    self.know(conversation, message, true);
+                }
+                return self.ended(message);
+            }
             "message.new" => {
                 if let Some(conversation) = self.place(payload) {
                     let shown = Shown { epoch: number("epoch"), sequence: number("sequenceNumber") };
                     self.shown.insert(conversation, shown);
+                    if payload["kind"] == "message" {
+                        self.know(conversation, message, false);
+                    }
                 }
             }
             "message.queued" => {
@@ -215,15 +261,15 @@ mod tests {
     }
 
     fn send(book: &mut Book, conversation: usize, message: &str, now: Instant) {
-        book.hand_over(conversation, json!({ "messageId": message }), now);
+        book.hand_over(conversation, ("message.send", json!({ "messageId": message })), now);
     }
 
     fn frame(kind: &str, message: &str) -> Value {
         json!({ "type": kind, "id": message, "payload": { "messageId": message, "error": "OVERLOADED" } })
     }
 
-    fn ids(payloads: &[Value]) -> Vec<&str> {
-        payloads.iter().filter_map(|payload| payload["messageId"].as_str()).collect()
+    fn ids(payloads: &[(&'static str, Value)]) -> Vec<&str> {
+        payloads.iter().filter_map(|(_, payload)| payload["messageId"].as_str()).collect()
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::new_id;
 use crate::peer::{Auth, Peer};
 use crate::process::{Secrets, hide};
 
-/// Between two sends of a client, and between two looks at what came in.
-const PACE: Duration = Duration::from_millis(45);
+/// Between two looks at what came in.
+const LOOK: Duration = Duration::from_millis(45);
 /// Unacked messages of a client in one conversation, above which it sends to others.
 const WINDOW: usize = 16;
 /// Between two heartbeats.
@@ -58,8 +58,12 @@ pub struct Shared {
 pub struct Place {
     /// The regions.
     pub regions: Arc<Vec<Address>>,
-    /// The conversations, all of which the user is in.
+    /// The conversations that the user is in.
     pub conversations: Vec<String>,
+    /// Between two sends.
+    pub pace: Duration,
+    /// Whether the client does all of chat beside sending.
+    pub everything: bool,
     /// What no log may show.
     pub secrets: Secrets,
 }
@@ -79,6 +83,7 @@ pub struct Client {
     pub book: Book,
     turn: usize,
     counted: usize,
+    sends_at: Instant,
 }
 
 /// Why a connection is given up.
@@ -106,6 +111,7 @@ impl Client {
             sessions: Arc::default(),
             turn: prefers,
             counted: 0,
+            sends_at: Instant::now(),
         }
     }
 
@@ -172,7 +178,8 @@ impl Client {
         }
         let roams = Instant::now() + Duration::from_millis(self.random.between(ROAMS.0, ROAMS.1));
         let (mut heard, mut beat) = (Instant::now(), Instant::now());
-        let mut ticks = tokio::time::interval(PACE);
+        // A crowd looks as often as it sends, or hundreds of clients would do nothing but look.
+        let mut ticks = tokio::time::interval(LOOK.max(self.place.pace / 8));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -235,12 +242,62 @@ impl Client {
         if !due.is_empty() || !self.shared.sending.load(Ordering::Relaxed) {
             return self.post_all(peer, due).await;
         }
+        if now < self.sends_at {
+            return Ok(());
+        }
+        self.sends_at = now + self.place.pace;
+        if self.place.everything {
+            self.chatter(peer).await?;
+        }
         let Some(conversation) = self.book.free(self.turn, WINDOW) else { return Ok(()) };
         self.turn += 1;
-        let payload = self.payload(conversation);
-        self.book.hand_over(conversation, payload.clone(), now);
+        let change = if self.place.everything && self.random.below(4) == 0 { self.change() } else { None };
+        let (conversation, frame) =
+            change.unwrap_or_else(|| (conversation, ("message.send", self.payload(conversation))));
+        self.book.hand_over(conversation, frame.clone(), now);
         self.count();
-        self.post_all(peer, vec![payload]).await
+        self.post_all(peer, vec![frame]).await
+    }
+
+    /// A change of a message that the client knows: a reaction, or an edit or delete of one of its own.
+    fn change(&mut self) -> Option<(usize, (&'static str, Value))> {
+        let known = self.book.known();
+        let target = known.get(self.random.below(known.len().max(1)))?.clone();
+        let mut payload = json!({ "messageId": new_id(), "targetMessageId": target.message,
+            "conversationId": self.place.conversations[target.conversation] });
+        let kind = match self.random.below(6) {
+            0 if target.own => "message.delete",
+            1..=3 if target.own => {
+                let text = format!("{WORDS} of {} edited at {}", self.user, self.turn);
+                payload["content"] = json!({ "type": "text", "text": text });
+                "message.edit"
+            }
+            _ => {
+                payload["emoji"] = json!(["👍", "🎉", "❤️"][self.random.below(3)]);
+                "reaction.add"
+            }
+        };
+        Some((target.conversation, (kind, payload)))
+    }
+
+    /// What is said beside messages: how far the client is, what it looks at, that it types, that somebody is there.
+    async fn chatter(&mut self, peer: &Peer) -> Result<(), ()> {
+        let place = self.random.below(self.place.conversations.len());
+        let conversation = self.place.conversations[place].clone();
+        let frame = match self.random.below(6) {
+            0 => json!({ "type": "typing.start", "payload": { "conversationId": conversation } }),
+            1 => json!({ "type": "conversation.view", "payload": { "conversationId": conversation } }),
+            2 => {
+                let status = if self.random.below(2) == 0 { "away" } else { "online" };
+                json!({ "type": "presence.set", "payload": { "status": status } })
+            }
+            way => {
+                let Some((epoch, up_to)) = self.book.shown(place) else { return Ok(()) };
+                let said = peer.receipt(&conversation, up_to, Some(epoch), way == 3);
+                return tokio::time::timeout(OPENS, said).await.map_err(|_| ());
+            }
+        };
+        tokio::time::timeout(OPENS, peer.frame(frame)).await.map_err(|_| ())
     }
 
     /// Levels are mixed: of five messages three go at the conversation's own, one each at the higher ones.
@@ -256,10 +313,10 @@ impl Client {
         payload
     }
 
-    async fn post_all(&self, peer: &Peer, payloads: Vec<Value>) -> Result<(), ()> {
-        for payload in payloads {
+    async fn post_all(&self, peer: &Peer, frames: Vec<(&'static str, Value)>) -> Result<(), ()> {
+        for (kind, payload) in frames {
             // A region that stands still takes no bytes any more: then nobody knows what it has.
-            tokio::time::timeout(OPENS, peer.post(payload)).await.map_err(|_| ())?;
+            tokio::time::timeout(OPENS, peer.post_as(kind, payload)).await.map_err(|_| ())?;
         }
         Ok(())
     }

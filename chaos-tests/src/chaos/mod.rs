@@ -7,12 +7,15 @@
 pub mod book;
 pub mod client;
 pub mod driver;
+mod ends;
 pub mod measure;
 pub mod plan;
+pub mod population;
 pub mod reading;
 pub mod report;
 pub mod run;
 
 pub use plan::{Fault, Kind, Plan};
+pub use population::Population;
 pub use report::{Report, Verdict};
 pub use run::run;

@@ -9,6 +9,7 @@ use simulation::checker::{Guarantee, Violation};
 
 use super::measure::{Rehomed, middle_and_most};
 use super::plan::Plan;
+use super::population::Population;
 
 /// Acks below which a run shows nothing (issue 4, point 13).
 pub const LEAST_ACKED: usize = 5_000;
@@ -205,8 +206,11 @@ impl Report {
 
 /// How to do it again.
 #[must_use]
-pub fn replay(seed: u64) -> String {
-    format!("chaos --seed {seed}    (cargo run --release -p chaos-tests --example chaos -- --runs 1 --seed {seed})")
+pub fn replay(seed: u64, population: &Population) -> String {
+    let crowd = if population.everything { " --crowd" } else { "" };
+    format!(
+        "chaos --seed {seed}{crowd}    (cargo run --release -p chaos-tests --example chaos -- --runs 1 --seed {seed}{crowd})"
+    )
 }
 
 /// The table at the end of several runs.

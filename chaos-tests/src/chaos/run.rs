@@ -10,8 +10,10 @@ use simulation::checker::{self, Guarantee, Violation};
 
 use super::client::{Client, Place, Shared};
 use super::driver::{self, Driver, When};
+use super::ends;
 use super::measure::{self, Performed};
 use super::plan::{Plan, REGIONS};
+use super::population::{Population, user};
 use super::reading::{Openings, openings, read_all};
 use super::report::{LEAST_ACKED, Report, Verdict, replay};
 use crate::checker::Reading;
@@ -19,10 +21,6 @@ use crate::mesh::QUICK;
 use crate::peer::{Peer, address};
 use crate::{Checker, Mesh, Setup, until};
 
-/// Clients: as many at each region.
-const CLIENTS: usize = 6;
-/// Conversations: as many at home in each region.
-const CONVERSATIONS: usize = 6;
 /// Acks before the first fault's time begins to count.
 const WARM: usize = 60;
 /// How long the load goes on after everything is healed and settled, so that the last epochs see acks.
@@ -45,36 +43,33 @@ struct Crowd {
     tasks: Vec<tokio::task::JoinHandle<Client>>,
 }
 
-/// Names of the users: the first of each region makes its conversations.
-fn user(number: usize) -> String {
-    format!("c{number}")
-}
-
-async fn groups(mesh: &Mesh) -> Vec<String> {
-    let users: Vec<String> = (0..CLIENTS).map(user).collect();
+async fn groups(mesh: &Mesh, population: &Population) -> Vec<String> {
     let mut groups = Vec::new();
-    for number in 0..CONVERSATIONS {
-        let home = number % REGIONS;
-        let others: Vec<&str> = users.iter().map(String::as_str).filter(|name| *name != users[home]).collect();
-        groups.push(mesh.group(&users[home], home, &others).await);
+    for members in &population.conversations {
+        let names: Vec<String> = members.iter().copied().map(user).collect();
+        let others: Vec<&str> = names[1..].iter().map(String::as_str).collect();
+        groups.push(mesh.group(&names[0], members[0] % REGIONS, &others).await);
     }
     groups
 }
 
 impl Crowd {
-    async fn start(mesh: &Mesh, groups: &[String], seed: u64) -> Self {
+    async fn start(mesh: &Mesh, population: &Population, groups: &[String], seed: u64) -> Self {
         let shared = Arc::new(Shared::default());
         shared.sending.store(true, Ordering::Relaxed);
-        let place = Place {
-            regions: Arc::new(mesh.regions.iter().map(address).collect()),
-            conversations: groups.to_vec(),
-            secrets: mesh.secrets.clone(),
-        };
+        let regions = Arc::new(mesh.regions.iter().map(address).collect());
         let (mut sessions, mut tasks) = (Vec::new(), Vec::new());
-        for number in 0..CLIENTS {
+        for number in 0..population.clients {
+            let place = Place {
+                regions: Arc::clone(&regions),
+                conversations: population.of(number).into_iter().map(|of| groups[of].clone()).collect(),
+                pace: population.pace,
+                everything: population.everything,
+                secrets: mesh.secrets.clone(),
+            };
             let token = mesh.token(&user(number), number % REGIONS).await;
             let own = seed.wrapping_mul(1_000).wrapping_add(number as u64);
-            let client = Client::new(&user(number), token, number % REGIONS, place.clone(), shared.clone(), own);
+            let client = Client::new(&user(number), token, number % REGIONS, place, shared.clone(), own);
             sessions.push(client.sessions());
             tasks.push(tokio::spawn(client.run()));
         }
@@ -151,13 +146,13 @@ struct Seen {
     settled: Duration,
 }
 
-/// Performs a run, of the code as it ships or, where `mutant` names one, of a wrong reading of it; `say` hears of its
-/// progress.
+/// Performs a run with a population, of the code as it ships or, where `mutant` names one, of a wrong reading of it;
+/// `say` hears of its progress.
 ///
 /// # Panics
 /// When the mesh does not start, does not take a fault, or ends with a code or a log that it must not have.
-pub async fn run(plan: &Plan, mutant: Option<&str>, say: impl Fn(&str)) -> Report {
-    say(&replay(plan.seed));
+pub async fn run(plan: &Plan, population: &Population, mutant: Option<&str>, say: impl Fn(&str)) -> Report {
+    say(&replay(plan.seed, population));
     let began = Instant::now();
     // Kept unless all held: also when this function panics.
     let folder = tempfile::Builder::new().prefix("hearth-chaos-").tempdir().expect("a folder").keep();
@@ -166,23 +161,23 @@ pub async fn run(plan: &Plan, mutant: Option<&str>, say: impl Fn(&str)) -> Repor
     let environment: Vec<(&str, &str)> = mutant.map(|name| ("HEARTH_MUTANT", name)).into_iter().collect();
     let setup = Setup { arguments: &arguments, environment: &environment, data: Some(&data) };
     let mut mesh = Mesh::with(setup).await;
-    let seen = perform(&mut mesh, plan, &say).await;
+    let seen = perform(&mut mesh, plan, population, &say).await;
     let report = judge(plan, seen, began, &folder, &mesh.log());
     mesh.end().await;
     if report.verdict() == Verdict::Held {
         let _ = std::fs::remove_dir_all(&folder);
     } else {
-        say(&replay(plan.seed));
+        say(&replay(plan.seed, population));
     }
     say(&report.story());
     report
 }
 
-async fn perform(mesh: &mut Mesh, plan: &Plan, say: &impl Fn(&str)) -> Seen {
+async fn perform(mesh: &mut Mesh, plan: &Plan, population: &Population, say: &impl Fn(&str)) -> Seen {
     let mut checker = Checker::of(mesh.regions.iter().map(|region| region.id.clone()).collect());
     until("the mesh is whole", SETTLES, || async { driver::unsettled(mesh).await.is_none() }).await;
-    let groups = groups(mesh).await;
-    let crowd = Crowd::start(mesh, &groups, plan.seed).await;
+    let groups = groups(mesh, population).await;
+    let crowd = Crowd::start(mesh, population, &groups, plan.seed).await;
     until("clients are acked", SETTLES, || async { crowd.acked() >= WARM }).await;
     let mut driver = Driver::new(mesh, plan);
     driver.perform(Instant::now(), |what| say(&format!("  {} acked; {what}", crowd.acked()))).await;
@@ -190,6 +185,9 @@ async fn perform(mesh: &mut Mesh, plan: &Plan, say: &impl Fn(&str)) -> Seen {
     let mut faults = Vec::new();
     faults.extend(crowd.calm_down(mesh).await.map(|why| (Guarantee::Answered, why)));
     let settled = healed.elapsed();
+    if population.everything {
+        faults.extend(ends::look(mesh, population, &groups).await);
+    }
     driver.look().await;
     let (done, fences) = (std::mem::take(&mut driver.done), driver.fences.len());
     let fences_counted = driver::fences(mesh).await;

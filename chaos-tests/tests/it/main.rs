@@ -12,6 +12,7 @@ mod failover;
 mod faults;
 mod five_regions;
 mod joining;
+mod leaving;
 mod links;
 mod membership;
 mod metrics;

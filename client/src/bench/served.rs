@@ -101,7 +101,7 @@ pub(super) async fn set_up(executable: &Path, folder: &Path, connections: usize)
          [listen]\nhttp = \"127.0.0.1:{http}\"\nwebtransport = \"127.0.0.1:{webtransport}\"\ntls = {tls}\n\
          [auth]\nhs256_secret_file = \"token.secret\"\nissuer = \"bench\"\naudience = \"chat\"\n\
          [[auth.resume_keys]]\nid = \"1\"\nsecret_file = \"resume.secret\"\n\
-         [limits]\nconnections_per_address = {}\n",
+         [limits]\nconnections_per_address = {}\nconnects_per_minute = 0\n",
         connections * 3
     );
     std::fs::write(path("region.toml"), text).map_err(told)?;

@@ -79,8 +79,9 @@ pub(crate) enum Effect {
     Send(Bytes),
     /// Closes with the code, after everything before it is written. Nothing follows.
     Close(CloseCode),
-    /// Registers the session at the core; answered by [`Session::handle_opened`].
-    Open { user: UserId, device: DeviceId },
+    /// Registers the session at the core; answered by [`Session::handle_opened`]. One that brings a good resume token does
+    /// not stand behind those who log in.
+    Open { user: UserId, device: DeviceId, resumes: bool },
     /// Gives a message to the core.
     Forward { request: Option<String>, send: Box<Submission> },
     /// Gives a receipt to the core, with what this session was sent last of the conversation.
@@ -188,6 +189,12 @@ impl Session {
         self.effects.pop_front()
     }
 
+    /// Nothing is to be done now: an idle session keeps no buffer.
+    pub(crate) fn rest(&mut self) {
+        debug_assert!(self.effects.is_empty(), "what was decided is done first");
+        self.effects = VecDeque::new();
+    }
+
     /// API requests without an answer yet: the shell reads no further frames while there are too many.
     pub(crate) fn requests(&self) -> usize {
         self.requests
@@ -272,10 +279,11 @@ impl Session {
         match self.shared.verifier.verify(token, now.wall) {
             Ok(identity) => {
                 self.rate = Some(self.shared.rates.user(&identity.user, now.ticks));
-                let device =
-                    self.device.or_else(|| self.resumed_device(&identity.user, now)).unwrap_or(self.new_device);
+                let resumed = self.resumed_device(&identity.user, now);
+                let device = self.device.or(resumed).unwrap_or(self.new_device);
                 self.device = Some(device);
-                self.effects.push_back(Effect::Open { user: identity.user.clone(), device });
+                let resumes = resumed == Some(device);
+                self.effects.push_back(Effect::Open { user: identity.user.clone(), device, resumes });
                 self.identity = Some(identity);
                 self.state = State::Opening;
             }

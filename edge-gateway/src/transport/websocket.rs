@@ -13,7 +13,7 @@ use super::{FrameStream, GIVE_UP_TIMEOUT, Incoming, Lost};
 use crate::options::GatewayLimits;
 
 /// An idle connection keeps a buffer of this size. Larger ones cost more per message, not less.
-const READ_BUFFER: usize = 4 * 1024;
+const READ_BUFFER: usize = 1024;
 /// Frames fed in a row are written to the socket when they exceed this, and at the flush.
 const WRITE_BUFFER: usize = 16 * 1024;
 /// How long the client may take to answer a close.

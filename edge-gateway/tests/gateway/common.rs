@@ -106,10 +106,9 @@ impl Core for FakeCore {
 
     async fn open(&self, user: UserId, device: DeviceId, bounds: QueueBounds) -> Result<Opened, Refusal> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (connection, events) = Connection::new(id, user, device, bounds);
-        let connection = Arc::new(connection);
+        let connection = Arc::new(Connection::new(id, user, device, bounds));
         self.connections.lock().push(Arc::clone(&connection));
-        Ok(Opened { connection, events, feed_complete: true })
+        Ok(Opened { connection, feed_complete: true })
     }
 
     fn close(&self, connection: &Connection) {

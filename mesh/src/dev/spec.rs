@@ -178,8 +178,10 @@ impl DevSpec {
         let (content_sweep, retention_day) = (self.content_sweep, self.retention_day);
         let mut limits = Limits { content_sweep, retention_day, ..Limits::default() };
         limits.connections_per_address = limits.sessions * 2;
+        limits.connects_per_minute = 0;
         if !self.limits {
             limits.messages_per_minute = 0;
+            limits.conversation_messages_per_minute = 0;
         }
         let mut listen = ListenSection::new(loopback(region.port));
         listen.webtransport = Some(loopback(region.port));

@@ -24,7 +24,10 @@ pub use changes::{
     content_that_is_taken_away_leaves_the_rest_of_its_entries_in_the_log_and_in_its_tail,
     what_was_done_to_messages_goes_with_the_entries_that_did_it_and_with_their_log,
 };
-pub use cursors::cursors_are_replaced_paged_by_member_and_numbered_with_the_appends;
+pub use cursors::{
+    cursors_are_replaced_paged_by_member_and_numbered_with_the_appends,
+    the_last_change_of_a_log_is_that_of_its_entries_or_of_ones_own_cursors,
+};
 pub use dedup::dedup_records_before_a_time_are_forgotten_page_by_page_and_no_others;
 pub use expiry::content_whose_time_is_over_is_told_in_its_order_and_goes_from_the_log_and_from_its_tail;
 pub use looks::a_look_shows_what_a_read_shows_and_ids_without_records;
@@ -86,6 +89,7 @@ macro_rules! store_conformance {
             the_outbox_is_ordered_and_forgets_what_is_done,
             parked_sends_are_ordered_replaced_and_forgotten,
             cursors_are_replaced_paged_by_member_and_numbered_with_the_appends,
+            the_last_change_of_a_log_is_that_of_its_entries_or_of_ones_own_cursors,
             keys_of_the_map_are_put_ranged_and_taken_away_in_order,
             writes_of_the_map_keep_their_order_and_are_there_after_a_reopen,
             what_was_answered_is_there_after_a_reopen,

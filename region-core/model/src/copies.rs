@@ -10,7 +10,7 @@ use crate::command::{Ack, Command, Outcome, command_of};
 use crate::core::Context;
 use crate::effect::{Effect, Lane};
 use crate::home::answer;
-use crate::log::{Log, Pending, Replica, outbox_records};
+use crate::log::{Log, Pending, Replica, free_if_empty, outbox_records};
 use crate::mutants::Mutant;
 use crate::ownership::Flaw;
 
@@ -398,6 +398,7 @@ impl<R: Clone> Log<R> {
                 self.publish(pending, true, context);
             }
         }
+        free_if_empty(&mut self.pending);
     }
 
     /// Replicas that got entries before their copies stood learn the mark by a frame without entries.

@@ -7,17 +7,19 @@ use hearth_protocol::client::QueuedReason;
 use hearth_protocol::entry::{Entry, Fixed, content_digest};
 use hearth_protocol::record::DedupRecord;
 use hearth_protocol::{
-    Change, EntryKind, ErrorCode, Header, Level, LogId, LogKind, Position, Refusal, RegionId, SealedEntry, Sequence,
-    Timestamp, UserId, limits, mesh,
+    Change, EntryKind, Header, Level, LogId, LogKind, Position, Refusal, RegionId, SealedEntry, Sequence, Timestamp,
+    UserId, mesh,
 };
 use uuid::Uuid;
 
+use crate::bucket::Bucket;
 use crate::command::{Ack, Command, Outcome, other_content, same_content};
 use crate::core::{Context, is_passing};
 use crate::effect::{Effect, Lane};
-use crate::log::{Log, Pending, PushedBy, Replicas, Waiter, first_record, outbox_records};
+use crate::log::{Log, Pending, PushedBy, Replicas, Waiter, first_record, free_if_empty, outbox_records};
 use crate::mutants::Mutant;
 use crate::ownership::Flaw;
+use crate::pacing::{Paced, no_room};
 use crate::ports::{DedupKey, TargetFound, TargetKey};
 use crate::targets::{TargetLook, expiry_of};
 use crate::view::Decision;
@@ -25,12 +27,9 @@ use crate::view::Decision;
 /// Who may wait for one entry; the oldest of more than that goes unanswered and asks again by its own timer.
 const WAITERS_OF_AN_ENTRY: usize = 64;
 
-/// Parked messages that wait for room at one home; above it more are refused `OVERLOADED`, and stay parked.
-const PACED: usize = 4_096;
-
 /// A command that waits for its dedup lookup, behind those that came before it.
 #[derive(Clone, Debug)]
-struct Submit<R> {
+pub(crate) struct Submit<R> {
     command: Command,
     salt: [u8; 16],
     waiter: Waiter<R>,
@@ -54,14 +53,6 @@ impl<R> Submit<R> {
     }
 }
 
-/// A parked message that waits for room.
-#[derive(Clone, Debug)]
-struct Paced<R> {
-    command: Command,
-    salt: [u8; 16],
-    waiter: Waiter<R>,
-}
-
 /// Refusals of parked messages that a home remembers of a log; of more, the oldest go.
 const REFUSED: usize = 256;
 
@@ -81,12 +72,14 @@ pub(crate) struct RetryCheck<R> {
 #[derive(Debug)]
 pub(crate) struct HomeState<R> {
     pub(crate) replicas: Replicas,
-    submits: VecDeque<Submit<R>>,
+    pub(crate) submits: VecDeque<Submit<R>>,
     /// One of `submits` was turned away for want of the right: those behind it are turned away as well, even if the
     /// right is back when their lookups are answered, since what is turned away comes back and must find its place.
     turns_away: bool,
     /// Parked messages that wait for room, in the order in which they came.
-    paced: VecDeque<Paced<R>>,
+    pub(crate) paced: VecDeque<Paced<R>>,
+    /// How many messages it takes, once it took one.
+    pub(crate) rate: Option<Bucket>,
     /// Parked messages that were refused for good: should the answer be lost, they are refused again, wherever they come
     /// from and also if their sender is a member again by then, since what the sender parked behind them may have been
     /// taken.
@@ -111,6 +104,7 @@ impl<R> Default for HomeState<R> {
             submits: VecDeque::new(),
             turns_away: false,
             paced: VecDeque::new(),
+            rate: None,
             refused: VecDeque::new(),
             lookups: BTreeMap::new(),
             in_flight: BTreeMap::new(),
@@ -231,36 +225,8 @@ impl<R: Clone> Log<R> {
         self.home.submits.iter().any(|submit| submit.command.sender == *user && submit.waiter.device().is_some())
     }
 
-    /// Whether one more entry may wait for copies.
-    fn has_room(&self) -> bool {
-        self.pending.len() + self.home.submits.len() < limits::UNMARKED_ENTRIES
-    }
-
-    /// Keeps a parked message until there is room: refused, it could be overtaken by the next one of its device. One
-    /// that comes again, since its region did not hear of it for a while, stays where it stands.
-    fn pace(&mut self, command: Command, salt: [u8; 16], waiter: Waiter<R>, context: &mut Context<'_, R>) {
-        let same = |paced: &&mut Paced<R>| paced.command.id == command.id && paced.command.sender == command.sender;
-        if let Some(paced) = self.home.paced.iter_mut().find(same) {
-            *paced = Paced { command, salt, waiter };
-        } else if self.home.paced.len() < PACED {
-            self.home.paced.push_back(Paced { command, salt, waiter });
-        } else {
-            answer(waiter, Outcome::Refused(no_room()), context.effects, self.id);
-        }
-    }
-
-    /// Takes parked messages up as far as there is room.
-    pub(crate) fn take_paced(&mut self, context: &mut Context<'_, R>) {
-        while self.may_ack(context)
-            && self.has_room()
-            && let Some(Paced { command, salt, waiter }) = self.home.paced.pop_front()
-        {
-            self.admit(command, salt, waiter, context);
-        }
-    }
-
     /// Queues a command to be decided, after its lookup where it needs one.
-    fn admit(&mut self, command: Command, salt: [u8; 16], waiter: Waiter<R>, context: &mut Context<'_, R>) {
+    pub(crate) fn admit(&mut self, command: Command, salt: [u8; 16], waiter: Waiter<R>, context: &mut Context<'_, R>) {
         let looked_up = if is_by_id(command.kind) { None } else { Some(None) };
         let target = self.look_for_target(&command, context);
         let submit = Submit { command, salt, waiter, looked_up, target, durable_before: self.durable };
@@ -316,6 +282,7 @@ impl<R: Clone> Log<R> {
                 self.decide(submit, context);
             }
         }
+        free_if_empty(&mut self.home.submits);
         self.home.turns_away &= self.has_undecided();
         self.home.forget_settled();
         let looked_up = self.home.submits.front().map_or(u64::MAX, |submit| submit.durable_before);
@@ -368,7 +335,10 @@ impl<R: Clone> Log<R> {
             self.open_placement_log(context);
         }
         match self.judge(&command, target.as_ref(), context) {
-            Decision::Append { content, level, bare } => match self.refuse_level(&command, level) {
+            Decision::Append { content, level, bare } => match self
+                .refuse_level(&command, level)
+                .or_else(|| self.count(&command, waiter.is_parked(), context).err())
+            {
                 Some(refusal) => answer(waiter, Outcome::Refused(refusal), context.effects, self.id),
                 None => {
                     let expires_at = expiry_of(&command, target.as_ref());
@@ -585,12 +555,6 @@ impl<R: Clone> Log<R> {
         };
         answer(waiter, Outcome::Acked(ack), context.effects, self.id);
     }
-}
-
-fn no_room() -> Refusal {
-    Refusal::new(ErrorCode::Overloaded, "too many entries of this log wait for copies")
-        .with_retry_after(5)
-        .with_limit(format!("{} entries", limits::UNMARKED_ENTRIES))
 }
 
 /// The regions whose links are up.

@@ -3,6 +3,7 @@
 //! Nothing in here has a socket, a clock, entropy or a runtime. Time and salts come in as arguments, effects go out as
 //! values; the shell in `region-core` performs them.
 
+mod bucket;
 pub mod chain;
 pub mod command;
 #[cfg(feature = "conformance")]
@@ -15,6 +16,7 @@ mod home;
 mod log;
 pub mod mutants;
 pub mod ownership;
+mod pacing;
 mod parking;
 pub mod ports;
 pub mod presence;
@@ -28,6 +30,7 @@ mod targets;
 pub mod typing;
 pub mod view;
 
+pub use bucket::Bucket;
 pub use command::{Ack, Command, Outcome};
 pub use core::{CoreGauges, CoreOptions, Input, Now, RegionCore, region_sender};
 pub use effect::{DeviceOutcome, Effect, Lane, LogView};

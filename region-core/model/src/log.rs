@@ -108,6 +108,13 @@ impl<R> Waiter<R> {
     }
 }
 
+/// Gives back the memory of an empty queue: most logs in memory are idle, and keep nothing for the next time.
+pub(crate) fn free_if_empty<T>(queue: &mut VecDeque<T>) {
+    if queue.is_empty() {
+        *queue = VecDeque::new();
+    }
+}
+
 /// One log in memory. `R` names whoever waits in the shell.
 #[derive(Debug)]
 pub(crate) struct Log<R> {

@@ -427,6 +427,15 @@ pub trait MapStore: Send + Sync + std::fmt::Debug {
 /// Longest value of a [`MapStore`].
 pub const MAP_VALUE_BYTES: usize = 1 << 20;
 
+/// When logs changed for a user: what a change feed is sorted by. Asked about thousands of logs in one call, none of
+/// which is loaded for it.
+#[async_trait]
+pub trait LastChanges: Send + Sync + std::fmt::Debug {
+    /// Of each of `logs`, in their order, the number of its last change, or of the change that put the cursors of `user`
+    /// in it when that was later; `None` for a log that the region does not hold.
+    async fn last_changes(&self, user: &UserId, logs: Vec<LogId>) -> Result<Vec<Option<u64>>, StoreError>;
+}
+
 /// The stores of one region.
 #[derive(Clone, Debug)]
 pub struct Stores {
@@ -440,6 +449,8 @@ pub struct Stores {
     pub parking: Arc<dyn ParkingLot>,
     /// How far members are.
     pub cursors: Arc<dyn Cursors>,
+    /// When logs changed.
+    pub last_changes: Arc<dyn LastChanges>,
     /// The region map's keys.
     pub map: Arc<dyn MapStore>,
     /// Looks that find what does not read.

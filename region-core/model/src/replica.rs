@@ -8,7 +8,7 @@ use hearth_protocol::{Epoch, RegionId, SealedEntry, mesh};
 
 use crate::core::Context;
 use crate::effect::{Effect, Lane};
-use crate::log::{Log, PushedBy, Waiter};
+use crate::log::{Log, PushedBy, Waiter, free_if_empty};
 use crate::mutants::Mutant;
 use crate::ownership::Unread;
 use crate::ports::LogAppend;
@@ -206,6 +206,7 @@ impl<R: Clone> Log<R> {
             self.marked = pending.entry.sequence().0 + 1;
             self.publish(pending, false, context);
         }
+        free_if_empty(&mut self.pending);
         context.effects.push(Effect::PutMark(self.id, self.marked));
     }
 

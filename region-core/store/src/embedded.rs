@@ -175,6 +175,7 @@ impl Embedded {
             outbox: Arc::clone(&self.shared) as _,
             parking: Arc::clone(&self.shared) as _,
             cursors: Arc::clone(&self.shared) as _,
+            last_changes: Arc::clone(&self.shared) as _,
             map: Arc::clone(&self.shared) as _,
             inspect: Arc::clone(&self.shared) as _,
             identity: self.shared.identity.clone(),

@@ -36,3 +36,25 @@ pub async fn cursors_are_replaced_paged_by_member_and_numbered_with_the_appends(
     assert_eq!(stores.cursors.cursors(log, None, 9).await, Ok(vec![]));
     assert_eq!(stores.cursors.cursors(other, None, 9).await, Ok(vec![(cursor(other, "ann", 3), first)]));
 }
+
+/// See the name.
+pub async fn the_last_change_of_a_log_is_that_of_its_entries_or_of_ones_own_cursors(subject: &mut dyn Subject) {
+    let (log, other, unknown) = (conversation(1), conversation(2), conversation(3));
+    let stores = subject.stores();
+    let asked = vec![log, unknown, other];
+    let appended = apply(&stores, vec![append(log, 0, 1), append(other, 0, 1)]).await;
+    let read = stores.cursors.put_cursors(vec![cursor(log, "ann", 1)]).await.expect("puts");
+    let changes = |user_name: &'static str, stores: &crate::ports::Stores| {
+        let (last_changes, asked) = (stores.last_changes.clone(), asked.clone());
+        async move { last_changes.last_changes(&user(user_name), asked).await }
+    };
+    assert_eq!(changes("ann", &stores).await, Ok(vec![Some(read), None, Some(appended[1])]));
+    assert_eq!(changes("bob", &stores).await, Ok(vec![Some(appended[0]), None, Some(appended[1])]));
+    let later = apply(&stores, vec![append(log, 1, 2)]).await;
+    drop(stores);
+    subject.reopen();
+    let stores = subject.stores();
+    assert_eq!(changes("ann", &stores).await, Ok(vec![Some(later[0]), None, Some(appended[1])]));
+    stores.log.remove(log).await.expect("removes");
+    assert_eq!(changes("ann", &stores).await, Ok(vec![None, None, Some(appended[1])]));
+}

@@ -38,6 +38,8 @@ pub struct Bounds {
     /// Entries that a new follower lacks at most, to be sent all of them in order: with more the stream begins at once
     /// and what is missing below it is pulled.
     pub follow_in_order: u64,
+    /// New messages of a conversation a minute; 0: no limit.
+    pub conversation_messages_per_minute: u32,
 }
 
 impl Default for Bounds {
@@ -46,6 +48,7 @@ impl Default for Bounds {
             group_members: hearth_protocol::limits::GROUP_MEMBERS,
             channel_members: hearth_protocol::limits::CHANNEL_MEMBERS,
             follow_in_order: hearth_protocol::limits::FOLLOW_IN_ORDER,
+            conversation_messages_per_minute: 0,
         }
     }
 }

@@ -20,8 +20,8 @@ pub struct PlacedAt {
 /// The state of a placement log after some entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlacementState {
-    /// By log.
-    pub placed: BTreeMap<LogId, PlacedAt>,
+    /// By log. Boxed: most slots place few logs, and a node of a map has room for eleven.
+    pub placed: BTreeMap<LogId, Box<PlacedAt>>,
 }
 
 /// [`PlacedAt`] as version 1 stored it.
@@ -35,14 +35,14 @@ impl PlacementState {
     /// Reads the state as a snapshot of version 1 holds it.
     pub(super) fn from_first_version(bytes: &[u8]) -> Option<Self> {
         let placed: BTreeMap<LogId, PlacedAtV1> = postcard::from_bytes(bytes).ok()?;
-        let now = |PlacedAtV1 { placement, sequence }| PlacedAt { placement: placement.into(), sequence };
+        let now = |PlacedAtV1 { placement, sequence }| Box::new(PlacedAt { placement: placement.into(), sequence });
         Some(Self { placed: placed.into_iter().map(|(log, placed)| (log, now(placed))).collect() })
     }
 
     pub(super) fn fold(&mut self, sealed: &SealedEntry) {
         if let Some(Change::Place { placement, .. }) = sealed.change() {
             let sequence = sealed.sequence().0;
-            self.placed.insert(placement.log, PlacedAt { placement, sequence });
+            self.placed.insert(placement.log, Box::new(PlacedAt { placement, sequence }));
         }
     }
 

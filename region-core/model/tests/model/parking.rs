@@ -2,6 +2,7 @@
 
 use hearth_protocol::Level;
 use hearth_protocol::client::QueuedReason;
+use region_model::view::Bounds;
 use region_model::{DeviceOutcome, Outcome, ParkingBounds};
 
 use crate::support::{Message, Setup, Sim, cut_off, device_of, message_id, user};
@@ -78,6 +79,35 @@ fn a_home_without_room_makes_parked_sends_wait_and_takes_them_in_their_order() {
     assert_eq!(sim.overloaded, 0, "none of them was refused for now");
     let last = sim.message_ids(0, log).split_off(usize::try_from(full).expect("small"));
     assert_eq!(last, parked.map(message_id).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_conversation_takes_so_many_messages_a_minute_refuses_more_and_never_what_was_parked() {
+    let bounds = Bounds { conversation_messages_per_minute: 6, ..Bounds::default() };
+    let (mut sim, log) = cut_off(Setup { bounds, ..Setup::default() });
+    for id in 0..6 {
+        let ticket = sim.send(0, log, &Message::new("cem", id));
+        sim.acked(ticket);
+    }
+    let over = sim.send(0, log, &Message::new("cem", 6));
+    assert_eq!(sim.refused(over), "RATE_LIMITED");
+    let again = sim.send(0, log, &Message::new("cem", 5));
+    assert!(sim.acked(again).duplicate, "a retry costs nothing");
+    let stranger = sim.send(0, log, &Message::new("mallory", 1));
+    assert_eq!(sim.refused(stranger), "CONVERSATION_NOT_FOUND", "and is told nothing of it");
+    for id in 10..13 {
+        sim.send(1, log, &Message::new("ann", id));
+    }
+    sim.run_for(500);
+    sim.heal_all();
+    sim.run_until("what was parked is acked", |sim| sim.device.len() >= 3);
+    assert!(sim.device.iter().all(|(_, _, ended)| matches!(ended, DeviceOutcome::Acked(_))));
+    let early = sim.send(0, log, &Message::new("cem", 7));
+    assert_eq!(sim.refused(early), "RATE_LIMITED");
+    // Three were taken beyond it, at ten seconds each.
+    sim.run_for(41_000);
+    let paid = sim.send(0, log, &Message::new("cem", 7));
+    sim.acked(paid);
 }
 
 #[test]

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use hearth_protocol::record::{ChangeRecord, CursorRecord, DedupRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use region_model::ports::{
-    AppendOutcome, Cursors, DedupKey, Deletes, ExpiredContent, Inspect, LoadedLog, LogAppend, LogLook, LogSummary,
-    MapChange, MapStore, MapSync, MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError, TakenContent,
-    TargetFound, TargetKey,
+    AppendOutcome, Cursors, DedupKey, Deletes, ExpiredContent, Inspect, LastChanges, LoadedLog, LogAppend, LogLook,
+    LogSummary, MapChange, MapStore, MapSync, MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError,
+    TakenContent, TargetFound, TargetKey,
 };
 
 use super::Shared;
@@ -174,6 +174,13 @@ impl Cursors for Shared {
         limit: usize,
     ) -> Result<Vec<(CursorRecord, u64)>, StoreError> {
         self.read(|tables| tables.cursors(log, after.as_ref(), limit)).await
+    }
+}
+
+#[async_trait]
+impl LastChanges for Shared {
+    async fn last_changes(&self, user: &UserId, logs: Vec<LogId>) -> Result<Vec<Option<u64>>, StoreError> {
+        self.read(|tables| tables.last_changes(user, &logs)).await
     }
 }
 

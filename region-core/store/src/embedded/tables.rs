@@ -403,6 +403,23 @@ impl Tables {
         Ok(rows)
     }
 
+    /// Of each log the number of its last change, or of a user's cursors in it when that is later.
+    pub(super) fn last_changes(&self, user: &UserId, logs: &[LogId]) -> Result<Vec<Option<u64>>, ReadError> {
+        let view = self.database.snapshot();
+        let last_change = |log: &LogId| {
+            let end = self.end(&view, *log, false)?;
+            if end.sequence.is_none() && view.get(&self.logs, log.to_bytes())?.is_none() {
+                return Ok(None);
+            }
+            let cursors = match view.get(&self.cursors, keys::cursor(*log, user))? {
+                Some(value) => keys::read_cursor(&value)?.1,
+                None => 0,
+            };
+            Ok(Some(end.change.max(cursors)))
+        };
+        logs.iter().map(last_change).collect()
+    }
+
     pub(super) fn map_value(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         Ok(self.database.snapshot().get(&self.map, key)?.map(|value| Bytes::copy_from_slice(&value)))
     }

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use hearth_protocol::record::{ChangeRecord, CursorRecord, DedupRecord, OutboxRecord, ParkedSend};
 use hearth_protocol::{LogId, LogKind, Placement, Position, SealedEntry, Timestamp, UserId};
 use region_model::ports::{
-    AppendOutcome, Cursors, DedupKey, Deletes, ExpiredContent, Inspect, LoadedLog, LogAppend, LogLook, LogSummary,
-    MapChange, MapStore, MapSync, MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError, TakenContent,
-    TargetFound, TargetKey,
+    AppendOutcome, Cursors, DedupKey, Deletes, ExpiredContent, Inspect, LastChanges, LoadedLog, LogAppend, LogLook,
+    LogSummary, MapChange, MapStore, MapSync, MessageLog, NotRead, OutboxLog, ParkingLot, Placements, StoreError,
+    TakenContent, TargetFound, TargetKey,
 };
 
 use super::{Call, Handle, Tables};
@@ -179,6 +179,14 @@ impl Cursors for Handle {
         limit: usize,
     ) -> Result<Vec<(CursorRecord, u64)>, StoreError> {
         self.call(Call::Cursors, move |tables| tables.cursors(log, after, limit)).await
+    }
+}
+
+#[async_trait]
+impl LastChanges for Handle {
+    async fn last_changes(&self, user: &UserId, logs: Vec<LogId>) -> Result<Vec<Option<u64>>, StoreError> {
+        let user = user.clone();
+        self.call(Call::LastChanges, move |tables| tables.last_changes(&user, &logs)).await
     }
 }
 

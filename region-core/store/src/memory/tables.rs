@@ -406,6 +406,15 @@ impl Tables {
         rows.map(|(_, row)| row.clone()).take(limit).collect()
     }
 
+    pub(super) fn last_changes(&self, user: &UserId, logs: &[LogId]) -> Vec<Option<u64>> {
+        let last_change = |id: &LogId| {
+            let log = self.logs.get(id).filter(|log| log.record.is_some() || !log.rows.is_empty())?;
+            let cursors = self.cursors.get(&(*id, user.clone())).map_or(0, |(_, change)| *change);
+            Some(log.change.max(cursors))
+        };
+        logs.iter().map(last_change).collect()
+    }
+
     pub(super) fn map_value(&self, key: &Bytes) -> Option<Bytes> {
         self.map.get(key).cloned()
     }
