@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use hearth_protocol::client::{DeviceType, PresenceStatus};
-use hearth_protocol::{ConversationId, DeviceId, Epoch, UserId};
+use hearth_protocol::{ConversationId, DeviceId, Epoch, Timestamp, UserId};
 use parking_lot::Mutex;
+use region_model::delivery::SessionSent;
 use tokio::sync::{Notify, mpsc};
+
+use crate::runtime::wall;
 
 /// What the core sends to a session.
 #[derive(Clone, Debug)]
@@ -29,6 +32,26 @@ pub enum EdgeEvent {
     Skipped(Skipped),
     /// Messages that were shown here have left the line.
     Rewound(Rewound),
+    /// Somebody asks what the session was sent of a message. Answered once what stands before it is written.
+    Asked(SessionQuestion),
+}
+
+/// What a session was sent of a message is asked.
+#[derive(Clone, Debug)]
+pub struct SessionQuestion {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The message's number.
+    pub sequence: u64,
+    connection: u64,
+    answer: mpsc::Sender<(u64, SessionSent)>,
+}
+
+impl SessionQuestion {
+    /// Answers. Whoever asked may be gone.
+    pub fn answer(self, sent: SessionSent) {
+        let _ = self.answer.try_send((self.connection, sent));
+    }
 }
 
 /// Messages of a conversation that this region does not show live: its stream begins above them, and reads of them are
@@ -63,7 +86,7 @@ impl EdgeEvent {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Frame(frame) | Self::Message { frame, .. } => frame.len(),
-            Self::Skipped(_) | Self::Rewound(_) => 0,
+            Self::Skipped(_) | Self::Rewound(_) | Self::Asked(_) => 0,
         }
     }
 }
@@ -103,6 +126,8 @@ pub struct Connection {
     pub user: UserId,
     /// From which device.
     pub device: DeviceId,
+    /// Since when it is there, in milliseconds since the epoch.
+    pub since: Timestamp,
     screen: Mutex<Screen>,
     /// Whether it is away, and its type.
     says: AtomicU8,
@@ -125,6 +150,7 @@ impl Connection {
             id,
             user,
             device,
+            since: wall(),
             screen: Mutex::default(),
             says: AtomicU8::new(0),
             spoke: AtomicBool::new(true),
@@ -167,6 +193,18 @@ impl Connection {
         let busy = self.events.capacity() * 2 < self.events.max_capacity()
             || self.waiting.load(Ordering::Relaxed) > self.most_bytes / 2;
         !busy && self.push(event)
+    }
+
+    /// Asks what it was sent of a message; the answer names it by its id. Returns whether it takes questions: one that is
+    /// busy does not.
+    pub(crate) fn ask(
+        &self,
+        (conversation, sequence): (ConversationId, u64),
+        answer: &mpsc::Sender<(u64, SessionSent)>,
+    ) -> bool {
+        let answer = answer.clone();
+        let question = SessionQuestion { conversation, sequence, connection: self.id, answer };
+        self.push_if_idle(EdgeEvent::Asked(question))
     }
 
     /// Sets what is on its screen.

@@ -5,6 +5,7 @@
 
 mod api;
 mod call;
+mod delivery;
 mod departures;
 pub mod edge;
 mod erase;
@@ -38,7 +39,8 @@ mod users;
 mod word;
 
 pub use call::ApiCall;
-pub use edge::{Connection, EdgeEvent, QueueBounds, Rewound, Skipped};
+pub use delivery::DeliveryCall;
+pub use edge::{Connection, EdgeEvent, QueueBounds, Rewound, SessionQuestion, Skipped};
 pub use erase::{UserFound, UserTraces};
 pub use handle::{Opened, Readiness, RegionHandle, Replay};
 pub use links::{LinkEvent, Links, NotSent};
@@ -46,3 +48,4 @@ pub use losses::Loss;
 pub use ownership::Ownership;
 pub use push::{PushDoor, PushOptions};
 pub use region::RegionOptions;
+pub use region_model::delivery::SessionSent;
