@@ -146,7 +146,8 @@ fn text(explained: &ExplanationPayload) -> String {
     let _ = writeln!(text, "{id}, {place} in {}", explained.conversation_id);
     let _ = writeln!(text, "to {}: {state}", explained.user_id);
     for block in &explained.blocks {
-        let since = block.since.map(|since| format!(" (since {})", time(since.0))).unwrap_or_default();
+        let word_of_time = if block.reason == BlockReason::NoSession { "last seen" } else { "since" };
+        let since = block.since.map(|since| format!(" ({word_of_time} {})", time(since.0))).unwrap_or_default();
         let _ = writeln!(text, "  {}: {}{since}", word(&block.reason), block.text);
     }
     if let Some(first) = explained.hops.first() {

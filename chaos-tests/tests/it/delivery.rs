@@ -260,7 +260,7 @@ async fn what_does_not_come_to_a_user_says_why_and_a_block_is_told_to_the_blocke
     until("the third region follows", LATE, || async { reasons(&way("away").await) == ["NOT_ASKED_FOR"] }).await;
 
     let direct = mesh
-        .rest("ann", 0, "POST", "/api/v1/conversations", Some(json!({ "type": "direct", "participantId": "bob" })))
+        .rest("ann", 0, "POST", "/api/v1/conversations", Some(json!({ "type": "direct", "participantIds": ["bob"] })))
         .await;
     let direct = direct.body["conversationId"].as_str().unwrap_or_else(|| panic!("{direct:?}")).to_owned();
     let bob = Peer::connect(&mesh, "bob", 1).await;

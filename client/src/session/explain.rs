@@ -65,6 +65,11 @@ impl Session {
         Ok(number)
     }
 
+    /// An explanation came. One that nobody waits for is dropped.
+    pub(super) fn explained(&mut self, id: Option<&str>, explanation: Box<ExplanationPayload>) {
+        let _ = self.questions.answer(id, Ok(explanation));
+    }
+
     /// The next answer that came.
     pub fn take_explained(&mut self) -> Option<(u64, Explained)> {
         self.questions.answers.pop_front()

@@ -78,9 +78,7 @@ impl Session {
             }
             ServerFrame::SyncResponse(response) => self.synced(response, now),
             ServerFrame::HistoryResponse(response) => self.pulled(id.as_deref(), response, now),
-            ServerFrame::Explanation(explanation) => {
-                self.questions.answer(id.as_deref(), Ok(explanation));
-            }
+            ServerFrame::Explanation(explanation) => self.explained(id.as_deref(), explanation),
             ServerFrame::Error(refusal) => self.refused(id.as_deref(), refusal, now),
         }
         Ok(())
