@@ -89,7 +89,7 @@ pub struct Limits {
     /// is dropped and read again when needed.
     pub loaded_logs: usize,
     /// Messages that went through this region, and moves of receipts, whose steps are remembered for `delivery.explain`
-    /// and `hearth why`; default 200,000, which is about 35 MB once so many went through within an hour. The oldest go
+    /// and `hearth why`; default 200,000, which is about 37 MB once so many went through within an hour. The oldest go
     /// first, and answers say so.
     pub explained_messages: usize,
     /// How often a client shall send a heartbeat; default 30 s.

@@ -1,11 +1,16 @@
 //! When messages passed the steps of their way through one region, for the last hour: rows of fixed size in a ring,
 //! found by place and by id. It is written for every message, so it allocates nothing after it was made, and looks up
 //! nothing but what it is told of.
+//!
+//! ```text
+//!   heads by hash ─► newest row ─► older row ─► … ─► a row that went
+//! ```
+//! Rows are numbered as they come, and each chain descends: what the ring has dropped ends the chains that lead to it, so
+//! that nothing is looked up to drop a row.
 
 use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 use hearth_protocol::client::KeptWhy;
 use hearth_protocol::{ConversationId, RegionId, SealedEntry, UserId};
 use serde::{Deserialize, Serialize};
@@ -17,6 +22,9 @@ pub const KEPT_MICROSECONDS: u64 = 3_600_000_000;
 const BEFORE: u32 = 1 << 29;
 /// Times that a row has beside those on links.
 const TIMES: usize = 7;
+
+/// Rows of a book at most: numbers of rows go round at four times as many and more.
+const MOST_ROWS: usize = 1 << 30;
 
 /// A time of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +41,8 @@ enum Time {
 /// One message at one region.
 #[derive(Clone, Copy, Debug)]
 struct Row {
-    conversation: u128,
-    id: u128,
+    conversation: [u64; 2],
+    id: [u64; 2],
     /// Hash of the sender; two senders may give one id.
     sender: u64,
     /// 0 until it has a number.
@@ -43,8 +51,42 @@ struct Row {
     /// Microseconds since the epoch of the first time.
     base: u64,
     times: [u32; TIMES],
+    /// The next older row of its chains by id and by place.
+    older: [u32; 2],
     /// Whether this region numbered it.
     numbered: bool,
+}
+
+/// What rows are found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chain {
+    Id,
+    Place,
+}
+
+/// What a row is of.
+#[derive(Clone, Copy, Debug)]
+struct Name {
+    conversation: [u64; 2],
+    id: [u64; 2],
+    /// Hash of the sender.
+    sender: u64,
+}
+
+/// Chains of one kind, a power of two: most of them are empty or have one row, so that a look-up touches few rows.
+fn buckets(most: usize) -> usize {
+    2 * most.next_power_of_two()
+}
+
+/// An index that went over the end of a ring once at most.
+fn wrapped(index: usize, most: usize) -> usize {
+    if index >= most { index - most } else { index }
+}
+
+/// A UUID without the alignment of a 128-bit number.
+fn halves(id: Uuid) -> [u64; 2] {
+    let (high, low) = id.as_u64_pair();
+    [high, low]
 }
 
 /// Microseconds after `base`, as a row keeps them; 0 for what does not fit, and so for no time.
@@ -98,14 +140,15 @@ pub struct Kept {
 pub struct HopBook {
     rows: Vec<Row>,
     most: usize,
-    /// Index of the oldest row.
+    /// The index of the oldest row, and its number.
     first: usize,
+    number: u32,
     len: usize,
     /// By row and other region, as [`packed`].
     out: Box<[u32]>,
     others: Vec<RegionId>,
-    by_place: HashTable<u32>,
-    by_id: HashTable<u32>,
+    /// By chain and hash, the number of the newest row.
+    heads: [Box<[u32]>; 2],
     hasher: FixedState,
     started: u64,
     /// The first time of the newest row that went for want of room.
@@ -118,16 +161,18 @@ impl HopBook {
     /// `seed` keeps clients, who choose ids, from choosing which of them share a place in its tables.
     #[must_use]
     pub fn new(most: usize, others: Vec<RegionId>, seed: u64, started: u64) -> Self {
-        let most = most.clamp(1, u32::MAX as usize);
+        let most = most.clamp(1, MOST_ROWS);
+        // Numbers begin with 1: a head of 0 is no row for as long as the first ones are there.
+        let heads = || vec![0; buckets(most)].into_boxed_slice();
         Self {
             rows: Vec::with_capacity(most),
             most,
             first: 0,
+            number: 1,
             len: 0,
             out: vec![0; most * others.len()].into_boxed_slice(),
             others,
-            by_place: HashTable::with_capacity(most),
-            by_id: HashTable::with_capacity(most),
+            heads: [heads(), heads()],
             hasher: FixedState::with_seed(seed),
             started,
             pushed_out: 0,
@@ -137,9 +182,7 @@ impl HopBook {
     /// Bytes of a book that is full.
     #[must_use]
     pub fn bytes(most: usize, others: usize) -> usize {
-        // A table of 4-byte slots has a byte of its own for each, and is full at seven eighths.
-        let slots = (most * 8 / 7).next_power_of_two();
-        most * (size_of::<Row>() + others * size_of::<u32>()) + 2 * slots * (size_of::<u32>() + 1)
+        most * (size_of::<Row>() + others * size_of::<u32>()) + 2 * buckets(most) * size_of::<u32>()
     }
 
     /// Messages in it.
@@ -245,7 +288,7 @@ impl HopBook {
         let mut sequence = length;
         while sequence > 1 {
             sequence -= 1;
-            let Some(slot) = self.of_place(conversation.0.as_u128(), sequence) else { return };
+            let Some(slot) = self.of_place(halves(conversation.0), sequence) else { return };
             if self.rows[slot].times[Time::Durable as usize] != 0 {
                 return;
             }
@@ -257,7 +300,7 @@ impl HopBook {
     pub fn sent(&mut self, conversation: ConversationId, peer: &RegionId, (first, count): (u64, u64), at: u64) {
         let Some(other) = self.others.iter().position(|other| other == peer) else { return };
         for sequence in first..first.saturating_add(count) {
-            if let Some(slot) = self.of_place(conversation.0.as_u128(), sequence) {
+            if let Some(slot) = self.of_place(halves(conversation.0), sequence) {
                 self.out[slot * self.others.len() + other] = packed(self.rows[slot].base, at);
             }
         }
@@ -265,7 +308,7 @@ impl HopBook {
 
     /// An entry was handed to the sessions here.
     pub fn shown(&mut self, conversation: ConversationId, sequence: u64, at: u64) {
-        if let Some(slot) = self.of_place(conversation.0.as_u128(), sequence) {
+        if let Some(slot) = self.of_place(halves(conversation.0), sequence) {
             self.set_first(slot, Time::Shown, at);
         }
     }
@@ -281,14 +324,14 @@ impl HopBook {
         let fits = |slot: &usize| {
             let row = &self.rows[*slot];
             let sender = sender.is_none_or(|sender| row.sender == self.hasher.hash_one(sender.as_str()));
-            sender && id.is_none_or(|id| row.id == id.as_u128()) && self.is_kept(row, now)
+            sender && id.is_none_or(|id| row.id == halves(id)) && self.is_kept(row, now)
         };
-        let by_place = sequence.and_then(|sequence| self.of_place(conversation.0.as_u128(), sequence));
+        let by_place = sequence.and_then(|sequence| self.of_place(halves(conversation.0), sequence));
         let slot = by_place.filter(fits).or_else(|| {
             let mut of_id = self.slots_of_id(id?).filter(|slot| {
                 let row = &self.rows[*slot];
                 let placed = sequence.is_none_or(|sequence| row.sequence == 0 || row.sequence == sequence);
-                row.conversation == conversation.0.as_u128() && placed
+                row.conversation == halves(conversation.0) && placed
             });
             of_id.find(fits)
         })?;
@@ -300,7 +343,7 @@ impl HopBook {
     pub fn conversations_of(&self, id: Uuid, now: u64) -> Vec<ConversationId> {
         let kept = self.slots_of_id(id).map(|slot| &self.rows[slot]).filter(|row| self.is_kept(row, now));
         let mut found: Vec<ConversationId> =
-            kept.map(|row| ConversationId(Uuid::from_u128(row.conversation))).collect();
+            kept.map(|row| ConversationId(Uuid::from_u64_pair(row.conversation[0], row.conversation[1]))).collect();
         found.sort_unstable();
         found.dedup();
         found
@@ -330,30 +373,68 @@ impl HopBook {
         }
     }
 
-    fn name(&self, conversation: ConversationId, id: Uuid, sender: &str) -> (u128, u128, u64) {
-        (conversation.0.as_u128(), id.as_u128(), self.hasher.hash_one(sender))
+    fn name(&self, conversation: ConversationId, id: Uuid, sender: &str) -> Name {
+        Name { conversation: halves(conversation.0), id: halves(id), sender: self.hasher.hash_one(sender) }
     }
 
-    fn of_id(&self, (conversation, id, sender): (u128, u128, u64)) -> Option<usize> {
-        let is_it = |slot: &u32| {
-            let row = &self.rows[*slot as usize];
-            row.id == id && row.conversation == conversation && row.sender == sender
-        };
-        self.by_id.find(self.hasher.hash_one(id), is_it).map(|slot| *slot as usize)
+    fn of_id(&self, name: Name) -> Option<usize> {
+        self.chain(Chain::Id, self.hasher.hash_one(name.id)).find(|slot| {
+            let row = &self.rows[*slot];
+            row.id == name.id && row.conversation == name.conversation && row.sender == name.sender
+        })
     }
 
     fn slots_of_id(&self, id: Uuid) -> impl Iterator<Item = usize> {
-        let id = id.as_u128();
-        let slots = self.by_id.iter_hash(self.hasher.hash_one(id)).map(|slot| *slot as usize);
-        slots.filter(move |slot| self.rows[*slot].id == id)
+        let id = halves(id);
+        self.chain(Chain::Id, self.hasher.hash_one(id)).filter(move |slot| self.rows[*slot].id == id)
     }
 
-    fn of_place(&self, conversation: u128, sequence: u64) -> Option<usize> {
-        let is_it = |slot: &u32| {
-            let row = &self.rows[*slot as usize];
+    fn of_place(&self, conversation: [u64; 2], sequence: u64) -> Option<usize> {
+        self.chain(Chain::Place, self.hasher.hash_one((conversation, sequence))).find(|slot| {
+            let row = &self.rows[*slot];
             row.sequence == sequence && row.conversation == conversation
-        };
-        self.by_place.find(self.hasher.hash_one((conversation, sequence)), is_it).map(|slot| *slot as usize)
+        })
+    }
+
+    /// The rows of a chain, the newest first.
+    fn chain(&self, chain: Chain, hash: u64) -> impl Iterator<Item = usize> {
+        let mut next = self.heads[chain as usize][self.bucket(hash)];
+        std::iter::from_fn(move || {
+            let slot = self.slot_of(next)?;
+            next = self.rows[slot].older[chain as usize];
+            Some(slot)
+        })
+    }
+
+    fn bucket(&self, hash: u64) -> usize {
+        // The number of buckets is a power of two.
+        usize::try_from(hash & (self.heads[0].len() as u64 - 1)).unwrap_or(0)
+    }
+
+    /// Where the row of a number is, while it is there.
+    fn slot_of(&self, number: u32) -> Option<usize> {
+        let place = number.wrapping_sub(self.number) as usize;
+        (place < self.len).then(|| wrapped(self.first + place, self.most))
+    }
+
+    fn number_of(&self, slot: usize) -> u32 {
+        let place = wrapped(slot + self.most - self.first, self.most);
+        self.number.wrapping_add(u32::try_from(place).unwrap_or(u32::MAX))
+    }
+
+    /// Puts a row where its number stands in a chain: before all that are older.
+    fn link(&mut self, chain: Chain, hash: u64, slot: usize) {
+        let (number, bucket) = (self.number_of(slot), self.bucket(hash));
+        let place = number.wrapping_sub(self.number);
+        let (mut newer, mut next) = (None, self.heads[chain as usize][bucket]);
+        while let Some(at) = self.slot_of(next).filter(|_| next.wrapping_sub(self.number) > place) {
+            (newer, next) = (Some(at), self.rows[at].older[chain as usize]);
+        }
+        self.rows[slot].older[chain as usize] = next;
+        match newer {
+            Some(newer) => self.rows[newer].older[chain as usize] = number,
+            None => self.heads[chain as usize][bucket] = number,
+        }
     }
 
     fn set(&mut self, slot: usize, time: Time, at: u64) {
@@ -367,43 +448,37 @@ impl HopBook {
         }
     }
 
-    /// Gives a row its number; the newest of one number is found by it.
+    /// Gives a row its number; of several with one number the newest is found first.
     fn place(&mut self, slot: usize, sequence: u64, epoch: u64) {
         let row = &mut self.rows[slot];
         if row.sequence != 0 || sequence == 0 {
             return;
         }
         (row.sequence, row.epoch) = (sequence, epoch);
-        let (conversation, rows) = (row.conversation, &self.rows);
-        let hash = self.hasher.hash_one((conversation, sequence));
-        let is_it = |slot: &u32| {
-            let row = &rows[*slot as usize];
-            row.sequence == sequence && row.conversation == conversation
-        };
-        let value = u32::try_from(slot).unwrap_or(u32::MAX);
-        match self.by_place.find_mut(hash, is_it) {
-            Some(known) => *known = value,
-            None => {
-                let hasher = &self.hasher;
-                self.by_place.insert_unique(hash, value, |slot| {
-                    let row = &rows[*slot as usize];
-                    hasher.hash_one((row.conversation, row.sequence))
-                });
-            }
-        }
+        let hash = self.hasher.hash_one((row.conversation, sequence));
+        self.link(Chain::Place, hash, slot);
     }
 
-    /// Adds a row, in place of the oldest where there is no room; the newest of one name is found by it.
-    fn insert(&mut self, name: (u128, u128, u64), at: u64) -> usize {
+    /// Adds a row, in place of the oldest where there is no room; of several with one name the newest is found first.
+    fn insert(&mut self, name: Name, at: u64) -> usize {
         self.forget_old(at);
         if self.len == self.most {
             self.pushed_out = self.rows[self.first].base;
             self.forget_first();
         }
-        let slot = (self.first + self.len) % self.most;
-        let (conversation, id, sender) = name;
-        let times = [0; TIMES];
-        let row = Row { conversation, id, sender, sequence: 0, epoch: 0, base: at, times, numbered: false };
+        let slot = wrapped(self.first + self.len, self.most);
+        let Name { conversation, id, sender } = name;
+        let row = Row {
+            conversation,
+            id,
+            sender,
+            sequence: 0,
+            epoch: 0,
+            base: at,
+            times: [0; TIMES],
+            older: [self.number.wrapping_sub(1); 2],
+            numbered: false,
+        };
         if slot == self.rows.len() {
             self.rows.push(row);
         } else {
@@ -411,18 +486,7 @@ impl HopBook {
         }
         self.out[slot * self.others.len()..(slot + 1) * self.others.len()].fill(0);
         self.len += 1;
-        let (hash, rows, value) = (self.hasher.hash_one(id), &self.rows, u32::try_from(slot).unwrap_or(u32::MAX));
-        let is_it = |known: &u32| {
-            let row = &rows[*known as usize];
-            *known != value && row.id == id && row.conversation == conversation && row.sender == sender
-        };
-        match self.by_id.find_mut(hash, is_it) {
-            Some(known) => *known = value,
-            None => {
-                let hasher = &self.hasher;
-                self.by_id.insert_unique(hash, value, |slot| hasher.hash_one(rows[*slot as usize].id));
-            }
-        }
+        self.link(Chain::Id, self.hasher.hash_one(id), slot);
         slot
     }
 
@@ -432,20 +496,10 @@ impl HopBook {
         }
     }
 
+    /// The chains that lead to the row end there from now on.
     fn forget_first(&mut self) {
-        let (slot, row) = (self.first, self.rows[self.first]);
-        let value = u32::try_from(slot).unwrap_or(u32::MAX);
-        // Where a newer row took its name or its place, that one stays.
-        if let Ok(known) = self.by_id.find_entry(self.hasher.hash_one(row.id), |known| *known == value) {
-            known.remove();
-        }
-        if row.sequence > 0 {
-            let hash = self.hasher.hash_one((row.conversation, row.sequence));
-            if let Ok(known) = self.by_place.find_entry(hash, |known| *known == value) {
-                known.remove();
-            }
-        }
-        self.first = (self.first + 1) % self.most;
+        self.first = wrapped(self.first + 1, self.most);
+        self.number = self.number.wrapping_add(1);
         self.len -= 1;
     }
 }
