@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use hearth_protocol::{ConversationId, RegionId, UserId};
+use hearth_protocol::client::MessageName;
+use hearth_protocol::{ConversationId, MessageId, RegionId, UserId};
 
 /// Which mesh, and how it lets one in.
 #[derive(Clone, Debug, Args)]
@@ -167,6 +168,23 @@ pub(crate) enum HomeVerb {
     },
 }
 
+/// `hearth why`. Exit codes: 0 explained; 1 refused, with what to type instead; 7 no node answers.
+#[derive(Debug, Args)]
+pub(crate) struct WhyArguments {
+    /// The message: its id, or with `--conversation` its number there.
+    #[arg(value_name = "MESSAGE", value_parser = message)]
+    pub(crate) message: MessageName,
+    /// The user whom it is for, as tokens name it.
+    #[arg(long = "for", value_name = "USER", value_parser = user)]
+    pub(crate) user: UserId,
+    /// Its conversation. Without it, the one in which a message of this id passed a region within the last hour.
+    #[arg(long, value_name = "ID", value_parser = conversation)]
+    pub(crate) conversation: Option<ConversationId>,
+    /// Where.
+    #[command(flatten)]
+    pub(crate) at: Where,
+}
+
 /// `hearth parked`.
 #[derive(Debug, Args)]
 pub(crate) struct ParkedArguments {
@@ -237,6 +255,14 @@ fn region(text: &str) -> Result<RegionId, String> {
 
 fn conversation(text: &str) -> Result<ConversationId, String> {
     serde_json::from_value(text.into()).map_err(|_| "a conversation's id is a UUID".to_owned())
+}
+
+fn message(text: &str) -> Result<MessageName, String> {
+    if let Ok(number) = text.parse::<u64>() {
+        return if number == 0 { Err("numbers begin at 1".to_owned()) } else { Ok(MessageName::Number(number)) };
+    }
+    let id: Result<MessageId, _> = serde_json::from_value(text.into());
+    id.map(MessageName::Id).map_err(|_| "a message's id is a UUID; its number needs --conversation".to_owned())
 }
 
 fn selector(text: &str) -> Result<RegionId, String> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::admin_arguments::{
-    AuditArguments, HomeArguments, ParkedArguments, RegionArguments, UserArguments, VerifyArguments,
+    AuditArguments, HomeArguments, ParkedArguments, RegionArguments, UserArguments, VerifyArguments, WhyArguments,
 };
 
 /// A chat backend that runs in many regions at once: one order, honest acks.
@@ -37,6 +37,8 @@ pub(crate) enum Verb {
     User(UserArguments),
     /// Look at sends that wait for their home.
     Parked(ParkedArguments),
+    /// Explain where a message is on its way to a user: when it passed each step, and what it waits for now.
+    Why(WhyArguments),
     /// Walk the hash chain of every log: a changed entry or a forked epoch is named, with what to do.
     Verify(VerifyArguments),
     /// Show who changed what, when, and what came of it.
@@ -173,6 +175,9 @@ pub(crate) struct DevToken {
     /// How long it is valid.
     #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
     pub(crate) ttl: Duration,
+    /// With `role: operator`: its user may ask where messages of others are.
+    #[arg(long)]
+    pub(crate) operator: bool,
     /// The data folder of the mesh.
     #[arg(long, default_value = ".hearth-dev")]
     pub(crate) data: PathBuf,

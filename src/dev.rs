@@ -192,7 +192,8 @@ async fn at_any_region(data: &Path, route: &str, body: Option<&Value>) -> Option
 }
 
 async fn token(arguments: DevToken) -> ExitCode {
-    let body = json!({ "userId": arguments.user, "ttlSeconds": arguments.ttl.as_secs() });
+    let role = arguments.operator.then_some("operator");
+    let body = json!({ "userId": arguments.user, "ttlSeconds": arguments.ttl.as_secs(), "role": role });
     match at_any_region(&arguments.data, "/api/v1/dev/tokens", Some(&body)).await {
         Some((200, answer)) => {
             say(arguments.json, &answer, answer["token"].as_str().unwrap_or_default());

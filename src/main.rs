@@ -13,6 +13,7 @@ mod serve;
 mod sim;
 mod verify;
 mod votes;
+mod why;
 
 use std::process::ExitCode;
 
@@ -79,6 +80,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         Verb::Home(arguments) => admin::home(arguments).await,
         Verb::User(arguments) => admin::user(arguments).await,
         Verb::Parked(arguments) => admin::parked(arguments).await,
+        Verb::Why(arguments) => why::why(arguments).await,
         Verb::Verify(arguments) => verify::verify(arguments).await,
         Verb::Audit(arguments) => admin::audit(arguments).await,
         Verb::Chat(arguments) => dev::chat(arguments).await,

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_protocol::client::{Content, ReceiptPayload, SendPayload};
+use hearth_protocol::client::{Content, ExplainRequest, ReceiptPayload, SendPayload};
 use hearth_protocol::rest::SyncCursor;
-use hearth_protocol::{ConversationId, DeviceId, Epoch, MessageId};
+use hearth_protocol::{ConversationId, DeviceId, Epoch, ErrorCode, MessageId, Refusal};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::rest::{Rest, RestError};
-use crate::session::{Endpoint, Event, SendError};
+use crate::session::{Endpoint, Event, Explained, SendError};
 use crate::shell::Shell;
 use crate::token::TokenSource;
 use crate::transport::TransportKind;
@@ -77,6 +77,7 @@ pub(crate) enum Command {
     Receipt(ReceiptPayload),
     Follow(ConversationId, u64, Option<Epoch>),
     Cursors(oneshot::Sender<Vec<SyncCursor>>),
+    Explain(Box<ExplainRequest>, oneshot::Sender<Explained>),
 }
 
 /// A running client. Clones drive the same one; it leaves when the last is dropped.
@@ -158,6 +159,20 @@ impl Client {
         let receipt = ReceiptPayload { conversation_id: conversation, up_to_sequence: up_to, epoch, read };
         // An ended client tells nothing; its event stream says that it ended.
         let _ = self.commands.send(Command::Receipt(receipt)).await;
+    }
+
+    /// Asks where a message is on its way to a user: when it passed each step, and what it waits for now. For its sender,
+    /// the user, and operators.
+    ///
+    /// # Errors
+    /// What the region answers: `CONVERSATION_NOT_FOUND`, `FORBIDDEN`; `HOME_UNREACHABLE` without a session that lives, or
+    /// when the connection ends before the answer.
+    pub async fn explain(&self, request: ExplainRequest) -> Explained {
+        let ended = || Refusal::new(ErrorCode::HomeUnreachable, "the client has ended");
+        let (answer, explained) = oneshot::channel();
+        let command = Command::Explain(Box::new(request), answer);
+        self.commands.send(command).await.map_err(|_| ended())?;
+        explained.await.unwrap_or_else(|_| Err(ended()))
     }
 
     /// What the application has been given or will be by events already on their way, for a later client to go on from.

@@ -1,15 +1,16 @@
 //! The task of one client: it carries out what [`Session`] decides.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::{BoxFuture, FutureExt, OptionFuture};
 use hearth_protocol::rest::FeedResponse;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::client::{ClientOptions, Command};
 use crate::rest::Rest;
-use crate::session::{Action, Disconnect, Event, Session, SessionOptions};
+use crate::session::{Action, Disconnect, Event, Explained, Session, SessionOptions};
 use crate::token::{Token, TokenError, TokenSource};
 use crate::transport::{Address, Connection, Received, TransportError, TransportKind};
 
@@ -84,6 +85,8 @@ pub(crate) struct Shell {
     follow_feed: bool,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
+    /// Who waits for an explanation, by the session's number of it.
+    questions: HashMap<u64, oneshot::Sender<Explained>>,
 }
 
 impl std::fmt::Debug for Shell {
@@ -124,6 +127,7 @@ impl Shell {
             follow_feed: options.follow_feed,
             commands,
             events,
+            questions: HashMap::new(),
         }
     }
 
@@ -132,6 +136,7 @@ impl Shell {
             self.session.tick(self.clock.now(), rand::random());
             self.carry_out().await;
             self.write().await;
+            self.hand_out_explanations();
             if self.session.is_ended() && self.session.waiting_events() == 0 {
                 break;
             }
@@ -195,6 +200,14 @@ impl Shell {
             let Some(event) = self.session.take_event() else { return };
             self.read_feed_after(&event);
             permit.send(event);
+        }
+    }
+
+    fn hand_out_explanations(&mut self) {
+        while let Some((number, explained)) = self.session.take_explained() {
+            if let Some(answer) = self.questions.remove(&number) {
+                let _ = answer.send(explained);
+            }
         }
     }
 
@@ -342,6 +355,10 @@ impl Shell {
             Command::Cursors(answer) => {
                 let _ = answer.send(self.session.cursors());
             }
+            Command::Explain(request, answer) => match self.session.explain(&request) {
+                Ok(number) => drop(self.questions.insert(number, answer)),
+                Err(refusal) => drop(answer.send(Err(refusal))),
+            },
         }
     }
 }

@@ -97,6 +97,10 @@ pub struct Limits {
     /// Logs of conversations and users held in memory; default 10,000. Over it the one longest unused
     /// is dropped and read again when needed.
     pub loaded_logs: usize,
+    /// Messages that went through this region, and moves of receipts, whose steps are remembered for `delivery.explain`
+    /// and `hearth why`; default 200,000, which is about 37 MB once so many went through within an hour. The oldest go
+    /// first, and answers say so.
+    pub explained_messages: usize,
     /// How often a client shall send a heartbeat; default 30 s.
     #[serde(deserialize_with = "duration::deserialize")]
     pub heartbeat_interval: Duration,
@@ -150,6 +154,7 @@ impl Default for Limits {
             resident_for: Duration::from_secs(30 * DAY),
             resume_for: Duration::from_secs(7 * DAY),
             loaded_logs: 10_000,
+            explained_messages: 200_000,
             heartbeat_interval: Duration::from_secs(30),
             heartbeat_timeout: Duration::from_secs(90),
             auth_timeout: Duration::from_secs(5),
@@ -215,6 +220,7 @@ impl Limits {
             Bounded { key: "parked_bytes", value: self.parked_bytes, least: MIB, most: 1024 * 1024 * MIB },
             count("parked_per_conversation", self.parked_per_conversation, 1, 100_000_000),
             count("loaded_logs", self.loaded_logs, 16, 100_000_000),
+            count("explained_messages", self.explained_messages, 1, 100_000_000),
         ]
     }
 

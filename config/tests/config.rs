@@ -148,7 +148,7 @@ fn the_defaults_that_the_examples_show_are_the_defaults() {
         .filter_map(|line| line.strip_prefix("# "))
         .filter(|line| line.contains(" = "))
         .fold(String::new(), |text, line| text + line + "\n");
-    assert_eq!(live.lines().count(), 37);
+    assert_eq!(live.lines().count(), 38);
     let config = fixture.load(&(fixture.text() + &live), &[]).unwrap_or_else(|error| panic!("{}", error.render()));
     assert_eq!(config.limits, Limits::default());
 }

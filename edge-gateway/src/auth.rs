@@ -12,6 +12,9 @@ use serde::Deserialize;
 /// Bytes of a token. A longer one is refused before it is looked at.
 const TOKEN_BYTES: usize = 8 * 1024;
 
+/// The `role` of those who may ask about messages of others.
+const OPERATOR: &str = "operator";
+
 /// What a good token says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -21,6 +24,8 @@ pub struct Identity {
     pub expires_at: Timestamp,
     /// `exp` itself.
     pub token_expires_at: Timestamp,
+    /// Whether `role` is `operator`.
+    pub operator: bool,
 }
 
 /// Why a token is not good. The texts name no part of the token.
@@ -181,7 +186,9 @@ impl JwtVerifier {
         let user = UserId::new(claims.sub.ok_or(AuthError::Subject)?).map_err(|_| AuthError::Subject)?;
         // Wire integers stay below 2^53: a token that never ends is shown as ending there.
         let milliseconds = |seconds: f64| Timestamp((seconds * 1000.0).min(9e15) as u64);
-        Ok(Identity { user, expires_at: milliseconds(expires + leeway), token_expires_at: milliseconds(expires) })
+        let operator = claims.role.as_ref().and_then(serde_json::Value::as_str) == Some(OPERATOR);
+        let (expires_at, token_expires_at) = (milliseconds(expires + leeway), milliseconds(expires));
+        Ok(Identity { user, expires_at, token_expires_at, operator })
     }
 }
 
@@ -193,6 +200,9 @@ struct Claims {
     exp: Option<f64>,
     #[serde(default)]
     nbf: Option<f64>,
+    /// Of any form: a provider may use the name for something else.
+    #[serde(default)]
+    role: Option<serde_json::Value>,
 }
 
 impl TokenVerifier for JwtVerifier {

@@ -371,6 +371,10 @@ impl<S: FrameStream> Runner<S> {
                         Done::Replayed(cursor, replayed)
                     }));
                 }
+                Effect::Told { question, sent } => {
+                    self.write().await?;
+                    question.answer(sent);
+                }
                 Effect::Refused(error) => self.gateway.metrics.refused(error),
                 Effect::Dropped(reason) => self.gateway.metrics.dropped(reason),
             }

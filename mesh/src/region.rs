@@ -405,6 +405,7 @@ fn region_options(config: &RegionConfig, region: &RegionId, push: PushOptions) -
             kept_milliseconds: edge_gateway_millis(limits.parked_for),
         },
         loaded_logs: limits.loaded_logs,
+        explained_messages: limits.explained_messages,
         answer_timeout: limits.answer_timeout,
         anti_entropy: config.replication.anti_entropy,
         resident_for: limits.resident_for,

@@ -13,6 +13,9 @@ pub const HOMES: &str = "/admin/v1/homes";
 pub const PARKED: &str = "/admin/v1/parked";
 /// `GET`: [`Losses`].
 pub const LOSSES: &str = "/admin/v1/losses";
+/// `GET ?message=ID&for=USER`, with `number=N` instead of `message`, and `conversation=ID`, which a number needs:
+/// [`crate::client::ExplanationPayload`].
+pub const WHY: &str = "/admin/v1/why";
 /// `GET ?limit=N`: [`AuditPage`].
 pub const AUDIT: &str = "/admin/v1/audit";
 /// `POST`: lines of [`Line`], the last one [`Line::Verified`] or [`Line::Refused`].

@@ -75,6 +75,7 @@ impl Region {
             ApiCall::SubscribePush { subscription } => self.subscribe_push(user, subscription, &call, pass_on).await,
             ApiCall::UnsubscribePush { id } => self.unsubscribe_push(user, *id, &call, pass_on).await,
             ApiCall::PushSubscriptions => self.push_subscriptions(user, &call, pass_on).await,
+            ApiCall::Delivery(call) => self.delivery_call(user, call, pass_on).await,
             ApiCall::Conversation { id }
             | ApiCall::Members { id, .. }
             | ApiCall::History { id, .. }

@@ -7,6 +7,8 @@ use hearth_protocol::{ConversationId, UserId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::delivery::DeliveryCall;
+
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ApiCall {
@@ -138,6 +140,8 @@ pub enum ApiCall {
     },
     /// `GET /push-subscriptions`.
     PushSubscriptions,
+    /// `delivery.explain`, and what regions ask each other for it.
+    Delivery(DeliveryCall),
     /// `POST /sync`.
     Sync {
         /// The body.

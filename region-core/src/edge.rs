@@ -6,10 +6,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hearth_protocol::client::{DeviceType, PresenceStatus};
-use hearth_protocol::{ConversationId, DeviceId, Epoch, UserId};
+use hearth_protocol::{ConversationId, DeviceId, Epoch, Timestamp, UserId};
 use parking_lot::Mutex;
+use region_model::delivery::SessionSent;
+use tokio::sync::mpsc;
 
 use crate::queue::{EventQueue, Taken};
+use crate::runtime::wall;
 
 /// What the core sends to a session.
 #[derive(Clone, Debug)]
@@ -31,6 +34,26 @@ pub enum EdgeEvent {
     Skipped(Skipped),
     /// Messages that were shown here have left the line.
     Rewound(Rewound),
+    /// Somebody asks what the session was sent of a message. Answered once what stands before it is written.
+    Asked(SessionQuestion),
+}
+
+/// What a session was sent of a message is asked.
+#[derive(Clone, Debug)]
+pub struct SessionQuestion {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The message's number.
+    pub sequence: u64,
+    connection: u64,
+    answer: mpsc::Sender<(u64, SessionSent)>,
+}
+
+impl SessionQuestion {
+    /// Answers. Whoever asked may be gone.
+    pub fn answer(self, sent: SessionSent) {
+        let _ = self.answer.try_send((self.connection, sent));
+    }
 }
 
 /// Messages of a conversation that this region does not show live: its stream begins above them, and reads of them are
@@ -65,7 +88,7 @@ impl EdgeEvent {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Frame(frame) | Self::Message { frame, .. } => frame.len(),
-            Self::Skipped(_) | Self::Rewound(_) => 0,
+            Self::Skipped(_) | Self::Rewound(_) | Self::Asked(_) => 0,
         }
     }
 }
@@ -106,6 +129,8 @@ pub struct Connection {
     pub user: UserId,
     /// From which device.
     pub device: DeviceId,
+    /// Since when it is there, in milliseconds since the epoch.
+    pub since: Timestamp,
     screen: Mutex<Screen>,
     /// Whether it is away, and its type.
     says: AtomicU8,
@@ -122,6 +147,7 @@ impl Connection {
             id,
             user,
             device,
+            since: wall(),
             screen: Mutex::default(),
             says: AtomicU8::new(0),
             spoke: AtomicBool::new(true),
@@ -165,6 +191,18 @@ impl Connection {
     /// Nobody reads it any more: what waits goes, and nothing more is taken.
     pub fn close(&self) {
         self.queue.close();
+    }
+
+    /// Asks what it was sent of a message; the answer names it by its id. Returns whether it takes questions: one that is
+    /// busy does not.
+    pub(crate) fn ask(
+        &self,
+        (conversation, sequence): (ConversationId, u64),
+        answer: &mpsc::Sender<(u64, SessionSent)>,
+    ) -> bool {
+        let answer = answer.clone();
+        let question = SessionQuestion { conversation, sequence, connection: self.id, answer };
+        self.push_if_idle(EdgeEvent::Asked(question))
     }
 
     /// Sets what is on its screen.

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hearth_protocol::client::{
-    Endpoint, PresenceSetRequest, PresenceUsersRequest, ReceiptPayload, ServerFrame, Submission, TypingRequest,
-    encode_server_frame,
+    Endpoint, ExplanationPayload, MessageName, PresenceSetRequest, PresenceUsersRequest, ReceiptPayload, ServerFrame,
+    Submission, TypingRequest, encode_server_frame,
 };
 use hearth_protocol::push::Subscription;
 use hearth_protocol::rest::{ApiAnswer, SyncCursor};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, ErrorCode, NodeId, Refusal, RegionId, UserId};
+use region_model::delivery::Asker;
 use region_model::ports::{StoreError, Stores};
 use region_model::{CoreOptions, Input, Outcome, RegionCore};
 use tokio::sync::mpsc;
@@ -18,6 +19,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::call::ApiCall;
+use crate::delivery::{ASKS, Delivery};
 use crate::edge::{Connection, EdgeEvent, QueueBounds};
 use crate::erase::UserFound;
 use crate::hub::Hub;
@@ -28,7 +30,7 @@ use crate::push::Push;
 use crate::receipts::Receipts;
 use crate::region::{Region, RegionOptions, STOPPED, salt};
 use crate::reply::{ReplyTo, SendReply};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, wall_micros};
 use crate::typing::{Said, Typing};
 use crate::{
     Loss, departures, expiry, losses, notices, outbox, ownership, presence, push, receipts, retention, sweep, typing,
@@ -113,8 +115,10 @@ impl RegionHandle {
         let (said, said_queue) = mpsc::channel(TYPING);
         let (presence, presence_queue) = mpsc::channel(PRESENCE);
         let (push, push_queue) = mpsc::channel(PUSH);
+        let (asks, ask_queue) = mpsc::channel(ASKS);
         let (receipts, typing) = (Receipts::new(receipt_frames), Typing::new(said));
-        let hub = (Hub::new(notices), receipts, typing, Presence::new(presence), Push::new(push));
+        let delivery = Delivery::new(options.explained_messages, asks);
+        let hub = (Hub::new(notices), receipts, typing, Presence::new(presence), Push::new(push), delivery);
         let core = RegionCore::new(CoreOptions {
             me: options.region.clone(),
             map: options.map.clone(),
@@ -134,7 +138,7 @@ impl RegionHandle {
             region.input(Input::AcceptLoss(lost, fence)).await;
         }
         let span = tracing::debug_span!("home", region = %region.me());
-        tokio::spawn(Runtime::new(region.clone(), core, input_queue).run().instrument(span));
+        tokio::spawn(Runtime::new(region.clone(), core, (input_queue, ask_queue)).run().instrument(span));
         tokio::spawn(ownership::run(region.clone()));
         tokio::spawn(outbox::run(region.clone(), outbox_queue));
         tokio::spawn(notices::run(region.clone(), notice_queue));
@@ -276,6 +280,7 @@ impl RegionHandle {
             request,
             message: send.message_id(),
             conversation: send.conversation_id(),
+            taken: wall_micros(),
         }));
         let refused = |refusal| reply.outcome(Outcome::Refused(refusal));
         if let Err(refusal) = self.region.check_store() {
@@ -435,6 +440,26 @@ impl RegionHandle {
     /// Answers a REST call.
     pub async fn api(&self, user: &UserId, call: ApiCall) -> ApiAnswer {
         self.region.api(user, call).await
+    }
+
+    /// Explains where a message is on its way to a user, to an administrator who goes by the name `asker`. Without a
+    /// conversation it is the one in which a message of that id passed this region within the last hour.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` where no such message passed here, `INVALID_MESSAGE` where several did, and what the regions say.
+    pub async fn explain(
+        &self,
+        asker: &UserId,
+        conversation: Option<ConversationId>,
+        name: MessageName,
+        user: &UserId,
+    ) -> Result<ExplanationPayload, Refusal> {
+        let conversation = match (conversation, name) {
+            (Some(conversation), _) => conversation,
+            (None, MessageName::Id(id)) => self.region.conversation_of(id).await?,
+            (None, MessageName::Number(_)) => return Err(Refusal::invalid("a number needs its conversation")),
+        };
+        self.region.explain(Asker { user: asker, operator: true }, conversation, name, user).await
     }
 
     /// Whether this region holds a copy of a conversation.

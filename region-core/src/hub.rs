@@ -300,6 +300,11 @@ impl Hub {
         taken
     }
 
+    /// The connections of a user.
+    pub(crate) fn of(&self, user: &UserId) -> Vec<Arc<Connection>> {
+        self.users.read().get(user).cloned().unwrap_or_default()
+    }
+
     /// All connections.
     pub(crate) fn all(&self) -> Vec<Arc<Connection>> {
         self.users.read().values().flatten().cloned().collect()

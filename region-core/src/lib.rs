@@ -5,6 +5,7 @@
 
 mod api;
 mod call;
+mod delivery;
 mod departures;
 pub mod edge;
 mod erase;
@@ -39,7 +40,8 @@ mod users;
 mod word;
 
 pub use call::ApiCall;
-pub use edge::{Connection, EdgeEvent, QueueBounds, Rewound, Skipped};
+pub use delivery::DeliveryCall;
+pub use edge::{Connection, EdgeEvent, QueueBounds, Rewound, SessionQuestion, Skipped};
 pub use erase::{UserFound, UserTraces};
 pub use handle::{Opened, Readiness, RegionHandle, Replay};
 pub use links::{LinkEvent, Links, NotSent};
@@ -49,3 +51,4 @@ pub use push::{PushDoor, PushOptions};
 pub use queue::Taken;
 pub use region::RegionOptions;
 pub use region_model::Bucket;
+pub use region_model::delivery::SessionSent;

@@ -13,14 +13,14 @@ use hearth_protocol::client::{
     PresenceBulkPayload, PresencePayload, PresenceSetRequest, PresenceUsersRequest, ServerFrame, encode_server_frame,
 };
 use hearth_protocol::mesh::{self, Body, MeshFrame};
-use hearth_protocol::{Change, EntryKind, ErrorCode, Refusal, RegionId, SealedEntry, UserId};
+use hearth_protocol::{Change, EntryKind, ErrorCode, Refusal, RegionId, SealedEntry, Timestamp, UserId};
 use parking_lot::Mutex;
 use prost::Message;
 use region_model::Lane;
 use region_model::presence::{Asked, Effect, Moment, PresenceBook, PresenceSizes, SessionId};
 use region_model::region_map::{MapState, RegionState};
 use region_model::view::Members;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use crate::edge::{Connection, EdgeEvent};
 use crate::region::Region;
@@ -54,6 +54,8 @@ pub(crate) enum Said {
     Touched(Vec<UserId>),
     /// A user hides when it was there last, or does so no longer.
     Hides(UserId, bool),
+    /// When a user was there last is asked, as far as it is known here and not hidden.
+    LastSeen(UserId, oneshot::Sender<Option<Timestamp>>),
 }
 
 /// The way to the task.
@@ -148,6 +150,15 @@ impl Presence {
     /// A word that finds the queue full is said again when a device of the user comes.
     pub(crate) fn hides_last_seen(&self, user: &UserId, hides: bool) {
         self.take(Said::Hides(user.clone(), hides));
+    }
+
+    /// When a user was there last; `None` where that is not known here, or hidden, or it is there now.
+    pub(crate) async fn last_seen(&self, user: &UserId) -> Option<Timestamp> {
+        let (answer, told) = oneshot::channel();
+        if !self.take(Said::LastSeen(user.clone(), answer)) {
+            return None;
+        }
+        told.await.ok().flatten()
     }
 
     /// Whether a region is fenced, as this one knows the map.
@@ -294,6 +305,8 @@ impl Desk {
                 self.book.checked(session, users, &visible, asked, now);
             }
             Said::Touched(users) => self.book.touched(&users),
+            // Whoever asked may be gone.
+            Said::LastSeen(user, answer) => drop(answer.send(self.book.read(&user, now).last_seen)),
             Said::Hides(user, hides) => self.book.hides_last_seen(&user, hides, now),
         }
     }

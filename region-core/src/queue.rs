@@ -246,7 +246,7 @@ mod tests {
                             assert_eq!(skipped.from, had[of] + 1);
                             had[of] = skipped.at - 1;
                         }
-                        EdgeEvent::Frame(_) | EdgeEvent::Rewound(_) => {}
+                        EdgeEvent::Frame(_) | EdgeEvent::Rewound(_) | EdgeEvent::Asked(_) => {}
                     }
                 }
                 had

@@ -137,6 +137,11 @@ impl Receipts {
         record.map_or_else(Vec::new, |record| record.read.iter().map(part).collect())
     }
 
+    /// How far a member is, as it is stored. The cursors of the conversation are in memory.
+    pub(crate) fn record(&self, log: LogId, user: &UserId) -> Option<CursorRecord> {
+        self.book.lock().record(log, user)
+    }
+
     /// Members whose cursors are in memory.
     pub(crate) fn members(&self) -> usize {
         self.book.lock().members()
@@ -281,6 +286,7 @@ impl Region {
             Err(error) => return self.fail(&error.to_string()),
         }
         for touched in touched.iter().filter(|touched| !touched.changes.is_empty()) {
+            self.delivery.moved(touched.log, touched.changes.iter().map(|(change, _)| change));
             let read = touched.changes.iter().filter(|(change, _)| change.read.is_some());
             self.push_read(touched.log, read.map(|(change, _)| &change.user));
             self.send_on(touched.log, &touched.view, touched.source.as_ref());

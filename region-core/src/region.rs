@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use crate::call::ApiCall;
+use crate::delivery::Delivery;
 use crate::feed::FeedRuns;
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
@@ -67,6 +68,8 @@ pub struct RegionOptions {
     pub parking: ParkingBounds,
     /// Logs in memory.
     pub loaded_logs: usize,
+    /// Messages, and moves of cursors, of which the steps are remembered for explanations; at least 1.
+    pub explained_messages: usize,
     /// Within which a send is answered, at the latest by `message.queued`; 1 s to 1 min.
     pub answer_timeout: Duration,
     /// How often homes compare with replicas.
@@ -110,6 +113,7 @@ pub(crate) struct Region {
     pub(crate) typing: Typing,
     pub(crate) presence: Presence,
     pub(crate) push: Push,
+    pub(crate) delivery: Delivery,
     pub(crate) failed: watch::Sender<Option<String>>,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) gauges: Mutex<CoreGauges>,
@@ -137,7 +141,7 @@ impl Region {
         options: RegionOptions,
         stores: Stores,
         (links, ownership): (Arc<dyn Links>, Arc<dyn Ownership>),
-        (hub, receipts, typing, presence, push): (Hub, Receipts, Typing, Presence, Push),
+        (hub, receipts, typing, presence, push, delivery): (Hub, Receipts, Typing, Presence, Push, Delivery),
         inputs: mpsc::Sender<Input<ReplyTo>>,
         outbox: mpsc::Sender<OutboxRecord>,
     ) -> Self {
@@ -152,6 +156,7 @@ impl Region {
             typing,
             presence,
             push,
+            delivery,
             failed: watch::Sender::new(None),
             draining: watch::Sender::new(false),
             gauges: Mutex::new(CoreGauges::default()),

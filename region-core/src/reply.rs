@@ -20,6 +20,8 @@ pub(crate) struct SendReply {
     pub(crate) request: Option<String>,
     pub(crate) message: MessageId,
     pub(crate) conversation: ConversationId,
+    /// When the session gave it to the core, in microseconds since the epoch.
+    pub(crate) taken: u64,
 }
 
 /// What a call hears.

@@ -9,16 +9,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use hearth_protocol::client::encode_server_frame;
+use hearth_protocol::client::{MessageName, encode_server_frame};
 use hearth_protocol::mesh::{Body, MeshFrame, Response};
 use hearth_protocol::record::Record;
 use hearth_protocol::{LogId, Placement, Timestamp};
 use prost::Message;
+use region_model::delivery::HopBook;
 use region_model::ports::{AppendOutcome, DedupKey, LogAppend, StoreError, TargetKey};
 use region_model::{DeviceOutcome, Effect, Input, Lane, Now, RegionCore};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::delivery::hops::{Ask, Hops, Stands};
 use crate::edge::{Rewound, Skipped};
 use crate::fail_point::fail_point;
 use crate::region::{Region, salt};
@@ -42,11 +44,19 @@ pub(crate) fn wall() -> Timestamp {
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Wall clock in microseconds since the epoch.
+pub(crate) fn wall_micros() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// The core with what it takes to perform its effects.
 pub(crate) struct Runtime {
     region: Arc<Region>,
     core: RegionCore<ReplyTo>,
     inputs: mpsc::Receiver<Input<ReplyTo>>,
+    asks: mpsc::Receiver<Ask>,
+    hops: Hops,
     operations: FuturesUnordered<Operation>,
     started: Instant,
     effects: Vec<Effect<ReplyTo>>,
@@ -74,11 +84,19 @@ struct Appending {
 }
 
 impl Runtime {
-    pub(crate) fn new(region: Arc<Region>, core: RegionCore<ReplyTo>, inputs: mpsc::Receiver<Input<ReplyTo>>) -> Self {
+    pub(crate) fn new(
+        region: Arc<Region>,
+        core: RegionCore<ReplyTo>,
+        (inputs, asks): (mpsc::Receiver<Input<ReplyTo>>, mpsc::Receiver<Ask>),
+    ) -> Self {
+        let others = region.options.map.regions.iter().filter(|other| *other != region.me()).cloned().collect();
+        let book = HopBook::new(region.options.explained_messages, others, rand::random(), wall_micros());
         Self {
             region,
             core,
             inputs,
+            asks,
+            hops: Hops { book },
             operations: FuturesUnordered::new(),
             started: Instant::now(),
             effects: Vec::new(),
@@ -105,6 +123,7 @@ impl Runtime {
                         self.take_done(done);
                     }
                 }
+                Some(ask) = self.asks.recv() => self.answer(ask),
                 count = self.inputs.recv_many(&mut batch, BATCH), if accepting => {
                     if count == 0 { break }
                     self.again.extend(batch.drain(..));
@@ -138,13 +157,15 @@ impl Runtime {
     /// Handles everything at hand, performs what follows, and goes on with what the store answered at once.
     async fn turn(&mut self) {
         while !self.again.is_empty() && self.region.failed.borrow().is_none() {
-            let now = self.now();
+            let (now, at) = (self.now(), wall_micros());
             for input in self.again.drain(..) {
+                self.hops.input(&input, at);
                 self.core.handle(input, now, &mut self.effects);
             }
             let mut work = StoreWork::default();
             let effects = std::mem::take(&mut self.effects);
             for effect in effects {
+                self.hops.effect(&effect, at);
                 self.perform(effect, &mut work).await;
             }
             self.store(work).await;
@@ -218,6 +239,25 @@ impl Runtime {
         }
     }
 
+    /// Answers what an explanation needs to know. Whoever asked may be gone.
+    fn answer(&self, ask: Ask) {
+        let at = wall_micros();
+        match ask {
+            Ask::Where { id, answer } => drop(answer.send(self.hops.book.conversations_of(id, at))),
+            Ask::Stands { conversation, name, sequence, sender, answer } => {
+                let id = match name {
+                    MessageName::Id(id) => Some(id.0),
+                    MessageName::Number(_) => None,
+                };
+                drop(answer.send(Stands {
+                    hops: self.hops.book.find(conversation, (id, sender.as_ref(), sequence), at),
+                    kept: self.hops.book.kept(at),
+                    standing: self.core.standing(LogId::conversation(conversation), name, sequence, self.now()),
+                }));
+            }
+        }
+    }
+
     /// Tells sessions where what they see goes on.
     fn tell_sessions(&self, effect: Effect<ReplyTo>) {
         match effect {
@@ -274,10 +314,14 @@ impl Runtime {
         self.start(operation).await;
     }
 
-    fn send(&self, peer: &hearth_protocol::RegionId, lane: Lane, body: Body) {
+    fn send(&mut self, peer: &hearth_protocol::RegionId, lane: Lane, body: Body) {
         fail_point(if matches!(body, Body::Append(_)) { "before-replicate" } else { "before-send" });
-        let frame = Bytes::from(MeshFrame { body: Some(body) }.encode_to_vec());
-        if self.region.links.send(peer, lane, frame).is_err() {
+        let frame = MeshFrame { body: Some(body) };
+        let taken = self.region.links.send(peer, lane, Bytes::from(frame.encode_to_vec())).is_ok();
+        if let Some(body) = frame.body.filter(|_| taken) {
+            self.hops.went(peer, &body, wall_micros());
+        }
+        if !taken {
             self.region.counters.frames_not_sent.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
     }

@@ -3,6 +3,7 @@
 mod administration;
 mod closed_door;
 mod crash;
+mod delivery;
 mod dev;
 mod edits;
 mod erasure;

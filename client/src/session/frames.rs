@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hearth_protocol::client::{AuthPayload, HistoryRequest, ReceiptPayload, SendPayload};
+use hearth_protocol::client::{AuthPayload, ExplainRequest, HistoryRequest, ReceiptPayload, SendPayload};
 use hearth_protocol::rest::SyncCursor;
 use hearth_protocol::{ConversationId, DeviceId, limits};
 use serde::Serialize;
@@ -54,6 +54,11 @@ pub(super) fn receipt(receipt: &ReceiptPayload) -> String {
 pub(super) fn history(id: &str, conversation_id: ConversationId, after: u64) -> String {
     let limit = Some(limits::HISTORY_ROWS as u64);
     frame("history.request", Some(id), HistoryRequest { conversation_id, before: None, after: Some(after), limit })
+}
+
+/// A question about the way of a message.
+pub(super) fn explain(id: &str, request: &ExplainRequest) -> String {
+    frame("delivery.explain", Some(id), request)
 }
 
 /// The heartbeat; its time stands beside `type`.

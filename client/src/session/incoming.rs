@@ -78,6 +78,7 @@ impl Session {
             }
             ServerFrame::SyncResponse(response) => self.synced(response, now),
             ServerFrame::HistoryResponse(response) => self.pulled(id.as_deref(), response, now),
+            ServerFrame::Explanation(explanation) => self.explained(id.as_deref(), explanation),
             ServerFrame::Error(refusal) => self.refused(id.as_deref(), refusal, now),
         }
         Ok(())
@@ -178,6 +179,9 @@ impl Session {
     }
 
     fn refused(&mut self, id: Option<&str>, refusal: Refusal, now: Duration) {
+        if self.questions.answer(id, Err(refusal.clone())) {
+            return;
+        }
         if let Some(conversation) = id.and_then(|id| self.pulls.remove(id)) {
             let gone = matches!(refusal.error, ErrorCode::ConversationNotFound | ErrorCode::Forbidden);
             if gone && self.lines.remove(&conversation).is_some() {

@@ -6,6 +6,7 @@
 
 mod backoff;
 mod event;
+mod explain;
 mod frames;
 mod incoming;
 mod line;
@@ -20,6 +21,8 @@ use hearth_protocol::rest::{ConversationRow, SyncCursor};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, MessageId, RegionId, limits};
 
 pub use event::{Disconnect, Event, GapReason};
+pub use explain::Explained;
+use explain::Questions;
 use line::{Line, Output};
 
 use crate::transport::Address;
@@ -121,6 +124,7 @@ pub struct Session {
     lines: HashMap<ConversationId, Line>,
     pulls: HashMap<String, ConversationId>,
     next_pull: u64,
+    questions: Questions,
     unacked: VecDeque<Unacked>,
     unacked_limit: usize,
     frames: VecDeque<String>,
@@ -153,6 +157,7 @@ impl Session {
             lines: lines.collect(),
             pulls: HashMap::new(),
             next_pull: 0,
+            questions: Questions::default(),
             unacked: VecDeque::new(),
             unacked_limit: options.unacked_limit.max(1),
             frames: VecDeque::new(),
@@ -272,6 +277,7 @@ impl Session {
             }
         }
         self.pulls.clear();
+        self.questions.give_up();
         self.frames.clear();
         self.frames.push_back(frames::auth(token, self.device, self.resume_token.clone(), listed));
     }

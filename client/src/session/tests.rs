@@ -111,6 +111,51 @@ fn sent_ids(frames: &[Value]) -> Vec<String> {
 }
 
 #[test]
+fn a_question_about_a_message_has_its_own_answer_or_the_end_of_the_connection() {
+    let request = hearth_protocol::client::ExplainRequest {
+        conversation_id: CONVERSATION,
+        message_id: None,
+        sequence_number: Some(5),
+        user_id: hearth_protocol::UserId::new("bob").expect("a name"),
+    };
+    assert!(session_from(0).explain(&request).is_err(), "there is no session yet");
+    let mut session = live();
+    let numbers: Vec<u64> = (0..3).map(|_| session.explain(&request).expect("it is asked")).collect();
+    let frames = frames_of(&mut session);
+    assert_eq!((frames.len(), &frames[0]["type"]), (3, &json!("delivery.explain")));
+    assert_eq!(frames[0]["payload"], json!({"conversationId": CONVERSATION, "sequenceNumber": 5, "userId": "bob"}));
+    let explanation = json!({"conversationId": CONVERSATION, "userId": "bob", "state": "read", "blocks": [],
+        "hops": [], "kept": [], "outOfReach": []});
+    for answer in [
+        json!({"type": "delivery.explanation", "id": frames[1]["id"], "payload": explanation}),
+        json!({"type": "delivery.explanation", "id": frames[1]["id"], "payload": explanation}),
+        json!({"type": "error", "id": frames[0]["id"], "payload": {"error": "FORBIDDEN", "message": "no"}}),
+    ] {
+        session.handle_frame(&answer.to_string(), at(1)).expect("a frame");
+    }
+    session.lost(None, "gone".to_owned(), at(2), 0.0);
+    session.tick(at(9), 0.0);
+    session.opened("jwt".to_owned(), None, true, at(9));
+    let answers: Vec<_> = std::iter::from_fn(|| session.take_explained()).collect();
+    let told: Vec<(u64, Result<_, ErrorCode>)> = answers
+        .into_iter()
+        .map(|(number, explained)| {
+            (number, explained.map(|explained| explained.state).map_err(|refusal| refusal.error))
+        })
+        .collect();
+    let read = hearth_protocol::client::DeliveryState::Read;
+    assert_eq!(
+        told,
+        [
+            (numbers[1], Ok(read)),
+            (numbers[0], Err(ErrorCode::Forbidden)),
+            (numbers[2], Err(ErrorCode::HomeUnreachable))
+        ]
+    );
+    assert!(events_of(&mut session).iter().all(|event| !matches!(event, Event::Error { .. })));
+}
+
+#[test]
 fn rows_come_out_in_order_and_once() {
     let mut session = live();
     for sequence in [1, 2, 2, 1, 3] {

@@ -23,6 +23,10 @@ impl Ticket {
     pub(super) fn history(id: Option<String>) -> Self {
         Self { kind: "history.response", id }
     }
+
+    pub(super) fn explanation(id: Option<String>) -> Self {
+        Self { kind: "delivery.explanation", id }
+    }
 }
 
 #[derive(Deserialize)]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hearth_protocol::client::{RewoundPayload, ServerFrame, SyncGapPayload, SyncRequiredPayload, encode_server_frame};
 use hearth_protocol::rest::SyncCursor;
 use hearth_protocol::{ConversationId, Epoch};
-use region_core::{Replay, Rewound, Skipped};
+use region_core::{Replay, Rewound, SessionSent, Skipped};
 
 use super::Effect;
 use crate::metrics::DropLabel;
@@ -59,6 +59,8 @@ struct Track {
     own_unacked: u64,
     own_until: u64,
     held: Option<Held>,
+    /// The range that the client was told to pull last; `(1, 0)` for none.
+    pulled: (u64, u64),
 }
 
 /// Live frames behind a replay.
@@ -71,7 +73,17 @@ struct Held {
 
 impl Track {
     fn new(epoch: Epoch, first: u64, sent: u64) -> Self {
-        Self { epoch, first, sent, begun: true, own: VecDeque::new(), own_unacked: 0, own_until: 0, held: None }
+        Self {
+            epoch,
+            first,
+            sent,
+            begun: true,
+            own: VecDeque::new(),
+            own_unacked: 0,
+            own_until: 0,
+            held: None,
+            pulled: (1, 0),
+        }
     }
 
     /// A conversation of which only own messages are known so far.
@@ -155,6 +167,7 @@ impl Deliveries {
         }
         if !track.follows(at, now) {
             effects.push_back(sync_required(conversation, track.sent + 1));
+            track.pulled = (track.sent + 1, at - 1);
         }
         (track.epoch, track.sent) = (epoch.max(track.epoch), at - 1);
         track.absorb_own();
@@ -188,6 +201,7 @@ impl Deliveries {
         } else if !track.follows(live.sequence, now) {
             effects.push_back(sync_required(live.conversation, track.sent + 1));
             effects.push_back(Effect::Dropped(DropLabel::Gap));
+            track.pulled = (track.sent + 1, live.sequence);
             track.epoch = live.epoch;
             track.sent = live.sequence;
             return;
@@ -201,6 +215,20 @@ impl Deliveries {
     /// The last number of a conversation that this session was sent, or told to pull.
     pub(crate) fn sent(&self, conversation: ConversationId) -> Option<(Epoch, u64)> {
         self.tracks.get(&conversation).filter(|track| track.begun).map(|track| (track.epoch, track.sent))
+    }
+
+    /// What this session was sent of a message.
+    pub(crate) fn about(&self, conversation: ConversationId, sequence: u64) -> SessionSent {
+        let Some(track) = self.tracks.get(&conversation) else { return SessionSent::Before };
+        if track.own.contains(&sequence) {
+            return SessionSent::Sent;
+        }
+        match sequence {
+            _ if !track.begun || sequence < track.first => SessionSent::Before,
+            _ if sequence > track.sent => SessionSent::Waits,
+            _ if (track.pulled.0..=track.pulled.1).contains(&sequence) => SessionSent::Pulls,
+            _ => SessionSent::Sent,
+        }
     }
 
     /// This session sent a message: its number will not come as `message.new`.
@@ -265,6 +293,9 @@ impl Deliveries {
             base
         };
         let start = Self::tell_hole(cursor, start, &replay, effects);
+        if start > base {
+            track.pulled = (base + 1, start);
+        }
         for (sequence, frame) in replay.frames {
             if sequence > start && !track.was_sent(sequence) {
                 effects.push_back(Effect::Send(frame));
@@ -304,6 +335,7 @@ impl Deliveries {
         // The client was told to pull from its own number on: the first live message may follow at any distance.
         if let Some(first) = track.held.as_ref().and_then(|held| held.frames.front()) {
             track.sent = track.sent.max(first.sequence.saturating_sub(1));
+            track.pulled = (cursor.last_sequence + 1, track.sent);
             self.release(cursor.conversation_id, now, effects);
         } else {
             self.tracks.remove(&cursor.conversation_id);
@@ -322,6 +354,7 @@ impl Deliveries {
             && sequence > track.sent
         {
             effects.push_back(sync_required(conversation, track.sent + 1));
+            track.pulled = (track.sent + 1, sequence);
             (track.epoch, track.sent) = (epoch, sequence);
         }
     }
@@ -410,6 +443,33 @@ mod tests {
             Replay { frames: Vec::new(), epoch: Epoch(1), up_to: 12, visible_from: 1, floor: 1, rewound: None };
         deliveries.replayed(&listed, replay, 0, &mut effects);
         assert!(check(6, effects).is_ok());
+    }
+
+    #[test]
+    fn what_a_session_was_sent_of_a_message_is_told_as_that() {
+        let limits = DeliveryLimits { held: 8, held_bytes: 1_000, tracked: 4, replay_rows: 5, gap_rows: 20 };
+        let live = |sequence| Live { conversation: conversation(), epoch: Epoch(1), sequence, frame: frame(sequence) };
+        let mut deliveries = Deliveries::new(limits);
+        let mut effects = VecDeque::new();
+        let about =
+            |deliveries: &Deliveries| [3, 5, 6, 9, 10, 11].map(|number| deliveries.about(conversation(), number));
+        use SessionSent::{Before, Pulls, Sent, Waits};
+        assert_eq!(about(&deliveries), [Before; 6]);
+        deliveries.live(live(5), 0, &mut effects);
+        assert_eq!(about(&deliveries), [Before, Sent, Waits, Waits, Waits, Waits]);
+        deliveries.live(live(9), 0, &mut effects);
+        assert_eq!(about(&deliveries), [Before, Sent, Pulls, Pulls, Waits, Waits], "a hole is pulled");
+        deliveries.own_sent(conversation(), 0);
+        deliveries.own_acked(conversation(), 10);
+        assert_eq!(about(&deliveries), [Before, Sent, Pulls, Pulls, Sent, Waits], "its own came back as the ack");
+        let listed = SyncCursor { conversation_id: conversation(), last_sequence: 10, epoch: Some(Epoch(1)) };
+        deliveries.begin_replay(&listed);
+        deliveries.live(live(11), 0, &mut effects);
+        assert_eq!(deliveries.about(conversation(), 11), Waits, "it is behind a replay");
+        let replay =
+            Replay { frames: Vec::new(), epoch: Epoch(1), up_to: 10, visible_from: 1, floor: 1, rewound: None };
+        deliveries.replayed(&listed, replay, 0, &mut effects);
+        assert_eq!(deliveries.about(conversation(), 11), Sent);
     }
 
     #[test]

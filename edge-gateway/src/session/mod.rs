@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::client::{
-    AuthPayload, ClientFrame, ClientState, CloseCode, ClosePayload, Connected, Draining, Endpoint, FrameError,
-    HistoryRequest, PresenceSetRequest, PresenceUsersRequest, ReceiptPayload, ResumePayload, ServerFrame, Submission,
-    TypingRequest, encode_server_frame, parse_client_frame,
+    AuthPayload, ClientFrame, ClientState, CloseCode, ClosePayload, Connected, Draining, Endpoint, ExplainRequest,
+    FrameError, HistoryRequest, PresenceSetRequest, PresenceUsersRequest, ReceiptPayload, ResumePayload, ServerFrame,
+    Submission, TypingRequest, encode_server_frame, parse_client_frame,
 };
 use hearth_protocol::rest::{HistoryQuery, SyncCursor, SyncRequest};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, ErrorCode, Refusal, Timestamp, UserId};
-use region_core::{ApiCall, EdgeEvent};
+use region_core::{ApiCall, DeliveryCall, EdgeEvent, SessionQuestion, SessionSent};
 
 use crate::auth::{AuthError, Identity, TokenVerifier};
 use crate::clock::{Moment, millis};
@@ -100,6 +100,8 @@ pub(crate) enum Effect {
     Api { ticket: Ticket, call: ApiCall },
     /// Reads what a cursor misses; answered by [`Session::handle_replayed`].
     Replay { cursor: SyncCursor, rows: usize },
+    /// Answers what this session was sent of a message, once everything before is written.
+    Told { question: SessionQuestion, sent: SessionSent },
     /// Counts a refusal.
     Refused(ErrorCode),
     /// Counts an event that did not go out.
@@ -256,6 +258,7 @@ impl Session {
             }
             ClientFrame::Sync(request) => self.sync(id, request, now),
             ClientFrame::History(request) => self.history(id, &request, now),
+            ClientFrame::Explain(request) => self.explain(id, request),
             ClientFrame::Resume(resume) => self.resume_frame(id, resume, now),
             ClientFrame::AuthRefresh(token) => self.refresh(id, &token, now),
             ClientFrame::Auth(_) => {
@@ -378,6 +381,13 @@ impl Session {
         self.effects.push_back(Effect::Api { ticket: Ticket::history(id), call });
     }
 
+    fn explain(&mut self, id: Option<String>, request: ExplainRequest) {
+        let operator = self.identity.as_ref().is_some_and(|identity| identity.operator);
+        self.requests += 1;
+        let call = ApiCall::Delivery(DeliveryCall::Explain { request, operator });
+        self.effects.push_back(Effect::Api { ticket: Ticket::explanation(id), call });
+    }
+
     fn refresh(&mut self, id: Option<String>, token: &str, now: Moment) {
         let verified = self.shared.verifier.verify(token, now.wall);
         let user = self.user().expect("set before the core was asked");
@@ -404,6 +414,10 @@ impl Session {
                 self.deliveries.live(live, now.ticks, &mut self.effects);
             }
             EdgeEvent::Skipped(skipped) => self.deliveries.skipped(&skipped, now.ticks, &mut self.effects),
+            EdgeEvent::Asked(question) => {
+                let sent = self.deliveries.about(question.conversation, question.sequence);
+                self.effects.push_back(Effect::Told { question, sent });
+            }
             EdgeEvent::Rewound(rewound) => self.deliveries.rewound(&rewound, &mut self.effects),
             EdgeEvent::Frame(frame) => {
                 let refusal = self.look_at(&frame);

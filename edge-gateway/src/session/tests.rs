@@ -26,7 +26,7 @@ impl TokenVerifier for WordVerifier {
         if now >= expires_at {
             return Err(AuthError::Expired);
         }
-        Ok(Identity { user, expires_at, token_expires_at: expires_at })
+        Ok(Identity { user, expires_at, token_expires_at: expires_at, operator: false })
     }
 }
 

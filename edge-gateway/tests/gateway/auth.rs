@@ -103,6 +103,22 @@ fn tokens_of_every_algorithm_name_their_user_and_end() {
 }
 
 #[test]
+fn whose_role_is_operator_is_one_and_whoever_else_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, signer) = (folder.path().join("jwks.json"), signer("one", Algorithm::EdDSA));
+    write_keys(&file, &[&signer]);
+    let verifier = JwtVerifier::new(options(&file)).unwrap();
+    let operator = |role: Value| {
+        let token = signer.token(&claims(json!({ "role": role })));
+        verifier.verify(&token, Timestamp(NOW * 1_000)).unwrap().operator
+    };
+    assert!(operator(json!("operator")));
+    for other in [json!(null), json!("Operator"), json!("admin"), json!(["operator"]), json!({ "operator": true })] {
+        assert!(!operator(other.clone()), "{other}");
+    }
+}
+
+#[test]
 fn claims_that_are_not_right_are_refused_for_their_reason() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jwks.json");

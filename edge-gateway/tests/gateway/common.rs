@@ -196,7 +196,7 @@ impl TokenVerifier for NameVerifier {
             return Err(AuthError::Signature);
         }
         let expires_at = Timestamp(now.0 + 3_600_000);
-        Ok(Identity { user, expires_at, token_expires_at: expires_at })
+        Ok(Identity { user, expires_at, token_expires_at: expires_at, operator: false })
     }
 }
 

@@ -11,7 +11,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use hearth_protocol::admin::{self, AuditPage, ChangeRequest, Line};
-use hearth_protocol::{ConversationId, ErrorCode, Refusal};
+use hearth_protocol::client::MessageName;
+use hearth_protocol::{ConversationId, ErrorCode, MessageId, Refusal, UserId};
 use region_model::ports::StoreError;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -32,6 +33,7 @@ pub(super) fn routes(node: Node) -> Router {
         .route(&format!("{}/{{conversation}}", admin::HOMES), get(home))
         .route(admin::PARKED, get(parked))
         .route(admin::LOSSES, get(losses))
+        .route(admin::WHY, get(why))
         .route(admin::AUDIT, get(audit))
         .route(admin::VERIFY, post(verify))
         .route(admin::CHANGES, post(change))
@@ -95,6 +97,39 @@ async fn parked(State(node): State<Node>, page: Result<Query<Page>, QueryRejecti
 
 async fn losses(State(node): State<Node>) -> Response {
     read(node.losses().await)
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    message: Option<uuid::Uuid>,
+    number: Option<u64>,
+    conversation: Option<uuid::Uuid>,
+    #[serde(rename = "for")]
+    user: UserId,
+}
+
+async fn why(State(node): State<Node>, asked: Result<Query<Asked>, QueryRejection>) -> Response {
+    let Asked { message, number, conversation, user } = match asked {
+        Ok(Query(asked)) => asked,
+        Err(error) => return invalid(&error),
+    };
+    let name = match (message, number) {
+        (Some(id), None) => MessageName::Id(MessageId(id)),
+        (None, Some(number)) => MessageName::Number(number),
+        _ => {
+            let refusal = Refusal::invalid("name the message by `message` or by `number`, and not by both");
+            return refuse(StatusCode::BAD_REQUEST, refusal);
+        }
+    };
+    // Administrators are no users: the region asks, on their behalf.
+    let asker = region_model::region_sender(&node.region);
+    match node.handle.explain(&asker, conversation.map(ConversationId), name, &user).await {
+        Ok(explanation) => Json(explanation).into_response(),
+        Err(refusal) => {
+            let status = StatusCode::from_u16(refusal.error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            refuse(status, refusal)
+        }
+    }
 }
 
 async fn audit(State(node): State<Node>, page: Result<Query<Page>, QueryRejection>) -> Response {

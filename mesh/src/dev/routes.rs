@@ -74,6 +74,9 @@ struct TokenRequest {
     user_id: String,
     #[serde(default)]
     ttl_seconds: Option<u64>,
+    /// As the claim `role`.
+    #[serde(default)]
+    role: Option<String>,
 }
 
 /// Reads a body as JSON, with an error in the form of all others.
@@ -93,7 +96,10 @@ fn make_token(dev: &Dev, bytes: &[u8]) -> Result<serde_json::Value, Refusal> {
     let user = UserId::new(&request.user_id).map_err(|error| Refusal::invalid(error.to_string()))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let expires = now + request.ttl_seconds.unwrap_or(86_400).min(10 * 365 * 86_400);
-    let claims = json!({ "sub": user, "iss": ISSUER, "iat": now, "exp": expires });
+    let mut claims = json!({ "sub": user, "iss": ISSUER, "iat": now, "exp": expires });
+    if let Some(role) = request.role {
+        claims["role"] = json!(role);
+    }
     let key = jsonwebtoken::EncodingKey::from_secret(dev.mesh.secrets().token.as_bytes());
     let token = jsonwebtoken::encode(&jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256), &claims, &key)
         .map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))?;

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use super::changes::{Asked, ChangePayload, check_emoji};
 use super::content::Content;
+use super::delivery::ExplainRequest;
 use super::json::json_depth_exceeds;
 use super::presence::{ClientStateRequest, PresenceSetRequest, PresenceUsersRequest};
 use crate::error::Refusal;
@@ -178,6 +179,8 @@ pub enum ClientFrame {
     Sync(SyncRequest),
     /// `history.request`.
     History(HistoryRequest),
+    /// `delivery.explain`.
+    Explain(ExplainRequest),
     /// `heartbeat`.
     Heartbeat,
 }
@@ -284,7 +287,9 @@ fn parse_payload(envelope: &Envelope<'_>, limits: &FrameLimits) -> Result<Client
             ClientFrame::Change(Box::new(change(&kind, payload, limits)?))
         }
         "delivery.explain" => {
-            return Err(Refusal::invalid(format!("frames of type {kind} are not served by this version yet")));
+            let asked: ExplainRequest = typed(payload)?;
+            asked.name()?;
+            ClientFrame::Explain(asked)
         }
         _ => return Err(Refusal::invalid("unknown frame type")),
     })

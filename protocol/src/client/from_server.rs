@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::delivery::ExplanationPayload;
 use super::presence::{PresenceBulkPayload, PresencePayload};
 use crate::error::Refusal;
 use crate::ids::{ConversationId, DeviceId, Epoch, MessageId, RegionId, Timestamp, UserId};
@@ -340,6 +341,8 @@ pub enum ServerFrame {
     SyncResponse(SyncResponse),
     /// `history.response`.
     HistoryResponse(HistoryResponse),
+    /// `delivery.explanation`.
+    Explanation(Box<ExplanationPayload>),
     /// `error`.
     Error(Refusal),
 }
@@ -425,6 +428,7 @@ pub fn encode_server_frame(frame: &ServerFrame, id: Option<&str>) -> Bytes {
         ServerFrame::SyncGap(payload) => enveloped("sync.gap", id, payload),
         ServerFrame::SyncResponse(payload) => enveloped("sync.response", id, payload),
         ServerFrame::HistoryResponse(payload) => enveloped("history.response", id, payload),
+        ServerFrame::Explanation(payload) => enveloped("delivery.explanation", id, payload),
         ServerFrame::Error(refusal) => enveloped("error", id, refusal),
     }
 }
@@ -493,6 +497,7 @@ impl ServerFrame {
             "sync.gap" => Self::SyncGap(serde_json::from_str(payload)?),
             "sync.response" => Self::SyncResponse(serde_json::from_str(payload)?),
             "history.response" => Self::HistoryResponse(serde_json::from_str(payload)?),
+            "delivery.explanation" => Self::Explanation(serde_json::from_str(payload)?),
             "error" => Self::Error(serde_json::from_str(payload)?),
             _ => return Ok((incoming.id, None)),
         };

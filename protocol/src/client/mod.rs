@@ -2,6 +2,7 @@
 
 mod changes;
 mod content;
+mod delivery;
 mod from_client;
 mod from_server;
 mod json;
@@ -9,6 +10,9 @@ mod presence;
 
 pub use changes::{Asked, ChangePayload, Submission};
 pub use content::{Content, ContentType};
+pub use delivery::{
+    Block, BlockReason, DeliveryState, ExplainRequest, ExplanationPayload, Hop, HopKind, KeptHops, KeptWhy, MessageName,
+};
 pub use from_client::{
     AuthPayload, ClientFrame, FrameError, FrameLimits, HistoryRequest, ReceiptPayload, ResumePayload, SendPayload,
     TypingRequest, ViewRequest, parse_client_frame,

@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 use super::schemas::Schemas;
 use crate::client::{
     AckPayload, AuthPayload, ChangePayload, ClientStateRequest, ClosePayload, Connected, Content, DeliveredPayload,
-    Draining, HistoryRequest, PresenceBulkPayload, PresencePayload, PresenceSetRequest, PresenceUsersRequest,
-    QueuedPayload, ReadReceiptPayload, ReceiptPayload, ReceiptsSummaryPayload, RefusedPayload, ResumePayload,
-    RewoundPayload, SendPayload, SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, TypingPayload,
-    TypingRequest, ViewRequest,
+    Draining, ExplainRequest, ExplanationPayload, HistoryRequest, PresenceBulkPayload, PresencePayload,
+    PresenceSetRequest, PresenceUsersRequest, QueuedPayload, ReadReceiptPayload, ReceiptPayload,
+    ReceiptsSummaryPayload, RefusedPayload, ResumePayload, RewoundPayload, SendPayload, SyncCompletePayload,
+    SyncGapPayload, SyncRequiredPayload, TypingPayload, TypingRequest, ViewRequest,
 };
 use crate::error::Refusal;
 use crate::ids::{RegionId, Timestamp};
@@ -125,6 +125,7 @@ pub const CLIENT_FRAMES: &[Frame] = &[
     sent::<ClientStateRequest>("client.state", "Whether somebody looks at the client"),
     sent::<SyncRequest>("sync.request", "As POST /api/v1/sync"),
     sent::<HistoryRequest>("history.request", "As GET /api/v1/conversations/{conversation}/messages"),
+    sent::<ExplainRequest>("delivery.explain", "Where a message is on its way to a user"),
     Frame { form: Form::Flat, ..sent::<Nothing>("heartbeat", "The client lives") },
 ];
 
@@ -155,6 +156,7 @@ pub const SERVER_FRAMES: &[Frame] = &[
     answered::<SyncGapPayload>("sync.gap", "What is left out before the newest"),
     answered::<SyncResponse>("sync.response", "The answer to sync.request"),
     answered::<HistoryResponse>("history.response", "The answer to history.request"),
+    answered::<ExplanationPayload>("delivery.explanation", "The answer to delivery.explain"),
     answered::<Refusal>("error", "A frame was refused, with the id of its request"),
 ];
 

@@ -1,7 +1,7 @@
 //! Frames that clients send: the contract is what is read from the text.
 
 use hearth_protocol::client::{
-    Asked, ChosenStatus, ClientFrame, ClientState, DeviceType, FrameError, FrameLimits, parse_client_frame,
+    Asked, ChosenStatus, ClientFrame, ClientState, DeviceType, FrameError, FrameLimits, MessageName, parse_client_frame,
 };
 use hearth_protocol::{ErrorCode, Level};
 
@@ -18,7 +18,7 @@ fn frame(name: &str) -> (Option<String>, ClientFrame) {
 #[test]
 fn every_golden_frame_of_a_client_is_taken() {
     let ids: Vec<_> = FRAMES.lines().map(|line| frame(line.split(' ').next().expect("a name")).0).collect();
-    assert_eq!(ids.len(), 25);
+    assert_eq!(ids.len(), 27);
 }
 
 #[test]
@@ -153,9 +153,31 @@ fn presence_names_a_status_users_and_a_state_and_nothing_else_is_taken() {
 }
 
 #[test]
+fn a_message_to_be_explained_is_named_by_its_id_or_by_its_number_and_not_by_both() {
+    let (id, ClientFrame::Explain(by_id)) = frame("delivery.explain") else { panic!("a question") };
+    assert_eq!((id.as_deref(), by_id.name()), (Some("w"), Ok(MessageName::Id(sample::message()))));
+    assert_eq!((by_id.conversation_id, by_id.user_id.as_str()), (sample::conversation(), "bob"));
+    let (_, ClientFrame::Explain(by_number)) = frame("delivery.explain-number") else { panic!("a question") };
+    assert_eq!(by_number.name(), Ok(MessageName::Number(300)));
+    let (conversation, message) = (sample::uuid(1), sample::uuid(2));
+    for rest in [
+        String::new(),
+        format!(r#","messageId":"{message}","sequenceNumber":3"#),
+        r#","sequenceNumber":0"#.to_owned(),
+        r#","sequenceNumber":9007199254740992"#.to_owned(),
+        r#","messageId":"nine""#.to_owned(),
+    ] {
+        let text = format!(
+            r#"{{"type":"delivery.explain","payload":{{"conversationId":"{conversation}","userId":"bob"{rest}}}}}"#
+        );
+        let (_, result) = parse_client_frame(text.as_bytes(), &FrameLimits::default());
+        assert!(matches!(result, Err(FrameError::Refused(_))), "{text}");
+    }
+}
+
+#[test]
 fn frames_of_later_versions_and_unknown_ones_are_refused_and_end_no_session() {
-    let later = ["delivery.explain", "something.else"];
-    for kind in later {
+    for kind in ["delivery.forget", "something.else"] {
         let text = format!(r#"{{"type":"{kind}","id":"9","payload":{{}}}}"#);
         let (id, result) = parse_client_frame(text.as_bytes(), &FrameLimits::default());
         assert_eq!(id.as_deref(), Some("9"));

@@ -1,10 +1,11 @@
 //! Frames that edges send: the text is the contract, and it reads back into what was written.
 
 use hearth_protocol::client::{
-    AckDurability, AckPayload, Certainty, ClosePayload, Connected, DeliveredPayload, DeviceType, Draining, Endpoint,
-    PresenceBulkPayload, PresencePayload, PresenceStatus, QueuedPayload, QueuedReason, ReadReceiptPayload,
-    ReceiptsSummaryPayload, RefusedPayload, RewoundPayload, ServerFrame, SyncCompletePayload, SyncGapPayload,
-    SyncRequiredPayload, SyncedUpTo, TypingPayload, encode_message_new, encode_server_frame,
+    AckDurability, AckPayload, Block, BlockReason, Certainty, ClosePayload, Connected, DeliveredPayload, DeliveryState,
+    DeviceType, Draining, Endpoint, ExplanationPayload, Hop, HopKind, KeptHops, KeptWhy, PresenceBulkPayload,
+    PresencePayload, PresenceStatus, QueuedPayload, QueuedReason, ReadReceiptPayload, ReceiptsSummaryPayload,
+    RefusedPayload, RewoundPayload, ServerFrame, SyncCompletePayload, SyncGapPayload, SyncRequiredPayload, SyncedUpTo,
+    TypingPayload, encode_message_new, encode_server_frame,
 };
 use hearth_protocol::entry::{ConversationKind, HistoryForNewMembers, Role, Settings};
 use hearth_protocol::placement::PartitionMode;
@@ -290,10 +291,60 @@ fn presence_frames() -> Vec<(&'static str, ServerFrame)> {
     ]
 }
 
+fn explanation_frames() -> Vec<(&'static str, ServerFrame)> {
+    let hop = |hop, at: &str, to: Option<&str>, micros| Hop {
+        hop,
+        region: Some(region(at)),
+        to: to.map(region),
+        at: time(),
+        micros,
+    };
+    let block = Block {
+        reason: BlockReason::ReplicaBehind,
+        region: Some(region("us-east")),
+        waits_for: vec![region("eu-west")],
+        link_up: Some(false),
+        since: Some(time()),
+        text: "us-east lacks it: the link to eu-west is down".to_owned(),
+    };
+    let waiting = ExplanationPayload {
+        conversation_id: conversation(),
+        message_id: Some(message()),
+        sequence_number: Some(300),
+        epoch: Some(Epoch(2)),
+        home: Some(region("eu-west")),
+        user_id: user("bob"),
+        state: DeliveryState::Waiting,
+        blocks: vec![block],
+        hops: vec![
+            hop(HopKind::HomeAppend, "eu-west", None, Some(250)),
+            hop(HopKind::LinkOut, "eu-west", Some("us-east"), None),
+        ],
+        kept: vec![KeptHops { region: region("eu-west"), since: time(), why: KeptWhy::Start }],
+        out_of_reach: vec![region("ap-south")],
+    };
+    let delivered = ExplanationPayload {
+        message_id: None,
+        sequence_number: None,
+        epoch: None,
+        home: None,
+        state: DeliveryState::Delivered,
+        blocks: Vec::new(),
+        hops: Vec::new(),
+        kept: Vec::new(),
+        out_of_reach: Vec::new(),
+        ..waiting.clone()
+    };
+    vec![
+        ("delivery.explanation", ServerFrame::Explanation(Box::new(waiting))),
+        ("delivery.explanation-least", ServerFrame::Explanation(Box::new(delivered))),
+    ]
+}
+
 #[test]
 fn every_frame_of_an_edge_has_its_golden_text_and_reads_back() {
     let frames = session_frames().into_iter().chain(message_frames()).chain(sync_frames());
-    let frames: Vec<_> = frames.chain(receipt_frames()).chain(presence_frames()).collect();
+    let frames: Vec<_> = frames.chain(receipt_frames()).chain(presence_frames()).chain(explanation_frames()).collect();
     let mut values = Vec::new();
     for (name, frame) in &frames {
         let bytes = encode_server_frame(frame, Some("7"));

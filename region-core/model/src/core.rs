@@ -17,6 +17,7 @@ mod partition;
 mod pulls;
 mod rounds;
 mod routing;
+mod standing;
 mod tails;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -38,6 +39,7 @@ use crate::view::Bounds;
 pub use input::{CoreOptions, Input, Now};
 pub(crate) use parked::is_passing;
 use pulls::pull_page;
+pub use standing::{CopyStanding, ParkedStanding, Standing};
 
 /// A forward that the home holds and does not answer within this is offered again: the answer may be lost.
 const HELD_PATIENCE_MILLISECONDS: u64 = 30_000;

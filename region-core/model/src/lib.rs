@@ -10,6 +10,7 @@ pub mod command;
 pub mod conformance;
 mod copies;
 pub mod core;
+pub mod delivery;
 pub mod effect;
 mod followers;
 mod home;
@@ -32,7 +33,9 @@ pub mod view;
 
 pub use bucket::Bucket;
 pub use command::{Ack, Command, Outcome};
-pub use core::{CoreGauges, CoreOptions, Input, Now, RegionCore, region_sender};
+pub use core::{
+    CopyStanding, CoreGauges, CoreOptions, Input, Now, ParkedStanding, RegionCore, Standing, region_sender,
+};
 pub use effect::{DeviceOutcome, Effect, Lane, LogView};
 pub use home::is_by_id;
 pub use parking::ParkingBounds;

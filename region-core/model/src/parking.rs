@@ -108,6 +108,12 @@ impl<R> ParkingLot<R> {
         self.ids.get(&(log, user.clone(), id)).copied()
     }
 
+    /// A send of a conversation by its id, whoever sent it.
+    pub(crate) fn of_id(&self, log: LogId, id: Uuid) -> Option<&Parked<R>> {
+        let numbers = self.by_log.get(&log).into_iter().flatten();
+        numbers.filter_map(|number| self.sends.get(number)).find(|parked| parked.send.id.0 == id)
+    }
+
     /// Whether there is room for one more send.
     ///
     /// # Errors
