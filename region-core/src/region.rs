@@ -26,6 +26,7 @@ use uuid::Uuid;
 use crate::call::ApiCall;
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
+use crate::media::{Media, MediaOptions};
 use crate::metrics::Measures;
 use crate::ownership::Ownership;
 use crate::presence::Presence;
@@ -84,6 +85,8 @@ pub struct RegionOptions {
     pub presence: PresenceBounds,
     /// How users are woken.
     pub push: PushOptions,
+    /// How media are kept.
+    pub media: MediaOptions,
 }
 
 /// Counters of the shell, for metrics.
@@ -108,6 +111,7 @@ pub(crate) struct Region {
     pub(crate) typing: Typing,
     pub(crate) presence: Presence,
     pub(crate) push: Push,
+    pub(crate) media: Media,
     pub(crate) failed: watch::Sender<Option<String>>,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) gauges: Mutex<CoreGauges>,
@@ -135,7 +139,7 @@ impl Region {
         options: RegionOptions,
         stores: Stores,
         (links, ownership): (Arc<dyn Links>, Arc<dyn Ownership>),
-        (hub, receipts, typing, presence, push): (Hub, Receipts, Typing, Presence, Push),
+        (hub, receipts, typing, presence, push, media): (Hub, Receipts, Typing, Presence, Push, Media),
         inputs: mpsc::Sender<Input<ReplyTo>>,
         outbox: mpsc::Sender<OutboxRecord>,
     ) -> Self {
@@ -149,6 +153,7 @@ impl Region {
             typing,
             presence,
             push,
+            media,
             failed: watch::Sender::new(None),
             draining: watch::Sender::new(false),
             gauges: Mutex::new(CoreGauges::default()),
