@@ -13,6 +13,7 @@ mod faults;
 mod five_regions;
 mod joining;
 mod links;
+mod media;
 mod membership;
 mod metrics;
 mod mutants;

@@ -13,6 +13,11 @@ use uuid::Uuid;
 
 /// A Python with the pinned packages, made once beside the build; a folder without its mark is made anew.
 fn python() -> PathBuf {
+    static MADE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    MADE.get_or_init(made).clone()
+}
+
+fn made() -> PathBuf {
     let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/media/requirements.txt");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("media-python");
     let (mark, pinned) = (folder.join(".made-from"), std::fs::read_to_string(&requirements).unwrap());
