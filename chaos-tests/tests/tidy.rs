@@ -13,7 +13,7 @@ const LONG_FUNCTIONS: [(&str, &str, usize); 1] = [("client/src/bench/report.rs",
 const LONG_FILES: [(&str, usize); 0] = [];
 
 /// Which of our packages each package may name, development dependencies included (ARCHITECTURE.md).
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("hearth", &["hearth-mesh", "hearth-client", "hearth-config", "hearth-protocol", "simulation", "chaos-tests"]),
     (
         "chaos-tests",
@@ -29,6 +29,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
             "region-model",
             "region-map",
             "region-push",
+            "region-media",
             "replication",
             "hearth-config",
             "hearth-protocol",
@@ -40,6 +41,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("region-store", &["region-model", "hearth-protocol"]),
     ("region-map", &["region-model", "region-store", "hearth-protocol"]),
     ("region-push", &["region-model", "hearth-protocol"]),
+    ("region-media", &["region-model", "hearth-protocol"]),
     ("region-model", &["hearth-protocol"]),
     ("replication", &["hearth-protocol", "hearth-config"]),
     ("hearth-config", &["hearth-protocol"]),

@@ -1,6 +1,7 @@
 //! What the form of a configuration cannot say: names that must agree, ranges, files that must be there.
 
 mod auth;
+mod media;
 mod push;
 mod syntax;
 
@@ -29,7 +30,7 @@ const NAME_HELP: &str = "type 1 to 32 of a-z, 0-9 and -, starting with a letter,
 /// A check with the sections that it reads; it is skipped when one of them could not be read whole.
 type Check<'c> = (&'static [&'static str], fn(&mut Checker<'c>));
 
-fn checks<'c>() -> [Check<'c>; 19] {
+fn checks<'c>() -> [Check<'c>; 20] {
     [
         (&["region"], Checker::region),
         (&["mesh"], Checker::mesh_regions),
@@ -50,6 +51,7 @@ fn checks<'c>() -> [Check<'c>; 19] {
         (&[], Checker::failover),
         (&[], Checker::drain),
         (&["push"], Checker::push),
+        (&["media", "limits", "mesh", "region"], Checker::media),
         (&[], Checker::log),
     ]
 }

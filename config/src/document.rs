@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue, Deserializer};
 
 use crate::explain;
 use crate::limits::Limits;
+use crate::media::MediaSection;
 use crate::model::{
     AdministrationSection, AuthSection, DrainSection, FailoverSection, ListenSection, LogSection, MeshSection,
     RegionConfig, RegionSection, ReplicationSection,
@@ -48,6 +49,8 @@ struct Sections {
     drain: DrainSection,
     #[serde(default)]
     push: PushSection,
+    #[serde(default)]
+    media: MediaSection,
     #[serde(default)]
     log: LogSection,
 }
@@ -290,6 +293,7 @@ impl<'a> Reader<'a> {
             administration: sections.administration,
             drain: sections.drain,
             push: sections.push,
+            media: sections.media,
             log: sections.log,
         })
     }

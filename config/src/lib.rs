@@ -9,6 +9,7 @@ mod explain;
 mod files;
 mod limits;
 mod load;
+mod media;
 mod model;
 mod push;
 mod report;
@@ -23,6 +24,7 @@ pub use certificates::{Fault, admin_name, check_pair, time_left, verify};
 pub use files::{FileError, PRIVATE, PUBLIC, create_folder, read_text, sync_folder, write_atomic};
 pub use limits::Limits;
 pub use load::{check_file, environment, load, load_at};
+pub use media::{MediaSection, S3Section};
 pub use model::{
     AdministrationSection, AuthSection, DrainSection, FailoverSection, ListenSection, LogFormat, LogSection,
     MAP_VERSION, MeshRegion, MeshSection, RegionConfig, RegionSection, ReplicationSection, ResumeKey, TlsFiles,

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::files::{FileError, read_text};
 use crate::limits::Limits;
+use crate::media::MediaSection;
 use crate::push::PushSection;
 use crate::values::{Network, Pem, SecretText, duration};
 
@@ -47,6 +48,9 @@ pub struct RegionConfig {
     /// How users are woken.
     #[serde(default)]
     pub push: PushSection,
+    /// What clients may attach to messages.
+    #[serde(default)]
+    pub media: MediaSection,
     /// What it logs.
     #[serde(default)]
     pub log: LogSection,
@@ -413,6 +417,7 @@ impl RegionConfig {
             tls.key.resolve(folder);
         }
         self.push.resolve(folder);
+        self.media.resolve(folder);
         self.auth.jwks.iter_mut().for_each(absolute);
         self.auth.hs256_secret_file.iter_mut().for_each(absolute);
         self.auth.resume_keys.iter_mut().filter_map(|key| key.secret_file.as_mut()).for_each(absolute);

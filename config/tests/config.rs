@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use fixture::Fixture;
 use hearth_config::{
     AdministrationSection, AuthSection, CertificateAuthority, DrainSection, FailoverSection, IssueOptions, Limits,
-    ListenSection, LogFormat, LogSection, MeshRegion, MeshSection, Pem, PushSection, RegionConfig, RegionSection,
-    ReplicationSection, ResumeKey, SecretText, Severity, WebTransportCertificate, check_file, load_at,
+    ListenSection, LogFormat, LogSection, MediaSection, MeshRegion, MeshSection, Pem, PushSection, RegionConfig,
+    RegionSection, ReplicationSection, ResumeKey, SecretText, Severity, WebTransportCertificate, check_file, load_at,
 };
 
 /// The folder of the examples that ship with the package.
@@ -114,6 +114,8 @@ fn every_key_of_the_structures_appears_in_the_example_with_its_default() {
         ("push.web", "[push.web]\nzz = 1"),
         ("push.apns", "[push.apns]\nzz = 1"),
         ("push.fcm", "[push.fcm]\nzz = 1"),
+        ("media", "[media]\nzz = 1"),
+        ("media.s3", "[media.s3]\nzz = 1"),
         ("log", "[log]\nzz = 1"),
     ];
     let fixture = Fixture::new();
@@ -277,6 +279,7 @@ fn in_code(ids: &[&str]) -> RegionConfig {
         administration: AdministrationSection::default(),
         drain: DrainSection::default(),
         push: PushSection::default(),
+        media: MediaSection::default(),
         log: LogSection::default(),
     }
 }
@@ -325,4 +328,54 @@ fn what_is_wrong_with_push_is_told_by_its_key_and_a_correct_section_has_no_findi
     let open = "\n[push.web]\nkey = \"vapid.pem\"\ncontact = \"mailto:a@b\"\nany_address = true\n";
     fixture.load(&(fixture.text() + open), &[]).unwrap();
     assert_eq!(check_file(&fixture.path("region.toml")).count(Severity::Warning), 1);
+}
+
+#[test]
+fn media_have_their_defaults_and_what_the_examples_show_of_them_is_those() {
+    let fixture = Fixture::new();
+    let config = fixture.load(&fixture.text(), &[]).unwrap();
+    assert_eq!(config.media, MediaSection::default());
+    assert_eq!(config.media.folder_in(Path::new("/data")), Path::new("/data/media"));
+    let example = std::fs::read_to_string(examples().join("eu-west.toml")).unwrap();
+    let section = &example[example.find("[media]").unwrap()..example.find("[media.s3]").unwrap()];
+    let shown = section.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| line.contains(" = "));
+    let live: String =
+        shown.filter(|line| !line.starts_with("folder")).fold(String::new(), |text, line| text + line + "\n");
+    assert_eq!(live.lines().count(), 6);
+    let config = fixture.load(&(fixture.text() + "\n[media]\n" + &live), &[]).unwrap();
+    assert_eq!(config.media, MediaSection::default());
+}
+
+#[test]
+fn what_is_wrong_with_media_is_told_by_its_key_and_a_correct_section_has_no_findings() {
+    let fixture = Fixture::new();
+    fixture.write("s3.secret", "a secret of a store\n");
+    let section = |item: &str, types: &str, unused: &str, endpoint: &str, bucket: &str, secret: &str| {
+        format!(
+            "\n[media]\nitem_bytes = \"{item}\"\ncontent_types = [\"{types}\"]\nunused_for = \"{unused}\"\n[media.s3]\n\
+             endpoint = \"{endpoint}\"\nbucket = \"{bucket}\"\nregion = \"eu\"\naccess_key_id = \"id\"\n{secret}"
+        )
+    };
+    let file = "secret_access_key_file = \"s3.secret\"\n";
+    let good = section("1 MiB", "image/png", "9d", "https://s3.example.com:9000", "media", file);
+    let config = fixture.load(&(fixture.text() + &good), &[]).unwrap_or_else(|error| panic!("{}", error.render()));
+    assert_eq!(check_file(&fixture.path("region.toml")).findings, []);
+    let s3 = config.media.s3.unwrap();
+    assert_eq!(s3.read_secret().unwrap().unwrap().expose(), b"a secret of a store");
+    let environment = [("HEARTH__MEDIA__S3__SECRET_ACCESS_KEY", "of the environment")];
+    let without = section("1 MiB", "image/png", "9d", "https://s3.example.com", "media", "");
+    let config = fixture.load(&(fixture.text() + &without), &environment).unwrap();
+    assert_eq!(config.media.s3.unwrap().read_secret().unwrap().unwrap().expose(), b"of the environment");
+    let bad = section("1", "Image/PNG", "1s", "s3.example.com", "", "");
+    let error = fixture.load(&(fixture.text() + &bad), &[]).unwrap_err();
+    let errors = error.report().findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let keys: Vec<&str> = errors.map(|finding| finding.key.as_str()).collect();
+    let expected = ["media.item_bytes", "media.content_types[0]", "media.unused_for", "media.s3", "media.s3.endpoint"];
+    assert_eq!(keys, [&expected[..], &["media.s3.bucket"]].concat(), "{}", error.render());
+    assert!(error.report().findings.iter().all(|finding| finding.help.is_some() && finding.location.is_some()));
+    let short = "\n[media]\nunused_for = \"1d\"\nkept_bytes = \"30 MiB\"\n";
+    fixture.load(&(fixture.text() + short), &[]).unwrap();
+    assert_eq!(check_file(&fixture.path("region.toml")).count(Severity::Warning), 1, "it may be parked for longer");
+    let small = "\n[media]\nkept_bytes = \"1 MiB\"\n";
+    assert!(fixture.load(&(fixture.text() + small), &[]).unwrap_err().render().contains("nothing large fits"));
 }

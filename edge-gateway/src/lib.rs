@@ -14,6 +14,7 @@ mod core_port;
 mod error;
 mod gateway;
 mod http;
+mod media;
 mod metrics;
 mod options;
 mod rate;

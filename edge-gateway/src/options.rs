@@ -15,6 +15,9 @@ pub struct GatewayOptions {
     pub times: GatewayTimes,
     /// Which pages and names may reach it.
     pub access: Access,
+    /// The URL under which clients reach everything else, as `https://eu-west.chat.example.com`; default: built from the
+    /// `Host` of the request.
+    pub public_http: Option<String>,
     /// The URL under which clients reach `/ws`; default: built from the `Host` of the request.
     pub public_ws: Option<String>,
     /// The URL under which clients reach `/wt`; default: built from the `Host` and the UDP port.

@@ -8,6 +8,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 use hearth_protocol::entry::ConversationKind;
+use hearth_protocol::media::{CreateMedia, check_name as check_media_name};
 use hearth_protocol::push::{PatchPreferences, Subscribe, Subscription, Unsubscribe};
 use hearth_protocol::rest::{
     AddMembers, CreateConversation, CreateGroup, HistoryQuery, PatchConversation, PatchMember, PatchUser, SyncRequest,
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::error::{ApiError, answer_of};
+use crate::media::{Reached, download_answer, upload_answer};
 use crate::rest::{
     Caller, QueryValues, check_history, check_name, check_settings, check_sync, check_users, idempotency_key,
     json_body, path_id,
@@ -40,7 +42,8 @@ pub(crate) fn api() -> Router<Arc<GatewayState>> {
         .route(&format!("{conversation}/messages"), get(history))
         .route(&format!("{conversation}/messages/{{sequence}}/edits"), get(edits))
         .route(&format!("{conversation}/preferences"), axum::routing::patch(set_preferences))
-        .route("/media", post(not_yet))
+        .route("/media", post(create_media))
+        .route(&format!("{conversation}/media/{{media}}"), get(media))
         .route("/push-subscriptions", post(subscribe_push).delete(unsubscribe_push).get(push_subscriptions))
         .route("/users/me", axum::routing::patch(change_me).get(show_me))
         .route("/users/me/blocks/{user}", put(block).delete(unblock))
@@ -266,9 +269,23 @@ async fn push_subscriptions(State(gateway): Gateway, Caller(user): Caller) -> An
     call(&gateway, &user, ApiCall::PushSubscriptions).await
 }
 
-/// A route of the contract that a later version serves.
-async fn not_yet(Caller(_): Caller) -> ApiError {
-    ApiError(Refusal::invalid("this route is not served by this version yet"))
+async fn create_media(State(gateway): Gateway, Caller(user): Caller, request: Request) -> Answer {
+    let key = idempotency_key(request.headers())?;
+    let host = Reached::of(&request);
+    let media: CreateMedia = body(&gateway, request).await?;
+    media.check()?;
+    let answer = gateway.core.api(&user, ApiCall::CreateMedia { media, key }).await;
+    Ok(answer_of(upload_answer(&gateway, &host, answer)?))
+}
+
+async fn media(State(gateway): Gateway, Caller(user): Caller, params: RawPathParams, request: Request) -> Answer {
+    let id = conversation_of(&params)?;
+    let media = path_id(&params, "media", Refusal::new(ErrorCode::NotFound, "no such media"))?;
+    let name = QueryValues::read(request.uri())?.text("name").map(str::to_owned);
+    name.as_deref().map_or(Ok(()), check_media_name)?;
+    let host = Reached::of(&request);
+    let answer = gateway.core.api(&user, ApiCall::MediaLink { id, media, name }).await;
+    Ok(answer_of(download_answer(&gateway, &host, answer)?))
 }
 
 #[cfg(test)]
@@ -278,7 +295,7 @@ mod tests {
     use hearth_protocol::contract;
     use serde_json::Value;
 
-    /// Methods and paths that this file serves; those for a later version left out.
+    /// Methods and paths that this file serves.
     fn served() -> BTreeSet<(String, String)> {
         let mut served = BTreeSet::new();
         for line in include_str!("routes.rs").lines().filter_map(|line| line.trim().strip_prefix(".route(")) {
@@ -288,7 +305,7 @@ mod tests {
                 text.strip_prefix("{conversation}").map(|rest| format!("/conversations/{{conversation}}{rest}"));
             let path = below.unwrap_or_else(|| text.to_owned()).replace("{{", "{").replace("}}", "}");
             let calls: Vec<&str> = handlers.split('(').collect();
-            for pair in calls.windows(2).filter(|pair| !pair[1].starts_with("not_yet)")) {
+            for pair in calls.windows(2) {
                 let method = pair[0].rsplit(['.', ':', ' ']).next().unwrap_or_default();
                 served.insert((method.to_owned(), path.clone()));
             }

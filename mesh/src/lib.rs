@@ -7,6 +7,7 @@ pub mod dev;
 mod keys;
 mod links;
 mod map;
+mod media;
 mod push;
 mod region;
 mod reload;

@@ -18,7 +18,7 @@ use hearth_protocol::client::{Endpoint, FrameLimits};
 use hearth_protocol::{NodeId, RegionId, RegionMap};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use region_core::{PushOptions, RegionHandle, RegionOptions};
+use region_core::{MediaOptions, PushOptions, RegionHandle, RegionOptions};
 use region_map::{LeaseView, MapNode};
 use region_model::ParkingBounds;
 use region_model::ports::{StoreError, Stores};
@@ -34,6 +34,7 @@ use crate::admin::{self, AdminNode};
 use crate::keys;
 use crate::links::{QuicLinks, pump};
 use crate::map::{MapLinks, MapOwnership};
+use crate::media::MediaParts;
 use crate::push::PushParts;
 
 /// Longest wait for a store whose last user is about to let go of it: a region that was just stopped.
@@ -155,7 +156,8 @@ impl RunningRegion {
         let (links, events) =
             replication::Links::start(link_config, link_socket, parts.faults.clone(), metrics).await?;
         let push = PushParts::new(config, Arc::clone(&stores.map)).await?;
-        let options = region_options(config, &region, push.options.clone())?;
+        let media = MediaParts::new(config, &*stores.map).await?;
+        let options = region_options(config, &region, push.options.clone(), media.options.clone())?;
         let map_links = MapLinks::new(links.clone());
         let (map, lease) = start_map(&options, &stores, Arc::clone(&map_links), &config.failover).await?;
         crate::map::register(&region, &map, &lease, &mut registry.lock());
@@ -187,7 +189,7 @@ impl RunningRegion {
             listeners,
             verifier: verifier.clone(),
             resume_keys: Arc::new(keys::resume_keys(&config.auth, config.limits.resume_for)?),
-            extra_routes: parts.extra_routes,
+            extra_routes: media.routes(parts.extra_routes),
             registry,
             clock: Arc::new(SystemClock::default()),
         })?);
@@ -377,7 +379,12 @@ fn link_config(
     })
 }
 
-fn region_options(config: &RegionConfig, region: &RegionId, push: PushOptions) -> Result<RegionOptions, StartError> {
+fn region_options(
+    config: &RegionConfig,
+    region: &RegionId,
+    push: PushOptions,
+    media: MediaOptions,
+) -> Result<RegionOptions, StartError> {
     let mut regions = Vec::new();
     let mut endpoints = Vec::new();
     for entry in &config.mesh.regions {
@@ -420,6 +427,7 @@ fn region_options(config: &RegionConfig, region: &RegionId, push: PushOptions) -
             ..PresenceBounds::default()
         },
         push,
+        media,
     })
 }
 
@@ -476,6 +484,7 @@ fn gateway_options(
                 .map(|network| AddressRange { address: network.address(), prefix: network.prefix() })
                 .collect(),
         },
+        public_http: listen.public_http.clone(),
         public_ws: listen.public_ws.clone(),
         public_webtransport: listen.public_webtransport.clone(),
     }

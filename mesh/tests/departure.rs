@@ -48,6 +48,7 @@ fn config(index: usize, links: &[SocketAddr], authority: &CertificateAuthority, 
         administration: hearth_config::AdministrationSection::default(),
         drain: hearth_config::DrainSection::default(),
         push: hearth_config::PushSection::default(),
+        media: hearth_config::MediaSection::default(),
         log: hearth_config::LogSection::default(),
     }
 }

@@ -13,6 +13,7 @@ pub mod error;
 pub mod ids;
 mod lenient;
 pub mod limits;
+pub mod media;
 pub mod mesh;
 pub mod placement;
 pub mod push;

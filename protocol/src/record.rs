@@ -262,6 +262,34 @@ pub struct PushJobRecord {
     pub not_after: Timestamp,
 }
 
+/// Media that a region has, or that may still be put. It holds no name: that stands in the message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MediaRecord {
+    /// Who puts them.
+    pub uploader: UserId,
+    /// What they are.
+    pub content_type: String,
+    /// Bytes.
+    pub size: u64,
+    /// When they were asked for.
+    pub created_at: Timestamp,
+    /// Until when the upload may begin.
+    pub upload_until: Timestamp,
+    /// Whether the bytes were seen in the store.
+    pub stored: bool,
+    /// Entries of the conversation that carry them.
+    pub uses: Vec<Position>,
+    /// Whether an entry that carried them was put apart by a failover, and was not seen since.
+    pub rewound: bool,
+}
+
+/// How far a conversation was looked through for media of this region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MediaScanRecord {
+    /// The last entry that was looked at.
+    pub scanned: Option<Position>,
+}
+
 /// Who a store is. A store that is new, empty or restored is a new incarnation (design.md 4.1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreIdentity {
@@ -319,4 +347,6 @@ impl Record for OutboxRecord {}
 impl Record for CursorRecord {}
 impl Record for PushRecord {}
 impl Record for PushJobRecord {}
+impl Record for MediaRecord {}
+impl Record for MediaScanRecord {}
 impl Record for StoreIdentity {}

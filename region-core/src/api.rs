@@ -76,6 +76,12 @@ impl Region {
             ApiCall::UnsubscribePush { id } => self.unsubscribe_push(user, *id, &call, pass_on).await,
             ApiCall::PushSubscriptions => self.push_subscriptions(user, &call, pass_on).await,
             ApiCall::Delivery(call) => self.delivery_call(user, call, pass_on).await,
+            ApiCall::CreateMedia { .. }
+            | ApiCall::MediaLink { .. }
+            | ApiCall::MediaGiven { .. }
+            | ApiCall::MediaShown { .. }
+            | ApiCall::MediaTrace { .. }
+            | ApiCall::Member { .. } => self.answer_about_media(user, &call, pass_on).await,
             ApiCall::Conversation { id }
             | ApiCall::Members { id, .. }
             | ApiCall::History { id, .. }

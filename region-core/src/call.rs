@@ -1,6 +1,7 @@
 //! What edges ask of a region, and regions of each other.
 
 use hearth_protocol::entry::Role;
+use hearth_protocol::media::{CreateMedia, MediaId};
 use hearth_protocol::push::{PatchPreferences, Subscription};
 use hearth_protocol::rest::{CreateGroup, HistoryQuery, PatchConversation, PatchUser, SyncRequest};
 use hearth_protocol::{ConversationId, UserId};
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::delivery::DeliveryCall;
+use crate::media::{MediaKnown, TraceQuestion};
 
 /// An authenticated REST call (or the frame that shares its body). `key` is the `Idempotency-Key`, or made by the edge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -142,6 +144,52 @@ pub enum ApiCall {
     PushSubscriptions,
     /// `delivery.explain`, and what regions ask each other for it.
     Delivery(DeliveryCall),
+    /// `POST /media`.
+    CreateMedia {
+        /// The body.
+        media: CreateMedia,
+        /// The idempotency key.
+        key: Uuid,
+    },
+    /// `GET /conversations/{id}/media/{mediaId}`.
+    MediaLink {
+        /// Which conversation.
+        id: ConversationId,
+        /// Which media.
+        media: MediaId,
+        /// Under which name they are saved.
+        name: Option<String>,
+    },
+    /// Between regions: a link to media that the other one has, and what it knows of their uses.
+    MediaGiven {
+        /// Which conversation.
+        id: ConversationId,
+        /// Which media.
+        media: MediaId,
+        /// Under which name they are saved.
+        name: Option<String>,
+    },
+    /// Between regions: whether a message is shown to the user that carries media.
+    MediaShown {
+        /// Which conversation.
+        id: ConversationId,
+        /// Which media.
+        media: MediaId,
+        /// What their region knows.
+        known: MediaKnown,
+    },
+    /// Between regions: which entries carry media of the other one, and what became of those that did.
+    MediaTrace {
+        /// Which conversation.
+        id: ConversationId,
+        /// What is asked.
+        question: TraceQuestion,
+    },
+    /// Between regions: whether the user is a member.
+    Member {
+        /// Of which conversation.
+        id: ConversationId,
+    },
     /// `POST /sync`.
     Sync {
         /// The body.

@@ -24,6 +24,7 @@ use crate::edge::{Connection, EdgeEvent, QueueBounds};
 use crate::erase::UserFound;
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
+use crate::media::Media;
 use crate::ownership::Ownership;
 use crate::presence::Presence;
 use crate::push::Push;
@@ -33,8 +34,8 @@ use crate::reply::{ReplyTo, SendReply};
 use crate::runtime::{Runtime, wall_micros};
 use crate::typing::{Said, Typing};
 use crate::{
-    Loss, departures, expiry, losses, notices, outbox, ownership, presence, push, receipts, retention, sweep, typing,
-    word,
+    Loss, departures, expiry, losses, media, notices, outbox, ownership, presence, push, receipts, retention, sweep,
+    typing, word,
 };
 
 /// A session that the core knows.
@@ -118,7 +119,8 @@ impl RegionHandle {
         let (asks, ask_queue) = mpsc::channel(ASKS);
         let (receipts, typing) = (Receipts::new(receipt_frames), Typing::new(said));
         let delivery = Delivery::new(options.explained_messages, asks);
-        let hub = (Hub::new(notices), receipts, typing, Presence::new(presence), Push::new(push), delivery);
+        let media = Media::load(&*stores.map).await?;
+        let hub = (Hub::new(notices), receipts, typing, Presence::new(presence), Push::new(push), delivery, media);
         let core = RegionCore::new(CoreOptions {
             me: options.region.clone(),
             map: options.map.clone(),
@@ -146,6 +148,7 @@ impl RegionHandle {
         tokio::spawn(expiry::run(region.clone()));
         tokio::spawn(sweep::run(region.clone()));
         tokio::spawn(retention::run(region.clone()));
+        tokio::spawn(media::run(region.clone()));
         tokio::spawn(losses::run(region.clone()));
         tokio::spawn(receipts::run(region.clone(), receipt_queue));
         tokio::spawn(typing::run(region.clone(), said_queue));

@@ -100,7 +100,8 @@ impl Collector for RegionCollector {
         let losses = signed(load(&region.counters.open_losses));
         let presence = region.presence.sizes();
         let members = signed(region.receipts.members() as u64);
-        let values: [(&str, &str, i64); 14] = [
+        let (media_bytes, media) = region.media.sizes();
+        let values: [(&str, &str, i64); 16] = [
             ("hearth_region_ready", "1 while the region serves", ready),
             ("hearth_store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),
             ("hearth_home_loaded_logs", "Logs in memory", signed(gauges.loaded_logs as u64)),
@@ -114,6 +115,8 @@ impl Collector for RegionCollector {
             ("hearth_presence_subscriptions", "Presence subscriptions", signed(presence.subscriptions as u64)),
             ("hearth_presence_asked", "Users that other regions ask for", signed(presence.asked as u64)),
             ("hearth_push_users", "Users who may be woken from here", signed(load(&push.users))),
+            ("hearth_media_bytes", "Bytes of media, with those that have not come yet", signed(media_bytes)),
+            ("hearth_media_items", "Media, with those that have not come yet", signed(media)),
             ("hearth_home_tails", "Logs whose tails have not come back yet", signed(gauges.tails as u64)),
         ];
         for (name, help, value) in values {

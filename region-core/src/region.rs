@@ -28,6 +28,7 @@ use crate::delivery::Delivery;
 use crate::feed::FeedRuns;
 use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
+use crate::media::{Media, MediaOptions};
 use crate::metrics::Measures;
 use crate::ownership::Ownership;
 use crate::presence::Presence;
@@ -88,6 +89,8 @@ pub struct RegionOptions {
     pub presence: PresenceBounds,
     /// How users are woken.
     pub push: PushOptions,
+    /// How media are kept.
+    pub media: MediaOptions,
 }
 
 /// Counters of the shell, for metrics.
@@ -114,6 +117,7 @@ pub(crate) struct Region {
     pub(crate) presence: Presence,
     pub(crate) push: Push,
     pub(crate) delivery: Delivery,
+    pub(crate) media: Media,
     pub(crate) failed: watch::Sender<Option<String>>,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) gauges: Mutex<CoreGauges>,
@@ -136,12 +140,15 @@ pub(crate) fn salt() -> [u8; 16] {
     salt
 }
 
+/// What a region keeps beside its core: sessions, receipts, typing, presence, push, explanations, media.
+pub(crate) type Parts = (Hub, Receipts, Typing, Presence, Push, Delivery, Media);
+
 impl Region {
     pub(crate) fn new(
         options: RegionOptions,
         stores: Stores,
         (links, ownership): (Arc<dyn Links>, Arc<dyn Ownership>),
-        (hub, receipts, typing, presence, push, delivery): (Hub, Receipts, Typing, Presence, Push, Delivery),
+        (hub, receipts, typing, presence, push, delivery, media): Parts,
         inputs: mpsc::Sender<Input<ReplyTo>>,
         outbox: mpsc::Sender<OutboxRecord>,
     ) -> Self {
@@ -157,6 +164,7 @@ impl Region {
             presence,
             push,
             delivery,
+            media,
             failed: watch::Sender::new(None),
             draining: watch::Sender::new(false),
             gauges: Mutex::new(CoreGauges::default()),

@@ -154,7 +154,8 @@ impl Region {
         Ok(!page.iter().all(raises))
     }
 
-    async fn entry_at(&self, log: LogId, sequence: u64) -> Result<Option<Arc<SealedEntry>>, StoreError> {
+    /// The entry of this number, where it is here.
+    pub(crate) async fn entry_at(&self, log: LogId, sequence: u64) -> Result<Option<Arc<SealedEntry>>, StoreError> {
         Ok(self.stores.log.read(log, sequence, sequence + 1, 1, usize::MAX).await?.pop())
     }
 }

@@ -34,7 +34,9 @@ pub(crate) async fn run(region: Arc<Region>) {
     loop {
         let swept = async {
             sweep.tick().await;
-            region.sweep_content().await
+            let swept = region.sweep_content().await;
+            region.media.swept.notify_one();
+            swept
         };
         tokio::select! {
             () = Region::until_failed(&mut failed) => return,

@@ -15,6 +15,7 @@ mod five_regions;
 mod joining;
 mod leaving;
 mod links;
+mod media;
 mod membership;
 mod metrics;
 mod mutants;

@@ -15,6 +15,15 @@ fn is_host(host: &str) -> bool {
         && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.')
 }
 
+/// Whether `text` is a type and a subtype in lower case without parameters, as `image/png`.
+pub(super) fn is_content_type(text: &str) -> bool {
+    let is_part = |part: &str| {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$&^_.+-".contains(&byte);
+        (1..=64).contains(&part.len()) && part.bytes().all(plain)
+    };
+    text.split_once('/').is_some_and(|(kind, of)| is_part(kind) && is_part(of))
+}
+
 /// A host with an optional port, as between `//` and the path of a URL.
 pub(super) fn is_authority(authority: &str) -> bool {
     is_host(authority) || is_host_and_port(authority) || is_bracketed(authority)

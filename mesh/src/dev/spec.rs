@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_config::{
-    AdministrationSection, AuthSection, DrainSection, FailoverSection, Limits, ListenSection, LogSection, MeshRegion,
-    MeshSection, Pem, PushSection, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText,
+    AdministrationSection, AuthSection, DrainSection, FailoverSection, Limits, ListenSection, LogSection, MediaSection,
+    MeshRegion, MeshSection, Pem, PushSection, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText,
     WebTransportCertificate,
 };
 use serde::{Deserialize, Serialize};
@@ -218,6 +218,7 @@ impl DevSpec {
             administration: AdministrationSection { listen: loopback(region.administration_port) },
             drain: DrainSection { within: Duration::from_secs(5) },
             push: PushSection { log: true, ..PushSection::default() },
+            media: MediaSection::default(),
             log: LogSection::default(),
         }
     }

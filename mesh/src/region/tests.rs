@@ -23,6 +23,7 @@ fn config() -> RegionConfig {
         administration: hearth_config::AdministrationSection::default(),
         drain: DrainSection::default(),
         push: hearth_config::PushSection::default(),
+        media: hearth_config::MediaSection::default(),
         log: LogSection::default(),
     }
 }
@@ -67,6 +68,22 @@ fn the_limits_of_the_configuration_are_those_of_edge_and_core() {
         times: region_model::push::PushTimes::default(),
         lives: Duration::ZERO,
     };
-    let core = region_options(&config, &region, push).expect("a region");
+    config.media.item_bytes = 7_000;
+    let store = Arc::new(crate::media::s3(&an_s3_store()).expect("a store"));
+    let media = MediaOptions { store, rules: crate::media::rules(&config.media) };
+    let core = region_options(&config, &region, push, media).expect("a region");
+    assert_eq!(core.media.rules.item_bytes, 7_000);
     assert_eq!(core.answer_timeout, Duration::from_secs(3));
+}
+
+fn an_s3_store() -> hearth_config::S3Section {
+    hearth_config::S3Section {
+        endpoint: "https://s3.example.com".to_owned(),
+        bucket: "media".to_owned(),
+        region: "eu".to_owned(),
+        path_style: true,
+        access_key_id: "id".to_owned(),
+        secret_access_key_file: None,
+        secret_access_key: Some(hearth_config::SecretText::new("secret")),
+    }
 }

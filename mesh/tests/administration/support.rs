@@ -59,6 +59,7 @@ fn config(index: usize, links: &[SocketAddr], authority: &CertificateAuthority, 
         administration: AdministrationSection::default(),
         drain: DrainSection::default(),
         push: PushSection::default(),
+        media: hearth_config::MediaSection::default(),
         log: LogSection::default(),
     }
 }

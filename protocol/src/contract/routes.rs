@@ -9,6 +9,7 @@ use super::schemas::Schemas;
 use crate::error::{ErrorCode, Refusal};
 use crate::ids::{ConversationId, UserId};
 use crate::limits;
+use crate::media::{CreateMedia, MediaDownload, MediaId, MediaUpload};
 use crate::push::{PatchPreferences, PreferencesRow, Subscribe, SubscriptionRow, SubscriptionsResponse, Unsubscribe};
 use crate::rest::{
     AddMembers, ConversationRow, CreateConversation, CreateGroup, EditsResponse, FeedResponse, HistoryResponse,
@@ -160,6 +161,23 @@ pub const ROUTES: &[Route] = &[
         ..WRITE
     },
     Route {
+        method: "post",
+        path: "/media",
+        id: "createMedia",
+        summary: "Where to put media of a conversation: 201 the first time, 200 with the same key after",
+        body: sent::<CreateMedia>(),
+        answers: &[(200, given::<MediaUpload>()), (201, given::<MediaUpload>())],
+        ..WRITE
+    },
+    Route {
+        path: "/conversations/{conversation}/media/{media}",
+        id: "media",
+        summary: "Where media are, for a member who is shown a message that carries them",
+        query: &["name"],
+        answers: &[(200, given::<MediaDownload>())],
+        ..GET
+    },
+    Route {
         path: "/push-subscriptions",
         id: "pushSubscriptions",
         summary: "Where the caller's devices are woken",
@@ -235,9 +253,12 @@ fn sequence() -> Value {
 fn parameters(schemas: &mut Schemas) -> BTreeMap<&'static str, Value> {
     let text = || json!({ "type": "string" });
     let key = json!({ "type": "string", "format": "uuid" });
+    let name = json!({ "type": "string", "minLength": 1, "maxLength": limits::NAME_CHARACTERS });
     BTreeMap::from([
         ("conversation", parameter("conversation", "path", "Its id.", schemas.sent::<ConversationId>())),
         ("user", parameter("user", "path", "A user's id.", schemas.sent::<UserId>())),
+        ("media", parameter("media", "path", "Their id.", schemas.sent::<MediaId>())),
+        ("name", parameter("name", "query", "Under which name they are saved.", name)),
         ("sequence", parameter("sequence", "path", "The number of a message.", sequence())),
         ("cursor", parameter("cursor", "query", "From an earlier page; opaque.", text())),
         ("feedLimit", limit(limits::FEED_ROWS)),

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use hearth_protocol::client::{FrameLimits, ServerFrame, parse_client_frame};
 use hearth_protocol::mesh::MeshFrame;
 use hearth_protocol::record::{
-    DedupRecord, LogRecord, OutboxRecord, ParkedSend, PushJobRecord, PushRecord, Record, StoreIdentity,
+    DedupRecord, LogRecord, MediaRecord, MediaScanRecord, OutboxRecord, ParkedSend, PushJobRecord, PushRecord, Record,
+    StoreIdentity,
 };
 use hearth_protocol::{Change, Header, LogId, Placement, SealedEntry};
 use proptest::prelude::*;
@@ -21,6 +22,8 @@ fn decode_everything(bytes: &[u8]) {
     let _ = StoreIdentity::decode(bytes);
     let _ = PushRecord::decode(bytes);
     let _ = PushJobRecord::decode(bytes);
+    let _ = MediaRecord::decode(bytes);
+    let _ = MediaScanRecord::decode(bytes);
     let _ = <Placement as Record>::decode(bytes);
     let _ = LogId::from_bytes(bytes);
     let _ = MeshFrame::decode(bytes);

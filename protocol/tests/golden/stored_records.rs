@@ -8,8 +8,8 @@ use hearth_protocol::entry::{
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::push::{PushPolicy, Subscription, Target};
 use hearth_protocol::record::{
-    ChangeRecord, CursorRecord, DedupRecord, LogRecord, MessageChange, Opening, OutboxRecord, ParkedSend,
-    PushJobRecord, PushRecord, Reached, Record, RecordError, StoreIdentity,
+    ChangeRecord, CursorRecord, DedupRecord, LogRecord, MediaRecord, MediaScanRecord, MessageChange, Opening,
+    OutboxRecord, ParkedSend, PushJobRecord, PushRecord, Reached, Record, RecordError, StoreIdentity,
 };
 use hearth_protocol::{Change, EntryKind, Epoch, Header, Level, LossStatement, Placement, SealedEntry, Timestamp};
 
@@ -265,6 +265,19 @@ fn push_job(notify: Option<(u32, bool, Option<Timestamp>)>) -> PushJobRecord {
     }
 }
 
+fn media_record() -> MediaRecord {
+    MediaRecord {
+        uploader: user("ann"),
+        content_type: "image/png".to_owned(),
+        size: 5_000,
+        created_at: time(),
+        upload_until: time(),
+        stored: true,
+        uses: vec![position()],
+        rewound: false,
+    }
+}
+
 #[test]
 fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alone() {
     let dedup = DedupRecord {
@@ -318,6 +331,8 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
         ("push", golden(&push_record())),
         ("push-job", golden(&push_job(Some((3, true, Some(time())))))),
         ("push-job-clear", golden(&push_job(None))),
+        ("media", golden(&media_record())),
+        ("media-scan", golden(&MediaScanRecord { scanned: Some(position()) })),
     ];
     check("records.txt", &values);
 }

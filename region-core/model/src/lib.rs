@@ -15,6 +15,7 @@ pub mod effect;
 mod followers;
 mod home;
 mod log;
+pub mod media;
 pub mod mutants;
 pub mod ownership;
 mod pacing;

@@ -1,0 +1,228 @@
+//! Media of conversations: what may be put, and how long it stays. Decided from what the log says and a time alone.
+//!
+//! ```text
+//!   asked for ──bytes come──► unused ──an entry carries them──► used ──no such entry has its content any more──► gone
+//!       └ no bytes in time: gone  └ nobody uses them in time: gone └ a failover put the entry apart: as long as
+//!                                                                    retention would keep it, or until it is back
+//! ```
+//! An entry loses its content when its message is deleted or expires, when retention or an erasure is over for it: media
+//! follow the text that carries them, and need no order of their own.
+
+pub mod ports;
+
+use hearth_protocol::media::{CreateMedia, MediaId, MediaLimits};
+use hearth_protocol::record::MediaRecord;
+use hearth_protocol::{Change, ConversationId, EntryKind, ErrorCode, Position, Refusal, SealedEntry, Timestamp};
+use serde::Deserialize;
+
+use crate::view::is_expired;
+use ports::StoredMedia;
+
+/// Entries that carry the same media and are remembered: of more, the first. Media stay as long as one of those does.
+pub const USES: usize = 64;
+/// How long an upload may last that began in time, in milliseconds.
+pub const UPLOAD_LASTS: u64 = 15 * 60 * 1_000;
+
+/// What a region takes, and for how long. Times are in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MediaRules {
+    /// Bytes of one upload.
+    pub item_bytes: u64,
+    /// What it may be.
+    pub content_types: Vec<String>,
+    /// Bytes of all that the region has, with what was asked for and has not come yet.
+    pub kept_bytes: u64,
+    /// How many.
+    pub kept_items: usize,
+    /// How many of one user that no message carries yet.
+    pub unused_of_user: usize,
+    /// How long media stay that no message carries.
+    pub unused_for: u64,
+    /// How long an upload may wait to begin.
+    pub upload_for: u64,
+    /// How long a link to the bytes is good.
+    pub link_for: u64,
+}
+
+/// What a region has already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes, with those that were asked for and have not come yet.
+    pub bytes: u64,
+    /// How many.
+    pub items: usize,
+    /// How many of them are of the user who asks, and not carried by a message yet.
+    pub unused_of_user: usize,
+}
+
+impl MediaRules {
+    /// Whether media of this size and type may be put.
+    ///
+    /// # Errors
+    /// `TOO_LARGE`, or `INVALID_MESSAGE` for a type that is not allowed.
+    pub fn check(&self, wanted: &CreateMedia) -> Result<(), Refusal> {
+        wanted.check()?;
+        if !self.content_types.contains(&wanted.content_type) {
+            let refusal = Refusal::invalid("media of this type are not taken here");
+            return Err(refusal.with_limit(self.content_types.join(", ")));
+        }
+        if wanted.size > self.item_bytes {
+            return Err(Refusal::too_large("the media are too large", format!("{} bytes of media", self.item_bytes)));
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for so many bytes more.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED` where the user has put too many that no message carries, `OVERLOADED` where the region is full.
+    pub fn check_room(&self, size: u64, room: Room) -> Result<(), Refusal> {
+        if room.unused_of_user >= self.unused_of_user {
+            let refusal = Refusal::new(ErrorCode::RateLimited, "send what was put already, before putting more");
+            let limit = format!("{} media of a user that no message carries", self.unused_of_user);
+            return Err(refusal.with_limit(limit).with_retry_after(60));
+        }
+        if room.items >= self.kept_items || room.bytes.saturating_add(size) > self.kept_bytes {
+            let refusal = Refusal::new(ErrorCode::Overloaded, "this region has no room for more media");
+            let limit = format!("{} bytes and {} media of a region", self.kept_bytes, self.kept_items);
+            return Err(refusal.with_limit(limit).with_retry_after(3_600));
+        }
+        Ok(())
+    }
+
+    /// What clients are told.
+    #[must_use]
+    pub fn limits(&self) -> MediaLimits {
+        MediaLimits { max_bytes: self.item_bytes, content_types: self.content_types.clone() }
+    }
+}
+
+/// The part of a content that media need.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Carries<'a> {
+    #[serde(borrow, default)]
+    media_url: Option<std::borrow::Cow<'a, str>>,
+}
+
+/// The media of this conversation that a message's content carries.
+#[must_use]
+pub fn carried(content: &[u8], conversation: ConversationId) -> Option<MediaId> {
+    let carries: Carries<'_> = serde_json::from_slice(content).ok()?;
+    MediaId::of_url(carries.media_url.as_deref()?, conversation)
+}
+
+/// The media of its conversation that an entry gives to its message. `None` for entries that carry none, and where the
+/// content is gone.
+#[must_use]
+pub fn carried_by(entry: &SealedEntry, conversation: ConversationId) -> Option<MediaId> {
+    match entry.entry.fixed.kind {
+        EntryKind::Message => carried(entry.content()?, conversation),
+        EntryKind::Edit => match entry.change()? {
+            Change::Edit { content, .. } => carried(content.as_bytes(), conversation),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// What became of an entry that carried media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Standing {
+    /// It stands in the line, with its content.
+    Stands,
+    /// It lost its content, or lies below the floor.
+    Gone,
+    /// The line has something else there: a failover put it apart.
+    Rewound,
+}
+
+impl Standing {
+    /// What became of the entry at a position, by what the line has at its number now.
+    #[must_use]
+    pub fn of(position: Position, entry: Option<&SealedEntry>, floor: u64, now: Timestamp) -> Self {
+        if position.sequence.0 < floor {
+            return Self::Gone;
+        }
+        match entry.filter(|entry| entry.entry.fixed.position == position) {
+            None => Self::Rewound,
+            Some(entry) if entry.content().is_none() || is_expired(entry, now) => Self::Gone,
+            Some(_) => Self::Stands,
+        }
+    }
+}
+
+/// Whether media stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// They stay.
+    Stays,
+    /// They go, with their record.
+    Goes,
+}
+
+/// Notes that an entry carries them. Returns whether that is new.
+pub fn used_by(record: &mut MediaRecord, position: Position) -> bool {
+    if record.uses.contains(&position) || record.uses.len() >= USES {
+        return false;
+    }
+    record.uses.push(position);
+    record.rewound = false;
+    true
+}
+
+/// Brings a record to what became of its uses, given in their order, and says whether the media stay. `kept_for` is how
+/// long the conversation keeps its messages, in milliseconds.
+///
+/// # Panics
+/// When there are not as many standings as uses.
+pub fn follow(
+    record: &mut MediaRecord,
+    standings: &[Standing],
+    kept_for: u64,
+    now: Timestamp,
+    rules: &MediaRules,
+) -> Fate {
+    assert_eq!(record.uses.len(), standings.len(), "one standing a use");
+    let was_used = !record.uses.is_empty();
+    record.rewound |= standings.contains(&Standing::Rewound);
+    let mut of_use = standings.iter();
+    record.uses.retain(|_| of_use.next() == Some(&Standing::Stands));
+    if !record.uses.is_empty() {
+        return Fate::Stays;
+    }
+    let stays_for = match (record.rewound, was_used) {
+        // What was put apart comes back with the region that has it, unless retention is over for it first.
+        (true, _) => kept_for.max(rules.unused_for),
+        (false, true) => 0,
+        (false, false) => rules.unused_for,
+    };
+    // Bytes that may still come find their record.
+    let may_come = if record.stored { 0 } else { last_upload(record) };
+    if record.created_at.0.saturating_add(stays_for).max(may_come) <= now.0 { Fate::Goes } else { Fate::Stays }
+}
+
+/// From when on no upload can be under way that began in time.
+fn last_upload(record: &MediaRecord) -> u64 {
+    record.upload_until.0.saturating_add(2 * UPLOAD_LASTS)
+}
+
+/// Brings a record whose bytes were not seen yet to what the store has, and says whether it stays: other bytes than those
+/// that were asked for go, and so does a record for which none came in time.
+pub fn arrived(record: &mut MediaRecord, stored: Option<&StoredMedia>, now: Timestamp) -> Fate {
+    match stored {
+        Some(stored) => {
+            let other_type = stored.content_type.as_ref().is_some_and(|of| *of != record.content_type);
+            if stored.size != record.size || other_type {
+                return Fate::Goes;
+            }
+            record.stored = true;
+            Fate::Stays
+        }
+        None if now.0 >= last_upload(record) => Fate::Goes,
+        None => Fate::Stays,
+    }
+}
+
+#[cfg(test)]
+mod tests;
