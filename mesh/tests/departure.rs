@@ -124,7 +124,7 @@ async fn wait_for(opened: &Opened, what: &str) {
                 EdgeEvent::Frame(frame) | EdgeEvent::Message { frame, .. } => {
                     String::from_utf8_lossy(frame).contains(what)
                 }
-                EdgeEvent::Skipped(_) | EdgeEvent::Rewound(_) => false,
+                EdgeEvent::Skipped(_) | EdgeEvent::Rewound(_) | EdgeEvent::Asked(_) => false,
             });
             if came {
                 return;

@@ -268,7 +268,7 @@ mod tests {
         json!({ "type": kind, "id": message, "payload": { "messageId": message, "error": "OVERLOADED" } })
     }
 
-    fn ids(payloads: &[(&'static str, Value)]) -> Vec<&str> {
+    fn ids<'a>(payloads: &'a [(&'static str, Value)]) -> Vec<&'a str> {
         payloads.iter().filter_map(|(_, payload)| payload["messageId"].as_str()).collect()
     }
 
