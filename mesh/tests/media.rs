@@ -1,7 +1,7 @@
 //! Regions in one process, over real sockets: how media end that nobody shows, and what becomes of links and of room.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use hearth_config::{
@@ -77,6 +77,16 @@ impl Setup<'_> {
         until("each region has its lease", async || regions.iter().all(RunningRegion::may_sequence)).await;
         regions
     }
+}
+
+/// Runs a test over a folder that stays until the last thread of its regions is done: a store may be rewriting its files
+/// when its region is stopped.
+fn over_a_folder(test: impl AsyncFnOnce(PathBuf)) {
+    let data = tempfile::tempdir().expect("a folder");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(test(data.path().to_owned()));
+    drop(runtime);
 }
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -191,11 +201,14 @@ fn files(data: &Path, region: &str) -> Vec<String> {
     found
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn media_go_with_their_message_though_their_region_does_not_hold_the_conversation_any_more() {
-    let data = tempfile::tempdir().expect("a folder");
+#[test]
+fn media_go_with_their_message_though_their_region_does_not_hold_the_conversation_any_more() {
+    over_a_folder(async move |data| departed(&data).await);
+}
+
+async fn departed(data: &Path) {
     let names = ["ra", "rb", "rc", "rd", "re"];
-    let regions = Setup { names: &names, data: data.path(), media: MediaSection::default() }.start().await;
+    let regions = Setup { names: &names, data, media: MediaSection::default() }.start().await;
     let (home, far) = (&regions[0], &regions[4]);
     let (mut ann, mut bob) = (open(home, "ann").await, open(far, "bob").await);
     let id = group(home).await;
@@ -217,7 +230,7 @@ async fn media_go_with_their_message_though_their_region_does_not_hold_the_conve
     }
     // Twice what a sweep needs: nothing goes while a message shows it.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(files(data.path(), "re").len(), 2);
+    assert_eq!(files(data, "re").len(), 2);
     // An admin may take away what others wrote.
     let delete = ChangePayload {
         conversation_id: id,
@@ -227,48 +240,54 @@ async fn media_go_with_their_message_though_their_region_does_not_hold_the_conve
     };
     submit(&mut ann, home, Submission::Change(delete)).await;
     assert_eq!(link(home, "ann", &goes).await.0, 404, "it is shown no more");
-    until("the bytes are gone", async || files(data.path(), "re") == [stays.media_id.id.to_string()]).await;
+    until("the bytes are gone", async || files(data, "re") == [stays.media_id.id.to_string()]).await;
     assert_eq!(link(home, "ann", &stays).await.0, 200);
     for region in regions {
         region.stop().await;
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_no_message_carries_goes_in_its_time_and_what_nobody_remembers_at_the_start() {
-    let data = tempfile::tempdir().expect("a folder");
+#[test]
+fn what_no_message_carries_goes_in_its_time_and_what_nobody_remembers_at_the_start() {
+    over_a_folder(async move |data| unused(&data).await);
+}
+
+async fn unused(data: &Path) {
     let media = MediaSection { unused_for: Duration::from_secs(5), ..MediaSection::default() };
-    let setup = Setup { names: &["ra"], data: data.path(), media };
+    let setup = Setup { names: &["ra"], data, media };
     let regions = setup.start().await;
     let mut ann = open(&regions[0], "ann").await;
     let id = group(&regions[0]).await;
     let (used, unused) = (put(&regions[0], "ann", id, "used").await, put(&regions[0], "ann", id, "unused").await);
     send(&mut ann, &regions[0], &used).await;
     assert_eq!(link(&regions[0], "bob", &used).await.0, 200);
-    until("what is not used is gone", async || files(data.path(), "ra") == [used.media_id.id.to_string()]).await;
+    until("what is not used is gone", async || files(data, "ra") == [used.media_id.id.to_string()]).await;
     assert_eq!((link(&regions[0], "ann", &unused).await.0, link(&regions[0], "bob", &used).await.0), (404, 200));
     drop(ann);
     for region in regions {
         region.stop().await;
     }
     // As a store leaves it that was restored from before.
-    let folder = data.path().join("ra/media").join(Uuid::new_v4().to_string());
+    let folder = data.join("ra/media").join(Uuid::new_v4().to_string());
     std::fs::create_dir(&folder).expect("a folder");
     std::fs::write(folder.join(Uuid::new_v4().to_string()), "forgotten").expect("a file");
     let regions = setup.start().await;
-    until("what nobody remembers is gone", async || files(data.path(), "ra") == [used.media_id.id.to_string()]).await;
+    until("what nobody remembers is gone", async || files(data, "ra") == [used.media_id.id.to_string()]).await;
     assert_eq!(link(&regions[0], "bob", &used).await.0, 200);
     for region in regions {
         region.stop().await;
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn links_end_with_their_time_and_a_region_that_is_full_refuses_until_there_is_room() {
-    let data = tempfile::tempdir().expect("a folder");
+#[test]
+fn links_end_with_their_time_and_a_region_that_is_full_refuses_until_there_is_room() {
+    over_a_folder(async move |data| links(&data).await);
+}
+
+async fn links(data: &Path) {
     let second = Duration::from_secs(1);
     let media = MediaSection { kept_bytes: 20, link_for: second, upload_for: second, ..MediaSection::default() };
-    let regions = Setup { names: &["ra"], data: data.path(), media }.start().await;
+    let regions = Setup { names: &["ra"], data, media }.start().await;
     let region = &regions[0];
     let mut ann = open(region, "ann").await;
     let id = group(region).await;

@@ -1,4 +1,6 @@
 //! Both stores of media: the folder, and an S3-compatible server from a package registry.
 
+#[cfg(test)]
 mod local;
+#[cfg(test)]
 mod s3;
