@@ -1,6 +1,6 @@
 //! The shell of a session: moves frames, events and time between a connection, the core and the machine.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -443,14 +443,14 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 
 async fn overflowed(connection: Option<&Arc<Connection>>) {
     match connection {
-        Some(connection) => poll_fn(|context| connection.poll_overflowed(context)).await,
+        Some(connection) => connection.overflowed().await,
         None => std::future::pending().await,
     }
 }
 
 async fn next_events(connection: Option<&Arc<Connection>>) -> Taken {
     match connection {
-        Some(connection) => poll_fn(|context| connection.poll_take(context)).await,
+        Some(connection) => connection.take().await,
         None => std::future::pending().await,
     }
 }

@@ -1,6 +1,5 @@
 //! Five regions in one process, over real sockets: a user arrives where nobody held anything, and leaves again.
 
-use std::future::poll_fn;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -118,15 +117,10 @@ async fn send(opened: &Opened, region: &RunningRegion, id: ConversationId, text:
 
 async fn wait_for(opened: &Opened, what: &str) {
     let wait = async {
-        while let Taken::Events(events) = poll_fn(|context| opened.connection.poll_take(context)).await {
+        while let Taken::Events(events) = opened.connection.take().await {
             // What comes with it is nobody's: each wait is for what comes after a call of its own.
-            let came = events.iter().any(|event| match event {
-                EdgeEvent::Frame(frame) | EdgeEvent::Message { frame, .. } => {
-                    String::from_utf8_lossy(frame).contains(what)
-                }
-                EdgeEvent::Skipped(_) | EdgeEvent::Rewound(_) | EdgeEvent::Asked(_) => false,
-            });
-            if came {
+            let mut frames = events.iter().filter_map(EdgeEvent::frame);
+            if frames.any(|frame| String::from_utf8_lossy(frame).contains(what)) {
                 return;
             }
         }

@@ -13,7 +13,7 @@ use hearth_protocol::client::{Asked, ChangePayload, Content, ContentType, SendPa
 use hearth_protocol::media::{CreateMedia, MediaDownload, MediaUpload};
 use hearth_protocol::rest::CreateGroup;
 use hearth_protocol::{ConversationId, DeviceId, MessageId, UserId};
-use region_core::{ApiCall, EdgeEvent, Opened, QueueBounds};
+use region_core::{ApiCall, EdgeEvent, Opened, QueueBounds, Taken};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -153,23 +153,23 @@ async fn link(region: &RunningRegion, who: &str, upload: &MediaUpload) -> (u16, 
     (answer.status, serde_json::from_slice(&answer.body).ok())
 }
 
-async fn submit(opened: &mut Opened, region: &RunningRegion, sent: Submission) {
+async fn submit(opened: &Opened, region: &RunningRegion, sent: Submission) {
     region.handle.send(&opened.connection, Some("s".to_owned()), sent);
     let acked = async {
-        while let Some(event) = opened.events.recv().await {
-            let (EdgeEvent::Frame(frame) | EdgeEvent::Message { frame, .. }) = event else { continue };
-            let text = String::from_utf8_lossy(&frame).into_owned();
-            assert!(!text.contains("\"error\""), "{text}");
-            if text.contains("message.ack") {
+        while let Taken::Events(events) = opened.connection.take().await {
+            let frames = events.iter().filter_map(EdgeEvent::frame).map(|frame| String::from_utf8_lossy(frame));
+            let frames: Vec<_> = frames.collect();
+            assert!(!frames.iter().any(|frame| frame.contains("\"error\"")), "{frames:?}");
+            if frames.iter().any(|frame| frame.contains("message.ack")) {
                 return;
             }
         }
-        panic!("the connection ended");
+        panic!("the connection overflowed");
     };
     tokio::time::timeout(LATE, acked).await.expect("an ack");
 }
 
-async fn send(opened: &mut Opened, region: &RunningRegion, upload: &MediaUpload) -> MessageId {
+async fn send(opened: &Opened, region: &RunningRegion, upload: &MediaUpload) -> MessageId {
     let message_id = MessageId(Uuid::new_v4());
     let mut content = Content::text("a picture");
     (content.kind, content.media_url) = (ContentType::Image, Some(upload.media_url.clone()));
@@ -210,12 +210,12 @@ async fn departed(data: &Path) {
     let names = ["ra", "rb", "rc", "rd", "re"];
     let regions = Setup { names: &names, data, media: MediaSection::default() }.start().await;
     let (home, far) = (&regions[0], &regions[4]);
-    let (mut ann, mut bob) = (open(home, "ann").await, open(far, "bob").await);
+    let (ann, bob) = (open(home, "ann").await, open(far, "bob").await);
     let id = group(home).await;
     until("the far region follows", async || far.handle.holds_copy(id).await).await;
     let (goes, stays) = (put(far, "bob", id, "goes").await, put(far, "bob", id, "stays").await);
-    let message = send(&mut bob, far, &goes).await;
-    send(&mut bob, far, &stays).await;
+    let message = send(&bob, far, &goes).await;
+    send(&bob, far, &stays).await;
     far.handle.close(&bob.connection);
     until("the copy is dropped", async || {
         far.handle.api(&user("bob"), ApiCall::Feed { cursor: None, limit: None }).await;
@@ -238,7 +238,7 @@ async fn departed(data: &Path) {
         message_id: MessageId(Uuid::new_v4()),
         what: Asked::Delete,
     };
-    submit(&mut ann, home, Submission::Change(delete)).await;
+    submit(&ann, home, Submission::Change(delete)).await;
     assert_eq!(link(home, "ann", &goes).await.0, 404, "it is shown no more");
     until("the bytes are gone", async || files(data, "re") == [stays.media_id.id.to_string()]).await;
     assert_eq!(link(home, "ann", &stays).await.0, 200);
@@ -256,10 +256,10 @@ async fn unused(data: &Path) {
     let media = MediaSection { unused_for: Duration::from_secs(5), ..MediaSection::default() };
     let setup = Setup { names: &["ra"], data, media };
     let regions = setup.start().await;
-    let mut ann = open(&regions[0], "ann").await;
+    let ann = open(&regions[0], "ann").await;
     let id = group(&regions[0]).await;
     let (used, unused) = (put(&regions[0], "ann", id, "used").await, put(&regions[0], "ann", id, "unused").await);
-    send(&mut ann, &regions[0], &used).await;
+    send(&ann, &regions[0], &used).await;
     assert_eq!(link(&regions[0], "bob", &used).await.0, 200);
     until("what is not used is gone", async || files(data, "ra") == [used.media_id.id.to_string()]).await;
     assert_eq!((link(&regions[0], "ann", &unused).await.0, link(&regions[0], "bob", &used).await.0), (404, 200));
@@ -289,11 +289,11 @@ async fn links(data: &Path) {
     let media = MediaSection { kept_bytes: 20, link_for: second, upload_for: second, ..MediaSection::default() };
     let regions = Setup { names: &["ra"], data, media }.start().await;
     let region = &regions[0];
-    let mut ann = open(region, "ann").await;
+    let ann = open(region, "ann").await;
     let id = group(region).await;
     let late = ask(region, "ann", id, 5).await.expect("a link");
     let upload = put(region, "ann", id, "ten bytes!").await;
-    let message = send(&mut ann, region, &upload).await;
+    let message = send(&ann, region, &upload).await;
     let given = link(region, "bob", &upload).await.1.expect("a link").url;
     assert_eq!(by_link(region, "GET", &given, "").await, (200, "ten bytes!".to_owned()));
     tokio::time::sleep(second * 3 / 2).await;
@@ -315,7 +315,7 @@ async fn links(data: &Path) {
         message_id: MessageId(Uuid::new_v4()),
         what: Asked::Delete,
     };
-    submit(&mut ann, region, Submission::Change(delete)).await;
+    submit(&ann, region, Submission::Change(delete)).await;
     until("there is room again", async || ask(region, "ann", id, 10).await.is_ok()).await;
     for region in regions {
         region.stop().await;

@@ -1,8 +1,8 @@
 //! The seam to the edges of this region: what a session is to the core, and what reaches it.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hearth_protocol::client::{DeviceType, PresenceStatus};
@@ -86,9 +86,15 @@ impl EdgeEvent {
     /// Bytes of its frame: what it counts for in a queue. What has no frame yet is bounded by the number of events.
     #[must_use]
     pub fn bytes(&self) -> usize {
+        self.frame().map_or(0, Bytes::len)
+    }
+
+    /// Its frame, when it has one.
+    #[must_use]
+    pub fn frame(&self) -> Option<&Bytes> {
         match self {
-            Self::Frame(frame) | Self::Message { frame, .. } => frame.len(),
-            Self::Skipped(_) | Self::Rewound(_) | Self::Asked(_) => 0,
+            Self::Frame(frame) | Self::Message { frame, .. } => Some(frame),
+            Self::Skipped(_) | Self::Rewound(_) | Self::Asked(_) => None,
         }
     }
 }
@@ -168,13 +174,13 @@ impl Connection {
     }
 
     /// Everything that waits, for the one session that reads it, once there is something.
-    pub fn poll_take(&self, context: &mut Context<'_>) -> Poll<Taken> {
-        self.queue.poll_take(context)
+    pub async fn take(&self) -> Taken {
+        poll_fn(|context| self.queue.poll_take(context)).await
     }
 
-    /// Ready once the queue overflowed, for the session while it writes.
-    pub fn poll_overflowed(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.queue.poll_overflowed(context)
+    /// Resolves once the queue overflowed, for the session while it writes.
+    pub async fn overflowed(&self) {
+        poll_fn(|context| self.queue.poll_overflowed(context)).await;
     }
 
     /// Makes room again: events of so many bytes were taken, and written or dropped. Never more than were taken.
@@ -287,7 +293,7 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::task::noop_waker;
+    use futures_util::FutureExt;
 
     use super::*;
 
@@ -297,9 +303,9 @@ mod tests {
     }
 
     fn taken(connection: &Connection) -> Vec<EdgeEvent> {
-        match connection.poll_take(&mut Context::from_waker(&noop_waker())) {
-            Poll::Ready(Taken::Events(events)) => events,
-            Poll::Ready(Taken::Overflow) | Poll::Pending => Vec::new(),
+        match connection.take().now_or_never() {
+            Some(Taken::Events(events)) => events,
+            Some(Taken::Overflow) | None => Vec::new(),
         }
     }
 

@@ -55,7 +55,8 @@ async fn hundreds_of_sessions_leave_a_draining_node_one_after_the_other_and_miss
     let names: Vec<&str> = users.iter().map(String::as_str).collect();
     let group = mesh.group("ann", 0, &names).await;
     let ann = Peer::connect(&mesh, "ann", 0).await;
-    let kind = |number: usize| if number % 3 == 0 { TransportKind::WebTransport } else { TransportKind::WebSocket };
+    let kind =
+        |number: usize| if number.is_multiple_of(3) { TransportKind::WebTransport } else { TransportKind::WebSocket };
     let mut peers = Vec::new();
     for (number, user) in names.iter().enumerate() {
         peers.push(Peer::connect_over(&mesh, user, 1, kind(number)).await);
