@@ -3,8 +3,6 @@
 //! conversation. Prints the nanoseconds a message of one thread, of the turn in the middle: what else runs on the machine
 //! interrupts some turns.
 
-#![allow(clippy::disallowed_methods, reason = "a measurement reads the clock")]
-
 use std::sync::Arc;
 use std::time::Instant;
 
