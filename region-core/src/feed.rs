@@ -171,13 +171,10 @@ impl Region {
         let View::User(state) = &view.view else { return Ok((Vec::new(), false)) };
         // Only within a run does a cursor tell of those held elsewhere.
         let kept = place.elsewhere.and_then(|_| self.feed_runs.of(&state.user, Instant::now()));
+        let begins = kept.is_none();
         let order = match kept {
             Some(order) => order,
-            None => {
-                let order = Arc::new(self.feed_order(view).await?);
-                self.feed_runs.keep(&state.user, &order, Instant::now());
-                order
-            }
+            None => Arc::new(self.feed_order(view).await?),
         };
         let from = match place.elsewhere {
             // Held elsewhere, and behind those that were told.
@@ -191,8 +188,11 @@ impl Region {
         let mut page: Vec<_> = elsewhere.chain(changed).take(limit + 1).copied().collect();
         let has_more = page.len() > limit;
         page.truncate(limit);
-        if !has_more {
-            self.feed_runs.forget(&state.user);
+        match (begins, has_more) {
+            (true, true) => self.feed_runs.keep(&state.user, &order, Instant::now()),
+            (false, false) => self.feed_runs.forget(&state.user),
+            // Most feeds are one page, and nothing is kept for them.
+            (true, false) | (false, true) => {}
         }
         Ok((page, has_more))
     }
