@@ -9,6 +9,8 @@ use crate::values::{duration, size};
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
+/// The longest that a message may be held.
+pub(crate) const LONGEST_PARKED: Duration = Duration::from_secs(30 * DAY);
 const KIB: usize = 1024;
 const MIB: u64 = 1 << 20;
 
@@ -226,7 +228,7 @@ impl Limits {
 
     pub(crate) fn times(&self) -> Vec<Bounded<Duration>> {
         vec![
-            time("parked_for", self.parked_for, MINUTE, 30 * DAY),
+            time("parked_for", self.parked_for, MINUTE, LONGEST_PARKED.as_secs()),
             time("dedup_window", self.dedup_window, DAY, 3650 * DAY),
             time("content_sweep", self.content_sweep, 1, DAY),
             time("retention_day", self.retention_day, 1, DAY),

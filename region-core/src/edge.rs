@@ -32,6 +32,8 @@ pub enum EdgeEvent {
     },
     /// Messages that this region does not show live.
     Skipped(Skipped),
+    /// Messages that the session did not get because it is slow.
+    Pulled(Skipped),
     /// Messages that were shown here have left the line.
     Rewound(Rewound),
     /// Somebody asks what the session was sent of a message. Answered once what stands before it is written.
@@ -94,7 +96,7 @@ impl EdgeEvent {
     pub fn frame(&self) -> Option<&Bytes> {
         match self {
             Self::Frame(frame) | Self::Message { frame, .. } => Some(frame),
-            Self::Skipped(_) | Self::Rewound(_) | Self::Asked(_) => None,
+            Self::Skipped(_) | Self::Pulled(_) | Self::Rewound(_) | Self::Asked(_) => None,
         }
     }
 }

@@ -85,7 +85,7 @@ impl State {
     fn take(&mut self, bounds: QueueBounds) -> Vec<EdgeEvent> {
         let mut events = take(&mut self.events);
         if self.may_tell_pulled(bounds) {
-            events.extend(take(&mut self.pulled).into_values().map(EdgeEvent::Skipped));
+            events.extend(take(&mut self.pulled).into_values().map(EdgeEvent::Pulled));
         }
         events
     }
@@ -198,7 +198,7 @@ mod tests {
         queue.release(800);
         assert!(queue.push(message(2, 5, 100)) && queue.push(message(1, 21, 100)), "the one stays pulled");
         let events = taken(&queue);
-        let [EdgeEvent::Message { sequence: 5, .. }, EdgeEvent::Skipped(skipped)] = events.as_slice() else {
+        let [EdgeEvent::Message { sequence: 5, .. }, EdgeEvent::Pulled(skipped)] = events.as_slice() else {
             panic!("{events:?}")
         };
         assert_eq!((skipped.conversation, skipped.from, skipped.at), (conversation(1), 9, 22));
@@ -241,12 +241,15 @@ mod tests {
                             assert_eq!(sequence, had[of] + 1);
                             had[of] = sequence;
                         }
-                        EdgeEvent::Skipped(skipped) => {
+                        EdgeEvent::Pulled(skipped) => {
                             let of = skipped.conversation.0.as_u128() as usize;
                             assert_eq!(skipped.from, had[of] + 1);
                             had[of] = skipped.at - 1;
                         }
-                        EdgeEvent::Frame(_) | EdgeEvent::Rewound(_) | EdgeEvent::Asked(_) => {}
+                        EdgeEvent::Frame(_)
+                        | EdgeEvent::Skipped(_)
+                        | EdgeEvent::Rewound(_)
+                        | EdgeEvent::Asked(_) => {}
                     }
                 }
                 had

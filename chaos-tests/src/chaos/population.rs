@@ -52,7 +52,8 @@ impl Population {
         let mut next = 1;
         let conversations = sizes.enumerate().map(|(number, size)| {
             // The creator is at home in the region whose turn it is.
-            let creator = (next..).find(|client| client % REGIONS == number % REGIONS).unwrap_or(next) % CLIENTS;
+            let from_next = (next..).map(|client| client % CLIENTS);
+            let creator = from_next.take(CLIENTS).find(|client| client % REGIONS == number % REGIONS).unwrap_or(0);
             let mut members = vec![creator];
             if creator != 0 {
                 members.push(0);

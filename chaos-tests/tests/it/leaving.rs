@@ -83,7 +83,10 @@ async fn hundreds_of_sessions_leave_a_draining_node_one_after_the_other_and_miss
     let even = SESSIONS / 5;
     assert!(fifths.iter().all(|fifth| (even / 2..=even * 2).contains(fifth)), "not spread: {fifths:?}");
     for peer in &peers {
-        assert_eq!(peer.ended(Duration::from_secs(10)).await, Some(4009), "{}", peer.user);
+        // Not every transport shows a close code: it is told in band as well.
+        peer.ended(Duration::from_secs(10)).await;
+        let close = peer.frames().into_iter().find(|frame| frame.value["type"] == "close");
+        assert_eq!(close.map(|frame| frame.value["code"].clone()), Some(json!(4009)), "{}", peer.user);
     }
     println!("{SESSIONS} sessions left over {WINDOW} ms in fifths of {fifths:?}");
     drop((ann, peers, moved));
@@ -122,13 +125,11 @@ async fn a_reader_that_lags_is_told_to_pull_what_it_was_not_sent_and_its_session
     }
     assert_eq!(pull, Some(shown + 1), "the pull begins where the messages ended");
     assert!(shown < LONG, "it could not take all of them");
+    // It may fall behind again while it catches up; then it is told so again.
+    while texts.next(Duration::from_secs(1)).await.is_some() {}
     ann.say(&group, "after it caught up").await;
-    loop {
-        let frame: Value = texts.next(Duration::from_secs(10)).await.expect("the session goes on");
-        if frame["type"] == "message.new" && number(&frame) == LONG + 1 {
-            break;
-        }
-    }
+    let live: Value = texts.next(Duration::from_secs(10)).await.expect("the session goes on");
+    assert_eq!((live["type"].as_str(), number(&live)), (Some("message.new"), LONG + 1), "live again");
     let rows = mesh.history("slow", 0, &group).await;
     assert_eq!(rows.len() as u64, LONG + 1, "what it was not sent is there to be pulled");
     let pulled = mesh.metric(0, "hearth_gateway_outbound_dropped_total", "pulled").await;

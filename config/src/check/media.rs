@@ -1,5 +1,6 @@
 //! `[media]`: sizes that fit into each other, types that are types, and a store that can be asked.
 
+use crate::limits::LONGEST_PARKED;
 use crate::media::{MediaSection, S3Section};
 
 use super::Checker;
@@ -21,7 +22,9 @@ impl Checker<'_> {
         let (least, most) = (MediaSection::LINKS.start(), MediaSection::LINKS.end());
         self.time("media.upload_for", media.upload_for, *least, *most, default.upload_for);
         self.time("media.link_for", media.link_for, *least, *most, default.link_for);
-        if media.unused_for < self.config.limits.parked_for {
+        // A time that is out of range is told as that, and not a second time.
+        let parked_for = self.config.limits.parked_for;
+        if media.unused_for < parked_for && parked_for <= LONGEST_PARKED {
             let message = "a message may wait longer for its home than its media stay";
             self.warning("media.unused_for", message, "make it longer than `limits.parked_for`");
         }

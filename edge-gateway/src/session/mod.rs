@@ -414,6 +414,10 @@ impl Session {
                 self.deliveries.live(live, now.ticks, &mut self.effects);
             }
             EdgeEvent::Skipped(skipped) => self.deliveries.skipped(&skipped, now.ticks, &mut self.effects),
+            EdgeEvent::Pulled(skipped) => {
+                self.effects.push_back(Effect::Dropped(DropLabel::Pulled));
+                self.deliveries.skipped(&skipped, now.ticks, &mut self.effects);
+            }
             EdgeEvent::Asked(question) => {
                 let sent = self.deliveries.about(question.conversation, question.sequence);
                 self.effects.push_back(Effect::Told { question, sent });
