@@ -2,6 +2,8 @@
 
 /// Milliseconds of a minute.
 const MINUTE: u64 = 60_000;
+/// What is owed is bounded by what comes in so many minutes.
+const OWED: u64 = 60;
 
 /// A bucket that holds what may happen in a minute, and fills evenly. It counts in parts of a minute, so that nothing
 /// is lost by rounding. It may be overdrawn: what happens all the same is taken off what comes later.
@@ -25,7 +27,8 @@ impl Bucket {
     }
 
     fn fill(&mut self, now: u64) {
-        let passed = now.saturating_sub(self.filled_at).min(MINUTE);
+        // Longer than that fills it from whatever is owed.
+        let passed = now.saturating_sub(self.filled_at).min(MINUTE * (OWED + 2));
         let came = passed * self.per_minute;
         let paid = came.min(self.owed);
         self.owed -= paid;
@@ -52,7 +55,7 @@ impl Bucket {
         if self.take(now).is_err() {
             let lacks = MINUTE.saturating_sub(self.level);
             self.level = self.level.saturating_sub(MINUTE);
-            self.owed = (self.owed + lacks).min(self.per_minute * MINUTE * 60);
+            self.owed = (self.owed + lacks).min(self.per_minute * MINUTE * OWED);
         }
     }
 
