@@ -333,20 +333,28 @@ impl Peer {
     /// # Panics
     /// When it does not come in time, with the frames that did.
     pub async fn expect_within(&self, kind: &str, within: Duration, matches: impl Fn(&Value) -> bool) -> Frame {
+        self.first(kind, within, |value| value["type"] == kind && matches(value)).await
+    }
+
+    /// Takes the first unread frame that matches, of whatever kind, waiting for it; `what` names it.
+    ///
+    /// # Panics
+    /// When it does not come in time, with the frames that did.
+    pub async fn first(&self, what: &str, within: Duration, matches: impl Fn(&Value) -> bool) -> Frame {
         let deadline = Instant::now() + within;
         let mut changed = self.changed.clone();
         loop {
             changed.mark_unchanged();
-            if let Some(frame) = self.take(|value| value["type"] == kind && matches(value)) {
+            if let Some(frame) = self.take(&matches) {
                 return frame;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let ended = self.closed().is_some();
             if ended || tokio::time::timeout(left, changed.changed()).await.is_err() {
-                if let Some(frame) = self.take(|value| value["type"] == kind && matches(value)) {
+                if let Some(frame) = self.take(&matches) {
                     return frame;
                 }
-                panic!("{}: no {kind} within {within:?}; {}", self.user, self.story());
+                panic!("{}: no {what} within {within:?}; {}", self.user, self.story());
             }
         }
     }

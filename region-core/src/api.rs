@@ -17,8 +17,19 @@ use crate::call::ApiCall;
 use crate::reads::{check_mode, has_rows_of};
 use crate::region::Region;
 
-fn unreadable() -> Refusal {
+/// What a region says whose answer cannot be read.
+pub(crate) fn unreadable() -> Refusal {
     Refusal::new(ErrorCode::Internal, "a region's answer does not read")
+}
+
+/// The refusal that another region answered with.
+pub(crate) fn refusal_of(answer: &ApiAnswer) -> Refusal {
+    serde_json::from_slice(&answer.body).unwrap_or_else(|_| unreadable())
+}
+
+/// Somebody else has to be asked, and is not in reach.
+pub(crate) fn no_holder() -> Refusal {
+    Refusal::new(ErrorCode::HomeUnreachable, "no region that holds this is in reach").with_retry_after(5)
 }
 
 impl Region {
@@ -51,10 +62,7 @@ impl Region {
         let target = holders.find(|region| *region != self.me() && self.links.is_up(region));
         match target {
             Some(region) if pass_on => Ok(self.proxy(region, user, call).await),
-            _ => {
-                Err(Refusal::new(ErrorCode::HomeUnreachable, "no region that holds this is in reach")
-                    .with_retry_after(5))
-            }
+            _ => Err(no_holder()),
         }
     }
 
@@ -425,8 +433,7 @@ impl Region {
         }
         let answer = self.pass_on(&view, user, &call, pass_on).await?;
         if answer.status != 200 {
-            let refusal = serde_json::from_slice::<Refusal>(&answer.body);
-            return Err(refusal.unwrap_or_else(|_| unreadable()));
+            return Err(refusal_of(&answer));
         }
         serde_json::from_slice(&answer.body).map_err(|_| unreadable())
     }

@@ -13,6 +13,7 @@ use region_model::LogView;
 use region_model::ports::StoreError;
 use region_model::view::{ConversationState, Member, View};
 
+use crate::api::unreadable;
 use crate::call::ApiCall;
 use crate::present::Reader;
 use crate::push::muted;
@@ -338,8 +339,7 @@ impl Region {
         let request = SyncRequest { conversations: vec![cursor.clone()], limit: Some(limit as u64) };
         let call = ApiCall::Sync { request };
         let answer = self.pass_on(&view, user, &call, pass_on).await?;
-        let mut response: SyncResponse = serde_json::from_slice(&answer.body)
-            .map_err(|_| Refusal::new(ErrorCode::Internal, "a region's answer does not read"))?;
+        let mut response: SyncResponse = serde_json::from_slice(&answer.body).map_err(|_| unreadable())?;
         match (response.conversations.pop(), response.refused.pop()) {
             (Some(synced), _) => Ok(synced),
             (None, Some(refused)) => Err(Refusal::new(refused.error, "refused where it is held")),

@@ -178,7 +178,7 @@ impl Client {
         }
         let roams = Instant::now() + Duration::from_millis(self.random.between(ROAMS.0, ROAMS.1));
         let (mut heard, mut beat) = (Instant::now(), Instant::now());
-        // A crowd looks as often as it sends, or hundreds of clients would do nothing but look.
+        // Who sends seldom looks seldom, or the hundreds of a crowd would do nothing but look.
         let mut ticks = tokio::time::interval(LOOK.max(self.place.pace / 8));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -15,15 +15,7 @@ const LATE: Duration = Duration::from_secs(30);
 async fn answer(peer: &Peer, payload: Value) -> Value {
     let id = new_id();
     peer.frame(json!({ "type": "delivery.explain", "id": id, "payload": payload })).await;
-    let deadline = tokio::time::Instant::now() + LATE;
-    loop {
-        let of_it = |frame: &&chaos_tests::Frame| frame.value["id"] == id.as_str();
-        if let Some(frame) = peer.frames().iter().find(of_it) {
-            return frame.value.clone();
-        }
-        assert!(tokio::time::Instant::now() < deadline, "no answer to a question");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    peer.first("answer to a question", LATE, |frame| frame["id"] == id.as_str()).await.value
 }
 
 /// The explanation of a message to a user.

@@ -3,18 +3,17 @@
 use std::time::Instant;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use hearth_protocol::ConversationId;
 use hearth_protocol::client::AuthPayload;
 use hearth_protocol::rest::{SyncCursor, SyncRequest};
-use hearth_protocol::{ConversationId, UserId};
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::generator::Plan;
 use super::report::{Latency, MissedReport};
 use super::run::histogram;
-use super::scenario::{Field, Load, host_of};
+use super::scenario::{Field, Load, host_of, user};
 use super::server::Server;
-use super::{BenchError, opening, wire};
+use super::{BenchError, opening};
 use crate::rest::Rest;
 
 const CONVERSATIONS: u16 = 50;
@@ -25,10 +24,6 @@ const ALL: u64 = CONVERSATIONS as u64 * MESSAGES;
 const ROUNDS: usize = 40;
 /// Calls made at once while the conversations are made.
 const AT_ONCE: usize = 16;
-
-fn named(text: String) -> Result<UserId, BenchError> {
-    UserId::new(text).map_err(|error| BenchError::Server { what: error.to_string() })
-}
 
 /// One reader with many conversations, and somebody who writes in each.
 struct Reader<'a> {
@@ -42,15 +37,15 @@ struct Reader<'a> {
 /// Fills the conversations, then asks for all of it by REST and by a session that comes back, in turn.
 pub(super) async fn missed(server: &Server, rest: &Rest, run: u32, home: &str) -> Result<MissedReport, BenchError> {
     let home = server.region(home)?;
-    let user = named(format!("bench-{run:x}-missed"))?;
-    let token = rest.dev_token(&home.http, &user, 86_400).await?.token;
+    let reader = user(format!("bench-{run:x}-missed"))?;
+    let token = rest.dev_token(&home.http, &reader, 86_400).await?.token;
     let plans: Vec<Plan> = stream::iter(0..CONVERSATIONS)
         .map(|number| {
-            let user = user.clone();
+            let reader = reader.clone();
             async move {
-                let sender = named(format!("bench-{run:x}-w{number}"))?;
+                let sender = user(format!("bench-{run:x}-w{number}"))?;
                 let token = rest.dev_token(&home.http, &sender, 86_400).await?.token;
-                let row = rest.with_token(&home.http, &token).direct(&user).await?;
+                let row = rest.with_token(&home.http, &token).direct(&reader).await?;
                 Ok::<_, BenchError>(Plan {
                     host: host_of(&home.ws),
                     token,
@@ -122,25 +117,8 @@ impl Reader<'_> {
         stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
         let auth =
             AuthPayload { token: self.token.clone(), cursors: Some(self.cursors.clone()), ..AuthPayload::default() };
-        let opened = opening::open(stream, &self.host, &auth).await.map_err(failed)?;
-        let (mut stream, mut bytes, mut rows) = (opened.stream, opened.early, 0);
-        loop {
-            let mut taken = 0;
-            while let Some(frame) = wire::first_frame(&bytes[taken..]).map_err(|error| failed(error.to_string()))? {
-                let payload = &bytes[taken + frame.start..taken + frame.end];
-                rows += u64::from(payload.starts_with(br#"{"type":"message.new""#));
-                if payload.starts_with(br#"{"type":"sync.complete""#) {
-                    return Ok((rows, u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX)));
-                }
-                taken += frame.end;
-            }
-            bytes.drain(..taken);
-            bytes.reserve(64 * 1024);
-            match stream.read_buf(&mut bytes).await {
-                Ok(1..) => {}
-                Ok(0) => return Err(failed("the server ended the connection".to_owned())),
-                Err(error) => return Err(failed(error.to_string())),
-            }
-        }
+        let mut opened = opening::open(stream, &self.host, &auth).await.map_err(failed)?;
+        let rows = opened.until_synced().await.map_err(failed)?;
+        Ok((rows, u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX)))
     }
 }

@@ -317,18 +317,18 @@ impl<'a> Bench<'a> {
         let count = self.options.sessions;
         for encrypted in [false, true] {
             self.run += 2;
-            let report = if encrypted {
+            let (server, trust) = if encrypted {
                 let (server, trust) = Server::start_tls(&self.options.executable, &self.data, count).await?;
-                let rest = Rest::new(Some(Arc::clone(&trust)))?;
-                let report = sessions::sessions(&server, &rest, Some(trust), self.run, count).await?;
-                server.stop().await;
-                report
+                (server, Some(trust))
             } else {
-                let server = Server::start(&self.options.executable, HOME, "none", &self.data).await?;
-                let report = sessions::sessions(&server, rest, None, self.run, count).await?;
-                server.stop().await;
-                report
+                (Server::start(&self.options.executable, HOME, "none", &self.data).await?, None)
             };
+            let rest = match &trust {
+                Some(trust) => Rest::new(Some(Arc::clone(trust)))?,
+                None => rest.clone(),
+            };
+            let report = sessions::sessions(&server, &rest, trust, self.run, count).await?;
+            server.stop().await;
             eprintln!("sessions, TLS {encrypted}: {} bytes each", report.bytes_a_session);
             self.sessions.push(report);
         }

@@ -7,6 +7,8 @@ use super::wire;
 
 /// The head of an answer and `connected` together are shorter; more is a fault.
 const MOST_BYTES: usize = 256 * 1024;
+/// Bytes that a session which catches up reads at once, at least.
+const READ_BYTES: usize = 4 * 1024;
 
 /// A connection whose session is open.
 #[derive(Debug)]
@@ -61,10 +63,39 @@ where
     }
 }
 
+impl<S: AsyncRead + Unpin> Opened<S> {
+    /// Reads up to `sync.complete`: only then the session has what it missed. Gives how many messages came before it.
+    ///
+    /// # Errors
+    /// Why it did not come, in words.
+    pub(super) async fn until_synced(&mut self) -> Result<u64, String> {
+        let mut bytes = std::mem::take(&mut self.early);
+        let mut messages = 0;
+        loop {
+            let mut taken = 0;
+            while let Some(frame) = wire::first_frame(&bytes[taken..]).map_err(|error| error.to_string())? {
+                let payload = &bytes[taken + frame.start..taken + frame.end];
+                if payload.starts_with(br#"{"type":"sync.complete""#) {
+                    return Ok(messages);
+                }
+                messages += u64::from(payload.starts_with(br#"{"type":"message.new""#));
+                taken += frame.end;
+            }
+            bytes.drain(..taken);
+            bytes.reserve(READ_BYTES);
+            read_some(&mut self.stream, &mut bytes).await?;
+        }
+    }
+}
+
 async fn read_more(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> Result<(), String> {
     if bytes.len() >= MOST_BYTES {
         return Err(format!("more than {MOST_BYTES} bytes before `connected`"));
     }
+    read_some(stream, bytes).await
+}
+
+async fn read_some(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> Result<(), String> {
     match stream.read_buf(bytes).await {
         Ok(0) => Err("the server ended the connection".to_owned()),
         Ok(_) => Ok(()),

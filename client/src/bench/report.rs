@@ -158,14 +158,12 @@ impl PresenceReport {
             self.server_cpu_ms_per_thousand,
             self.server_cpu_percent,
             self.generator_cpu_percent,
-            if self.held { "held" } else { "FAILED" },
+            verdict(self.held),
         ));
         if self.missing + self.doubled > 0 {
             text.push_str(&format!("      {} missing, {} doubled\n", self.missing, self.doubled));
         }
-        for note in &self.notes {
-            text.push_str(&format!("      {note}\n"));
-        }
+        notes(&self.notes, text);
     }
 }
 
@@ -257,16 +255,14 @@ impl SessionsReport {
             self.sessions,
             self.bytes_a_session as f64 / 1_000.0,
             self.bytes_of_users_and_conversations as f64 / 1_000.0,
-            if self.held { "held" } else { "FAILED" },
+            verdict(self.held),
         ));
         let storms =
             [("logins", &self.logins), ("resumes", &self.resumes), ("logins meanwhile", &self.logins_meanwhile)];
         for (name, storm) in storms {
             text.push_str(&format!("      {name}: {}\n", storm.words()));
         }
-        for note in &self.notes {
-            text.push_str(&format!("      {note}\n"));
-        }
+        notes(&self.notes, text);
     }
 }
 
@@ -314,7 +310,7 @@ impl RunReport {
             self.server_cpu_percent,
             self.generator_cpu_percent,
             self.acks_per_sync,
-            if self.held { "held" } else { "FAILED" },
+            verdict(self.held),
         ));
         if let (Some(link), Some(over)) = (self.link_round_trip_ms, self.ack_minus_link_ms) {
             text.push_str(&format!("      link round trip {link:.2} ms; ack minus link {} ms\n", triple(over)));
@@ -325,9 +321,7 @@ impl RunReport {
                 self.faults.missing, self.faults.duplicated, self.faults.out_of_order, self.faults.holes
             ));
         }
-        for note in &self.notes {
-            text.push_str(&format!("      {note}\n"));
-        }
+        notes(&self.notes, text);
     }
 }
 
@@ -378,11 +372,9 @@ impl Report {
                 pages.rows,
                 triple(pages.page_ms),
                 triple(pages.five_pages_ms),
-                if pages.held { "held" } else { "FAILED" },
+                verdict(pages.held),
             ));
-            for note in &pages.notes {
-                text.push_str(&format!("      {note}\n"));
-            }
+            notes(&pages.notes, text);
         }
         self.presence.iter().for_each(|presence| presence.row(text));
         if let Some(missed) = &self.missed {
@@ -392,14 +384,21 @@ impl Report {
                 missed.conversations,
                 triple(missed.rest_ms),
                 triple(missed.session_ms),
-                if missed.held { "held" } else { "FAILED" },
+                verdict(missed.held),
             ));
-            for note in &missed.notes {
-                text.push_str(&format!("      {note}\n"));
-            }
+            notes(&missed.notes, text);
         }
         self.sessions.iter().for_each(|sessions| sessions.row(text));
     }
+}
+
+fn verdict(held: bool) -> &'static str {
+    if held { "held" } else { "FAILED" }
+}
+
+/// What a good run does not show, each on a line of its own.
+fn notes(notes: &[String], text: &mut String) {
+    notes.iter().for_each(|note| text.push_str(&format!("      {note}\n")));
 }
 
 fn triple(latency: Latency) -> String {

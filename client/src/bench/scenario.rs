@@ -61,7 +61,7 @@ pub(super) struct Task<'a> {
     pub(super) link: Option<(&'a str, &'a str)>,
 }
 
-fn user(text: String) -> Result<UserId, BenchError> {
+pub(super) fn user(text: String) -> Result<UserId, BenchError> {
     UserId::new(text).map_err(|error| BenchError::Server { what: error.to_string() })
 }
 

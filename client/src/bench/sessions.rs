@@ -14,16 +14,16 @@ use hearth_protocol::client::AuthPayload;
 use hearth_protocol::rest::SyncCursor;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::BenchError;
 use super::opening::{self, Opened};
 use super::report::{Latency, SessionsReport, StormReport};
 use super::run::histogram;
-use super::scenario::host_of;
+use super::scenario::{host_of, user};
 use super::server::{Server, cpu};
-use super::{BenchError, wire};
 use crate::rest::Rest;
 
 /// Calls made at once while users and conversations are made.
@@ -97,7 +97,7 @@ impl Door {
         };
         let mut session = opening::open(stream, &self.host, auth).await?;
         if auth.cursors.is_some() {
-            until_synced(&mut session).await?;
+            session.until_synced().await?;
         }
         Ok(session)
     }
@@ -126,27 +126,6 @@ impl Door {
             storm.notes.push(format!("a client did not get in within {TRIES} tries"));
         }
         None
-    }
-}
-
-/// Reads up to `sync.complete`: only then the session has what it missed.
-async fn until_synced(session: &mut Session) -> Result<(), String> {
-    let mut bytes = std::mem::take(&mut session.early);
-    loop {
-        let mut taken = 0;
-        while let Some(frame) = wire::first_frame(&bytes[taken..]).map_err(|error| error.to_string())? {
-            if bytes[taken + frame.start..taken + frame.end].starts_with(br#"{"type":"sync.complete""#) {
-                return Ok(());
-            }
-            taken += frame.end;
-        }
-        bytes.drain(..taken);
-        bytes.reserve(4096);
-        match session.stream.read_buf(&mut bytes).await {
-            Ok(1..) => {}
-            Ok(0) => return Err("the server ended the connection".to_owned()),
-            Err(error) => return Err(error.to_string()),
-        }
     }
 }
 
@@ -181,7 +160,7 @@ async fn strangers(door: Door, clients: Vec<Client>) -> Storm {
 
 /// A user with a token of its own.
 async fn client(server: &Server, rest: &Rest, name: String) -> Result<(UserId, Client), BenchError> {
-    let user = UserId::new(name).map_err(|error| BenchError::Server { what: error.to_string() })?;
+    let user = user(name)?;
     let token = server.token(rest, &server.regions[0].http, &user).await?;
     Ok((user, Client { auth: AuthPayload { token, ..AuthPayload::default() } }))
 }

@@ -364,6 +364,23 @@ async fn a_foreign_origin_or_host_gets_no_upgrade() {
 }
 
 #[tokio::test]
+async fn an_address_that_connects_too_often_is_told_when_it_may_again_and_who_is_connected_stays() {
+    let mut options = GatewayOptions::default();
+    options.limits.connects_per_minute = 1;
+    let gateway = start(options).await;
+    let mut ann = gateway.session("ann").await;
+    let url = format!("ws://{}/ws", gateway.address);
+    let refused = tokio_tungstenite::connect_async(&url).await.expect_err("it was the second of this minute");
+    let tokio_tungstenite::tungstenite::Error::Http(answer) = refused else { panic!("{refused}") };
+    assert_eq!(answer.status(), 429);
+    let seconds: u64 = answer.headers()["retry-after"].to_str().expect("text").parse().expect("seconds");
+    assert!((1..=60).contains(&seconds), "{seconds}");
+    let body = String::from_utf8_lossy(answer.body().as_deref().unwrap_or_default()).into_owned();
+    assert!(body.contains("RATE_LIMITED") && body.contains("connects_per_minute: 1"), "{body}");
+    ann.heartbeat().await;
+}
+
+#[tokio::test]
 async fn connections_over_the_bound_are_refused_as_overloaded_and_room_comes_back() {
     let mut options = GatewayOptions::default();
     options.limits.connections_per_address = 2;

@@ -51,6 +51,10 @@ fn the_limits_of_the_configuration_are_those_of_edge_and_core() {
     let mut config = config();
     config.limits.sessions = 80;
     config.limits.connections_per_address = 90;
+    config.limits.connects_per_minute = 91;
+    (config.limits.logins_at_once, config.limits.resumes_at_once) = (92, 93);
+    config.limits.conversation_messages_per_minute = 94;
+    config.limits.explained_messages = 95;
     config.limits.session_queue_frames = 17;
     config.limits.session_queue_bytes = 70_000;
     config.limits.answer_timeout = Duration::from_secs(3);
@@ -59,7 +63,8 @@ fn the_limits_of_the_configuration_are_those_of_edge_and_core() {
     let limits = &edge.limits;
     assert_eq!((limits.sessions, limits.session_queue, limits.session_queue_bytes), (80, 17, 70_000));
     assert!(limits.connections > limits.sessions, "REST has room beside sessions");
-    assert_eq!(limits.connections_per_address, 90);
+    assert_eq!((limits.connections_per_address, limits.connects_per_minute), (90, 91));
+    assert_eq!((limits.logins_at_once, limits.resumes_at_once), (92, 93));
     assert_eq!(edge.times.heartbeat_timeout, Duration::from_secs(31));
     let region = region_id("eu").expect("a name");
     let push = PushOptions {
@@ -74,6 +79,7 @@ fn the_limits_of_the_configuration_are_those_of_edge_and_core() {
     let core = region_options(&config, &region, push, media).expect("a region");
     assert_eq!(core.media.rules.item_bytes, 7_000);
     assert_eq!(core.answer_timeout, Duration::from_secs(3));
+    assert_eq!((core.bounds.conversation_messages_per_minute, core.explained_messages), (94, 95));
 }
 
 fn an_s3_store() -> hearth_config::S3Section {

@@ -79,9 +79,8 @@ impl Region {
             return Ok(None);
         }
         let log = LogId::conversation(conversation);
-        let read = self.stores.log.read(log, sequence, sequence + 1, 1, usize::MAX).await;
-        let read = read.map_err(|error| self.store_refusal(&error))?;
-        Ok(read.into_iter().next().filter(|entry| entry.sequence().0 == sequence))
+        let entry = self.entry_at(log, sequence).await.map_err(|error| self.store_refusal(&error))?;
+        Ok(entry.filter(|entry| entry.sequence().0 == sequence))
     }
 
     async fn stands(

@@ -13,8 +13,9 @@ use region_model::ports::{MapSync, StoreError};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::trace::{Looked, TraceQuestion, refusal_of};
+use super::trace::{Looked, TraceQuestion};
 use super::{MediaKnown, rows};
+use crate::api::{refusal_of, unreadable};
 use crate::call::ApiCall;
 use crate::region::Region;
 use crate::runtime::wall;
@@ -150,8 +151,7 @@ impl Region {
         if answer.status != 200 {
             return Err(refusal_of(&answer));
         }
-        serde_json::from_slice(&answer.body)
-            .map_err(|_| Refusal::new(ErrorCode::Internal, "a region's answer does not read"))
+        serde_json::from_slice(&answer.body).map_err(|_| unreadable())
     }
 
     /// A link to media that are here, with what is known of their uses: whoever asks for it checks who gets it.

@@ -18,18 +18,13 @@ const OBJECTS: usize = 1_024;
 /// Calls that look through one conversation in one sweep; what is left is looked through by the next.
 const CALLS: usize = 256;
 
-/// Runs until the region stops: with each sweep of contents, and by itself.
+/// Runs until the region stops: behind each sweep of contents.
 pub(crate) async fn run(region: Arc<Region>) {
-    let mut sweep = tokio::time::interval(region.options.content_sweep);
-    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut failed = region.failed.subscribe();
     let mut looked_through = false;
     loop {
         let swept = async {
-            tokio::select! {
-                _ = sweep.tick() => {}
-                () = region.media.swept.notified() => {}
-            }
+            region.media.swept.notified().await;
             if !looked_through {
                 region.sweep_forgotten_media().await?;
                 looked_through = true;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::MediaKnown;
+use crate::api::{no_holder, refusal_of, unreadable};
 use crate::call::ApiCall;
 use crate::present::Reader;
 use crate::reads::{check_mode, has_rows, seen};
@@ -26,16 +27,6 @@ const LOOKED_THROUGH: usize = 4_096;
 const SHOWN_CALLS: usize = 4;
 /// Bytes of one read of the log.
 const READ_BYTES: usize = 1024 * 1024;
-
-/// What an answer says that cannot be read.
-fn unreadable() -> Refusal {
-    Refusal::new(ErrorCode::Internal, "a region's answer does not read")
-}
-
-/// Somebody else has to be asked.
-fn not_here() -> Refusal {
-    Refusal::new(ErrorCode::HomeUnreachable, "no region that holds this is in reach").with_retry_after(5)
-}
 
 fn not_shown() -> Refusal {
     Refusal::new(ErrorCode::NotFound, "no message that is shown to this user carries these media")
@@ -165,12 +156,12 @@ impl Region {
         let mut next = goes_on.as_ref().map_or(view.floor.max(1), |entry| entry.sequence().0 + 1);
         let mut looked = Looked { scanned: goes_on.map(|entry| entry.entry.fixed.position), ..Looked::default() };
         if !has_rows(view, next, view.marked) {
-            return Err(not_here());
+            return Err(no_holder());
         }
         let mut left = LOOKED_THROUGH;
         while next < view.marked && left > 0 {
             let page = self.stores.log.read(log, next, view.marked, left, READ_BYTES).await.map_err(refusal)?;
-            let Some(last) = page.last() else { return Err(not_here()) };
+            let Some(last) = page.last() else { return Err(no_holder()) };
             next = last.sequence().0 + 1;
             left = left.saturating_sub(page.len());
             looked.scanned = Some(last.entry.fixed.position);
@@ -243,11 +234,6 @@ impl Region {
             _ => Err(Refusal::new(ErrorCode::Internal, "not about media")),
         }
     }
-}
-
-/// The refusal of another region.
-pub(super) fn refusal_of(answer: &ApiAnswer) -> Refusal {
-    serde_json::from_slice(&answer.body).unwrap_or_else(|_| unreadable())
 }
 
 fn agreed(answer: &ApiAnswer) -> Result<(), Refusal> {
