@@ -1,14 +1,13 @@
 //! Five regions in one process, over real sockets: a user arrives where nobody held anything, and leaves again.
 
-use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+#[path = "support/regions.rs"]
+mod regions;
 
-use hearth_config::{
-    AuthSection, CertificateAuthority, FailoverSection, IssueOptions, ListenSection, MeshRegion, MeshSection, Pem,
-    RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText,
-};
-use hearth_mesh::{RegionParts, RunningRegion};
+use std::path::Path;
+use std::time::Duration;
+
+use hearth_config::Limits;
+use hearth_mesh::RunningRegion;
 use hearth_protocol::client::{Content, SendPayload};
 use hearth_protocol::rest::{CreateGroup, HistoryQuery};
 use hearth_protocol::{ConversationId, DeviceId, MessageId, UserId};
@@ -16,70 +15,16 @@ use region_core::{ApiCall, EdgeEvent, Opened, QueueBounds, Taken};
 use serde_json::Value;
 use uuid::Uuid;
 
+use regions::{LATE, Setup, authority, until};
+
 const REGIONS: [&str; 5] = ["ra", "rb", "rc", "rd", "re"];
 const QUEUE: QueueBounds = QueueBounds { events: 1_024, bytes: 1024 * 1024 };
 const TEXT: &str = "a text that only some regions may hold 5309271";
 
-fn config(index: usize, links: &[SocketAddr], authority: &CertificateAuthority, data: &Path) -> RegionConfig {
-    let id = REGIONS[index];
-    let issued = authority.issue_region(id, &IssueOptions::default(), SystemTime::now()).expect("a certificate");
-    let limits = hearth_config::Limits { resident_for: Duration::from_secs(2), ..hearth_config::Limits::default() };
-    let regions = REGIONS.iter().zip(links).map(|(id, address)| MeshRegion::new(*id, address.to_string())).collect();
-    RegionConfig {
-        region: RegionSection { id: id.to_owned(), node: "core-1".to_owned(), data: data.join(id) },
-        mesh: MeshSection {
-            id: "test".to_owned(),
-            listen: links[index],
-            certificate: Pem::Inline(issued.certificate_pem),
-            key: Pem::Inline(issued.key_pem),
-            ca: Pem::Inline(authority.certificate_pem().to_owned()),
-            regions,
-        },
-        listen: ListenSection::new(SocketAddr::from(([127, 0, 0, 1], 0))),
-        auth: AuthSection {
-            hs256_secret: Some(SecretText::new("a secret of tests that is long enough")),
-            resume_keys: vec![ResumeKey::inline("test", SecretText::new("another secret that is long enough"))],
-            ..AuthSection::default()
-        },
-        limits,
-        replication: ReplicationSection { anti_entropy: Duration::from_millis(500) },
-        failover: FailoverSection::default(),
-        administration: hearth_config::AdministrationSection::default(),
-        drain: hearth_config::DrainSection::default(),
-        push: hearth_config::PushSection::default(),
-        media: hearth_config::MediaSection::default(),
-        log: hearth_config::LogSection::default(),
-    }
-}
-
+/// Regions that forget a conversation within seconds.
 async fn start(data: &Path) -> Vec<RunningRegion> {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let authority = CertificateAuthority::in_memory(SystemTime::now()).expect("an authority");
-    let sockets: Vec<UdpSocket> = REGIONS.iter().map(|_| UdpSocket::bind("127.0.0.1:0").expect("a port")).collect();
-    let links: Vec<SocketAddr> = sockets.iter().map(|socket| socket.local_addr().expect("bound")).collect();
-    let mut regions = Vec::new();
-    for (index, socket) in sockets.into_iter().enumerate() {
-        socket.set_nonblocking(true).expect("a socket");
-        let parts = RegionParts { link: Some(socket), ..RegionParts::default() };
-        let running = RunningRegion::start(&config(index, &links, &authority, data), parts).await;
-        regions.push(running.expect("a region starts"));
-    }
-    until("all links are up", || {
-        regions
-            .iter()
-            .all(|one| REGIONS.iter().all(|other| one.handle.region().as_str() == *other || one.links.is_up(other)))
-    })
-    .await;
-    regions
-}
-
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let within = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), within).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    let limits = Limits { resident_for: Duration::from_secs(2), ..Limits::default() };
+    Setup { limits, ..Setup::new(&REGIONS, data) }.start(&authority()).await
 }
 
 fn user(name: &str) -> UserId {
@@ -126,7 +71,7 @@ async fn wait_for(opened: &Opened, what: &str) {
         }
         panic!("the connection overflowed before {what}");
     };
-    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("no {what} in time"));
+    tokio::time::timeout(LATE, wait).await.unwrap_or_else(|_| panic!("no {what} in time"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,7 +94,7 @@ async fn a_region_holds_a_conversation_from_a_members_arrival_until_its_departur
     let id: ConversationId = row["conversationId"].as_str().and_then(|id| id.parse().ok()).expect("an id");
     send(&ann, home, id, TEXT).await;
     let folder = |index: usize| data.path().join(REGIONS[index]);
-    until("a voter holds the text", || holds_text(&folder(0)) && holds_text(&folder(1))).await;
+    until("a voter holds the text", async || holds_text(&folder(0)) && holds_text(&folder(1))).await;
     assert!(!holds_text(&folder(3)), "a region that neither votes nor follows holds the text");
     assert!(!holds_text(&folder(4)), "a region that neither votes nor follows holds the text");
 
@@ -159,7 +104,7 @@ async fn a_region_holds_a_conversation_from_a_members_arrival_until_its_departur
     assert!(!holds_text(&folder(4)), "a proxied read left the text on disk");
 
     let bob = far.handle.open(user("bob"), device(), QUEUE).await.expect("bob connects");
-    until("the follower holds the text", || holds_text(&folder(4))).await;
+    until("the follower holds the text", async || holds_text(&folder(4))).await;
     send(&ann, home, id, "live to the follower").await;
     wait_for(&bob, "live to the follower").await;
 

@@ -1,14 +1,13 @@
 //! Regions in one process, over real sockets: how media end that nobody shows, and what becomes of links and of room.
 
-use std::net::{SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+#[path = "support/regions.rs"]
+mod regions;
 
-use hearth_config::{
-    AuthSection, CertificateAuthority, FailoverSection, IssueOptions, Limits, ListenSection, MediaSection, MeshRegion,
-    MeshSection, Pem, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText,
-};
-use hearth_mesh::{RegionParts, RunningRegion};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hearth_config::{Limits, MediaSection};
+use hearth_mesh::RunningRegion;
 use hearth_protocol::client::{Asked, ChangePayload, Content, ContentType, SendPayload, Submission};
 use hearth_protocol::media::{CreateMedia, MediaDownload, MediaUpload};
 use hearth_protocol::rest::CreateGroup;
@@ -17,66 +16,15 @@ use region_core::{ApiCall, EdgeEvent, Opened, QueueBounds, Taken};
 use serde_json::Value;
 use uuid::Uuid;
 
+use regions::{LATE, Setup, authority, until};
+
 const QUEUE: QueueBounds = QueueBounds { events: 1_024, bytes: 1024 * 1024 };
-const LATE: Duration = Duration::from_secs(60);
 
-struct Setup<'a> {
-    names: &'a [&'a str],
-    data: &'a Path,
-    media: MediaSection,
-}
-
-impl Setup<'_> {
-    fn config(&self, index: usize, links: &[SocketAddr], authority: &CertificateAuthority) -> RegionConfig {
-        let id = self.names[index];
-        let issued = authority.issue_region(id, &IssueOptions::default(), SystemTime::now()).expect("a certificate");
-        let (resident_for, content_sweep) = (Duration::from_secs(2), Duration::from_secs(1));
-        let regions = self.names.iter().zip(links).map(|(id, address)| MeshRegion::new(*id, address.to_string()));
-        RegionConfig {
-            region: RegionSection { id: id.to_owned(), node: "core-1".to_owned(), data: self.data.join(id) },
-            mesh: MeshSection {
-                id: "test".to_owned(),
-                listen: links[index],
-                certificate: Pem::Inline(issued.certificate_pem),
-                key: Pem::Inline(issued.key_pem),
-                ca: Pem::Inline(authority.certificate_pem().to_owned()),
-                regions: regions.collect(),
-            },
-            listen: ListenSection::new(SocketAddr::from(([127, 0, 0, 1], 0))),
-            auth: AuthSection {
-                hs256_secret: Some(SecretText::new("a secret of tests that is long enough")),
-                resume_keys: vec![ResumeKey::inline("test", SecretText::new("another secret that is long enough"))],
-                ..AuthSection::default()
-            },
-            limits: Limits { resident_for, content_sweep, ..Limits::default() },
-            replication: ReplicationSection { anti_entropy: Duration::from_millis(500) },
-            failover: FailoverSection::default(),
-            administration: hearth_config::AdministrationSection::default(),
-            drain: hearth_config::DrainSection::default(),
-            push: hearth_config::PushSection::default(),
-            media: self.media.clone(),
-            log: hearth_config::LogSection::default(),
-        }
-    }
-
-    async fn start(&self) -> Vec<RunningRegion> {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let authority = CertificateAuthority::in_memory(SystemTime::now()).expect("an authority");
-        let sockets: Vec<_> = self.names.iter().map(|_| UdpSocket::bind("127.0.0.1:0").expect("a port")).collect();
-        let links: Vec<SocketAddr> = sockets.iter().map(|socket| socket.local_addr().expect("bound")).collect();
-        let mut regions = Vec::new();
-        for (index, socket) in sockets.into_iter().enumerate() {
-            socket.set_nonblocking(true).expect("a socket");
-            let parts = RegionParts { link: Some(socket), ..RegionParts::default() };
-            let running = RunningRegion::start(&self.config(index, &links, &authority), parts).await;
-            regions.push(running.expect("a region starts"));
-        }
-        let up = |one: &RunningRegion, other: &str| one.handle.region().as_str() == other || one.links.is_up(other);
-        until("all links are up", async || regions.iter().all(|one| self.names.iter().all(|other| up(one, other))))
-            .await;
-        until("each region has its lease", async || regions.iter().all(RunningRegion::may_sequence)).await;
-        regions
-    }
+/// Regions that forget a conversation and sweep within seconds.
+async fn start(names: &[&str], data: &Path, media: MediaSection) -> Vec<RunningRegion> {
+    let (resident_for, content_sweep) = (Duration::from_secs(2), Duration::from_secs(1));
+    let limits = Limits { resident_for, content_sweep, ..Limits::default() };
+    Setup { limits, media, ..Setup::new(names, data) }.start(&authority()).await
 }
 
 /// Runs a test over a folder that stays until the last thread of its regions is done: a store may be rewriting its files
@@ -87,17 +35,6 @@ fn over_a_folder(test: impl AsyncFnOnce(PathBuf)) {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(test(data.path().to_owned()));
     drop(runtime);
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let within = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let began = std::time::Instant::now();
-    tokio::time::timeout(LATE, within).await.unwrap_or_else(|_| panic!("not in time: {what}"));
-    println!("after {:?}: {what}", began.elapsed());
 }
 
 fn user(name: &str) -> UserId {
@@ -208,7 +145,7 @@ fn media_go_with_their_message_though_their_region_does_not_hold_the_conversatio
 
 async fn departed(data: &Path) {
     let names = ["ra", "rb", "rc", "rd", "re"];
-    let regions = Setup { names: &names, data, media: MediaSection::default() }.start().await;
+    let regions = start(&names, data, MediaSection::default()).await;
     let (home, far) = (&regions[0], &regions[4]);
     let (ann, bob) = (open(home, "ann").await, open(far, "bob").await);
     let id = group(home).await;
@@ -254,8 +191,7 @@ fn what_no_message_carries_goes_in_its_time_and_what_nobody_remembers_at_the_sta
 
 async fn unused(data: &Path) {
     let media = MediaSection { unused_for: Duration::from_secs(5), ..MediaSection::default() };
-    let setup = Setup { names: &["ra"], data, media };
-    let regions = setup.start().await;
+    let regions = start(&["ra"], data, media.clone()).await;
     let ann = open(&regions[0], "ann").await;
     let id = group(&regions[0]).await;
     let (used, unused) = (put(&regions[0], "ann", id, "used").await, put(&regions[0], "ann", id, "unused").await);
@@ -271,7 +207,7 @@ async fn unused(data: &Path) {
     let folder = data.join("ra/media").join(Uuid::new_v4().to_string());
     std::fs::create_dir(&folder).expect("a folder");
     std::fs::write(folder.join(Uuid::new_v4().to_string()), "forgotten").expect("a file");
-    let regions = setup.start().await;
+    let regions = start(&["ra"], data, media).await;
     until("what nobody remembers is gone", async || files(data, "ra") == [used.media_id.id.to_string()]).await;
     assert_eq!(link(&regions[0], "bob", &used).await.0, 200);
     for region in regions {
@@ -287,7 +223,7 @@ fn links_end_with_their_time_and_a_region_that_is_full_refuses_until_there_is_ro
 async fn links(data: &Path) {
     let second = Duration::from_secs(1);
     let media = MediaSection { kept_bytes: 20, link_for: second, upload_for: second, ..MediaSection::default() };
-    let regions = Setup { names: &["ra"], data, media }.start().await;
+    let regions = start(&["ra"], data, media).await;
     let region = &regions[0];
     let ann = open(region, "ann").await;
     let id = group(region).await;

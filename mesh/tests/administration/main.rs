@@ -2,5 +2,7 @@
 
 mod changes;
 mod door;
+#[path = "../support/regions.rs"]
+mod regions;
 mod support;
 mod verify;

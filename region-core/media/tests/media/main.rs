@@ -3,4 +3,7 @@
 #[cfg(test)]
 mod local;
 #[cfg(test)]
+#[path = "../../../push/tests/push/python.rs"]
+mod python;
+#[cfg(test)]
 mod s3;

@@ -1,7 +1,7 @@
 //! Against moto's S3, with each signature made again by botocore (`s3.py`).
 
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,29 +11,7 @@ use region_model::media::ports::{Download, Link, MediaObject, MediaStore as _, S
 use reqwest::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use uuid::Uuid;
 
-/// A Python with the pinned packages, made once beside the build; a folder without its mark is made anew.
-fn python() -> PathBuf {
-    static MADE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
-    MADE.get_or_init(made).clone()
-}
-
-fn made() -> PathBuf {
-    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/media/requirements.txt");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("media-python");
-    let (mark, pinned) = (folder.join(".made-from"), std::fs::read_to_string(&requirements).unwrap());
-    let interpreter = folder.join("bin/python");
-    if std::fs::read_to_string(&mark).ok().as_deref() == Some(&pinned) {
-        return interpreter;
-    }
-    let _ = std::fs::remove_dir_all(&folder);
-    let run = |command: &mut Command| assert!(command.status().expect("python3 is there").success());
-    run(Command::new("python3").args(["-m", "venv"]).arg(&folder));
-    let mut install = Command::new(&interpreter);
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&requirements);
-    run(&mut install);
-    std::fs::write(&mark, pinned).unwrap();
-    interpreter
-}
+use crate::python::python;
 
 /// The server; it ends with its standard input.
 struct Server {
@@ -44,7 +22,7 @@ struct Server {
 impl Server {
     fn start() -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/media/s3.py");
-        let mut command = Command::new(python());
+        let mut command = Command::new(python("tests/media/requirements.txt", "media-python"));
         let mut child = command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

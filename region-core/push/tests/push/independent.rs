@@ -1,7 +1,7 @@
 //! What the senders send, read by Python's `http_ece`, `py_vapid` and `cryptography`.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use base64::Engine as _;
@@ -14,36 +14,14 @@ use serde_json::{Value, json};
 
 use crate::apns_service::{Apns, DEVICE, KEY_ID, TEAM, TOPIC};
 use crate::fcm_service::{self, Fcm};
+use crate::python::python;
 use crate::support::{NOW, notice, subscription};
 use crate::web_push::{pkcs8, sender, vapid};
 use crate::web_push_service::{ALIVE, PushService};
 
-/// A Python with the pinned packages, made once beside the build; a folder without its mark is made anew.
-fn python() -> PathBuf {
-    static MADE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
-    let make = || {
-        let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/push/requirements.txt");
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("push-python");
-        let (mark, pinned) = (folder.join(".made-from"), std::fs::read_to_string(&requirements).unwrap());
-        let interpreter = folder.join("bin/python");
-        if std::fs::read_to_string(&mark).ok().as_deref() == Some(&pinned) {
-            return interpreter;
-        }
-        let _ = std::fs::remove_dir_all(&folder);
-        let run = |command: &mut Command| assert!(command.status().expect("python3 is there").success());
-        run(Command::new("python3").args(["-m", "venv"]).arg(&folder));
-        let mut install = Command::new(&interpreter);
-        install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&requirements);
-        run(&mut install);
-        std::fs::write(&mark, pinned).unwrap();
-        interpreter
-    };
-    MADE.get_or_init(make).clone()
-}
-
 fn ask(verb: &str, cases: &Value) -> Value {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/push/independent.py");
-    let mut command = Command::new(python());
+    let mut command = Command::new(python("tests/push/requirements.txt", "push-python"));
     command.arg(script).arg(verb).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().expect("it starts");
     child.stdin.take().unwrap().write_all(cases.to_string().as_bytes()).unwrap();

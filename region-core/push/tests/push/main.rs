@@ -13,6 +13,8 @@ mod fcm_service;
 #[cfg(test)]
 mod independent;
 #[cfg(test)]
+mod python;
+#[cfg(test)]
 mod queue;
 #[cfg(test)]
 mod stored;
