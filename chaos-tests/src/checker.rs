@@ -178,7 +178,15 @@ impl Checker {
             }
             "message.delivered" => receipt(session, payload, ("deliveredTo", "upToSequence"), false),
             "message.read_receipt" => receipt(session, payload, ("readBy", "readUpToSequence"), true),
-            "connected" if frame["resumed"] == "fresh" => Event::Told(session, None),
+            "connected" => {
+                let place = |known: &String| frame["region"] == known.as_str();
+                let at_region = self.history.regions.iter().position(place).map(|region| Event::At(session, region));
+                at_region.into_iter().for_each(|event| self.history.add(at, event));
+                if frame["resumed"] != "fresh" {
+                    return;
+                }
+                Event::Told(session, None)
+            }
             "sync.required" | "sync.gap" => Event::Told(session, conversation_of(payload)),
             "conversation.rewound" => {
                 Event::Rewound(session, conversation, payload["afterSequence"].as_u64().unwrap_or(0) + 1)

@@ -30,7 +30,7 @@ const NAME_HELP: &str = "type 1 to 32 of a-z, 0-9 and -, starting with a letter,
 /// A check with the sections that it reads; it is skipped when one of them could not be read whole.
 type Check<'c> = (&'static [&'static str], fn(&mut Checker<'c>));
 
-fn checks<'c>() -> [Check<'c>; 20] {
+fn checks<'c>() -> [Check<'c>; 19] {
     [
         (&["region"], Checker::region),
         (&["mesh"], Checker::mesh_regions),
@@ -46,7 +46,6 @@ fn checks<'c>() -> [Check<'c>; 20] {
         (&["limits"], Checker::limit_orders),
         // Each key of these is judged by itself, and one that was left out has its default.
         (&[], Checker::limit_ranges),
-        (&[], Checker::limits_without_effect),
         (&[], Checker::replication),
         (&[], Checker::failover),
         (&[], Checker::drain),
@@ -283,13 +282,6 @@ impl Checker<'_> {
         }
         for (time, default) in self.config.limits.times().into_iter().zip(defaults.times()) {
             self.time(format!("limits.{}", time.key), time.value, time.least, time.most, default.value);
-        }
-    }
-
-    fn limits_without_effect(&mut self) {
-        for (key, _) in self.config.limits.without_effect().into_iter().filter(|(_, set)| *set) {
-            let help = "leave it out, or leave it for a release that serves what it bounds";
-            self.warning(format!("limits.{key}"), format!("`{key}` has no effect in this release"), help);
         }
     }
 

@@ -242,16 +242,6 @@ impl Limits {
         ]
     }
 
-    /// Keys that nothing in this release reads, and whether each is away from its default. They are taken and checked,
-    /// so that files written now stay valid.
-    pub(crate) fn without_effect(&self) -> Vec<(&'static str, bool)> {
-        let default = Self::default();
-        vec![
-            ("fanout_threshold", self.fanout_threshold != default.fanout_threshold),
-            ("typing_for", self.typing_for != default.typing_for),
-        ]
-    }
-
     /// Pairs of keys of which the first may not be greater than the second.
     pub(crate) fn orders(&self) -> Vec<(&'static str, &'static str, bool)> {
         vec![

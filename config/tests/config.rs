@@ -171,23 +171,6 @@ fn two_regions_are_told_what_they_cannot_survive_and_a_readable_key_is_warned_of
 }
 
 #[test]
-fn a_limit_that_this_release_does_not_read_is_warned_of_where_it_is_set_away_from_its_default() {
-    let fixture = Fixture::new();
-    let keys = ["fanout_threshold = 50", "presence_per_frame = 10", "typing_for = \"9s\""];
-    let text = fixture.text() + &keys.join("\n") + "\nanswer_timeout = \"3s\"\nsession_queue_bytes = \"2 MiB\"\n";
-    fixture.load(&text, &[]).unwrap_or_else(|error| panic!("{}", error.render()));
-    let report = check_file(&fixture.path("region.toml"));
-    let shown: Vec<_> = report.findings.iter().map(|finding| (finding.severity, finding.key.as_str())).collect();
-    let warned = ["fanout_threshold", "typing_for"];
-    let expected = warned.map(|key| format!("limits.{key}"));
-    assert_eq!(shown, expected.iter().map(|key| (Severity::Warning, key.as_str())).collect::<Vec<_>>());
-    assert!(report.findings.iter().all(|finding| finding.location.is_some()), "{}", report.render());
-    let defaults = fixture.text() + "fanout_threshold = 100\ntyping_for = \"5s\"\n";
-    fixture.load(&defaults, &[]).unwrap();
-    assert_eq!(check_file(&fixture.path("region.toml")).findings, []);
-}
-
-#[test]
 fn the_certificate_of_another_region_or_authority_is_an_error() {
     let fixture = Fixture::new();
     let now = SystemTime::now();

@@ -419,6 +419,8 @@ fn region_options(
         dedup_window: limits.dedup_window,
         content_sweep: limits.content_sweep,
         retention_day: limits.retention_day,
+        fanout_threshold: limits.fanout_threshold,
+        typing_for: limits.typing_for,
         endpoints,
         presence: PresenceBounds {
             per_frame: limits.presence_per_frame,

@@ -42,8 +42,6 @@ pub const REPLAY_ROWS: u64 = 100;
 pub const REPLAY_GAP_ROWS: u64 = 1_000;
 /// Own messages that one `message.delivered` names; how far it goes is in the frame in any case.
 pub const RECEIPT_MESSAGES: usize = 100;
-/// Members above which receipts are told as `receipts.summary`.
-pub const RECEIPTS_OF_EACH: usize = 100;
 /// Users in one `presence.subscribe` or `presence.unsubscribe`.
 pub const PRESENCE_PER_FRAME: usize = 500;
 /// Users whose presence one connection is told.

@@ -172,7 +172,12 @@ impl Connection {
     /// Queues an event that is for the moment, unless half of the queue waits already: these are the first to go when a
     /// session is slow. Returns whether it was taken.
     pub fn push_if_idle(&self, event: EdgeEvent) -> bool {
-        !self.queue.is_half_full() && self.push(event)
+        self.push_while_idle([event]) == 1
+    }
+
+    /// The same of several, which wake the session once. Returns how many were taken, the first ones.
+    pub fn push_while_idle(&self, events: impl IntoIterator<Item = EdgeEvent>) -> usize {
+        self.queue.push_while_idle(events)
     }
 
     /// Everything that waits, for the one session that reads it, once there is something.

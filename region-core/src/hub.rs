@@ -19,6 +19,8 @@ use crate::runtime::wall;
 
 /// Members of a direct conversation.
 const DIRECT: usize = 2;
+/// Sessions that are handed an entry of a large conversation before others have a turn.
+const BATCH: usize = 256;
 
 /// A conversation changed in a way that its members' lists show.
 #[derive(Debug)]
@@ -151,6 +153,29 @@ impl Hub {
         }
     }
 
+    /// The same, with pauses between batches of sessions. What comes for the conversation meanwhile has to wait.
+    pub(crate) async fn deliver_in_batches(
+        &self,
+        conversation: ConversationId,
+        sealed: &SealedEntry,
+        audience: &Members,
+        skip: Option<u64>,
+    ) {
+        let gone = removed_users(sealed);
+        if sealed.sequence().0 > 0 {
+            let mut recipients = Vec::new();
+            self.each_recipient(conversation, sealed, audience, &gone, skip, |one| recipients.push(one.clone()));
+            let event = if recipients.is_empty() { None } else { message(conversation, sealed) };
+            if let Some(event) = event {
+                for batch in recipients.chunks(BATCH) {
+                    batch.iter().for_each(|connection| self.hand(connection, &event));
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        self.notice(conversation, sealed, audience, gone);
+    }
+
     fn deliver_row(
         &self,
         conversation: ConversationId,
@@ -159,7 +184,29 @@ impl Hub {
         gone: &[UserId],
         skip: Option<u64>,
     ) {
-        let mut frame: Option<Bytes> = None;
+        let mut event: Option<Option<EdgeEvent>> = None;
+        self.each_recipient(conversation, sealed, audience, gone, skip, |connection| {
+            if let Some(event) = event.get_or_insert_with(|| message(conversation, sealed)) {
+                self.hand(connection, event);
+            }
+        });
+    }
+
+    fn hand(&self, connection: &Connection, event: &EdgeEvent) {
+        let counter = if connection.push(event.clone()) { &self.delivered } else { &self.dropped };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The connections that are shown an entry.
+    fn each_recipient(
+        &self,
+        conversation: ConversationId,
+        sealed: &SealedEntry,
+        audience: &Members,
+        gone: &[UserId],
+        skip: Option<u64>,
+        mut each: impl FnMut(&Arc<Connection>),
+    ) {
         let sender = Some(&sealed.entry.fixed.sender);
         let sender = sender.filter(|_| audience.len() == DIRECT && sealed.entry.fixed.kind.is_sent());
         let mut show = |(user, connections): (&UserId, &Vec<Arc<Connection>>)| {
@@ -167,20 +214,7 @@ impl Hub {
                 // Whatever follows tells the client to pull, and its history says that this is blocked.
                 return;
             }
-            for connection in connections.iter().filter(|connection| Some(connection.id) != skip) {
-                if frame.is_none() {
-                    frame = rows::row(conversation, sealed, wall()).map(|row| encode_message_new(&row));
-                }
-                let Some(frame) = &frame else { return };
-                let event = EdgeEvent::Message {
-                    conversation,
-                    epoch: sealed.epoch(),
-                    sequence: sealed.sequence().0,
-                    frame: frame.clone(),
-                };
-                let counter = if connection.push(event) { &self.delivered } else { &self.dropped };
-                counter.fetch_add(1, Ordering::Relaxed);
-            }
+            connections.iter().filter(|connection| Some(connection.id) != skip).for_each(&mut each);
         };
         let users = self.users.read();
         if audience.len() <= users.len() {
@@ -316,6 +350,12 @@ impl Hub {
             connection.push(EdgeEvent::Frame(frame.clone()));
         }
     }
+}
+
+/// An entry as sessions get it; `None` where it shows nothing.
+fn message(conversation: ConversationId, sealed: &SealedEntry) -> Option<EdgeEvent> {
+    let frame = encode_message_new(&rows::row(conversation, sealed, wall())?);
+    Some(EdgeEvent::Message { conversation, epoch: sealed.epoch(), sequence: sealed.sequence().0, frame })
 }
 
 /// Users whom an entry removes: they are shown their removal, and nothing later.

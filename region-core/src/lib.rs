@@ -11,6 +11,7 @@ pub mod edge;
 mod erase;
 mod expiry;
 mod fail_point;
+mod fanout;
 mod feed;
 pub mod handle;
 mod hub;

@@ -17,7 +17,7 @@ use hearth_protocol::{Change, EntryKind, ErrorCode, Refusal, RegionId, SealedEnt
 use parking_lot::Mutex;
 use prost::Message;
 use region_model::Lane;
-use region_model::presence::{Asked, Effect, Moment, PresenceBook, PresenceSizes, SessionId};
+use region_model::presence::{Asked, Effect, Moment, Paced, PresenceBook, PresenceSizes, SessionId};
 use region_model::region_map::{MapState, RegionState};
 use region_model::view::Members;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
@@ -198,6 +198,8 @@ struct Desk {
     region: Arc<Region>,
     book: PresenceBook,
     sessions: HashMap<SessionId, Arc<Connection>>,
+    /// Whom updates concern, and the frames.
+    paced: Paced<(UserId, Bytes)>,
     started: Instant,
     sweep_at: u64,
     checks: Arc<Semaphore>,
@@ -231,6 +233,7 @@ impl Desk {
             region,
             book,
             sessions: HashMap::new(),
+            paced: Paced::default(),
             started: Instant::now(),
             sweep_at: bounds.sweep(),
             checks: Arc::new(Semaphore::new(CHECKS)),
@@ -243,7 +246,7 @@ impl Desk {
     }
 
     fn due(&self) -> u64 {
-        self.book.due().min(self.sweep_at)
+        self.book.due().min(self.sweep_at).min(self.paced.due().unwrap_or(u64::MAX))
     }
 
     /// Takes what was said, looks at the time, and does what follows.
@@ -265,7 +268,10 @@ impl Desk {
             if effects.is_empty() {
                 break;
             }
-            effects.into_iter().for_each(|effect| self.perform(effect));
+            effects.into_iter().for_each(|effect| self.perform(effect, now));
+        }
+        while let Some((session, updates)) = self.paced.next(now.ticks) {
+            self.tell(session, updates);
         }
         *self.region.presence.sizes.lock() = self.book.sizes();
     }
@@ -329,7 +335,7 @@ impl Desk {
         }
     }
 
-    fn perform(&mut self, effect: Effect) {
+    fn perform(&mut self, effect: Effect, now: Moment) {
         let presence = &self.region.presence;
         match effect {
             Effect::Send(peer, frame) => {
@@ -359,32 +365,40 @@ impl Desk {
             Effect::Refuse { session, request, refusal } => {
                 self.answer(session, encode_server_frame(&ServerFrame::Error(refusal), request.as_deref()));
             }
-            Effect::Update { presence, sessions } => self.update(presence, &sessions),
+            Effect::Update { presence, sessions } => self.update(presence, &sessions, now),
         }
     }
 
-    fn answer(&self, session: SessionId, frame: Bytes) {
+    fn answer(&mut self, session: SessionId, frame: Bytes) {
+        // An answer is newer than what was found out before it.
+        let updates = self.paced.take(session);
+        self.tell(session, updates);
         if let Some(connection) = self.sessions.get(&session) {
             connection.push(EdgeEvent::Frame(frame));
             self.region.presence.told.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn update(&mut self, presence: PresencePayload, sessions: &[SessionId]) {
+    fn update(&mut self, presence: PresencePayload, sessions: &[SessionId], now: Moment) {
         let user = presence.user_id.clone();
         let frame = encode_server_frame(&ServerFrame::PresenceUpdate(presence), None);
-        let (mut told, mut late) = (0, 0);
         for session in sessions {
-            let Some(connection) = self.sessions.get(session) else { continue };
-            if connection.push_if_idle(EdgeEvent::Frame(frame.clone())) {
-                told += 1;
-            } else {
-                late += 1;
-                self.book.held_back(*session, &user);
+            if let Some(update) = self.paced.offer(*session, (user.clone(), frame.clone()), now.ticks) {
+                self.tell(*session, vec![update]);
             }
         }
-        self.region.presence.told.fetch_add(told, Ordering::Relaxed);
-        self.region.presence.dropped.fetch_add(late, Ordering::Relaxed);
+    }
+
+    /// Gives a session updates. Of those that it does not take the book hears.
+    fn tell(&mut self, session: SessionId, updates: Vec<(UserId, Bytes)>) {
+        let Some(connection) = self.sessions.get(&session) else { return };
+        let taken = connection.push_while_idle(updates.iter().map(|(_, frame)| EdgeEvent::Frame(frame.clone())));
+        let late = &updates[taken..];
+        for (user, _) in late {
+            self.book.held_back(session, user);
+        }
+        self.region.presence.told.fetch_add(taken as u64, Ordering::Relaxed);
+        self.region.presence.dropped.fetch_add(late.len() as u64, Ordering::Relaxed);
     }
 }
 

@@ -44,6 +44,13 @@ struct State {
 }
 
 impl State {
+    /// Queues an event; one that finds no room ends the queue.
+    fn take_in(&mut self, event: EdgeEvent, bounds: QueueBounds) -> bool {
+        let taken = self.push(event, bounds);
+        self.overflowed = !taken;
+        taken
+    }
+
     /// Whether more than so many parts of the bounds wait: at 1 of 2 what is for the moment goes, at 3 of 4 messages.
     fn is_filled(&self, bounds: QueueBounds, (parts, of): (usize, usize)) -> bool {
         self.events.len() * of > bounds.events * parts || self.bytes > bounds.bytes / of * parts
@@ -103,17 +110,27 @@ impl EventQueue {
             if state.overflowed || state.closed {
                 return false;
             }
-            let taken = state.push(event, self.bounds);
-            state.overflowed = !taken;
-            taken
+            state.take_in(event, self.bounds)
         };
         self.reader.wake();
         taken
     }
 
-    /// Whether more than half of it waits.
-    pub(crate) fn is_half_full(&self) -> bool {
-        self.state.lock().is_filled(self.bounds, (1, 2))
+    /// Queues events until more than half of it waits. Returns how many were taken.
+    pub(crate) fn push_while_idle(&self, events: impl IntoIterator<Item = EdgeEvent>) -> usize {
+        let mut taken = 0;
+        {
+            let mut state = self.state.lock();
+            for event in events {
+                let idle = !(state.overflowed || state.closed || state.is_filled(self.bounds, (1, 2)));
+                if !idle || !state.take_in(event, self.bounds) {
+                    break;
+                }
+                taken += 1;
+            }
+        }
+        self.reader.wake();
+        taken
     }
 
     /// What waits, for its one reader, which is woken when there is something again.

@@ -83,6 +83,10 @@ pub struct RegionOptions {
     pub content_sweep: Duration,
     /// How long a day of a conversation's `retentionDays` lasts: shorter, where somebody rehearses it.
     pub retention_day: Duration,
+    /// Members above which a conversation is large: its entries go to sessions by workers, its receipts are summed up.
+    pub fanout_threshold: usize,
+    /// How long a user types after it said so.
+    pub typing_for: Duration,
     /// Where clients may go instead, best first.
     pub endpoints: Vec<Endpoint>,
     /// Bounds of presence.

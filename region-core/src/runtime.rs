@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::delivery::hops::{Ask, Hops, Stands};
 use crate::edge::{Rewound, Skipped};
 use crate::fail_point::fail_point;
+use crate::fanout::{FanOut, Job};
 use crate::region::{Region, salt};
 use crate::reply::{ReplyTo, device_frame};
 
@@ -54,6 +55,7 @@ pub(crate) fn wall_micros() -> u64 {
 pub(crate) struct Runtime {
     region: Arc<Region>,
     core: RegionCore<ReplyTo>,
+    fan_out: FanOut,
     inputs: mpsc::Receiver<Input<ReplyTo>>,
     asks: mpsc::Receiver<Ask>,
     hops: Hops,
@@ -91,9 +93,11 @@ impl Runtime {
     ) -> Self {
         let others = region.options.map.regions.iter().filter(|other| *other != region.me()).cloned().collect();
         let book = HopBook::new(region.options.explained_messages, others, rand::random(), wall_micros());
+        let fan_out = FanOut::start(&region);
         Self {
             region,
             core,
+            fan_out,
             inputs,
             asks,
             hops: Hops { book },
@@ -208,14 +212,12 @@ impl Runtime {
                 fail_point("before-deliver");
                 self.region.push_delivered(log);
                 if let Some(conversation) = log.as_conversation() {
-                    let age = wall().0.saturating_sub(entry.entry.fixed.time.0);
-                    self.region.measures.delivery_seconds.observe(Duration::from_millis(age).as_secs_f64());
                     let skip = skip.and_then(|reply| reply.connection_id());
-                    self.region.hub.deliver(conversation, &entry, &audience, skip);
                     self.region.presence.delivered(&entry, &audience);
+                    self.fan_out.deliver(conversation, Job::Entry { entry, audience, skip }).await;
                 }
             }
-            told @ (Effect::Began { .. } | Effect::Rewound { .. }) => self.tell_sessions(told),
+            told @ (Effect::Began { .. } | Effect::Rewound { .. }) => self.tell_sessions(told).await,
             Effect::HomeChanged(log) => self.region.home_changed(log),
             Effect::UserChanged { log, entry } => self.region.user_changed(log, &entry),
             Effect::Outbox(item) => {
@@ -259,20 +261,22 @@ impl Runtime {
     }
 
     /// Tells sessions where what they see goes on.
-    fn tell_sessions(&self, effect: Effect<ReplyTo>) {
+    async fn tell_sessions(&mut self, effect: Effect<ReplyTo>) {
         match effect {
             Effect::Began { log, epoch, from, at, before, audience } => {
                 if let Some(conversation) = log.as_conversation() {
                     let skipped = Skipped { conversation, epoch, from: from.max(1), at };
-                    self.region.hub.skipped(&skipped, from > 0, &before, &audience);
                     self.region.presence.touched(before.keys().chain(audience.keys()).cloned());
+                    let job = Job::Skipped { skipped, held: from > 0, before, audience };
+                    self.fan_out.deliver(conversation, job).await;
                 }
             }
             Effect::Rewound { log, epoch, from, audience } => {
                 if let Some(conversation) = log.as_conversation() {
                     let after = from.saturating_sub(1);
-                    self.region.hub.rewound(&Rewound { conversation, epoch, after }, &audience);
                     self.region.presence.touched(audience.keys().cloned());
+                    let rewound = Rewound { conversation, epoch, after };
+                    self.fan_out.deliver(conversation, Job::Rewound { rewound, audience }).await;
                 }
             }
             _ => {}

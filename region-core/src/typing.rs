@@ -61,7 +61,7 @@ pub(crate) async fn run(region: Arc<Region>, mut said: mpsc::Receiver<Said>) {
     let mut failed = region.failed.subscribe();
     let started = Instant::now();
     let now = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let mut book = TypingBook::new(MOST);
+    let mut book = TypingBook::new(MOST, u64::try_from(region.options.typing_for.as_millis()).unwrap_or(u64::MAX / 2));
     loop {
         let due = book.due().map(|due| Duration::from_millis(due.saturating_sub(now())).max(LOOK));
         let over = async {

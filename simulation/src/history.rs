@@ -217,6 +217,8 @@ pub enum Event {
     Told(SessionId, Option<ConversationId>),
     /// A session is told that entries from a number on have left the line.
     Rewound(SessionId, ConversationId, u64),
+    /// A session is at a region from now on.
+    At(SessionId, usize),
     /// A session says that its user has, or has read, everything up to a number. Recorded before the bytes leave.
     Said {
         /// Which.

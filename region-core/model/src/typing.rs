@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 
 use hearth_protocol::{LogId, UserId};
 
-/// `typing.update {isTyping: false}` comes this long after the last start, in milliseconds.
-pub const TYPING_FOR: u64 = 5_000;
 /// A user's starts in a conversation are told at most once in this time.
 pub const TOLD_EVERY: u64 = 1_000;
-/// What another region told is over by itself this long after, should its end be lost.
-pub const TOLD_FOR: u64 = 7_000;
+/// What another region told is over by itself this much later than what is said here, should its end be lost.
+const LOST_AFTER: u64 = 2_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Typing {
@@ -37,23 +35,25 @@ pub struct Update {
 pub struct TypingBook {
     typing: BTreeMap<(LogId, UserId), Typing>,
     most: usize,
+    typing_for: u64,
 }
 
 impl TypingBook {
-    /// Nobody types, and never more than `most`.
+    /// Nobody types, and never more than `most`. `typing.update {isTyping: false}` comes `typing_for` milliseconds after
+    /// the last start.
     #[must_use]
-    pub fn new(most: usize) -> Self {
-        Self { typing: BTreeMap::new(), most }
+    pub fn new(most: usize, typing_for: u64) -> Self {
+        Self { typing: BTreeMap::new(), most, typing_for }
     }
 
     /// A session of this region starts, or goes on. `None` when it was told within [`TOLD_EVERY`], or too many type.
     pub fn start(&mut self, log: LogId, user: &UserId, now: u64) -> Option<Update> {
-        self.take(log, user, now + TYPING_FOR, true, now)
+        self.take(log, user, now + self.typing_for, true, now)
     }
 
     /// Another region told that a user types.
     pub fn heard(&mut self, log: LogId, user: &UserId, now: u64) -> Option<Update> {
-        self.take(log, user, now + TOLD_FOR, false, now)
+        self.take(log, user, now + self.typing_for + LOST_AFTER, false, now)
     }
 
     fn take(&mut self, log: LogId, user: &UserId, until: u64, here: bool, now: u64) -> Option<Update> {
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_start_is_told_at_most_once_a_second_and_is_over_five_seconds_after_the_last() {
-        let (mut book, ann) = (TypingBook::new(10), user("ann"));
+        let (mut book, ann) = (TypingBook::new(10, 5_000), user("ann"));
         let update = |typing| Update { log: log(1), user: user("ann"), typing, here: true };
         assert_eq!(book.start(log(1), &ann, 0), Some(update(true)));
         assert_eq!(book.start(log(1), &ann, 999), None);
@@ -138,9 +138,9 @@ mod tests {
 
     #[test]
     fn what_another_region_told_is_over_by_itself_and_not_told_on() {
-        let (mut book, ann) = (TypingBook::new(10), user("ann"));
+        let (mut book, ann) = (TypingBook::new(10, 5_000), user("ann"));
         assert!(book.heard(log(1), &ann, 0).is_some_and(|update| !update.here));
-        assert!(book.expire(TOLD_FOR).iter().all(|update| !update.typing && !update.here));
+        assert!(book.expire(7_000).iter().all(|update| !update.typing && !update.here));
         assert_eq!(book.due(), None);
     }
 
@@ -149,7 +149,7 @@ mod tests {
         fn whoever_is_told_to_type_is_told_to_have_stopped_and_no_more_type_than_the_bound(
             steps in proptest::collection::vec((0..4u8, 0..3u128, 0..3usize, 0..1_500u64), 0..80),
         ) {
-            let (mut book, mut now) = (TypingBook::new(4), 0);
+            let (mut book, mut now) = (TypingBook::new(4, 5_000), 0);
             let mut told: std::collections::BTreeSet<(LogId, UserId)> = std::collections::BTreeSet::new();
             for (step, conversation, who, later) in steps {
                 now += later;
@@ -166,7 +166,7 @@ mod tests {
                 }
                 prop_assert!(told.len() <= 4);
             }
-            for update in book.expire(now + TOLD_FOR) {
+            for update in book.expire(now + 7_000) {
                 told.remove(&(update.log, update.user));
             }
             prop_assert!(told.is_empty());

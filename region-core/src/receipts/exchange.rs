@@ -88,7 +88,7 @@ impl Region {
     /// Sends what grew to the home, or from the home to everybody else who holds the conversation.
     pub(super) fn send_on(&self, log: LogId, view: &LogView, source: Option<&RegionId>) {
         let Some(placement) = &view.placement else { return };
-        let large = super::tell::is_large(view);
+        let large = super::tell::is_large(view, self.options.fanout_threshold);
         let records: Vec<CursorRecord> = {
             let mut book = self.receipts.book.lock();
             let users = book.take_outgoing(log, large, self.receipts.now());

@@ -29,8 +29,8 @@ const SUMMARIES: usize = 16_384;
 pub(super) type Summaries = BTreeMap<(LogId, UserId), (u64, u64, u64)>;
 
 /// Whether receipts of a conversation are summed up.
-pub(super) fn is_large(view: &LogView) -> bool {
-    view.view.members().is_some_and(|members| members.len() > limits::RECEIPTS_OF_EACH)
+pub(super) fn is_large(view: &LogView, threshold: usize) -> bool {
+    view.view.members().is_some_and(|members| members.len() > threshold)
 }
 
 impl Region {
@@ -49,7 +49,7 @@ impl Region {
                 self.receipts.told.fetch_add(told, Ordering::Relaxed);
             }
         }
-        if is_large(&touched.view) {
+        if is_large(&touched.view, self.options.fanout_threshold) {
             return;
         }
         self.receipts.book.lock().no_summary(touched.log);
@@ -99,7 +99,7 @@ impl Region {
 
     /// Tells senders in a large conversation how many have the newest of their messages, when that is due.
     pub(super) async fn sum_up(&self, log: LogId, view: &LogView) {
-        if !is_large(view) {
+        if !is_large(view, self.options.fanout_threshold) {
             return self.receipts.book.lock().no_summary(log);
         }
         let (Some(members), Some(conversation)) = (view.view.members(), log.as_conversation()) else { return };

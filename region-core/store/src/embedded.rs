@@ -20,6 +20,7 @@ mod journal;
 mod keys;
 mod open;
 mod ports;
+mod rests;
 mod scrub;
 mod tables;
 

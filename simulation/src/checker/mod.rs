@@ -277,6 +277,7 @@ fn gather(history: &History, report: &mut Report) -> Facts {
             | Event::Wrote(..)
             | Event::Says { .. }
             | Event::Told(..)
+            | Event::At(..)
             | Event::Rewound(..)
             | Event::Said { .. }
             | Event::Receipt { .. }

@@ -243,6 +243,14 @@ fn receipts_that_fall_or_run_ahead_break_g10() {
     assert_eq!(broken(with(good, both(&LINE))), vec![]);
     let falls = vec![said(3, false), heard(at(1, 3), false), heard(at(1, 2), false)];
     finds("a cursor falls", Guarantee::G10, with(falls, both(&LINE)));
+    let roams = |back| {
+        let there = vec![Event::At(0, 0), said(3, false), heard(at(1, 3), false), Event::At(0, 1)];
+        [there, vec![heard(at(1, 2), false), Event::At(0, back), heard(at(1, 1), false)]].concat()
+    };
+    finds("a cursor falls where the session went", Guarantee::G10, with(roams(1), both(&LINE)));
+    finds("a cursor falls where the session was before", Guarantee::G10, with(roams(0), both(&LINE)));
+    let behind = vec![Event::At(0, 0), said(3, false), heard(at(1, 3), false), Event::At(0, 1), heard(at(1, 2), false)];
+    assert_eq!(broken(with(behind, both(&LINE))), vec![], "another region may be behind");
     let again = vec![said(3, false), heard(at(2, 2), false), heard(at(1, 3), false)];
     finds("an older epoch", Guarantee::G10, with(again, both(&LINE)));
     let ahead = vec![said(99, false), heard(at(1, 4), false)];

@@ -1,4 +1,7 @@
 //! G10: receipts only grow, and run ahead of nothing.
+//!
+//! Each region tells what it knows. A session that goes on at another region may hear a cursor there that is below one
+//! it heard before, until that region has heard of it, too: falling is judged for each region by itself.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +16,13 @@ type Cursor<'a> = (ConversationId, &'a str, bool);
 pub(super) fn check(history: &History, report: &mut Report) {
     let highest = highest(history);
     let mut said: BTreeMap<Cursor<'_>, u64> = BTreeMap::new();
-    let mut heard: BTreeMap<(u32, Cursor<'_>), Position> = BTreeMap::new();
+    let mut region: BTreeMap<u32, usize> = BTreeMap::new();
+    let mut heard: BTreeMap<(u32, Option<usize>, Cursor<'_>), Position> = BTreeMap::new();
     for (at, event) in &history.events {
         match event {
+            Event::At(session, at) => {
+                region.insert(*session, *at);
+            }
             Event::Said { session, conversation, up_to, read } => {
                 let Some(session) = history.sessions.get(*session as usize) else { continue };
                 for read in [false, *read] {
@@ -35,9 +42,9 @@ pub(super) fn check(history: &History, report: &mut Report) {
                 if number > said.get(&cursor).copied().unwrap_or(0) {
                     found("is above what its clients had said");
                 }
-                let known = heard.entry((*session, cursor)).or_insert(*up_to);
+                let known = heard.entry((*session, region.get(session).copied(), cursor)).or_insert(*up_to);
                 if *up_to < *known {
-                    found("fell");
+                    found(&format!("fell from {} for session {session}", known.sequence.0));
                 }
                 *known = (*known).max(*up_to);
             }

@@ -8,6 +8,7 @@ mod buckets;
 mod here;
 mod interest;
 mod join;
+mod paced;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use hearth_protocol::{ErrorCode, Refusal, RegionId, UserId, limits, mesh};
 use buckets::Buckets;
 use here::Here;
 use interest::{Interests, Pending};
+pub use paced::{Paced, TOGETHER};
 use peer::Peer;
 
 /// Names a session of this region.

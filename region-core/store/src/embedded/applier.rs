@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use super::batch::Staged;
 use super::broken::Broken;
 use super::journal::{Needed, SLOTS};
+use super::rests::{self, Rests};
 use super::tables::Tables;
 
 /// Commits that the tables may be behind; above it, or when the journal's slots are full, the committer waits.
@@ -134,7 +136,18 @@ impl Applier {
         let _guard = self.broken.guard();
         let _ended = Ended(Arc::clone(&self.behind), Arc::clone(&self.needed));
         let mut lowest = None;
-        for Work { staged, ticket, segment, dedup } in queue {
+        let mut rests = Rests::new(Instant::now());
+        loop {
+            let work = queue.recv_timeout(rests::WINDOW);
+            if rests.is_due(Instant::now()) {
+                self.rest();
+            }
+            let Work { staged, ticket, segment, dedup } = match work {
+                Ok(work) => work,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            rests.applied(staged.len());
             if self.broken.reason().is_none()
                 && let Err(error) = self.apply(staged, segment, lowest.get_or_insert(segment))
             {
@@ -151,6 +164,15 @@ impl Applier {
             && let Err(error) = self.tables.sync()
         {
             self.broken.set(&format!("the tables cannot be synced: {error}"));
+        }
+    }
+
+    /// Lets what is in memory go to disk, without waiting for it.
+    fn rest(&self) {
+        if self.broken.reason().is_none()
+            && let Err(error) = self.tables.write_out()
+        {
+            self.broken.set(&format!("the tables cannot be written: {error}"));
         }
     }
 

@@ -32,7 +32,7 @@ impl Batch {
 
     /// Items so far.
     pub(super) fn len(&self) -> usize {
-        self.staged.0.len()
+        self.staged.len()
     }
 
     /// Puts a value.
@@ -58,6 +58,11 @@ impl Staged {
         Self(OwnedWriteBatch::with_capacity(database.clone(), items))
     }
 
+    /// Changes.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The changes of a journal's record. `None` when it names a keyspace that this build does not know.
     pub(super) fn of_ops(tables: &Tables, ops: &[Op<'_>]) -> Option<Self> {
         let mut staged = Self::new(&tables.database, ops.len());
@@ -81,6 +86,14 @@ impl Staged {
 }
 
 impl Tables {
+    /// Begins to bring what is in memory into files; the database's own thread does so.
+    ///
+    /// # Errors
+    /// The database failed before.
+    pub(super) fn write_out(&self) -> Result<(), fjall::Error> {
+        self.all().into_iter().try_for_each(|keyspace| keyspace.rotate_memtable().map(|_| ()))
+    }
+
     /// Puts on disk what was applied.
     ///
     /// # Errors
