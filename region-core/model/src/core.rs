@@ -551,9 +551,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
     }
 
-    fn placement_of(&self, id: LogId) -> Option<Placement> {
+    fn placement_of(&self, id: LogId) -> Option<&Placement> {
         match self.logs.get(&id) {
-            Some(Slotted::Ready(log)) => log.placement.clone(),
+            Some(Slotted::Ready(log)) => log.placement.as_ref(),
             Some(Slotted::Loading(_)) | None => None,
         }
     }

@@ -67,18 +67,16 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 }
             }
             mesh::Body::Answer(said) => self.answered(&peer, said, now, effects),
-            mesh::Body::Append(append) => self.frame_for(append.log.clone(), peer, body, entries, now, effects),
-            mesh::Body::Appended(said) => self.frame_for(said.log.clone(), peer, body, entries, now, effects),
-            mesh::Body::Follow(follow) => self.frame_for(follow.log.clone(), peer, body, entries, now, effects),
-            mesh::Body::Pull(pull) => self.frame_for(pull.log.clone(), peer, body, entries, now, effects),
-            mesh::Body::Pulled(pulled) => self.frame_for(pulled.log.clone(), peer, body, entries, now, effects),
-            mesh::Body::Seal(seal) => self.frame_for(seal.log.clone(), peer, body, entries, now, effects),
+            mesh::Body::Append(append) => self.frame_for(LogId::from_bytes(&append.log), peer, body, entries, now, effects),
+            mesh::Body::Appended(said) => self.frame_for(LogId::from_bytes(&said.log), peer, body, entries, now, effects),
+            mesh::Body::Follow(follow) => self.frame_for(LogId::from_bytes(&follow.log), peer, body, entries, now, effects),
+            mesh::Body::Pull(pull) => self.frame_for(LogId::from_bytes(&pull.log), peer, body, entries, now, effects),
+            mesh::Body::Pulled(pulled) => self.frame_for(LogId::from_bytes(&pulled.log), peer, body, entries, now, effects),
+            mesh::Body::Seal(seal) => self.frame_for(LogId::from_bytes(&seal.log), peer, body, entries, now, effects),
             mesh::Body::Sealed(sealed) => self.sealed(&peer, sealed, now, effects),
-            mesh::Body::Lengths(lengths) => {
-                for length in lengths.logs.clone() {
-                    if let Some(id) = LogId::from_bytes(&length.log) {
-                        self.on_log(id, Waiting::Compare(peer.clone(), length), now, effects);
-                    }
+            mesh::Body::Lengths(_) => {
+                if let mesh::Body::Lengths(lengths) = body {
+                    self.lengths_told(&peer, lengths, now, effects);
                 }
             }
             mesh::Body::Request(request) => {
@@ -103,15 +101,24 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
 
     fn frame_for(
         &mut self,
-        log: Bytes,
+        log: Option<LogId>,
         peer: RegionId,
         body: mesh::Body,
         entries: Vec<Arc<SealedEntry>>,
         now: Now,
         effects: &mut Vec<Effect<R>>,
     ) {
-        if let Some(id) = LogId::from_bytes(&log) {
+        if let Some(id) = log {
             self.on_log(id, Waiting::Frame(peer, body, entries), now, effects);
+        }
+    }
+
+    /// Lengths that a home told of its logs: those that are not in memory are loaded for it.
+    fn lengths_told(&mut self, peer: &RegionId, lengths: mesh::Lengths, now: Now, effects: &mut Vec<Effect<R>>) {
+        for length in lengths.logs {
+            if let Some(id) = LogId::from_bytes(&length.log) {
+                self.on_log(id, Waiting::Compare(peer.clone(), length), now, effects);
+            }
         }
     }
 
@@ -187,7 +194,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let placement = self.placement_of(id);
         let from_home = placement.is_some_and(|placement| {
             placement.home == *home
-                && placement.allowed_regions.is_none_or(|allowed| allowed.contains(&self.options.me))
+                && placement.allowed_regions.as_ref().is_none_or(|allowed| allowed.contains(&self.options.me))
         });
         if from_home {
             self.follows.insert(id, Following::Asked(home.clone()));
