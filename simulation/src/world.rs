@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use hearth_protocol::{LogId, Placement, RegionId, RegionMap, mesh};
 use region_model::ports::DedupKey;
-use region_model::region_map::{MapAnswer, MapCommand, MapState};
+use region_model::region_map::MapState;
 use region_model::{Effect, Input};
 
 use crate::clients::{Client, Connection, Conversation, Sending};
 use crate::errands::Errand;
 use crate::history::{self, History};
-use crate::map::{MapService, Proposal};
-use crate::network::Links;
+use crate::map::{MapService, MapTold, Proposal};
+use crate::network::{Decoded, Links};
 use crate::plan::{Plan, SECOND};
 use crate::presence::{self, Presence};
 use crate::random::Random;
@@ -38,7 +38,7 @@ pub(crate) enum Event {
     /// An input comes to a region.
     Answer { region: usize, start: u64, input: Box<Input<Ticket>> },
     /// A dedup lookup reads; its answer takes a while more.
-    DedupReads { region: usize, start: u64, key: DedupKey },
+    DedupReads { region: usize, start: u64, key: Box<DedupKey> },
     /// Other reads.
     Reads { region: usize, start: u64, effect: Box<Effect<Ticket>> },
     /// A frame arrives.
@@ -76,7 +76,7 @@ pub(crate) enum Event {
     /// The map's leader has a majority for a command.
     MapCommit { leader: usize, proposal: Box<Proposal> },
     /// The map's answer comes back.
-    MapTell { to: usize, start: u64, number: u64, command: Box<MapCommand>, answer: Box<MapAnswer> },
+    MapTell { to: usize, start: u64, told: Box<MapTold> },
     /// Something comes to a region's book of who is there.
     Presence { region: usize, start: u64, said: Box<presence::Said> },
     /// A region hears of a newer map.
@@ -153,6 +153,7 @@ pub(crate) struct World {
     pub(crate) map: RegionMap,
     pub(crate) regions: Vec<Region>,
     pub(crate) links: Links,
+    pub(crate) decoded: Decoded,
     pub(crate) service: MapService,
     pub(crate) clients: Vec<Client>,
     pub(crate) conversations: Vec<Conversation>,
@@ -184,7 +185,11 @@ impl World {
             names.iter().take(plan.size.regions).filter_map(|name| RegionId::new(name).ok()).collect();
         let seed = plan.seed;
         let regions = ids.iter().enumerate().map(|(place, id)| Region::new(seed, place, id.clone())).collect();
-        let history = History { regions: ids.iter().map(|id| id.as_str().to_owned()).collect(), ..History::default() };
+        let history = History {
+            regions: ids.iter().map(|id| id.as_str().to_owned()).collect(),
+            events: Vec::with_capacity(plan.history_events()),
+            ..History::default()
+        };
         let mut world = Self {
             now: 0,
             events: BinaryHeap::new(),
@@ -192,6 +197,7 @@ impl World {
             map: RegionMap { version: 1, regions: ids },
             regions,
             links: Links::new(seed, plan.size.regions),
+            decoded: Decoded::new(),
             service: MapService::new(seed),
             clients: Vec::new(),
             conversations: Vec::new(),
@@ -279,7 +285,7 @@ impl World {
             Event::Answer { region, start, input } if self.is_current(region, start) => self.input(region, *input),
             Event::DedupReads { region, start, key } if self.is_current(region, start) => {
                 let record = self.regions[region].disk.dedup(&key);
-                let input = Box::new(Input::Dedup(key, record));
+                let input = Box::new(Input::Dedup(*key, record));
                 let took = self.regions[region].random.between(0, 1_000);
                 self.after(took, Event::Answer { region, start, input });
             }
@@ -288,9 +294,7 @@ impl World {
             Event::Presence { region, start, said } if self.is_current(region, start) => {
                 self.presence_said(region, *said);
             }
-            Event::MapTell { to, start, number, command, answer } if self.is_current(to, start) => {
-                self.map_tell(to, number, &command, &answer);
-            }
+            Event::MapTell { to, start, told } if self.is_current(to, start) => self.map_tell(to, &told),
             Event::Written { .. }
             | Event::Answer { .. }
             | Event::DedupReads { .. }
