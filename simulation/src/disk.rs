@@ -272,7 +272,7 @@ impl Disk {
 
     /// The lengths that a home compares with a replica, and the logs that a follower follows again.
     pub(crate) fn compare(&self, me: &RegionId, peer: &RegionId) -> (Vec<mesh::Length>, BTreeSet<LogId>) {
-        let (mut lengths, mut follows) = (Vec::new(), BTreeSet::new());
+        let (mut lengths, mut follows) = (Vec::with_capacity(self.logs.len()), BTreeSet::new());
         for (log, stored) in &self.logs {
             let Some(record) = &stored.record else { continue };
             let placement_log = log.placement_slot().is_some();

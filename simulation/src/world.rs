@@ -1,7 +1,7 @@
 //! The mesh of a run: regions, links, clients and the one queue of what happens next. One thread, no wait, no real
 //! clock: the same plan gives the same run.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
@@ -113,32 +113,37 @@ impl Event {
     }
 }
 
-/// An event with its time; of one time the one that was planned first comes first.
-#[derive(Debug)]
-struct Planned {
-    at: u64,
-    number: u64,
-    event: Event,
+/// What is planned, the earliest first, and of one time what was planned first. The heap moves keys alone: events lie in
+/// a list of places that are used again.
+#[derive(Debug, Default)]
+struct Events {
+    heap: BinaryHeap<Reverse<Planned>>,
+    places: Vec<Option<Event>>,
+    free: Vec<u32>,
 }
 
-impl PartialEq for Planned {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
+/// When an event happens, its number over all that were planned, and its place.
+type Planned = (u64, u64, u32);
+
+impl Events {
+    fn push(&mut self, at: u64, number: u64, event: Event) {
+        let place = match self.free.pop() {
+            Some(place) => place,
+            None => {
+                self.places.push(None);
+                u32::try_from(self.places.len() - 1).expect("fewer events wait than a run may have")
+            }
+        };
+        self.places[place as usize] = Some(event);
+        self.heap.push(Reverse((at, number, place)));
     }
-}
 
-impl Eq for Planned {}
-
-impl PartialOrd for Planned {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Planned {
-    /// The heap gives the greatest first: the earliest is the greatest.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.number).cmp(&(self.at, self.number))
+    /// The next event with its time, unless that is after `end`.
+    fn pop_until(&mut self, end: u64) -> Option<(u64, Event)> {
+        let Reverse((at, _, place)) = *self.heap.peek().filter(|Reverse((at, ..))| *at <= end)?;
+        self.heap.pop();
+        self.free.push(place);
+        Some((at, self.places[place as usize].take()?))
     }
 }
 
@@ -148,7 +153,7 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     /// Microseconds since the run began.
     pub(crate) now: u64,
-    events: BinaryHeap<Planned>,
+    events: Events,
     planned: u64,
     pub(crate) map: RegionMap,
     pub(crate) regions: Vec<Region>,
@@ -192,7 +197,7 @@ impl World {
         };
         let mut world = Self {
             now: 0,
-            events: BinaryHeap::new(),
+            events: Events::default(),
             planned: 0,
             map: RegionMap { version: 1, regions: ids },
             regions,
@@ -242,7 +247,7 @@ impl World {
 
     pub(crate) fn at(&mut self, at: u64, event: Event) {
         self.planned += 1;
-        self.events.push(Planned { at: at.max(self.now), number: self.planned, event });
+        self.events.push(at.max(self.now), self.planned, event);
     }
 
     pub(crate) fn after(&mut self, microseconds: u64, event: Event) {
@@ -261,8 +266,9 @@ impl World {
     /// Runs until a time, in microseconds.
     pub(crate) fn run_until(&mut self, end: u64) {
         let most = EVENTS_A_SECOND * (self.now.max(end) / SECOND + 60);
-        while self.planned < most && self.events.peek().is_some_and(|planned| planned.at <= end) {
-            let Some(Planned { at, event, .. }) = self.events.pop() else { break };
+        while self.planned < most
+            && let Some((at, event)) = self.events.pop_until(end)
+        {
             self.now = at;
             match event.region() {
                 Some(region) if self.regions[region].paused > 0 => self.regions[region].held.push(event),

@@ -37,13 +37,13 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn frame(
         &mut self,
         peer: RegionId,
-        body: mesh::Body,
+        body: Box<mesh::Body>,
         entries: Vec<Arc<SealedEntry>>,
         salt: [u8; 16],
         now: Now,
         effects: &mut Vec<Effect<R>>,
     ) {
-        match &body {
+        match &*body {
             mesh::Body::Forward(forward) => {
                 let forward_id = forward.forward_id;
                 let (round, asker) = (forward.round, peer.clone());
@@ -67,15 +67,23 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 }
             }
             mesh::Body::Answer(said) => self.answered(&peer, said, now, effects),
-            mesh::Body::Append(append) => self.frame_for(LogId::from_bytes(&append.log), peer, body, entries, now, effects),
-            mesh::Body::Appended(said) => self.frame_for(LogId::from_bytes(&said.log), peer, body, entries, now, effects),
-            mesh::Body::Follow(follow) => self.frame_for(LogId::from_bytes(&follow.log), peer, body, entries, now, effects),
+            mesh::Body::Append(append) => {
+                self.frame_for(LogId::from_bytes(&append.log), peer, body, entries, now, effects)
+            }
+            mesh::Body::Appended(said) => {
+                self.frame_for(LogId::from_bytes(&said.log), peer, body, entries, now, effects)
+            }
+            mesh::Body::Follow(follow) => {
+                self.frame_for(LogId::from_bytes(&follow.log), peer, body, entries, now, effects)
+            }
             mesh::Body::Pull(pull) => self.frame_for(LogId::from_bytes(&pull.log), peer, body, entries, now, effects),
-            mesh::Body::Pulled(pulled) => self.frame_for(LogId::from_bytes(&pulled.log), peer, body, entries, now, effects),
+            mesh::Body::Pulled(pulled) => {
+                self.frame_for(LogId::from_bytes(&pulled.log), peer, body, entries, now, effects)
+            }
             mesh::Body::Seal(seal) => self.frame_for(LogId::from_bytes(&seal.log), peer, body, entries, now, effects),
             mesh::Body::Sealed(sealed) => self.sealed(&peer, sealed, now, effects),
             mesh::Body::Lengths(_) => {
-                if let mesh::Body::Lengths(lengths) = body {
+                if let mesh::Body::Lengths(lengths) = *body {
                     self.lengths_told(&peer, lengths, now, effects);
                 }
             }
@@ -103,7 +111,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         &mut self,
         log: Option<LogId>,
         peer: RegionId,
-        body: mesh::Body,
+        body: Box<mesh::Body>,
         entries: Vec<Arc<SealedEntry>>,
         now: Now,
         effects: &mut Vec<Effect<R>>,
@@ -148,7 +156,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         // Until the epoch that this region opens is on its disk, nobody hears of it; then everybody is asked.
         let opens = self.opens(id);
         if matches!(body, mesh::Body::Follow(_)) && opens {
-            self.hold(id, Waiting::Frame(peer.clone(), body.clone(), entries.to_vec()), effects);
+            self.hold(id, Waiting::Frame(peer.clone(), Box::new(body.clone()), entries.to_vec()), effects);
             return;
         }
         let mut unread = None;
@@ -165,7 +173,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             _ => {}
         });
         if let Some(unread) = unread {
-            self.hold(id, Waiting::Frame(peer.clone(), body.clone(), entries.to_vec()), effects);
+            self.hold(id, Waiting::Frame(peer.clone(), Box::new(body.clone()), entries.to_vec()), effects);
             read_first(id, unread, effects);
         }
         if let mesh::Body::Appended(said) = body
