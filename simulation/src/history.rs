@@ -274,6 +274,17 @@ pub enum Event {
         /// Whether it says so for certain.
         sure: bool,
     },
+    /// Whether a user is a member of a conversation at the end, by its line and by the user's own record.
+    MembershipEnd {
+        /// Of which conversation.
+        conversation: ConversationId,
+        /// Who.
+        user: String,
+        /// What the line says.
+        is_member: bool,
+        /// What the record says.
+        recorded: bool,
+    },
     /// A loss statement: positions from `from` on, below the epoch `below`, may be missing where fewer than
     /// `covered_copies` regions had them.
     Loss {

@@ -192,6 +192,7 @@ pub fn run_whole(plan: &Plan, told: bool) -> (Ran, History) {
     world.run_until(world.now + RESTART);
     let after_restart = world.settle();
     world.read_all(2, &mut given);
+    world.memberships_at_the_end();
     let mut report = checker::check(&world.history);
     for why in [unsettled, after_restart].into_iter().flatten() {
         report.add(Guarantee::Answered, why);

@@ -7,6 +7,7 @@
 mod acks;
 mod changes;
 mod lines;
+mod memberships;
 #[cfg(test)]
 mod planted;
 mod presence;
@@ -53,6 +54,8 @@ pub enum Guarantee {
     Expired,
     /// Messages of a device stand in the order in which it sent them.
     DeviceOrder,
+    /// A user's record says in which conversations the user is.
+    Recorded,
     /// Every send is answered once everything is healed.
     Answered,
 }
@@ -215,6 +218,7 @@ pub fn check(history: &History) -> Report {
     receipts::check(history, &mut report);
     changes::check(history, &mut report);
     presence::check(history, &mut report);
+    memberships::check(history, &mut report);
     report.sends = facts.sent.values().filter(|sent| sent.invoked.is_some()).count();
     report.acked = facts.sent.values().filter(|sent| !sent.acks.is_empty()).count();
     overlaps(history, &facts, &mut report);
@@ -284,6 +288,7 @@ fn gather(history: &History, report: &mut Report) -> Facts {
             | Event::There { .. }
             | Event::PresenceTold { .. }
             | Event::PresenceEnd { .. }
+            | Event::MembershipEnd { .. }
             | Event::Bound { .. }
             | Event::FaultBegins(..)
             | Event::FaultEnds(_)

@@ -491,3 +491,16 @@ fn a_line_may_begin_at_its_floor_and_nowhere_else_and_what_is_below_is_not_lost(
     let lost = [told(2), vec![invoke(0, 15), ack(0, 15, acked(at(1, 5)))]].concat();
     finds("lost above it", Guarantee::G1, with(lost, both(&line)));
 }
+
+#[test]
+fn a_record_that_does_not_say_what_the_line_says_of_a_member_is_found() {
+    let end = |is_member, recorded| {
+        let end = Event::MembershipEnd { conversation: CONVERSATION, user: "ann".to_owned(), is_member, recorded };
+        with(vec![end], both(&LINE))
+    };
+    for good in [true, false] {
+        assert_eq!(broken(end(good, good)), vec![]);
+    }
+    finds("never told", Guarantee::Recorded, end(true, false));
+    finds("told of no end", Guarantee::Recorded, end(false, true));
+}
