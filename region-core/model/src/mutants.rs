@@ -36,7 +36,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every mutant with its name on the command line.
-    pub const ALL: [(&'static str, Self); 32] = [
+    pub const ALL: [(&'static str, Self); 31] = [
         ("seal-off", Self::Rule(Flaw::SealOff)),
         ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
         ("longest-wins", Self::Rule(Flaw::LongestWins)),
@@ -51,7 +51,6 @@ impl Mutant {
         ("no-dedup", Self::Rule(Flaw::NoDedup)),
         ("mark-by-conversation", Self::Rule(Flaw::MarkByConversation)),
         ("fence-forgiven", Self::Rule(Flaw::FenceForgiven)),
-        ("loser-goes-on", Self::Rule(Flaw::LoserGoesOn)),
         ("move-without-seal", Self::Rule(Flaw::MoveWithoutSeal)),
         ("move-copies-home-only", Self::Rule(Flaw::MoveCopiesHomeOnly)),
         ("new-store-trusted", Self::Rule(Flaw::NewStoreTrusted)),
