@@ -67,20 +67,16 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 }
             }
             mesh::Body::Answer(said) => self.answered(&peer, said, now, effects),
-            mesh::Body::Append(append) => {
-                self.frame_for(LogId::from_bytes(&append.log), peer, body, entries, now, effects)
+            mesh::Body::Append(mesh::Append { log, .. })
+            | mesh::Body::Appended(mesh::Appended { log, .. })
+            | mesh::Body::Follow(mesh::Follow { log, .. })
+            | mesh::Body::Pull(mesh::Pull { log, .. })
+            | mesh::Body::Pulled(mesh::Pulled { log, .. })
+            | mesh::Body::Seal(mesh::Seal { log, .. }) => {
+                if let Some(id) = LogId::from_bytes(log) {
+                    self.on_log(id, Waiting::Frame(peer, body, entries), now, effects);
+                }
             }
-            mesh::Body::Appended(said) => {
-                self.frame_for(LogId::from_bytes(&said.log), peer, body, entries, now, effects)
-            }
-            mesh::Body::Follow(follow) => {
-                self.frame_for(LogId::from_bytes(&follow.log), peer, body, entries, now, effects)
-            }
-            mesh::Body::Pull(pull) => self.frame_for(LogId::from_bytes(&pull.log), peer, body, entries, now, effects),
-            mesh::Body::Pulled(pulled) => {
-                self.frame_for(LogId::from_bytes(&pulled.log), peer, body, entries, now, effects)
-            }
-            mesh::Body::Seal(seal) => self.frame_for(LogId::from_bytes(&seal.log), peer, body, entries, now, effects),
             mesh::Body::Sealed(sealed) => self.sealed(&peer, sealed, now, effects),
             mesh::Body::Lengths(_) => {
                 if let mesh::Body::Lengths(lengths) = *body {
@@ -104,20 +100,6 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             | mesh::Body::Typing(_)
             | mesh::Body::Presence(_)
             | mesh::Body::Push(_) => {}
-        }
-    }
-
-    fn frame_for(
-        &mut self,
-        log: Option<LogId>,
-        peer: RegionId,
-        body: Box<mesh::Body>,
-        entries: Vec<Arc<SealedEntry>>,
-        now: Now,
-        effects: &mut Vec<Effect<R>>,
-    ) {
-        if let Some(id) = log {
-            self.on_log(id, Waiting::Frame(peer, body, entries), now, effects);
         }
     }
 
