@@ -122,8 +122,8 @@ impl Checker {
         for Reading { region, pass, conversation, rows } in readings {
             let conversation = ConversationId(named(conversation));
             let reader = format!("region {region} (reading {pass})");
-            let said = Event::Read { reader, conversation, rows: rows.iter().map(read_row).collect() };
-            let rows = rows.iter().map(row).collect();
+            let said = Event::Read { reader, conversation, rows: Arc::new(rows.iter().map(read_row).collect()) };
+            let rows = Arc::new(rows.iter().map(row).collect());
             history.add(end, Event::Reading { region: *region, pass: *pass, conversation, rows });
             history.add(end, said);
         }

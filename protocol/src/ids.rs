@@ -1,5 +1,6 @@
 //! Identifiers. Each is a type of its own, so that swapped arguments do not compile.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,10 +11,24 @@ use uuid::Uuid;
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         #[serde(transparent)]
         pub struct $name(pub Uuid);
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+
+        impl Ord for $name {
+            /// The order of the bytes, which is that of their big-endian number: compared without a call, since maps
+            /// by id are looked into all the time.
+            fn cmp(&self, other: &Self) -> Ordering {
+                self.0.as_u128().cmp(&other.0.as_u128())
+            }
+        }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -234,12 +249,26 @@ pub enum LogKind {
 }
 
 /// Names a log: kind and id.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LogId {
     /// What it records.
     pub kind: LogKind,
     /// Its id within the kind.
     pub id: Uuid,
+}
+
+impl PartialOrd for LogId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for LogId {
+    /// The order of [`LogId::to_bytes`]. Ids are compared as big-endian numbers, without a call: maps by log are looked
+    /// into many times for each input of a region.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.kind as u8, self.id.as_u128()).cmp(&(other.kind as u8, other.id.as_u128()))
+    }
 }
 
 impl LogId {

@@ -23,6 +23,8 @@ pub(crate) struct StoredLog {
     pub(crate) tail: BTreeMap<Position, Arc<SealedEntry>>,
     /// What was done to messages, by the number of what did it.
     pub(crate) changes: BTreeMap<u64, ChangeRecord>,
+    /// When content is to go, with the number of what it is of; some of it may have left the line or gone otherwise.
+    expiring: BTreeSet<(Timestamp, u64)>,
 }
 
 impl StoredLog {
@@ -101,7 +103,11 @@ impl Disk {
             stored.changes.retain(|by, _| !begin.dropped.contains(by));
         }
         let entries = append.filled.into_iter().chain(append.entries);
-        stored.entries.extend(entries.map(|entry| (entry.sequence().0, entry)));
+        for entry in entries {
+            let sequence = entry.sequence().0;
+            stored.expiring.extend(entry.entry.fixed.expires_at.map(|at| (at, sequence)));
+            stored.entries.insert(sequence, entry);
+        }
         if append.record.is_some() {
             stored.record = append.record;
         }
@@ -185,12 +191,18 @@ impl Disk {
 
     /// Takes content away whose time is over.
     pub(crate) fn take_expired(&mut self, now: Timestamp) {
+        let is_over = |entry: &&mut Arc<SealedEntry>| {
+            entry.entry.fixed.expires_at.is_some_and(|at| at <= now) && entry.content().is_some()
+        };
         for stored in self.logs.values_mut() {
-            let entries = stored.entries.values_mut().chain(stored.tail.values_mut());
-            let is_over = |entry: &&mut Arc<SealedEntry>| {
-                entry.entry.fixed.expires_at.is_some_and(|at| at <= now) && entry.content().is_some()
-            };
-            entries.filter(is_over).for_each(|entry| *entry = entry.without_content());
+            while let Some((_, sequence)) = stored.expiring.first().copied().filter(|(at, _)| *at <= now) {
+                stored.expiring.pop_first();
+                if let Some(entry) = stored.entries.get_mut(&sequence).filter(is_over) {
+                    *entry = entry.without_content();
+                }
+            }
+            // What left the line is apart from its number.
+            stored.tail.values_mut().filter(is_over).for_each(|entry| *entry = entry.without_content());
         }
     }
 
@@ -260,7 +272,7 @@ impl Disk {
 
     /// The lengths that a home compares with a replica, and the logs that a follower follows again.
     pub(crate) fn compare(&self, me: &RegionId, peer: &RegionId) -> (Vec<mesh::Length>, BTreeSet<LogId>) {
-        let (mut lengths, mut follows) = (Vec::new(), BTreeSet::new());
+        let (mut lengths, mut follows) = (Vec::with_capacity(self.logs.len()), BTreeSet::new());
         for (log, stored) in &self.logs {
             let Some(record) = &stored.record else { continue };
             let placement_log = log.placement_slot().is_some();

@@ -1,6 +1,8 @@
 //! What clients of a mesh saw, in the order of one clock. The simulator writes it, and so do the stories over real
 //! sockets; [`crate::checker`] judges both.
 
+use std::sync::Arc;
+
 use hearth_protocol::client::PresenceStatus;
 use hearth_protocol::{ConversationId, Level, MessageId, Position};
 
@@ -174,8 +176,8 @@ pub enum Event {
         reader: String,
         /// Of which conversation.
         conversation: ConversationId,
-        /// The rows.
-        rows: Vec<ReadRow>,
+        /// The rows. Readers that were given the same share them: they are judged once.
+        rows: Arc<Vec<ReadRow>>,
     },
     /// A session hears an ack.
     Ack {
@@ -274,6 +276,17 @@ pub enum Event {
         /// Whether it says so for certain.
         sure: bool,
     },
+    /// Whether a user is a member of a conversation at the end, by its line and by the user's own record.
+    MembershipEnd {
+        /// Of which conversation.
+        conversation: ConversationId,
+        /// Who.
+        user: String,
+        /// What the line says.
+        is_member: bool,
+        /// What the record says.
+        recorded: bool,
+    },
     /// A loss statement: positions from `from` on, below the epoch `below`, may be missing where fewer than
     /// `covered_copies` regions had them.
     Loss {
@@ -307,8 +320,8 @@ pub enum Event {
         pass: u32,
         /// Of what.
         conversation: ConversationId,
-        /// What.
-        rows: Vec<Row>,
+        /// What. Regions that gave the same share it: it is judged once.
+        rows: Arc<Vec<Row>>,
     },
 }
 

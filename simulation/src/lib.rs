@@ -22,6 +22,7 @@ pub mod history;
 #[cfg(feature = "mutants")]
 pub mod hunt;
 mod map;
+mod memberships;
 mod network;
 mod plan;
 mod presence;

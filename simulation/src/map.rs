@@ -90,6 +90,14 @@ pub(crate) struct Proposal {
     leadership: u64,
 }
 
+/// What the map's leader answered.
+#[derive(Clone, Debug)]
+pub(crate) struct MapTold {
+    number: u64,
+    command: MapCommand,
+    answer: MapAnswer,
+}
+
 impl World {
     /// Founds the map: every region has its store and its first incarnation.
     pub(crate) fn found_map(&mut self) {
@@ -241,8 +249,8 @@ impl World {
         let (to, number) = (proposal.from, proposal.number);
         if let Some(way) = self.way_to(leader, to) {
             let start = self.regions[to].start;
-            let command = Box::new(proposal.command.clone());
-            self.after(way, Event::MapTell { to, start, number, command, answer: Box::new(answer) });
+            let told = Box::new(MapTold { number, command: proposal.command.clone(), answer });
+            self.after(way, Event::MapTell { to, start, told });
         }
     }
 
@@ -282,9 +290,10 @@ impl World {
     }
 
     /// An answer of the map came to the region that asked.
-    pub(crate) fn map_tell(&mut self, place: usize, number: u64, command: &MapCommand, answer: &MapAnswer) {
+    pub(crate) fn map_tell(&mut self, place: usize, told: &MapTold) {
+        let MapTold { number, command, answer } = told;
         let keeper = &mut self.regions[place].keeper;
-        if keeper.asked.is_none_or(|(asked, _)| asked != number) {
+        if keeper.asked.is_none_or(|(asked, _)| asked != *number) {
             return;
         }
         let at = keeper.asked.take().map_or(self.now, |(_, at)| at);

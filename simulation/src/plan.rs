@@ -9,6 +9,10 @@ use crate::random::Random;
 pub(crate) const SECOND: u64 = 1_000_000;
 /// Faults begin from here on: conversations are made before.
 const FIRST_FAULT: u64 = 3 * SECOND;
+/// Events of the history for each time that a client does something.
+const EVENTS_OF_AN_ACT: u64 = 10;
+/// Room is made for no more events than this beforehand.
+const MOST_EVENTS: usize = 1 << 22;
 /// Of a run, in percent: faults end and clients send up to here; the rest shows that everything comes to its end.
 const CALM_AFTER: u64 = 85;
 
@@ -244,6 +248,12 @@ impl Plan {
     #[must_use]
     pub fn ends_at(&self) -> u64 {
         self.calm_at + self.size.seconds * SECOND * (100 - CALM_AFTER) / 100
+    }
+
+    /// About as many events as its history will have, rather more: what clients do is seen by others several times.
+    pub(crate) fn history_events(&self) -> usize {
+        let acts = self.clients.len() as u64 * self.size.seconds * 1_000 / self.size.pace.max(1);
+        usize::try_from(acts * EVENTS_OF_AN_ACT).unwrap_or(0).min(MOST_EVENTS)
     }
 
     /// What to type to see this very run again.

@@ -313,7 +313,9 @@ impl World {
                 self.trace.count(self.now, "unpark", place as u64, number);
                 self.store_write(place, Write::Unpark(number));
             }
-            Effect::Dedup(key) => self.store_read(place, Event::DedupReads { region: place, start, key }),
+            Effect::Dedup(key) => {
+                self.store_read(place, Event::DedupReads { region: place, start, key: Box::new(key) });
+            }
             Effect::Load(_)
             | Effect::ReadForReplica { .. }
             | Effect::ReadForPull { .. }

@@ -1,6 +1,7 @@
 //! One run: a plan comes to its end, everything is read through every region, and the history is judged.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use hearth_protocol::MessageId;
@@ -8,7 +9,7 @@ use serde::Serialize;
 
 use crate::alterations::shown_rows;
 use crate::checker::{self, Guarantee, Report, Violation};
-use crate::history::{Event, History, Row};
+use crate::history::{Event, History, ReadRow, Row};
 use crate::plan::{FaultKind, Plan, SECOND};
 use crate::world::World;
 
@@ -91,6 +92,21 @@ const PATIENCE: u64 = 60 * SECOND;
 /// How long after the restart of all regions they are looked at first.
 const RESTART: u64 = 5 * SECOND;
 
+/// What the last region gave of a conversation.
+#[derive(Debug, Default)]
+struct Given {
+    rows: Arc<Vec<Row>>,
+    shown: Arc<Vec<ReadRow>>,
+}
+
+/// What was given, shared with what was given before where that is the same.
+fn share<T: PartialEq>(before: &mut Arc<Vec<T>>, given: Vec<T>) -> Arc<Vec<T>> {
+    if **before != given {
+        *before = Arc::new(given);
+    }
+    Arc::clone(before)
+}
+
 /// What a run came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -170,11 +186,13 @@ pub fn run_whole(plan: &Plan, told: bool) -> (Ran, History) {
     world.run_until(plan.ends_at());
     let unsettled = world.settle();
     world.presence_at_the_end();
-    world.read_all(1);
+    let mut given = BTreeMap::new();
+    world.read_all(1, &mut given);
     world.restart_all();
     world.run_until(world.now + RESTART);
     let after_restart = world.settle();
-    world.read_all(2);
+    world.read_all(2, &mut given);
+    world.memberships_at_the_end();
     let mut report = checker::check(&world.history);
     for why in [unsettled, after_restart].into_iter().flatten() {
         report.add(Guarantee::Answered, why);
@@ -207,12 +225,12 @@ fn summary(world: World, plan: &Plan, report: &Report, began: Instant) -> Ran {
         lost: report.count(&[Guarantee::G1, Guarantee::G8]),
         duplicated: report.count(&[Guarantee::G3]),
         out_of_order: report.count(&[Guarantee::G2, Guarantee::DeviceOrder]),
-        failovers: world.trace.steps.get("fence").copied().unwrap_or(0),
+        failovers: world.trace.steps_of("fence"),
         moves: world.moves,
         faults_overlapping_sends: report.faults_overlapping,
         faults,
         verdict,
-        steps: world.trace.steps.clone(),
+        steps: world.trace.steps(),
         trace_hash: world.trace.hash(),
         violations: report.violations.clone(),
         inconclusive,
@@ -320,8 +338,9 @@ impl World {
         )
     }
 
-    /// Every conversation is read from its first row to its end in every region that votes for it.
-    fn read_all(&mut self, pass: u32) {
+    /// Every conversation is read from its first row to its end in every region that votes for it. `given` is what the
+    /// last one gave: what is the same is kept once.
+    fn read_all(&mut self, pass: u32, given: &mut BTreeMap<usize, Given>) {
         for conversation in 0..self.conversations.len() {
             let (log, id) = (self.conversations[conversation].log, self.conversations[conversation].id);
             if !self.conversations[conversation].ready {
@@ -330,7 +349,7 @@ impl World {
             for region in self.voters_of(conversation) {
                 let disk = &self.regions[region].disk;
                 let mark = disk.logs.get(&log).map_or(0, |stored| stored.mark);
-                let row = |entry: &std::sync::Arc<hearth_protocol::SealedEntry>| Row {
+                let row = |entry: &Arc<hearth_protocol::SealedEntry>| Row {
                     sequence: entry.sequence().0,
                     epoch: entry.epoch().0,
                     message: MessageId(entry.entry.fixed.id),
@@ -340,6 +359,8 @@ impl World {
                 let rows = entries.iter().map(row).collect();
                 let shown = shown_rows(&entries, &disk.changes(log), self.regions[region].clock.wall(self.now));
                 let reader = format!("{} (reading {pass})", self.regions[region].id);
+                let given = given.entry(conversation).or_default();
+                let (rows, shown) = (share(&mut given.rows, rows), share(&mut given.shown, shown));
                 self.history.add(self.now, Event::Reading { region, pass, conversation: id, rows });
                 self.history.add(self.now, Event::Read { reader, conversation: id, rows: shown });
             }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 
 /// Bytes gathered before they are hashed.
 const GATHERED: usize = 1 << 16;
@@ -12,7 +14,8 @@ const GATHERED: usize = 1 << 16;
 pub(crate) struct Trace {
     context: digest::Context,
     gathered: Vec<u8>,
-    pub(crate) steps: BTreeMap<&'static str, u64>,
+    /// How often each step happened. Nothing depends on its order: see [`Trace::steps`].
+    steps: HashMap<&'static str, u64, FixedState>,
     /// Whether each line goes to standard error, too.
     pub(crate) told: bool,
 }
@@ -52,6 +55,16 @@ impl Trace {
     pub(crate) fn count(&mut self, at: u64, step: &'static str, one: u64, other: u64) {
         *self.steps.entry(step).or_default() += 1;
         self.add(at, step, one, other);
+    }
+
+    /// How often each step happened, by name.
+    pub(crate) fn steps(&self) -> BTreeMap<&'static str, u64> {
+        self.steps.iter().map(|(step, count)| (*step, *count)).collect()
+    }
+
+    /// How often a step happened.
+    pub(crate) fn steps_of(&self, step: &str) -> u64 {
+        self.steps.get(step).copied().unwrap_or(0)
     }
 
     /// The hash of all, in hexadecimal.

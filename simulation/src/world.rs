@@ -1,20 +1,20 @@
 //! The mesh of a run: regions, links, clients and the one queue of what happens next. One thread, no wait, no real
 //! clock: the same plan gives the same run.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
 use hearth_protocol::{LogId, Placement, RegionId, RegionMap, mesh};
 use region_model::ports::DedupKey;
-use region_model::region_map::{MapAnswer, MapCommand, MapState};
+use region_model::region_map::MapState;
 use region_model::{Effect, Input};
 
 use crate::clients::{Client, Connection, Conversation, Sending};
 use crate::errands::Errand;
 use crate::history::{self, History};
-use crate::map::{MapService, Proposal};
-use crate::network::Links;
+use crate::map::{MapService, MapTold, Proposal};
+use crate::network::{Decoded, Links};
 use crate::plan::{Plan, SECOND};
 use crate::presence::{self, Presence};
 use crate::random::Random;
@@ -38,7 +38,7 @@ pub(crate) enum Event {
     /// An input comes to a region.
     Answer { region: usize, start: u64, input: Box<Input<Ticket>> },
     /// A dedup lookup reads; its answer takes a while more.
-    DedupReads { region: usize, start: u64, key: DedupKey },
+    DedupReads { region: usize, start: u64, key: Box<DedupKey> },
     /// Other reads.
     Reads { region: usize, start: u64, effect: Box<Effect<Ticket>> },
     /// A frame arrives.
@@ -76,7 +76,7 @@ pub(crate) enum Event {
     /// The map's leader has a majority for a command.
     MapCommit { leader: usize, proposal: Box<Proposal> },
     /// The map's answer comes back.
-    MapTell { to: usize, start: u64, number: u64, command: Box<MapCommand>, answer: Box<MapAnswer> },
+    MapTell { to: usize, start: u64, told: Box<MapTold> },
     /// Something comes to a region's book of who is there.
     Presence { region: usize, start: u64, said: Box<presence::Said> },
     /// A region hears of a newer map.
@@ -113,32 +113,37 @@ impl Event {
     }
 }
 
-/// An event with its time; of one time the one that was planned first comes first.
-#[derive(Debug)]
-struct Planned {
-    at: u64,
-    number: u64,
-    event: Event,
+/// What is planned, the earliest first, and of one time what was planned first. The heap moves keys alone: events lie in
+/// a list of places that are used again.
+#[derive(Debug, Default)]
+struct Events {
+    heap: BinaryHeap<Reverse<Planned>>,
+    places: Vec<Option<Event>>,
+    free: Vec<u32>,
 }
 
-impl PartialEq for Planned {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
+/// When an event happens, its number over all that were planned, and its place.
+type Planned = (u64, u64, u32);
+
+impl Events {
+    fn push(&mut self, at: u64, number: u64, event: Event) {
+        let place = match self.free.pop() {
+            Some(place) => place,
+            None => {
+                self.places.push(None);
+                u32::try_from(self.places.len() - 1).expect("fewer events wait than a run may have")
+            }
+        };
+        self.places[place as usize] = Some(event);
+        self.heap.push(Reverse((at, number, place)));
     }
-}
 
-impl Eq for Planned {}
-
-impl PartialOrd for Planned {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Planned {
-    /// The heap gives the greatest first: the earliest is the greatest.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.number).cmp(&(self.at, self.number))
+    /// The next event with its time, unless that is after `end`.
+    fn pop_until(&mut self, end: u64) -> Option<(u64, Event)> {
+        let Reverse((at, _, place)) = *self.heap.peek().filter(|Reverse((at, ..))| *at <= end)?;
+        self.heap.pop();
+        self.free.push(place);
+        Some((at, self.places[place as usize].take()?))
     }
 }
 
@@ -148,11 +153,12 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     /// Microseconds since the run began.
     pub(crate) now: u64,
-    events: BinaryHeap<Planned>,
+    events: Events,
     planned: u64,
     pub(crate) map: RegionMap,
     pub(crate) regions: Vec<Region>,
     pub(crate) links: Links,
+    pub(crate) decoded: Decoded,
     pub(crate) service: MapService,
     pub(crate) clients: Vec<Client>,
     pub(crate) conversations: Vec<Conversation>,
@@ -184,14 +190,19 @@ impl World {
             names.iter().take(plan.size.regions).filter_map(|name| RegionId::new(name).ok()).collect();
         let seed = plan.seed;
         let regions = ids.iter().enumerate().map(|(place, id)| Region::new(seed, place, id.clone())).collect();
-        let history = History { regions: ids.iter().map(|id| id.as_str().to_owned()).collect(), ..History::default() };
+        let history = History {
+            regions: ids.iter().map(|id| id.as_str().to_owned()).collect(),
+            events: Vec::with_capacity(plan.history_events()),
+            ..History::default()
+        };
         let mut world = Self {
             now: 0,
-            events: BinaryHeap::new(),
+            events: Events::default(),
             planned: 0,
             map: RegionMap { version: 1, regions: ids },
             regions,
             links: Links::new(seed, plan.size.regions),
+            decoded: Decoded::new(),
             service: MapService::new(seed),
             clients: Vec::new(),
             conversations: Vec::new(),
@@ -236,7 +247,7 @@ impl World {
 
     pub(crate) fn at(&mut self, at: u64, event: Event) {
         self.planned += 1;
-        self.events.push(Planned { at: at.max(self.now), number: self.planned, event });
+        self.events.push(at.max(self.now), self.planned, event);
     }
 
     pub(crate) fn after(&mut self, microseconds: u64, event: Event) {
@@ -255,8 +266,9 @@ impl World {
     /// Runs until a time, in microseconds.
     pub(crate) fn run_until(&mut self, end: u64) {
         let most = EVENTS_A_SECOND * (self.now.max(end) / SECOND + 60);
-        while self.planned < most && self.events.peek().is_some_and(|planned| planned.at <= end) {
-            let Some(Planned { at, event, .. }) = self.events.pop() else { break };
+        while self.planned < most
+            && let Some((at, event)) = self.events.pop_until(end)
+        {
             self.now = at;
             match event.region() {
                 Some(region) if self.regions[region].paused > 0 => self.regions[region].held.push(event),
@@ -279,7 +291,7 @@ impl World {
             Event::Answer { region, start, input } if self.is_current(region, start) => self.input(region, *input),
             Event::DedupReads { region, start, key } if self.is_current(region, start) => {
                 let record = self.regions[region].disk.dedup(&key);
-                let input = Box::new(Input::Dedup(key, record));
+                let input = Box::new(Input::Dedup(*key, record));
                 let took = self.regions[region].random.between(0, 1_000);
                 self.after(took, Event::Answer { region, start, input });
             }
@@ -288,9 +300,7 @@ impl World {
             Event::Presence { region, start, said } if self.is_current(region, start) => {
                 self.presence_said(region, *said);
             }
-            Event::MapTell { to, start, number, command, answer } if self.is_current(to, start) => {
-                self.map_tell(to, number, &command, &answer);
-            }
+            Event::MapTell { to, start, told } if self.is_current(to, start) => self.map_tell(to, &told),
             Event::Written { .. }
             | Event::Answer { .. }
             | Event::DedupReads { .. }

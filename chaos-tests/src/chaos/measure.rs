@@ -207,7 +207,7 @@ mod tests {
     fn a_message_that_stands_elsewhere_than_it_was_acked_has_come_back() {
         let (mut history, _) = story();
         let row = |sequence, message| Row { sequence, epoch: 1, message: MessageId(Uuid::from_u128(message)) };
-        let rows = vec![row(1, 1), row(2, 3)];
+        let rows = vec![row(1, 1), row(2, 3)].into();
         history.add(20 * SECOND, Event::Reading { region: 0, pass: 1, conversation: conversation(1), rows });
         assert_eq!(readmitted(&history), 1, "3 was acked at 3; 2 is lost, which others say");
     }

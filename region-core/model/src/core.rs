@@ -131,7 +131,7 @@ enum Waiting<R> {
         ask: bool,
         reply: R,
     },
-    Frame(RegionId, mesh::Body, Vec<Arc<SealedEntry>>),
+    Frame(RegionId, Box<mesh::Body>, Vec<Arc<SealedEntry>>),
     PlacementQuestion {
         peer: RegionId,
         request_id: u64,
@@ -357,7 +357,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             Input::Erased(log, user, at) => self.erase_parked(log, &user, at, effects),
             Input::LinkUp(peer) => self.link_up(peer, now, effects),
             Input::LinkDown(peer) => self.link_down(&peer, now, effects),
-            Input::Frame { peer, body, entries, salt } => self.frame(peer, *body, entries, salt, now, effects),
+            Input::Frame { peer, body, entries, salt } => self.frame(peer, body, entries, salt, now, effects),
             Input::Follow { log, hold } => self.on_log(log, Waiting::Follow { hold }, now, effects),
             Input::Forget(log) => {
                 if self.follows.get(&log) == Some(&Following::Left) {
@@ -545,15 +545,19 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     }
 
     fn home_here(&self, id: LogId) -> bool {
-        match self.logs.get(&id) {
-            Some(Slotted::Ready(log)) => log.is_home_of(&self.options.me),
-            Some(Slotted::Loading(_)) | None => false,
+        self.logs.get(&id).is_some_and(|slotted| self.is_home_in(slotted))
+    }
+
+    fn is_home_in(&self, slotted: &Slotted<R>) -> bool {
+        match slotted {
+            Slotted::Ready(log) => log.is_home_of(&self.options.me),
+            Slotted::Loading(_) => false,
         }
     }
 
-    fn placement_of(&self, id: LogId) -> Option<Placement> {
+    fn placement_of(&self, id: LogId) -> Option<&Placement> {
         match self.logs.get(&id) {
-            Some(Slotted::Ready(log)) => log.placement.clone(),
+            Some(Slotted::Ready(log)) => log.placement.as_ref(),
             Some(Slotted::Loading(_)) | None => None,
         }
     }

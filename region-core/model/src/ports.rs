@@ -107,10 +107,10 @@ pub fn length_of(last: Option<u64>, record: Option<&LogRecord>) -> u64 {
 pub struct DedupKey {
     /// The log.
     pub log: LogId,
+    /// The sender's id: compared before the sender, since it alone tells most of them apart.
+    pub id: Uuid,
     /// The sender.
     pub sender: UserId,
-    /// The sender's id.
-    pub id: Uuid,
 }
 
 /// Names the message that somebody wants to change.

@@ -3,9 +3,11 @@
 //! came before that time, says nothing once it expired, and an edit is over with its message.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use hearth_protocol::{ConversationId, MessageId};
 
+use super::lines::is_judged;
 use super::{Guarantee, Report};
 use crate::history::{Did, Event, History, ReadRow, SessionId};
 
@@ -28,6 +30,7 @@ struct Folded<'a> {
 
 pub(super) fn check(history: &History, report: &mut Report) {
     let mut texts = Texts::new();
+    let mut judged: BTreeMap<ConversationId, Vec<&Arc<Vec<ReadRow>>>> = BTreeMap::new();
     let mut deleted: BTreeMap<SessionId, BTreeSet<(ConversationId, MessageId)>> = BTreeMap::new();
     for (_, event) in &history.events {
         match event {
@@ -51,7 +54,9 @@ pub(super) fn check(history: &History, report: &mut Report) {
                 // A delete of a line that was left may be shown again.
                 deleted.entry(*session).or_default().retain(|(of, _)| of != conversation);
             }
-            Event::Read { reader, conversation, rows } => read(reader, *conversation, rows, &texts, report),
+            Event::Read { reader, conversation, rows } if !is_judged(&mut judged, *conversation, rows) => {
+                read(reader, *conversation, rows, &texts, report);
+            }
             _ => {}
         }
     }

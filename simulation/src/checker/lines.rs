@@ -1,6 +1,7 @@
 //! What regions gave at the end: one line, without a hole, with everything that was acked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use hearth_protocol::{ConversationId, Level, MessageId};
 
@@ -30,21 +31,39 @@ impl Line {
 
 pub(super) fn check(history: &History, facts: &Facts, report: &mut Report) -> Lines {
     let mut lines = Lines::new();
+    let mut judged: BTreeMap<ConversationId, Vec<&Arc<Vec<Row>>>> = BTreeMap::new();
     for (_, event) in &history.events {
         let Event::Reading { region, pass, conversation, rows } = event else { continue };
+        if is_judged(&mut judged, *conversation, rows) {
+            continue;
+        }
         let reader = format!("{} (reading {pass})", history.regions.get(*region).map_or("?", String::as_str));
         shape(&reader, *conversation, rows, facts.floor(*conversation), report);
         match lines.get(conversation) {
             Some(first) => same(&reader, *conversation, &first.rows, rows, report),
             None => {
                 let at = rows.iter().map(|row| (row.message, *row)).collect();
-                lines.insert(*conversation, Line { at, rows: rows.clone() });
+                lines.insert(*conversation, Line { at, rows: rows.to_vec() });
             }
         }
         kept(&reader, *conversation, rows, facts, report);
     }
     ended(facts, &lines, report);
     lines
+}
+
+/// Whether the very same rows of a conversation were judged before; they are from now on.
+pub(super) fn is_judged<'a, T>(
+    judged: &mut BTreeMap<ConversationId, Vec<&'a Arc<Vec<T>>>>,
+    conversation: ConversationId,
+    rows: &'a Arc<Vec<T>>,
+) -> bool {
+    let before = judged.entry(conversation).or_default();
+    let again = before.iter().any(|known| Arc::ptr_eq(known, rows));
+    if !again {
+        before.push(rows);
+    }
+    again
 }
 
 /// Numbers from 1, or from the floor, on without a hole, epochs that never fall, no id twice.

@@ -7,6 +7,7 @@
 mod acks;
 mod changes;
 mod lines;
+mod memberships;
 #[cfg(test)]
 mod planted;
 mod presence;
@@ -53,6 +54,8 @@ pub enum Guarantee {
     Expired,
     /// Messages of a device stand in the order in which it sent them.
     DeviceOrder,
+    /// A user's record says in which conversations the user is.
+    Recorded,
     /// Every send is answered once everything is healed.
     Answered,
 }
@@ -206,14 +209,16 @@ impl Facts {
 pub fn check(history: &History) -> Report {
     let mut report = Report::default();
     let mut facts = gather(history, &mut report);
-    facts.erased = erased(history);
-    facts.floors = floors(history);
+    let reads = reads(history);
+    facts.erased = erased(history, &reads);
+    facts.floors = floors(&reads);
     acks::check(history, &facts, &mut report);
     let lines = lines::check(history, &facts, &mut report);
     sessions::check(history, &facts, &lines, &mut report);
     receipts::check(history, &mut report);
     changes::check(history, &mut report);
     presence::check(history, &mut report);
+    memberships::check(history, &mut report);
     report.sends = facts.sent.values().filter(|sent| sent.invoked.is_some()).count();
     report.acked = facts.sent.values().filter(|sent| !sent.acks.is_empty()).count();
     overlaps(history, &facts, &mut report);
@@ -284,6 +289,7 @@ fn gather(history: &History, report: &mut Report) -> Facts {
             | Event::There { .. }
             | Event::PresenceTold { .. }
             | Event::PresenceEnd { .. }
+            | Event::MembershipEnd { .. }
             | Event::Bound { .. }
             | Event::FaultBegins(..)
             | Event::FaultEnds(_)
@@ -293,12 +299,20 @@ fn gather(history: &History, report: &mut Report) -> Facts {
     facts
 }
 
+/// What was read of conversations from their first rows on.
+fn reads(history: &History) -> Vec<(ConversationId, &[ReadRow])> {
+    let reads = history.events.iter().filter_map(|(_, event)| match event {
+        Event::Read { conversation, rows, .. } => Some((*conversation, &rows[..])),
+        _ => None,
+    });
+    reads.collect()
+}
+
 /// The floor that rows tell of each conversation.
-fn floors(history: &History) -> BTreeMap<ConversationId, (u64, u64)> {
+fn floors(reads: &[(ConversationId, &[ReadRow])]) -> BTreeMap<ConversationId, (u64, u64)> {
     let mut floors: BTreeMap<ConversationId, (u64, u64)> = BTreeMap::new();
-    for (_, event) in &history.events {
-        let Event::Read { conversation, rows, .. } = event else { continue };
-        for row in rows {
+    for (conversation, rows) in reads {
+        for row in *rows {
             let Did::Floor(floor) = row.did else { continue };
             let since = rows.iter().find(|row| row.sequence == floor).map_or(0, |row| row.time);
             let known = floors.entry(*conversation).or_default();
@@ -309,11 +323,10 @@ fn floors(history: &History) -> BTreeMap<ConversationId, (u64, u64)> {
 }
 
 /// Messages whose sender was erased in their conversation, whenever.
-fn erased(history: &History) -> BTreeSet<Key> {
+fn erased(history: &History, reads: &[(ConversationId, &[ReadRow])]) -> BTreeSet<Key> {
     let mut users: BTreeSet<(ConversationId, &str)> = BTreeSet::new();
-    for (_, event) in &history.events {
-        let Event::Read { conversation, rows, .. } = event else { continue };
-        for row in rows {
+    for (conversation, rows) in reads {
+        for row in *rows {
             if let Did::Erase(user) = &row.did {
                 users.insert((*conversation, user));
             }

@@ -1,5 +1,7 @@
 //! The checker judged: each guarantee is broken once in a history that is good otherwise, and found.
 
+use std::sync::Arc;
+
 use hearth_protocol::client::PresenceStatus;
 use hearth_protocol::{ConversationId, Epoch, Level, MessageId, Position, Sequence};
 use uuid::Uuid;
@@ -48,7 +50,7 @@ fn shown(session: u32, position: Position, message: u128) -> Event {
 fn reading(region: usize, rows: &[(u64, u64, u128)]) -> Event {
     let rows =
         rows.iter().map(|(epoch, sequence, message)| Row { epoch: *epoch, sequence: *sequence, message: id(*message) });
-    Event::Reading { region, pass: 1, conversation: CONVERSATION, rows: rows.collect() }
+    Event::Reading { region, pass: 1, conversation: CONVERSATION, rows: Arc::new(rows.collect()) }
 }
 
 fn history(events: Vec<Event>) -> History {
@@ -304,7 +306,7 @@ fn reading_of(change: impl FnOnce(&mut Vec<ReadRow>)) -> Vec<Event> {
     change(&mut rows);
     let texts = [(11, "the first"), (12, "gone"), (14, "the newest"), (15, "from a tail")];
     let wrote = texts.iter().map(|(message, text)| wrote(*message, text));
-    let read = Event::Read { reader: "eu".to_owned(), conversation: CONVERSATION, rows };
+    let read = Event::Read { reader: "eu".to_owned(), conversation: CONVERSATION, rows: Arc::new(rows) };
     wrote.chain(std::iter::once(read)).collect()
 }
 
@@ -429,7 +431,7 @@ fn messages_of_a_device_out_of_order_and_sends_without_an_answer_are_found() {
     let read = |did| Event::Read {
         reader: "eu".to_owned(),
         conversation: CONVERSATION,
-        rows: vec![read_row(5, 14, "ann", did, None)],
+        rows: Arc::new(vec![read_row(5, 14, "ann", did, None)]),
     };
     let refused = |did| {
         let kept = Event::RefusalKept(CONVERSATION, id(14));
@@ -465,7 +467,7 @@ fn erased(change: impl FnOnce(&mut Vec<ReadRow>)) -> Vec<Event> {
     change(&mut rows);
     let texts = [(11, "of ann"), (12, "of bob"), (13, "of bob, edited"), (15, "of bob, later")];
     let wrote = texts.iter().map(|(message, text)| wrote(*message, text));
-    let read = Event::Read { reader: "eu".to_owned(), conversation: CONVERSATION, rows };
+    let read = Event::Read { reader: "eu".to_owned(), conversation: CONVERSATION, rows: Arc::new(rows) };
     wrote.chain(std::iter::once(read)).collect()
 }
 
@@ -490,10 +492,23 @@ fn a_line_may_begin_at_its_floor_and_nowhere_else_and_what_is_below_is_not_lost(
             read_row(3, 13, "ann", Did::Message, Some("of ann")),
             read_row(4, 14, "region:eu", Did::Floor(floor), None),
         ];
-        vec![Event::Read { reader: "eu".to_owned(), conversation: CONVERSATION, rows }]
+        vec![Event::Read { reader: "eu".to_owned(), conversation: CONVERSATION, rows: Arc::new(rows) }]
     };
     assert_eq!(broken(with(told(2), both(&line))), vec![]);
     finds("above its floor", Guarantee::G2, with(told(1), both(&line)));
     let lost = [told(2), vec![invoke(0, 15), ack(0, 15, acked(at(1, 5)))]].concat();
     finds("lost above it", Guarantee::G1, with(lost, both(&line)));
+}
+
+#[test]
+fn a_record_that_does_not_say_what_the_line_says_of_a_member_is_found() {
+    let end = |is_member, recorded| {
+        let end = Event::MembershipEnd { conversation: CONVERSATION, user: "ann".to_owned(), is_member, recorded };
+        with(vec![end], both(&LINE))
+    };
+    for good in [true, false] {
+        assert_eq!(broken(end(good, good)), vec![]);
+    }
+    finds("never told", Guarantee::Recorded, end(true, false));
+    finds("told of no end", Guarantee::Recorded, end(false, true));
 }

@@ -14,6 +14,9 @@ use crate::history::{Event, History};
 type Cursor<'a> = (ConversationId, &'a str, bool);
 
 pub(super) fn check(history: &History, report: &mut Report) {
+    if !history.events.iter().any(|(_, event)| matches!(event, Event::Receipt { .. })) {
+        return;
+    }
     let highest = highest(history);
     let mut said: BTreeMap<Cursor<'_>, u64> = BTreeMap::new();
     let mut region: BTreeMap<u32, usize> = BTreeMap::new();

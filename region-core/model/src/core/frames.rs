@@ -37,13 +37,13 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn frame(
         &mut self,
         peer: RegionId,
-        body: mesh::Body,
+        body: Box<mesh::Body>,
         entries: Vec<Arc<SealedEntry>>,
         salt: [u8; 16],
         now: Now,
         effects: &mut Vec<Effect<R>>,
     ) {
-        match &body {
+        match &*body {
             mesh::Body::Forward(forward) => {
                 let forward_id = forward.forward_id;
                 let (round, asker) = (forward.round, peer.clone());
@@ -67,18 +67,20 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 }
             }
             mesh::Body::Answer(said) => self.answered(&peer, said, now, effects),
-            mesh::Body::Append(append) => self.frame_for(append.log.clone(), peer, body, entries, now, effects),
-            mesh::Body::Appended(said) => self.frame_for(said.log.clone(), peer, body, entries, now, effects),
-            mesh::Body::Follow(follow) => self.frame_for(follow.log.clone(), peer, body, entries, now, effects),
-            mesh::Body::Pull(pull) => self.frame_for(pull.log.clone(), peer, body, entries, now, effects),
-            mesh::Body::Pulled(pulled) => self.frame_for(pulled.log.clone(), peer, body, entries, now, effects),
-            mesh::Body::Seal(seal) => self.frame_for(seal.log.clone(), peer, body, entries, now, effects),
+            mesh::Body::Append(mesh::Append { log, .. })
+            | mesh::Body::Appended(mesh::Appended { log, .. })
+            | mesh::Body::Follow(mesh::Follow { log, .. })
+            | mesh::Body::Pull(mesh::Pull { log, .. })
+            | mesh::Body::Pulled(mesh::Pulled { log, .. })
+            | mesh::Body::Seal(mesh::Seal { log, .. }) => {
+                if let Some(id) = LogId::from_bytes(log) {
+                    self.on_log(id, Waiting::Frame(peer, body, entries), now, effects);
+                }
+            }
             mesh::Body::Sealed(sealed) => self.sealed(&peer, sealed, now, effects),
-            mesh::Body::Lengths(lengths) => {
-                for length in lengths.logs.clone() {
-                    if let Some(id) = LogId::from_bytes(&length.log) {
-                        self.on_log(id, Waiting::Compare(peer.clone(), length), now, effects);
-                    }
+            mesh::Body::Lengths(_) => {
+                if let mesh::Body::Lengths(lengths) = *body {
+                    self.lengths_told(&peer, lengths, now, effects);
                 }
             }
             mesh::Body::Request(request) => {
@@ -101,17 +103,12 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
     }
 
-    fn frame_for(
-        &mut self,
-        log: Bytes,
-        peer: RegionId,
-        body: mesh::Body,
-        entries: Vec<Arc<SealedEntry>>,
-        now: Now,
-        effects: &mut Vec<Effect<R>>,
-    ) {
-        if let Some(id) = LogId::from_bytes(&log) {
-            self.on_log(id, Waiting::Frame(peer, body, entries), now, effects);
+    /// Lengths that a home told of its logs: those that are not in memory are loaded for it.
+    fn lengths_told(&mut self, peer: &RegionId, lengths: mesh::Lengths, now: Now, effects: &mut Vec<Effect<R>>) {
+        for length in lengths.logs {
+            if let Some(id) = LogId::from_bytes(&length.log) {
+                self.on_log(id, Waiting::Compare(peer.clone(), length), now, effects);
+            }
         }
     }
 
@@ -141,7 +138,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         // Until the epoch that this region opens is on its disk, nobody hears of it; then everybody is asked.
         let opens = self.opens(id);
         if matches!(body, mesh::Body::Follow(_)) && opens {
-            self.hold(id, Waiting::Frame(peer.clone(), body.clone(), entries.to_vec()), effects);
+            self.hold(id, Waiting::Frame(peer.clone(), Box::new(body.clone()), entries.to_vec()), effects);
             return;
         }
         let mut unread = None;
@@ -158,7 +155,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             _ => {}
         });
         if let Some(unread) = unread {
-            self.hold(id, Waiting::Frame(peer.clone(), body.clone(), entries.to_vec()), effects);
+            self.hold(id, Waiting::Frame(peer.clone(), Box::new(body.clone()), entries.to_vec()), effects);
             read_first(id, unread, effects);
         }
         if let mesh::Body::Appended(said) = body
@@ -187,7 +184,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let placement = self.placement_of(id);
         let from_home = placement.is_some_and(|placement| {
             placement.home == *home
-                && placement.allowed_regions.is_none_or(|allowed| allowed.contains(&self.options.me))
+                && placement.allowed_regions.as_ref().is_none_or(|allowed| allowed.contains(&self.options.me))
         });
         if from_home {
             self.follows.insert(id, Following::Asked(home.clone()));

@@ -118,8 +118,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn anti_entropy(&mut self, now: Now, effects: &mut Vec<Effect<R>>) {
         // First: what follows touches every home in memory.
         self.evict(now);
-        let homes: Vec<LogId> =
-            self.logs.keys().copied().filter(|id| self.home_here(*id) && !self.opens(*id)).collect();
+        let homes =
+            self.logs.iter().filter(|(id, slotted)| self.is_home_in(slotted) && !self.opens(**id)).map(|(id, _)| *id);
+        let homes: Vec<LogId> = homes.collect();
         for id in homes {
             self.with_log(id, now, effects, |log, context| log.ask_stalled(context));
         }
@@ -174,10 +175,12 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             .logs
             .iter()
             .filter_map(|(id, slotted)| match slotted {
-                Slotted::Ready(log) if log.is_idle() && !self.is_busy(id) => Some((log.used_at, *id)),
-                Slotted::Ready(_) | Slotted::Loading(_) => None,
+                Slotted::Ready(log) => {
+                    let unused = log.used_at + EVICTED_AFTER_MILLISECONDS < now.monotonic;
+                    (unused && log.is_idle() && !self.is_busy(id)).then_some((log.used_at, *id))
+                }
+                Slotted::Loading(_) => None,
             })
-            .filter(|(used_at, _)| used_at + EVICTED_AFTER_MILLISECONDS < now.monotonic)
             .collect();
         idle.sort_unstable();
         for (_, id) in idle.into_iter().take(over) {

@@ -56,7 +56,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         now: Now,
         effects: &mut Vec<Effect<R>>,
     ) {
-        let Some(placement) = self.placement_of(id) else { return refuse(reply, Refusal::no_conversation(), effects) };
+        let Some(placement) = self.placement_of(id).cloned() else {
+            return refuse(reply, Refusal::no_conversation(), effects);
+        };
         let voters = voters.unwrap_or_else(|| placement.voters.clone());
         let invited: Vec<RegionId> = voters.iter().filter(|voter| !placement.voters.contains(voter)).cloned().collect();
         if let Some(refusal) = self.refuse_move(id, &placement, &to, &voters, now) {

@@ -189,7 +189,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let replies = std::mem::take(&mut parked.replies);
         let refused = kept_refusal(&parked.send);
         let log = LogId::conversation(parked.send.conversation);
-        let home = self.placement_of(log).map_or_else(|| self.options.me.clone(), |placement| placement.home);
+        let home = self.placement_of(log).map_or(&self.options.me, |placement| &placement.home).clone();
         for reply in replies {
             let outcome = match &refused {
                 Some(refusal) => Outcome::Refused(refusal.clone()),
@@ -212,7 +212,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         if ready.is_empty() {
             return;
         }
-        let Some(home) = self.placement_of(log).map(|placement| placement.home) else {
+        let Some(home) = self.placement_of(log).map(|placement| placement.home.clone()) else {
             // Not in memory, or its placement is not known here: comes back here once it is.
             if !self.lookups.contains_key(&log) {
                 self.on_log(log, Waiting::Release, now, effects);

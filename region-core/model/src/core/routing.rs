@@ -92,8 +92,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         now: Now,
         effects: &mut Vec<Effect<R>>,
     ) {
-        let home = self.placement_of(command.log).map(|placement| placement.home);
-        if home.as_ref().is_some_and(|home| *home != self.options.me) {
+        let elsewhere = self.placement_of(command.log).is_some_and(|placement| placement.home != self.options.me);
+        if elsewhere {
             // It moved meanwhile.
             return self.route(command, salt, waiter, false, now, effects);
         }

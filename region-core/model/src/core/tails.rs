@@ -66,7 +66,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let mut offered = self.tails.values().filter(|tail| tail.reading || !tail.waiting.is_empty()).count();
         let ids: Vec<LogId> = self.tails.keys().copied().collect();
         for id in ids {
-            let Some(placement) = self.placement_of(id) else {
+            let Some(placement) = self.placement_of(id).cloned() else {
                 unknown.push(id);
                 continue;
             };
@@ -106,7 +106,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         tail.settled = entries.is_empty();
         tail.last = entries.last().map(|entry| entry.entry.fixed.position);
         let epoch = tail.epoch;
-        let Some(placement) = self.placement_of(id).filter(|placement| placement.epoch == epoch) else { return };
+        let Some(placement) = self.placement_of(id).filter(|placement| placement.epoch == epoch).cloned() else {
+            return;
+        };
         let mut waiting = BTreeSet::new();
         for entry in entries.iter().filter(|entry| is_by_id(entry.entry.fixed.kind)) {
             let (mut command, _) = command_of(id, entry);
