@@ -141,12 +141,7 @@ impl Store {
     }
 
     /// Makes as many of the first as go together. Returns whether the state is known to be true.
-    async fn some_appends(
-        &self,
-        log: LogId,
-        waiting: &mut VecDeque<Asked>,
-        fresh: bool,
-    ) -> Result<bool, StoreError> {
+    async fn some_appends(&self, log: LogId, waiting: &mut VecDeque<Asked>, fresh: bool) -> Result<bool, StoreError> {
         let state = if fresh { self.state(log).await? } else { self.state_for(log, waiting).await? };
         self.renumber(&state, waiting).await?;
         let mut group = Group::new(&state, self.bucket);

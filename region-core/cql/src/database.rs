@@ -137,7 +137,8 @@ impl Database {
         let page = self.session.execute_single_page(statement, (), from).await;
         let (result, next) = page.map_err(|error| unknown(&error))?;
         let rows = result.into_rows_result().map_err(unreadable)?;
-        let rows = rows.rows::<R>().map_err(unreadable)?.map(|row| row.map_err(unreadable)).collect::<Result<_, _>>()?;
+        let rows =
+            rows.rows::<R>().map_err(unreadable)?.map(|row| row.map_err(unreadable)).collect::<Result<_, _>>()?;
         let next = match next {
             PagingStateResponse::HasMorePages { state } => Some(state),
             PagingStateResponse::NoMorePages => None,

@@ -165,6 +165,9 @@ struct Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cql").field("identity", &self.identity).field("counters", &self.counters).finish_non_exhaustive()
+        f.debug_struct("Cql")
+            .field("identity", &self.identity)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
     }
 }

@@ -165,7 +165,8 @@ impl Store {
             let rows = self.read_bucket(log, bucket, start, end).await?;
             let gone: Vec<_> = rows.into_iter().filter(|entry| change.takes(entry.sequence().0)).collect();
             if change.keeps_tail {
-                self.put_apart(log, gone.iter().filter(|entry| change.cuts(entry.sequence().0)), change.decided).await?;
+                self.put_apart(log, gone.iter().filter(|entry| change.cuts(entry.sequence().0)), change.decided)
+                    .await?;
             }
             for entry in gone {
                 let sequence = entry.sequence();
@@ -223,7 +224,13 @@ fn values_of(log: LogId, bucket: u64, stored: &Stored, change: &Move, part: Part
         // It is not open: it has nothing but where the log went on, if it was open once.
         Part::Changes => vec![None, None, None, big(change.decided), None, None, maybe_big(stored.next)],
     };
-    values.extend([of_log(log), big(bucket), maybe_big(stored.change), maybe_big(stored.head), maybe_big(stored.epoch)]);
+    values.extend([
+        of_log(log),
+        big(bucket),
+        maybe_big(stored.change),
+        maybe_big(stored.head),
+        maybe_big(stored.epoch),
+    ]);
     values
 }
 

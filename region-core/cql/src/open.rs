@@ -209,12 +209,8 @@ mod tests {
 
     #[test]
     fn a_keyspace_is_made_with_the_copies_that_were_asked_for() {
-        let options = |replication| CqlOptions {
-            nodes: vec![],
-            keyspace: "hearth".into(),
-            replication,
-            bucket_size: None,
-        };
+        let options =
+            |replication| CqlOptions { nodes: vec![], keyspace: "hearth".into(), replication, bucket_size: None };
         let made = create(&options(Replication::DataCentres(vec![("eu".into(), 3), ("o'd".into(), 2)])));
         let copies = "{'class': 'NetworkTopologyStrategy', 'eu': 3, 'o''d': 2}";
         assert_eq!(made, format!("CREATE KEYSPACE IF NOT EXISTS hearth WITH replication = {copies}"));

@@ -48,7 +48,7 @@ impl MessageLog for Ports {
                 let (reply, answered) = oneshot::channel();
                 let stamp = store.stamps.draw(2)?;
                 answers.push(answered);
-                steps.push((append.log, Step::Append(Asked { append, stamp, reply })));
+                steps.push((append.log, Step::Append(Box::new(Asked { append, stamp, reply }))));
             }
             Ok(steps)
         };
@@ -128,9 +128,9 @@ impl MessageLog for Ports {
         for one in &taken {
             by_log.entry(one.log).or_default().push(one.position);
         }
-        let takes = by_log.into_iter().map(|(log, positions)| {
-            self.0.ask(log, move |reply| Step::Take(positions.clone(), positions, reply))
-        });
+        let takes = by_log
+            .into_iter()
+            .map(|(log, positions)| self.0.ask(log, move |reply| Step::Take(positions.clone(), positions, reply)));
         all(takes).await?;
         self.0.expiries_done(&taken).await
     }

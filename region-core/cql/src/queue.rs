@@ -28,7 +28,7 @@ pub(crate) struct Asked {
 /// What is asked of one log.
 #[derive(Debug)]
 pub(crate) enum Step {
-    Append(Asked),
+    Append(Box<Asked>),
     Mark(u64, Reply<()>),
     Load(Reply<LoadedLog>),
     State(Reply<State>),
@@ -106,7 +106,7 @@ impl Store {
             for (step, place) in taken {
                 places.push(place);
                 match step {
-                    Step::Append(asked) => appends.push_back(asked),
+                    Step::Append(asked) => appends.push_back(*asked),
                     other => {
                         self.append_all(log, std::mem::take(&mut appends)).await;
                         self.step(log, other).await;
@@ -120,7 +120,7 @@ impl Store {
 
     async fn step(&self, log: LogId, step: Step) {
         match step {
-            Step::Append(asked) => self.append_all(log, VecDeque::from([asked])).await,
+            Step::Append(asked) => self.append_all(log, VecDeque::from([*asked])).await,
             Step::Mark(mark, reply) => answer(reply, self.mark(log, mark).await),
             Step::Load(reply) => answer(reply, self.load(log).await),
             Step::State(reply) => answer(reply, self.state(log).await),

@@ -164,8 +164,7 @@ impl Store {
             }
             self.stamps.pass(state.change.unwrap_or(0)).await?;
             let stamp = self.stamps.draw(2)?;
-            let effects =
-                Effects { change: stamp + 1, gone: Some(state.length() / self.bucket), ..Effects::default() };
+            let effects = Effects { change: stamp + 1, gone: Some(state.length() / self.bucket), ..Effects::default() };
             let effects = Effects { outbox_gone: Some(0), ..effects };
             let change = Move {
                 decided: stamp,

@@ -111,7 +111,8 @@ pub(crate) async fn read_meta(database: &Database, key: &str) -> Result<Option<V
     Ok(row.and_then(|(value,)| value))
 }
 
-/// Sets a key of `meta` that has the value `found`.
+/// Sets a key of `meta` that has the value `found`. Refused, too, where it is not known who set what is there now: whoever
+/// asks reads again, and goes on from that.
 pub(crate) async fn set_meta(
     database: &Database,
     key: &str,
@@ -122,9 +123,9 @@ pub(crate) async fn set_meta(
     let look = || async {
         let now = read_meta(database, key).await?;
         Ok(match now.as_deref() {
-            // Somebody else may have set the same: whoever reserves must know.
             now if now == found => Seen::NotYet,
-            _ => Seen::Unclear,
+            // Somebody else may have set the same: it does not count as ours.
+            _ => Seen::Never,
         })
     };
     database.compare_and_set(vec![(&database.statements.set_meta, values)], look).await

@@ -236,7 +236,8 @@ mod tests {
 
     #[test]
     fn the_last_entry_is_below_the_open_ranges_at_the_end() {
-        let last = |head, open: &[(u64, u64)]| State { head: Some(head), record: record(open), ..State::default() }.last();
+        let last =
+            |head, open: &[(u64, u64)]| State { head: Some(head), record: record(open), ..State::default() }.last();
         assert_eq!(last(9, &[]), Some(8));
         assert_eq!(last(9, &[(2, 5)]), Some(8));
         assert_eq!(last(9, &[(2, 9)]), Some(1));

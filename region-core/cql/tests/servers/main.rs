@@ -1,6 +1,10 @@
 //! The contract of the ports against a real server. `./services up cassandra` starts it; one that is not there fails.
 
+#[cfg(test)]
+mod lost;
+#[cfg(test)]
 mod races;
+#[cfg(test)]
 mod undone;
 
 use std::sync::OnceLock;

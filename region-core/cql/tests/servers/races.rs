@@ -18,7 +18,7 @@ const POSITIONS: u64 = 300;
 fn own_entry(log: LogId, sequence: u64, owner: u128) -> Arc<SealedEntry> {
     let mut fixed = entry(log, sequence).entry.fixed.clone();
     fixed.sender = user(&format!("owner{owner}"));
-    fixed.id = Uuid::from_u128(owner << 64 | u128::from(sequence) + 1);
+    fixed.id = Uuid::from_u128((owner << 64) | (u128::from(sequence) + 1));
     let salt = Bytes::from_static(&[3; 16]);
     let content = Bytes::from(format!("by {owner}"));
     fixed.digest = content_digest(&salt, &content);

@@ -1,7 +1,7 @@
 //! A process that ends at any moment leaves no append half done.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use hearth_protocol::{Epoch, LogId};
 use parking_lot::Mutex;
@@ -25,29 +25,44 @@ struct Known {
     steps: u64,
 }
 
-/// The next append: mostly one to four entries, each with a membership to be told; at times the last two entries are put
-/// apart; at times a state beside the entries.
+/// How far the writers of one process are.
+#[derive(Debug, Default)]
+struct Progress {
+    steps: AtomicUsize,
+    /// Whether one of them ended.
+    ended: AtomicBool,
+    told: Notify,
+}
+
+/// The next append: mostly one to four entries, each with a membership to be told, at times the last two entries are put
+/// apart under a new epoch.
 fn next(number: u64, known: Known) -> (LogAppend, u64) {
-    let (log, length, epoch) = (conversation(u128::from(number)), known.answered, known.steps / 5 + 1);
+    let (log, length, epoch) = (conversation(u128::from(number)), known.answered, Epoch(known.steps / 5 + 1));
     if known.steps % 5 == 4 && length > 3 {
         let cut = LogAppend { apart: Some(length - 2), ..append(log, length, 0) };
-        return (LogAppend { epoch: Epoch(epoch), record: Some(record(epoch)), ..cut }, length - 2);
+        return (LogAppend { epoch, record: Some(record(epoch.0)), ..cut }, length - 2);
     }
     let count = 1 + known.steps % 4;
     let told = (length..length + count).map(|sequence| outbox(u128::from(number), sequence, "ann")).collect();
-    let epoch = Epoch(epoch);
     (LogAppend { outbox: told, epoch, ..append(log, length, count) }, length + count)
 }
 
 /// Appends until the runtime ends.
-async fn write(stores: Stores, number: u64, known: Arc<Mutex<Vec<Known>>>, steps: Arc<AtomicUsize>, told: Arc<Notify>) {
+async fn write(stores: Stores, number: u64, known: Arc<Mutex<Vec<Known>>>, progress: Arc<Progress>) {
+    let Progress { steps, ended, told } = &*progress;
     let place = usize::try_from(number).expect("small");
     loop {
         let before = known.lock()[place];
         let (append, length) = next(number, before);
         known.lock()[place].asked = length;
-        let outcome = stores.log.append(vec![append]).await.expect("the server answers");
-        assert!(matches!(outcome[0], AppendOutcome::Applied { .. }), "{outcome:?}");
+        let outcome = stores.log.append(vec![append]).await;
+        if !matches!(outcome.as_deref(), Ok([AppendOutcome::Applied { .. }])) {
+            // The process ends; or it does not, and the story says so.
+            println!("an append to log {number} was answered {outcome:?}");
+            ended.store(true, Ordering::Relaxed);
+            told.notify_one();
+            return;
+        }
         known.lock()[place] = Known { answered: length, asked: length, steps: before.steps + 1 };
         steps.fetch_add(1, Ordering::Relaxed);
         told.notify_one();
@@ -79,13 +94,14 @@ fn a_process_that_ends_at_any_moment_leaves_no_append_half_done() {
         // A process of its own: it ends with whatever it has under way.
         let process = Runtime::new().expect("makes a runtime");
         let store = process.block_on(Cql::open(&keyspace.0, &region())).expect("opens");
-        let (steps, told) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let progress = Arc::new(Progress::default());
         for number in 0..LOGS {
-            process.spawn(write(store.stores(), number, Arc::clone(&known), Arc::clone(&steps), Arc::clone(&told)));
+            process.spawn(write(store.stores(), number, Arc::clone(&known), Arc::clone(&progress)));
         }
         process.block_on(async {
-            while steps.load(Ordering::Relaxed) < 5 + 7 * round {
-                told.notified().await;
+            while progress.steps.load(Ordering::Relaxed) < 5 + 7 * round {
+                assert!(!progress.ended.load(Ordering::Relaxed), "a writer ended before its process");
+                progress.told.notified().await;
             }
         });
         process.shutdown_background();
@@ -98,8 +114,7 @@ fn a_process_that_ends_at_any_moment_leaves_no_append_half_done() {
                 let length = check(&next.stores(), conversation(u128::from(number)), number, was).await;
                 // An append that nobody heard of is a step of the story, too.
                 let heard = was.asked == was.answered || length == was.answered;
-                known.lock()[place] =
-                    Known { answered: length, asked: length, steps: was.steps + u64::from(!heard) };
+                known.lock()[place] = Known { answered: length, asked: length, steps: was.steps + u64::from(!heard) };
             }
         });
     }
