@@ -12,6 +12,8 @@ use crate::values::{blob, text};
 
 /// Numbers that are reserved at a time. What was reserved and not used is skipped after a restart.
 const BLOCK: u64 = 1_000_000;
+/// How often a block is asked for. One that was reserved by a write whose answer was lost is skipped.
+const ATTEMPTS: usize = 16;
 /// The key of the highest number that is reserved, in `meta`.
 const FLOOR: &str = "change-floor";
 
@@ -95,7 +97,7 @@ impl Stamps {
 /// Reserves a block above `least` and above all that are reserved: `[first, end)`.
 async fn reserve(database: &Database, least: u64) -> Result<(u64, u64), StoreError> {
     let number = |value: &[u8]| value.try_into().map(u64::from_be_bytes).unwrap_or(0);
-    loop {
+    for _ in 0..ATTEMPTS {
         let found = read_meta(database, FLOOR).await?;
         let first = found.as_deref().map_or(0, number).max(least) + 1;
         let end = first + BLOCK;
@@ -103,6 +105,7 @@ async fn reserve(database: &Database, least: u64) -> Result<(u64, u64), StoreErr
             return Ok((first, end));
         }
     }
+    Err(StoreError::Unknown)
 }
 
 /// The value of a key of `meta`, after whatever is under way.

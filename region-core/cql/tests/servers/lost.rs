@@ -18,8 +18,9 @@ use super::{Keyspace, options, region};
 const HEADER: usize = 9;
 const BATCH: u8 = 0x0d;
 
-/// What happens to batches that pass: the third of three reaches the server and its answer is lost, the second of three
-/// is lost itself.
+/// What happened to batches. Of seven the second is lost itself, and the fourth and fifth reach the server and their
+/// answers are lost. Seven and the three attempts that a write mostly takes then have no common measure, so that every
+/// combination comes.
 #[derive(Debug, Default)]
 struct Losses {
     batches: AtomicUsize,
@@ -39,12 +40,12 @@ async fn frame(from: &mut OwnedReadHalf) -> Option<Vec<u8>> {
 /// Passes frames on. Ends, and with it the connection, where something is to be lost.
 async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, losses: Arc<Losses>, lose: Arc<AtomicUsize>) {
     while let Some(frame) = frame(&mut from).await {
-        let nth = if frame[4] == BATCH { losses.batches.fetch_add(1, Ordering::SeqCst) % 3 } else { 0 };
+        let nth = if frame[4] == BATCH { losses.batches.fetch_add(1, Ordering::SeqCst) % 7 } else { 0 };
         if nth == 1 {
             losses.requests.fetch_add(1, Ordering::SeqCst);
             return;
         }
-        if nth == 2 {
+        if nth == 3 || nth == 4 {
             // The stream number tells its answer.
             lose.store(1 + usize::from(u16::from_be_bytes([frame[2], frame[3]])), Ordering::SeqCst);
         }
@@ -100,7 +101,6 @@ async fn a_lost_answer_is_looked_for_until_the_outcome_is_known() {
     let losses = Arc::new(Losses::default());
     let way = lossy(keyspace.0.nodes[0].clone(), Arc::clone(&losses)).await;
     let through = CqlOptions { nodes: vec![way.to_string()], ..keyspace.0.clone() };
-    let began = std::time::Instant::now();
     let store = Cql::open(&through, &region()).await.expect("opens").stores();
     let (log, mut length) = (conversation(1), 0);
     for step in 0..40_u64 {
@@ -109,7 +109,6 @@ async fn a_lost_answer_is_looked_for_until_the_outcome_is_known() {
         let outcome = store.log.append(vec![asked]).await.expect("the outcome becomes known");
         assert!(matches!(outcome[0], AppendOutcome::Applied { .. }), "step {step}: {outcome:?}");
         length += count;
-        println!("step {step} {:?} {losses:?}", began.elapsed());
         let loaded = store.log.load(log).await.expect("loads");
         assert_eq!(loaded.length, length, "step {step}");
     }
@@ -119,5 +118,5 @@ async fn a_lost_answer_is_looked_for_until_the_outcome_is_known() {
     assert!(store.log.dedup(keys).await.expect("looks up").iter().all(Option::is_some));
     let (requests, answers) = (losses.requests.load(Ordering::SeqCst), losses.answers.load(Ordering::SeqCst));
     println!("lost: {requests} requests, {answers} answers");
-    assert!(requests >= 10 && answers >= 10, "lost: {requests} requests, {answers} answers");
+    assert!(requests >= 8 && answers >= 8, "lost: {requests} requests, {answers} answers");
 }
