@@ -17,6 +17,7 @@ use crate::database::{Cas, Seen, Write};
 use crate::effects::Effects;
 use crate::moving::Move;
 use crate::queue::{Asked, answer};
+use crate::reads::entry_of;
 use crate::stamps::put;
 use crate::state::State;
 use crate::values::{big, blob, int, maybe_big, of_log, shard, unsigned};
@@ -301,9 +302,13 @@ impl Store {
         if now.change == state.change {
             return Ok(Seen::NotYet);
         }
-        // Somebody went on, upon it or instead of it: its entry tells.
+        self.tells(log, first).await
+    }
+
+    /// Somebody went on, upon a change or instead of it: its first entry tells.
+    async fn tells(&self, log: LogId, first: Option<(u64, Bytes)>) -> Result<Seen, StoreError> {
         let Some((sequence, bytes)) = first else { return Ok(Seen::Unclear) };
-        let asked = vec![of_log(log), big(state.bucket), big(sequence)];
+        let asked = vec![of_log(log), big(sequence / self.bucket), big(sequence)];
         let row: Option<(Option<Vec<u8>>,)> = self.database.row(&self.database.statements.entry_now, asked).await?;
         let same = row.and_then(|(entry,)| entry).is_some_and(|entry| entry[..] == bytes[..]);
         Ok(if same { Seen::Done } else { Seen::Never })
@@ -392,12 +397,15 @@ impl Store {
         values.extend([maybe_big(state.change), maybe_big(state.head), maybe_big(state.epoch)]);
         let look = || async {
             let now = self.stored(log, state.bucket).await?;
-            Ok(match now.change {
+            match now.change {
                 // Another process may have found it and done it.
-                found if found == Some(change.decided) || found == Some(change.change) => Seen::Done,
-                found if found == state.change => Seen::NotYet,
-                _ => Seen::Unclear,
-            })
+                found if found == Some(change.decided) || found == Some(change.change) => Ok(Seen::Done),
+                found if found == state.change => Ok(Seen::NotYet),
+                _ => {
+                    let first = change.puts.first().map(|bytes| entry_of(bytes.clone())).transpose()?;
+                    self.tells(log, first.map(|entry| (entry.sequence().0, entry.encoded.clone()))).await
+                }
+            }
         };
         let decided = self.database.compare_and_set(vec![(&self.database.statements.set_moving, values)], look).await?;
         if decided == Cas::Applied {
