@@ -133,13 +133,13 @@ pub struct PresenceReport {
     pub server_cpu_percent: f64,
     /// Of one core.
     pub generator_cpu_percent: f64,
-    /// Changes that a subscriber did not see.
-    pub missing: u64,
-    /// Changes that a subscriber saw and nobody made.
-    pub doubled: u64,
+    /// Changes that a subscriber was not told of, since others came close behind them.
+    pub untold: u64,
+    /// Users whom a subscriber takes for what they are not at the end, and updates that told nothing new.
+    pub wrong: u64,
     /// What a good run does not show.
     pub notes: Vec<String>,
-    /// Whether every change was seen once by every subscriber.
+    /// Whether nothing was wrong, and at most one change of twenty was untold.
     pub held: bool,
 }
 
@@ -160,8 +160,8 @@ impl PresenceReport {
             self.generator_cpu_percent,
             verdict(self.held),
         ));
-        if self.missing + self.doubled > 0 {
-            text.push_str(&format!("      {} missing, {} doubled\n", self.missing, self.doubled));
+        if self.untold + self.wrong > 0 {
+            text.push_str(&format!("      {} untold, {} wrong\n", self.untold, self.wrong));
         }
         notes(&self.notes, text);
     }
