@@ -55,8 +55,6 @@ struct Counts {
     sent_at: Vec<u64>,
     /// By connection and place in its group: changes seen, and whether the user is away by the last of them.
     seen: Vec<[(u32, bool); MEMBERS]>,
-    /// Updates that told a state which the subscriber had been told.
-    repeated: u64,
     ready: usize,
     measuring: Option<u64>,
     updates: u64,
@@ -74,7 +72,6 @@ impl Counts {
             sent: vec![0; users],
             sent_at: vec![0; users],
             seen: vec![[(0, false); MEMBERS]; users],
-            repeated: 0,
             ready: 0,
             measuring: None,
             updates: 0,
@@ -111,7 +108,6 @@ impl Counts {
         }
         let (seen, was_away) = &mut self.seen[connection][number % MEMBERS];
         *seen += 1;
-        self.repeated += u64::from(*was_away == is_away);
         *was_away = is_away;
         if self.measuring.is_some_and(|since| self.sent_at[number] >= since) && !self.stopped {
             self.updates += 1;
@@ -279,7 +275,6 @@ pub(super) async fn presence(
     // Those who were subscribed to while they came are told of by now, too: what is seen counts from here.
     tokio::time::sleep(Duration::from_secs(3)).await;
     counts.borrow_mut().seen.iter_mut().for_each(|seen| *seen = [(0, false); MEMBERS]);
-    counts.borrow_mut().repeated = 0;
     tasks.spawn_local(change(Rc::new(links), Rc::clone(&counts)));
     tokio::time::sleep(warm_up).await;
     let before = (cpu(Some(server.pid())).unwrap_or_default(), cpu(None).unwrap_or_default(), Instant::now());
@@ -298,7 +293,6 @@ pub(super) async fn presence(
 fn report(counts: &Counts, server: &Server, seconds: f64, (served, own): (Duration, Duration)) -> PresenceReport {
     let (untold, wrong) = counts.untold();
     let made = counts.sent.iter().map(|sent| u64::from(*sent)).sum::<u64>() * (MEMBERS - 1) as u64;
-    let wrong = wrong + counts.repeated;
     let subscribers = (MEMBERS - 1) as u64;
     let transitions = counts.updates as f64 / subscribers as f64;
     PresenceReport {

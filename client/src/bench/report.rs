@@ -135,7 +135,7 @@ pub struct PresenceReport {
     pub generator_cpu_percent: f64,
     /// Changes that a subscriber was not told of, since others came close behind them.
     pub untold: u64,
-    /// Users whom a subscriber takes for what they are not at the end, and updates that told nothing new.
+    /// Users whom a subscriber takes for what they are not at the end, or was told of more often than it changed.
     pub wrong: u64,
     /// What a good run does not show.
     pub notes: Vec<String>,
