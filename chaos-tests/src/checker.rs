@@ -180,8 +180,9 @@ impl Checker {
             "message.read_receipt" => receipt(session, payload, ("readBy", "readUpToSequence"), true),
             "connected" => {
                 let place = |known: &String| frame["region"] == known.as_str();
-                let at_region = self.history.regions.iter().position(place).map(|region| Event::At(session, region));
-                at_region.into_iter().for_each(|event| self.history.add(at, event));
+                if let Some(region) = self.history.regions.iter().position(place) {
+                    self.history.add(at, Event::At(session, region));
+                }
                 if frame["resumed"] != "fresh" {
                     return;
                 }

@@ -40,10 +40,13 @@ pub(crate) enum Concerned {
     Members,
 }
 
+/// Connections by user.
+type Users = HashMap<UserId, Vec<Arc<Connection>>>;
+
 /// The sessions of one region.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    users: RwLock<HashMap<UserId, Vec<Arc<Connection>>>>,
+    users: RwLock<Users>,
     /// What users with a session here withhold, of those who do.
     privacy: RwLock<HashMap<UserId, Arc<PrivacyState>>>,
     notices: mpsc::Sender<Notice>,
@@ -115,7 +118,12 @@ impl Hub {
     ) {
         let gone = removed_users(sealed);
         if sealed.sequence().0 > 0 {
-            self.deliver_row(conversation, sealed, audience, &gone, skip);
+            let mut event = None;
+            self.each_recipient(conversation, sealed, audience, &gone, skip, |connection| {
+                if let Some(event) = event.get_or_insert_with(|| message(conversation, sealed)) {
+                    self.hand(connection, event);
+                }
+            });
         }
         self.notice(conversation, sealed, audience, gone);
     }
@@ -176,22 +184,6 @@ impl Hub {
         self.notice(conversation, sealed, audience, gone);
     }
 
-    fn deliver_row(
-        &self,
-        conversation: ConversationId,
-        sealed: &SealedEntry,
-        audience: &Members,
-        gone: &[UserId],
-        skip: Option<u64>,
-    ) {
-        let mut event: Option<Option<EdgeEvent>> = None;
-        self.each_recipient(conversation, sealed, audience, gone, skip, |connection| {
-            if let Some(event) = event.get_or_insert_with(|| message(conversation, sealed)) {
-                self.hand(connection, event);
-            }
-        });
-    }
-
     fn hand(&self, connection: &Connection, event: &EdgeEvent) {
         let counter = if connection.push(event.clone()) { &self.delivered } else { &self.dropped };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -217,11 +209,7 @@ impl Hub {
             connections.iter().filter(|connection| Some(connection.id) != skip).for_each(&mut each);
         };
         let users = self.users.read();
-        if audience.len() <= users.len() {
-            audience.keys().filter_map(|user| users.get_key_value(user)).for_each(&mut show);
-        } else {
-            users.iter().filter(|(user, _)| audience.contains_key(*user)).for_each(&mut show);
-        }
+        each_here(&users, audience, &mut show);
         gone.iter().filter_map(|user| users.get_key_value(user)).for_each(&mut show);
     }
 
@@ -239,12 +227,9 @@ impl Hub {
 
     /// Those of the members who have a session here.
     pub(crate) fn online(&self, audience: &Members) -> Vec<UserId> {
-        let users = self.users.read();
-        if audience.len() <= users.len() {
-            audience.keys().filter(|user| users.contains_key(*user)).cloned().collect()
-        } else {
-            users.keys().filter(|user| audience.contains_key(*user)).cloned().collect()
-        }
+        let mut online = Vec::new();
+        each_here(&self.users.read(), audience, |(user, _)| online.push(user.clone()));
+        online
     }
 
     fn notice(&self, conversation: ConversationId, sealed: &SealedEntry, audience: &Members, gone: Vec<UserId>) {
@@ -299,27 +284,18 @@ impl Hub {
         frame: &Bytes,
     ) -> (u64, u64) {
         let (mut told, mut dropped) = (0, 0);
-        let mut offer = |(user, connections): (&UserId, &Vec<Arc<Connection>>)| {
+        each_here(&self.users.read(), members, |(user, connections)| {
             let direct = members.len() == DIRECT;
-            if direct && (self.blocks(conversation, user, but) || self.is_blocked_by(conversation, user, but)) {
+            let withheld =
+                direct && (self.blocks(conversation, user, but) || self.is_blocked_by(conversation, user, but));
+            if user == but || withheld {
                 return;
             }
             for connection in connections.iter().filter(|connection| connection.views(conversation)) {
                 let taken = connection.offer_typing(but, frame);
                 *(if taken { &mut told } else { &mut dropped }) += 1;
             }
-        };
-        let users = self.users.read();
-        if members.len() <= users.len() {
-            members
-                .keys()
-                .filter(|user| *user != but)
-                .filter_map(|user| users.get_key_value(user))
-                .for_each(&mut offer);
-        } else {
-            let others = users.iter().filter(|(user, _)| *user != but && members.contains_key(*user));
-            others.for_each(&mut offer);
-        }
+        });
         (told, dropped)
     }
 
@@ -349,6 +325,15 @@ impl Hub {
         for connection in self.users.read().values().flatten() {
             connection.push(EdgeEvent::Frame(frame.clone()));
         }
+    }
+}
+
+/// The members who have a session here, and their connections.
+fn each_here(users: &Users, members: &Members, each: impl FnMut((&UserId, &Vec<Arc<Connection>>))) {
+    if members.len() <= users.len() {
+        members.keys().filter_map(|user| users.get_key_value(user)).for_each(each);
+    } else {
+        users.iter().filter(|(user, _)| members.contains_key(*user)).for_each(each);
     }
 }
 

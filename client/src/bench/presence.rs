@@ -37,7 +37,6 @@ const READY: Duration = Duration::from_secs(120);
 const UNTOLD: u64 = 20;
 /// What a frame begins with, up to the name of a user of this run.
 const BEFORE_USER: &str = r#"{"type":"presence.update","payload":{"userId":""#;
-
 /// What follows the name where the user is away.
 const AWAY: &[u8] = br#"","status":"away""#;
 
@@ -292,8 +291,8 @@ pub(super) async fn presence(
 
 fn report(counts: &Counts, server: &Server, seconds: f64, (served, own): (Duration, Duration)) -> PresenceReport {
     let (untold, wrong) = counts.untold();
-    let made = counts.sent.iter().map(|sent| u64::from(*sent)).sum::<u64>() * (MEMBERS - 1) as u64;
     let subscribers = (MEMBERS - 1) as u64;
+    let made = counts.sent.iter().map(|sent| u64::from(*sent)).sum::<u64>() * subscribers;
     let transitions = counts.updates as f64 / subscribers as f64;
     PresenceReport {
         scenario: "presence",
