@@ -55,17 +55,6 @@ struct Group {
     effects: Effects,
 }
 
-/// Whether the entries go on from the first without a step back. Anything else would overwrite rows.
-fn numbered(append: &LogAppend) -> bool {
-    let mut least = append.first();
-    append.entries.iter().all(|entry| {
-        let sequence = entry.sequence().0;
-        let fits = sequence >= least && sequence < u64::MAX;
-        least = sequence.saturating_add(1);
-        fits
-    })
-}
-
 /// The length after an append to a log.
 fn length_after(append: &LogAppend) -> u64 {
     let end = append.entries.last().map_or(append.first(), |entry| entry.sequence().0 + 1);
@@ -90,7 +79,7 @@ impl Group {
     }
 
     fn judge(&self, append: &LogAppend) -> Verdict {
-        if self.length != append.expect || append.epoch < self.sealed || !numbered(append) {
+        if self.length != append.expect || append.epoch < self.sealed || !append.is_numbered() {
             return Verdict::Conflict { length: self.length, sealed: self.sealed };
         }
         let cuts = append.apart.is_some_and(|apart| apart < self.length);

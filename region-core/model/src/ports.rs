@@ -87,6 +87,18 @@ impl LogAppend {
         self.first() + self.entries.len() as u64
     }
 
+    /// Whether the entries go on from the first without a step back. Anything else would overwrite rows.
+    #[must_use]
+    pub fn is_numbered(&self) -> bool {
+        let mut least = self.first();
+        self.entries.iter().all(|entry| {
+            let sequence = entry.sequence().0;
+            let fits = sequence >= least && sequence < u64::MAX;
+            least = sequence.saturating_add(1);
+            fits
+        })
+    }
+
     /// Whether it changes which ranges are open.
     #[must_use]
     pub fn changes_ranges(&self) -> bool {

@@ -247,7 +247,7 @@ impl Committer {
 
     fn append(&mut self, append: LogAppend) -> Result<AppendOutcome, ReadError> {
         let mut head = self.head(append.log)?;
-        if head.length != append.expect || append.epoch < head.sealed || !numbered(&append) {
+        if head.length != append.expect || append.epoch < head.sealed || !append.is_numbered() {
             return Ok(AppendOutcome::Conflict { length: head.length, sealed: head.sealed });
         }
         head.change = self.next_change();
@@ -544,17 +544,6 @@ impl Committer {
 /// Whether an append takes rows away that it has to look for.
 fn takes_away(append: &LogAppend) -> bool {
     append.apart.is_some() || append.begin.as_ref().is_some_and(|begin| !begin.dropped.is_empty())
-}
-
-/// Whether the entries go on from `expect` without a step back. Anything else would overwrite rows.
-fn numbered(append: &LogAppend) -> bool {
-    let mut least = append.first();
-    append.entries.iter().all(|entry| {
-        let sequence = entry.sequence().0;
-        let fits = sequence >= least && sequence < u64::MAX;
-        least = sequence.saturating_add(1);
-        fits
-    })
 }
 
 fn refuse(job: Job, reason: &Arc<str>) {

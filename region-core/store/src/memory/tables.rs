@@ -100,14 +100,7 @@ impl Tables {
 
     fn append_one(&mut self, append: LogAppend) -> AppendOutcome {
         let (length, sealed) = self.logs.get(&append.log).map_or((0, Epoch(0)), |log| (log.length(), log.sealed()));
-        let mut least = append.first();
-        let numbered = append.entries.iter().all(|entry| {
-            let sequence = entry.sequence().0;
-            let fits = sequence >= least && sequence < u64::MAX;
-            least = sequence.saturating_add(1);
-            fits
-        });
-        if length != append.expect || append.epoch < sealed || !numbered {
+        if length != append.expect || append.epoch < sealed || !append.is_numbered() {
             return AppendOutcome::Conflict { length, sealed };
         }
         self.change += 1;
