@@ -360,7 +360,7 @@ impl Binary {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::io::Write as _;
 
     use super::*;
 
@@ -395,9 +395,21 @@ mod tests {
              \\\"serverCpuMsPerThousand\\\":{cpu},\\\"other\\\":1}}],\\\"held\\\":true}}\";;\nesac\n",
             folder.display()
         );
-        std::fs::write(&path, text).expect("a script");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        write_script(&path, &text);
         path
+    }
+
+    /// Writes through a process of its own: what a test beside this one forks meanwhile would inherit a file that is
+    /// open for writing here, and to run that file is then refused as busy.
+    fn write_script(path: &Path, text: &str) {
+        let mut writer = std::process::Command::new("sh")
+            .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
+            .arg(path)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        writer.stdin.take().expect("its input").write_all(text.as_bytes()).expect("a script");
+        assert!(writer.wait().expect("its end").success());
     }
 
     #[tokio::test]
@@ -422,10 +434,10 @@ mod tests {
         let (old, new) = (stand_in(&folder, "old", "20"), stand_in(&folder, "new", "21"));
         let text = std::fs::read_to_string(&new).expect("the script");
         let broken = |times: &str| text.replace("echo \"running\"", &format!("[ $n -gt {times} ] || exit 1; echo"));
-        std::fs::write(&new, broken("2")).expect("a script");
+        write_script(&new, &broken("2"));
         let comparison = compare(&options(&old, &new)).await.expect("a comparison");
         assert_eq!((comparison.pairs, comparison.made_again), (10, 2));
-        std::fs::write(&new, broken("100")).expect("a script");
+        write_script(&new, &broken("100"));
         let error = compare(&options(&old, &new)).await.expect_err("it never holds");
         assert!(error.to_string().contains("without a report"), "{error}");
         std::fs::remove_dir_all(folder).expect("removed");
@@ -440,7 +452,7 @@ mod tests {
         let other = compare(&options(Path::new("/bin/true"), &good)).await.expect_err("not hearth");
         assert!(matches!(other, CompareError::NotHearth { .. }), "{other}");
         let text = std::fs::read_to_string(&good).expect("the script").replace("--json --scenario", "usage");
-        std::fs::write(&good, text).expect("a script");
+        write_script(&good, &text);
         let old = compare(&options(&good, &good)).await.expect_err("no bench");
         assert!(matches!(old, CompareError::NoBench { .. }), "{old}");
         assert!(!folder.join("order").exists(), "nothing ran");

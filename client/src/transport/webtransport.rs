@@ -2,6 +2,8 @@
 
 use bytes::{Buf, BytesMut};
 use wtransport::config::IpBindConfig;
+use wtransport::endpoint::endpoint_side::Client;
+use wtransport::error::{ConnectingError, ConnectionError};
 use wtransport::tls::{Sha256Digest, WEBTRANSPORT_ALPN};
 use wtransport::{ClientConfig, Endpoint, VarInt};
 
@@ -10,7 +12,7 @@ use super::{MAX_RECEIVED_BYTES, Received, TransportError};
 /// An open session with its one stream. Connection and endpoint are held so that they live as long as the stream.
 pub(super) struct WebTransport {
     connection: wtransport::Connection,
-    _endpoint: Endpoint<wtransport::endpoint::endpoint_side::Client>,
+    _endpoint: Endpoint<Client>,
     sending: wtransport::SendStream,
     receiving: wtransport::RecvStream,
     buffer: BytesMut,
@@ -29,6 +31,24 @@ fn binding(url: &str) -> IpBindConfig {
         IpBindConfig::LocalV4
     } else {
         IpBindConfig::InAddrAnyDual
+    }
+}
+
+/// `H3_FRAME_UNEXPECTED` (RFC 9114, section 8.1).
+const FRAME_UNEXPECTED: VarInt = VarInt::from_u32(0x105);
+
+/// Connects, at once a second time where the server's wtransport lost its place in our settings. Up to 0.7.2 its reading
+/// of control streams is cut off by whatever else happens on the connection, so that settings which come in two packets
+/// are read from the middle; and what it does not know, it does not skip
+/// (<https://github.com/BiagioFesta/wtransport/issues/327>).
+async fn connect(endpoint: &Endpoint<Client>, url: &str) -> Result<wtransport::Connection, ConnectingError> {
+    match endpoint.connect(url).await {
+        Err(ConnectingError::ConnectionError(ConnectionError::ApplicationClosed(close)))
+            if close.code() == FRAME_UNEXPECTED =>
+        {
+            endpoint.connect(url).await
+        }
+        connected => connected,
     }
 }
 
@@ -58,7 +78,7 @@ impl WebTransport {
             .keep_alive_interval(Some(std::time::Duration::from_secs(10)))
             .build();
         let endpoint = Endpoint::client(config).map_err(|error| TransportError::connect(url, error))?;
-        let connection = endpoint.connect(url).await.map_err(|error| TransportError::connect(url, error))?;
+        let connection = connect(&endpoint, url).await.map_err(|error| TransportError::connect(url, error))?;
         let opening = connection.open_bi().await.map_err(|error| TransportError::connect(url, error))?;
         let (sending, receiving) = opening.await.map_err(|error| TransportError::connect(url, error))?;
         Ok(Self { connection, _endpoint: endpoint, sending, receiving, buffer: BytesMut::new() })
