@@ -340,8 +340,8 @@ pub(crate) struct BenchArguments {
     /// What to do, instead of measuring this binary.
     #[command(subcommand)]
     pub(crate) verb: Option<BenchVerb>,
-    /// Scenarios, separated by commas: a1, a16, b, c, d, which are the default, and presence, fanout, fanout-received,
-    /// sync, sessions.
+    /// Scenarios, separated by commas: a1, a16, b, c1, c, d, which are the default, and presence, fanout,
+    /// fanout-received, sync, sessions.
     #[arg(long, value_delimiter = ',')]
     pub(crate) scenario: Vec<String>,
     /// Sessions of the scenario sessions. This process and the server need so many file descriptors each.
@@ -381,7 +381,7 @@ pub(crate) struct CompareArguments {
     /// Pairs of runs; the binary that goes first alternates.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub(crate) pairs: u64,
-    /// Scenarios, separated by commas: a1, a16, b, c.
+    /// Scenarios, separated by commas: a1, a16, b, c1, c.
     #[arg(long, value_delimiter = ',', default_value = "a16")]
     pub(crate) scenario: Vec<String>,
     /// Seconds that each load of a run is measured.

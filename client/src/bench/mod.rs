@@ -50,15 +50,15 @@ const THREE_REGIONS: &str = "eu-west,us-east,ap-south";
 const LISTENERS: u16 = 1_000;
 const FAN_OUT_WINDOW: u64 = 4;
 /// What can be measured. Those after `d` run when they are named.
-pub const SCENARIOS: [&str; 10] =
-    ["a1", "a16", "b", "c", "d", "presence", "fanout", "fanout-received", "sync", "sessions"];
+pub const SCENARIOS: [&str; 11] =
+    ["a1", "a16", "b", "c1", "c", "d", "presence", "fanout", "fanout-received", "sync", "sessions"];
 
 /// What `hearth bench` was asked for.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
     /// The `hearth` executable whose `dev` is put under load; this process's own by default.
     pub executable: PathBuf,
-    /// Of [`SCENARIOS`]; empty means `a1`, `a16`, `b`, `c` and `d`.
+    /// Of [`SCENARIOS`]; empty means `a1`, `a16`, `b`, `c1`, `c` and `d`.
     pub scenarios: Vec<String>,
     /// Sessions of scenario `sessions`, 2 to 20,000. Default 10,000.
     pub sessions: usize,
@@ -66,7 +66,7 @@ pub struct BenchOptions {
     pub seconds: u64,
     /// How long each run warms up before, in seconds. Default 2.
     pub warm_up_seconds: u64,
-    /// Whether a, b and d also run on three regions. Default true; c always does.
+    /// Whether a, b and d also run on three regions. Default true; c1 and c always do.
     pub three_regions: bool,
     /// JSON on stdout in place of the table.
     pub json: bool,
@@ -244,14 +244,15 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// c: senders at one region, homes at another, 20 ms of round trip between them.
+    /// c1 and c: senders at one region, homes at another, 20 ms of round trip between them.
     async fn across(&mut self, rest: &Rest) -> Result<(), BenchError> {
-        if !self.wants("c") {
-            return Ok(());
+        for (scenario, window) in [("c1", 1), ("c", 16)] {
+            if self.wants(scenario) {
+                let server = Server::start(&self.options.executable, THREE_REGIONS, "10ms", &self.data).await?;
+                self.full_and_half(scenario, &server, rest, window, Some((EDGE, HOME))).await?;
+                server.stop().await;
+            }
         }
-        let server = Server::start(&self.options.executable, THREE_REGIONS, "10ms", &self.data).await?;
-        self.full_and_half("c", &server, rest, 16, Some((EDGE, HOME))).await?;
-        server.stop().await;
         Ok(())
     }
 
