@@ -47,7 +47,7 @@ impl<R: Clone> Log<R> {
         }
     }
 
-    /// Messages of a user above the mark, as they were sent, and whether a connection here sent them.
+    /// Messages of a user above the mark, as they were sent, and whether a device here sent them.
     pub(crate) fn unmarked_of(&self, sender: &UserId) -> Vec<(Command, bool)> {
         let of_it = self
             .pending
@@ -56,7 +56,7 @@ impl<R: Clone> Log<R> {
             .filter(|pending| pending.entry.entry.fixed.sender == *sender)
             // An edit that came back without its text has nothing to be sent again.
             .filter(|pending| pending.entry.content().is_some());
-        of_it.map(|pending| (command_of(self.id, &pending.entry).0, pending.skip.is_some())).collect()
+        of_it.map(|pending| (command_of(self.id, &pending.entry).0, pending.sent_here)).collect()
     }
 
     /// Entries above the mark, `from <= sequence < to`.

@@ -471,8 +471,10 @@ impl<R: Clone> Log<R> {
 
     /// A retry of an entry that is still on its way waits with it.
     fn join(&mut self, sequence: u64, command: &Command, waiter: Waiter<R>, context: &mut Context<'_, R>) {
-        let Some(pending) = self.pending_at(sequence) else { return };
+        let index = usize::try_from(sequence - self.marked).unwrap_or(usize::MAX);
+        let Some(pending) = self.pending.get_mut(index) else { return };
         if same_content(&pending.entry, command) {
+            pending.sent_here |= waiter.device().is_some();
             self.wait_with(sequence, waiter, context);
         } else {
             answer(waiter, Outcome::Refused(other_content()), context.effects, self.id);

@@ -43,6 +43,8 @@ pub(crate) struct Pending<R> {
     pub(crate) waiters: Vec<Waiter<R>>,
     /// The local connection that sent it: it gets the ack, not the delivery.
     pub(crate) skip: Option<R>,
+    /// Whether a device here sent it, if only again.
+    pub(crate) sent_here: bool,
     /// When the home decided it; `queued` is told once after a while.
     pub(crate) decided_at: u64,
     pub(crate) queued: bool,
@@ -198,6 +200,7 @@ impl<R: Clone> Log<R> {
                     entry,
                     waiters: Vec::new(),
                     skip: None,
+                    sent_here: false,
                     decided_at: now,
                     queued: false,
                 });
@@ -353,6 +356,7 @@ impl<R: Clone> Log<R> {
             audience: self.view.members().cloned(),
             entry,
             waiters: if matches!(pushed.waiter, Waiter::Gone) { Vec::new() } else { vec![pushed.waiter] },
+            sent_here: pushed.skip.is_some(),
             skip: pushed.skip,
             decided_at: pushed.now,
             queued: false,

@@ -123,8 +123,9 @@ pub(crate) struct Sent {
     pub(crate) refused_for_good: bool,
     /// Whether a region that held it refused it, and kept that for its device.
     pub(crate) refusal_kept: bool,
-    /// Whether it changes another message.
-    pub(crate) changes: bool,
+    /// Whether it changes another message, which may be out of the line while it is judged, or has a time, which one
+    /// home may find over and the next one not.
+    pub(crate) depends: bool,
     /// Nobody waits for it any more.
     pub(crate) forgotten: bool,
     /// It was parked at a region whose store is gone.
@@ -169,11 +170,11 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Which of the messages that somebody read change others.
-    fn note_changes(&mut self, conversation: ConversationId, rows: &[ReadRow]) {
-        let changes = |row: &&ReadRow| matches!(row.did, Did::Edit(_) | Did::Delete(_) | Did::React { .. });
-        for row in rows.iter().filter(changes) {
-            self.sent.entry((conversation, row.message)).or_default().changes = true;
+    /// Which of the messages that somebody read may be refused by one home and taken by the next.
+    fn note_dependent(&mut self, conversation: ConversationId, rows: &[ReadRow]) {
+        let changes = |did: &Did| matches!(did, Did::Edit(_) | Did::Delete(_) | Did::React { .. });
+        for row in rows.iter().filter(|row| changes(&row.did) || row.expires.is_some()) {
+            self.sent.entry((conversation, row.message)).or_default().depends = true;
         }
     }
 
@@ -274,7 +275,7 @@ fn gather(history: &History, report: &mut Report) -> Facts {
                 let loss = Loss { from: *from, below: *below, covered_copies: *covered_copies };
                 facts.losses.entry(*conversation).or_default().push(loss);
             }
-            Event::Read { conversation, rows, .. } => facts.note_changes(*conversation, rows),
+            Event::Read { conversation, rows, .. } => facts.note_dependent(*conversation, rows),
             Event::Bound { what, value, bound } if value > bound => {
                 report.add(Guarantee::G9, format!("{what} held {value}, and its bound is {bound}"));
             }

@@ -428,18 +428,20 @@ fn messages_of_a_device_out_of_order_and_sends_without_an_answer_are_found() {
     let line = [LINE[0], LINE[1], LINE[2], (1, 4, 15), (1, 5, 14)];
     let events = vec![invoke(0, 14), invoke(0, 15), ack(0, 15, acked(at(1, 4))), ack(0, 14, acked(at(1, 5)))];
     finds("swapped", Guarantee::DeviceOrder, with(events, both(&line)));
-    let read = |did| Event::Read {
-        reader: "eu".to_owned(),
-        conversation: CONVERSATION,
-        rows: Arc::new(vec![read_row(5, 14, "ann", did, None)]),
-    };
-    let refused = |did| {
-        let kept = Event::RefusalKept(CONVERSATION, id(14));
+    let later = |did, expires, kept: bool| {
+        let row = ReadRow { expires, ..read_row(5, 14, "ann", did, None) };
+        let read = Event::Read { reader: "eu".to_owned(), conversation: CONVERSATION, rows: Arc::new(vec![row]) };
+        let kept = kept.then_some(Event::RefusalKept(CONVERSATION, id(14)));
         let acks = [ack(0, 15, acked(at(1, 4))), ack(0, 14, acked(at(1, 5)))];
-        with([vec![invoke(0, 14), invoke(0, 15), kept, read(did)], acks.to_vec()].concat(), both(&line))
+        let events: Vec<Event> = [invoke(0, 14), invoke(0, 15), read].into_iter().chain(kept).chain(acks).collect();
+        with(events, both(&line))
     };
-    assert_eq!(broken(refused(reacted(11, true))), vec![], "one region refused it before its message came back");
-    finds("a message", Guarantee::DeviceOrder, refused(Did::Message));
+    let change = reacted(11, true);
+    assert_eq!(broken(later(change.clone(), None, true)), vec![], "one region refused it before its message came back");
+    assert_eq!(broken(later(Did::Message, Some(1_000), true)), vec![], "its time was over by the clock of one home");
+    finds("a message", Guarantee::DeviceOrder, later(Did::Message, None, true));
+    finds("a change that nobody refused", Guarantee::DeviceOrder, later(change, None, false));
+    finds("a time that nobody found over", Guarantee::DeviceOrder, later(Did::Message, Some(1_000), false));
     finds("unanswered", Guarantee::Answered, with(vec![invoke(0, 14)], both(&LINE)));
     let refused = |again| Event::Refused { session: 0, conversation: CONVERSATION, message: id(14), again };
     let twice = vec![invoke(0, 14), invoke(0, 14), refused(false), refused(true)];

@@ -113,8 +113,9 @@ fn device_order(conversation: ConversationId, order: &[MessageId], facts: &Facts
         let moved = sent.is_some_and(|sent| {
             sent.refused
                 || sent.parked_gone
-                // Its message may have come back with a tail, and another region held it, too.
-                || (sent.changes && sent.refusal_kept)
+                // One home refused it: its message was out of the line, or its time over by that home's clock. Another
+                // copy of it was taken later, or the same one by a home that knew nothing of the refusal.
+                || (sent.depends && (sent.refusal_kept || facts.losses.contains_key(&conversation)))
                 || unknown(sent)
                 || sent.acks.iter().any(|ack| facts.is_named(conversation, ack))
         });
