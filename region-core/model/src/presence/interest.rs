@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hearth_protocol::{Refusal, UserId};
+use hearth_protocol::{Refusal, RegionId, UserId};
 
 use super::join::Shown;
 use super::{
@@ -259,6 +259,12 @@ impl Interests {
         if let Some(interest) = self.users.get_mut(user).filter(|interest| !interest.seeing.is_empty()) {
             (interest.shown, interest.shown_at) = (Some(shown), at);
         }
+    }
+
+    /// Clients hear that a region is fenced: what they make of it is what they were told. Gives whom that concerns.
+    pub(super) fn fenced(&mut self, region: &RegionId) -> Vec<UserId> {
+        let told = self.users.iter_mut().filter_map(|(user, interest)| Some((user, interest.shown.as_mut()?)));
+        told.filter_map(|(user, shown)| shown.without(region).then(|| user.clone())).collect()
     }
 
     /// The same was told again.

@@ -15,13 +15,16 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    pub(super) fn is_offline(&self) -> bool {
-        self.status == PresenceStatus::Offline
-    }
-
-    /// Whether they differ in nothing but the regions.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
-        self.status == other.status && self.device_type == other.device_type
+    /// What a client makes of it that hears that a region is fenced: the user is there no more, and offline who was
+    /// nowhere else. Whether it says anything of that region.
+    pub(super) fn without(&mut self, fenced: &RegionId) -> bool {
+        let before = self.regions.len();
+        self.regions.retain(|region| region != fenced);
+        let changes = self.regions.len() < before;
+        if changes && self.regions.is_empty() {
+            *self = Self::default();
+        }
+        changes
     }
 }
 

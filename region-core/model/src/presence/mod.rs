@@ -413,25 +413,18 @@ impl PresenceBook {
     }
 
     /// A region is fenced, or is back. That is one event for all its users: none is told of by itself, but those who are
-    /// in another region too and otherwise there.
+    /// otherwise there than clients make of it.
     pub fn fenced(&mut self, peer: &RegionId, fenced: bool, now: Moment) {
         let Some(of) = self.peers.get_mut(peer).filter(|peer| peer.fenced != fenced) else { return };
-        let users = of.present();
+        let mut users = of.present();
         if fenced {
-            of.fence()
+            of.fence();
+            users.extend(self.interests.fenced(peer));
         } else {
             of.fenced = false
         }
         for user in users {
-            let shown = join::shown(self, &user);
-            let follows = fenced
-                && (shown.is_offline()
-                    || self.interests.shown(&user).is_some_and(|(before, _)| before.is_like(&shown)));
-            if follows {
-                self.interests.set_shown(&user, shown, now.ticks);
-            } else {
-                self.look(&user, now);
-            }
+            self.look(&user, now);
         }
         self.settle(now);
     }

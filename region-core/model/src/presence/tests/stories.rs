@@ -4,7 +4,7 @@ use hearth_protocol::ErrorCode;
 use hearth_protocol::client::{Certainty, DeviceType, PresenceStatus};
 
 use super::super::PresenceBounds;
-use super::world::{World, user};
+use super::world::{World, region, user};
 
 const ONLINE: PresenceStatus = PresenceStatus::Online;
 const AWAY: PresenceStatus = PresenceStatus::Away;
@@ -207,6 +207,22 @@ fn a_fence_tells_of_those_who_are_in_another_region_too_and_otherwise_there() {
     world.fence(1, true);
     world.pass(2_000);
     assert_eq!((world.updates(0, 1), world.last(0, 1, 1).map(|last| last.status)), (before + 1, Some(AWAY)));
+}
+
+#[test]
+fn who_came_to_another_region_within_the_second_before_a_fence_stays_online_for_those_who_are_told() {
+    let mut world = two_regions();
+    world.set(1, 7, 1, AWAY);
+    world.pass(2_000);
+    world.set(1, 7, 1, ONLINE);
+    world.pass(300);
+    assert_eq!(world.last(0, 1, 1).map(|last| last.regions.clone()), Some(vec![region(1)]));
+    world.set(0, 9, 1, ONLINE);
+    world.fence(1, true);
+    assert_eq!(world.last(0, 1, 1).map(|last| last.status), Some(OFFLINE), "a client knows of no other region");
+    world.pass(2_000);
+    let last = world.last(0, 1, 1).map(|last| (last.status, last.regions.clone()));
+    assert_eq!(last, Some((ONLINE, vec![region(0)])));
 }
 
 #[test]

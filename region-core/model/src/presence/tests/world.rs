@@ -15,7 +15,7 @@ pub(super) fn user(number: usize) -> UserId {
     UserId::new(format!("u{number}")).expect("a name")
 }
 
-fn region(number: usize) -> RegionId {
+pub(super) fn region(number: usize) -> RegionId {
     RegionId::new(["eu-west", "us-east", "ap-south"][number]).expect("a name")
 }
 
