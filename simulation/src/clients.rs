@@ -435,7 +435,7 @@ impl World {
         let voters = self.regions[home].disk.logs.get(&log)?.record.as_ref()?.voters.len();
         let holds = |region: &usize| {
             let of = &self.regions[*region];
-            [Some(&of.disk), of.stores.before(self.now, ack.duplicate)].into_iter().flatten().any(|disk| {
+            std::iter::once(&of.disk).chain(of.stores.before(self.now, ack.duplicate)).any(|disk| {
                 let fixed = disk.entry(log, ack.position.sequence.0).map(|entry| &entry.entry.fixed);
                 fixed.is_some_and(|fixed| fixed.id == message.0 && fixed.position == ack.position)
             })

@@ -1,6 +1,8 @@
 //! Stores that are lost or restored: copies are kept as an operator would keep them, and the history is told what is gone
 //! for good, so that nobody is blamed for it.
 
+use std::collections::BTreeSet;
+
 use hearth_protocol::{ConversationId, LogId, LogKind, MessageId};
 
 use crate::disk::Disk;
@@ -20,8 +22,8 @@ const ON_ITS_WAY: u64 = 15 * SECOND;
 pub(crate) struct Stores {
     /// Copies with the times of which they are, oldest first.
     copies: Vec<(u64, Disk)>,
-    /// The store that was replaced last, and when that was.
-    before: Option<(u64, Disk)>,
+    /// The stores that were replaced, and when that was.
+    before: Vec<(u64, Disk)>,
     /// How many were replaced by empty ones: it names the present one.
     lost: u64,
 }
@@ -32,10 +34,10 @@ impl Stores {
         uuid::Uuid::from_u128(0xE000 + place as u128 + (u128::from(self.lost) << 32))
     }
 
-    /// The store that was replaced last, where an ack may rest on it: while that was a moment ago, and if the ack is a
-    /// repeated one, of a message that had its copies when it was acked first.
-    pub(crate) fn before(&self, now: u64, again: bool) -> Option<&Disk> {
-        self.before.as_ref().filter(|(at, _)| again || now < at + ON_ITS_WAY).map(|(_, disk)| disk)
+    /// Stores that were replaced and that an ack may rest on: a moment ago, and ever if the ack is a repeated one, of a
+    /// message that had its copies when it was acked first.
+    pub(crate) fn before(&self, now: u64, again: bool) -> impl Iterator<Item = &Disk> {
+        self.before.iter().filter(move |(at, _)| again || now < at + ON_ITS_WAY).map(|(_, disk)| disk)
     }
 }
 
@@ -72,15 +74,15 @@ impl World {
         region.keeper.map = std::sync::Arc::default();
         self.trace.count(self.now, if restored { "store-restored" } else { "store-lost" }, place as u64, counter);
         self.tell_what_is_gone(place, &old);
-        self.regions[place].stores.before = Some((self.now, old));
+        self.regions[place].stores.before.push((self.now, old));
     }
 
     fn tell_what_is_gone(&mut self, place: usize, old: &Disk) {
         let mut gone = Vec::new();
-        for (number, send) in &old.parked {
-            if self.regions[place].disk.parked.contains_key(number) {
-                continue;
-            }
+        // Numbers begin again with a copy: what is there under one may be another send.
+        let kept: BTreeSet<_> =
+            self.regions[place].disk.parked.values().map(|send| (send.conversation, send.id)).collect();
+        for send in old.parked.values().filter(|send| !kept.contains(&(send.conversation, send.id))) {
             gone.push(history::Event::ParkedGone(send.conversation, send.id));
         }
         for (log, stored) in &old.logs {
