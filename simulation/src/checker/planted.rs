@@ -198,7 +198,11 @@ fn a_queued_message_that_goes_breaks_g7() {
     let again = vec![invoke(0, 14), for_now, Event::Forgotten(CONVERSATION, id(14))];
     assert_eq!(broken(with([ended.clone(), again].concat(), both(&LINE))), vec![], "nobody promised it anew");
     finds("queued anew, then dropped", Guarantee::G7, with([ended, queued.clone()].concat(), both(&LINE)));
-    let gone = vec![Event::ParkedGone(CONVERSATION, id(14)), Event::Forgotten(CONVERSATION, id(14))];
+    let forgotten = Event::Forgotten(CONVERSATION, id(14));
+    let copy = vec![Event::CopyGone(CONVERSATION, id(14)), forgotten.clone()];
+    let queued_and_gone = with([queued.clone(), copy].concat(), both(&LINE));
+    assert_eq!(broken(queued_and_gone), vec![], "it waited for copies, and the only disk that had it is gone");
+    let gone = vec![Event::ParkedGone(CONVERSATION, id(14)), forgotten];
     assert_eq!(broken(with([queued, gone].concat(), both(&LINE))), vec![], "its disk is gone");
 }
 
