@@ -440,6 +440,9 @@ pub(crate) struct SimArguments {
     /// Clients are erased in their conversations, and floors raised, now and then.
     #[arg(long)]
     pub(crate) erasures: bool,
+    /// Regions are out of reach and fenced by hand now and then, as soon as their leases let it.
+    #[arg(long)]
+    pub(crate) by_hand: bool,
     /// Of a seed's faults only these, by number, or `none`.
     #[arg(long, value_name = "NUMBERS")]
     pub(crate) faults: Option<String>,

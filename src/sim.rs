@@ -84,8 +84,9 @@ fn table(title: &str, rows: Vec<(&str, u64)>) {
 }
 
 fn size_of(arguments: &SimArguments) -> Size {
-    let SimArguments { seconds, regions, clients, pace, successions, stores, voters, erasures, .. } = *arguments;
-    Size { seconds, regions, clients, pace, successions, stores, voters, erasures }
+    let SimArguments { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand, .. } =
+        *arguments;
+    Size { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand }
 }
 
 /// Runs the verb.

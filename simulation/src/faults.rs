@@ -51,6 +51,10 @@ impl World {
             FaultKind::Voters(conversation, first, count) => self.change_voters(conversation, first, count),
             FaultKind::Erase(client, conversation) => self.erase(client, conversation),
             FaultKind::Floor(conversation, percent) => self.raise_floor(conversation, percent),
+            FaultKind::FenceByHand(region) => {
+                self.for_all_links(region, |world, from, to| world.cut(from, to));
+                self.after(SECOND / 2, Event::FenceByHand { region, until: self.now + fault.lasts });
+            }
         }
         self.after(fault.lasts, Event::FaultEnds(index));
     }
@@ -64,7 +68,9 @@ impl World {
                 self.heal(other, one);
             }
             FaultKind::CutOneWay(from, to) => self.heal(from, to),
-            FaultKind::Isolate(region) => self.for_all_links(region, |world, from, to| world.heal(from, to)),
+            FaultKind::Isolate(region) | FaultKind::FenceByHand(region) => {
+                self.for_all_links(region, |world, from, to| world.heal(from, to));
+            }
             FaultKind::Loss(one, other, _) => {
                 self.links.weather(one, other).loss = 0;
                 self.links.weather(other, one).loss = 0;

@@ -380,6 +380,24 @@ impl World {
         }
     }
 
+    /// An operator fences a region, again every second until it is let: while the lease is held it is refused.
+    pub(crate) fn fence_by_hand(&mut self, region: usize, until: u64) {
+        if self.now >= until {
+            return;
+        }
+        self.after(SECOND, Event::FenceByHand { region, until });
+        let Some(leader) = self.service.leader.filter(|leader| *leader != region && self.majority(*leader).is_some())
+        else {
+            return;
+        };
+        let fenced = self.service.state.region(&self.regions[region].id);
+        if let Some(entry) = fenced.filter(|entry| entry.state == RegionState::Active) {
+            let command = MapCommand::Fence { region: entry.region.clone(), term: entry.term };
+            self.trace.count(self.now, "fence-asked", region as u64, leader as u64);
+            self.propose(leader, command);
+        }
+    }
+
     /// What the leader goes by.
     fn leader_view<'a>(&'a self, leader: usize, map: &'a MapState, now: Duration) -> Option<LeaderView<'a>> {
         let region = &self.regions[leader];

@@ -59,11 +59,13 @@ pub enum FaultKind {
     Erase(usize, usize),
     /// The floor of a conversation, by number, goes up: of what stands above it, over so many in a hundred.
     Floor(usize, u64),
+    /// A region is out of reach of all others, and an operator there fences it by hand as soon as the map lets it.
+    FenceByHand(usize),
 }
 
 impl FaultKind {
     /// All names, in the order of the table.
-    pub const NAMES: [&'static str; 20] = [
+    pub const NAMES: [&'static str; 21] = [
         "cut",
         "cut-one-way",
         "isolate",
@@ -84,9 +86,11 @@ impl FaultKind {
         "voters",
         "erase",
         "floor",
+        "fence-by-hand",
     ];
     /// Those that happen only in a plan that was asked for them.
-    pub const ASKED_FOR: [&'static str; 5] = ["store-lost", "store-restored", "voters", "erase", "floor"];
+    pub const ASKED_FOR: [&'static str; 6] =
+        ["store-lost", "store-restored", "voters", "erase", "floor", "fence-by-hand"];
 
     /// Its name in reports.
     #[must_use]
@@ -112,6 +116,7 @@ impl FaultKind {
             Self::Voters(..) => "voters",
             Self::Erase(..) => "erase",
             Self::Floor(..) => "floor",
+            Self::FenceByHand(_) => "fence-by-hand",
         }
     }
 }
@@ -148,6 +153,8 @@ pub struct Size {
     pub voters: bool,
     /// Whether clients are erased, and floors raised, now and then.
     pub erasures: bool,
+    /// Whether regions are out of reach and fenced by hand now and then.
+    pub by_hand: bool,
 }
 
 /// Clients act this often unless told otherwise: with what faults hold up, each sends more than once a second.
@@ -164,6 +171,7 @@ impl Default for Size {
             stores: false,
             voters: false,
             erasures: false,
+            by_hand: false,
         }
     }
 }
@@ -213,6 +221,9 @@ impl Plan {
         if size.erasures {
             erase(&mut faults, seed, size.clients, calm_at);
         }
+        if size.by_hand {
+            fence_by_hand(&mut faults, seed, size.regions, calm_at);
+        }
         for (number, fault) in (0..).zip(&mut faults) {
             fault.number = number;
         }
@@ -259,7 +270,7 @@ impl Plan {
     /// What to type to see this very run again.
     #[must_use]
     pub fn replay(&self) -> String {
-        let Size { seconds, regions, clients, pace, successions, stores, voters, erasures } = self.size;
+        let Size { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand } = self.size;
         let whole = Self::new(self.seed, self.size);
         let mut line =
             format!("hearth sim --seed {} --seconds {seconds} --regions {regions} --clients {clients}", self.seed);
@@ -277,6 +288,9 @@ impl Plan {
         }
         if erasures {
             line += " --erasures";
+        }
+        if by_hand {
+            line += " --by-hand";
         }
         let list = |numbers: Vec<String>| if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") };
         if self.calm_at != whole.calm_at {
@@ -362,6 +376,22 @@ fn erase(faults: &mut Vec<Fault>, seed: u64, clients: usize, calm_at: u64) {
             _ => FaultKind::Floor(random.below(1_000), random.between(1, 99)),
         };
         faults.push(Fault { number: 0, at, lasts: SECOND, kind });
+    }
+    faults.sort_by_key(|fault| fault.at);
+}
+
+/// A region is out of reach and fenced by hand now and then, in the mean sooner than it would be without anybody's help.
+fn fence_by_hand(faults: &mut Vec<Fault>, seed: u64, regions: usize, calm_at: u64) {
+    let mut random = Random::of(seed, "by-hand", 0);
+    let mut at = FIRST_FAULT;
+    loop {
+        at += random.between(2 * SECOND, 20 * SECOND);
+        if at + 3 * SECOND >= calm_at {
+            break;
+        }
+        let lasts = random.between(6 * SECOND, 16 * SECOND).min(calm_at - at);
+        faults.push(Fault { number: 0, at, lasts, kind: FaultKind::FenceByHand(random.below(regions)) });
+        at += lasts;
     }
     faults.sort_by_key(|fault| fault.at);
 }

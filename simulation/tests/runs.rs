@@ -50,6 +50,7 @@ fn read(line: &str) -> Plan {
         stores: words.contains(&"--stores"),
         voters: words.contains(&"--voters"),
         erasures: words.contains(&"--erasures"),
+        by_hand: words.contains(&"--by-hand"),
     };
     let mut plan = Plan::new(number("--seed").expect("a seed"), size);
     if let Some(second) = number("--calm-from") {
