@@ -394,14 +394,7 @@ impl World {
                 let step = if ack.duplicate { "ack-again" } else { "ack" };
                 self.trace.count(now, step, ack.position.epoch.0, ack.position.sequence.0);
                 let on_disk = self.on_disk(conversation, message, &ack);
-                let acked = Acked {
-                    position: ack.position,
-                    time: ack.time.0,
-                    level: ack.level,
-                    home: self.place_of(&ack.home),
-                    regions: ack.regions.iter().filter_map(|region| self.place_of(region)).collect(),
-                    again: ack.duplicate,
-                };
+                let acked = self.acked(&ack);
                 self.history.add(now, history::Event::Ack { session, conversation, message, acked, on_disk });
             }
             Outcome::Queued(..) => {
@@ -425,6 +418,18 @@ impl World {
                 self.trace.count(now, step, place as u64, number as u64);
                 self.history.add(now, history::Event::Refused { session, conversation, message, again });
             }
+        }
+    }
+
+    /// An ack, as the history tells of it.
+    pub(crate) fn acked(&self, ack: &Ack) -> Acked {
+        Acked {
+            position: ack.position,
+            time: ack.time.0,
+            level: ack.level,
+            home: self.place_of(&ack.home),
+            regions: ack.regions.iter().filter_map(|region| self.place_of(region)).collect(),
+            again: ack.duplicate,
         }
     }
 

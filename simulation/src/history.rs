@@ -207,6 +207,8 @@ pub enum Event {
     },
     /// A region will not sequence a message that it held, and keeps that for a device that may never come back.
     RefusalKept(ConversationId, MessageId),
+    /// A message that a region held for its home was acked, and its device has no connection there to hear of it.
+    AckUnheard(ConversationId, MessageId, Acked),
     /// The device that handed a message over is gone for good: nobody hands it over again or hears how it ends.
     Forgotten(ConversationId, MessageId),
     /// A region held a message for its home, and its store is gone with it.

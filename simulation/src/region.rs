@@ -370,9 +370,12 @@ impl World {
             self.connections.get(*connection).is_some_and(|connection| connection.device == send.device)
         };
         let Some(connection) = connections.iter().find(of_device).copied() else {
-            if matches!(ended, DeviceOutcome::Refused(_)) {
-                self.history.add(self.now, history::Event::RefusalKept(send.conversation, send.id));
-            }
+            let event = match ended {
+                DeviceOutcome::Refused(_) => history::Event::RefusalKept(send.conversation, send.id),
+                DeviceOutcome::Acked(ack) => history::Event::AckUnheard(send.conversation, send.id, self.acked(&ack)),
+                DeviceOutcome::CopiesMissing(_) => return,
+            };
+            self.history.add(self.now, event);
             return;
         };
         let outcome = match ended {

@@ -30,13 +30,15 @@ pub enum Mutant {
     ParkedLostAtStart,
     /// What follows from an entry is not written down with it, and lost at a crash.
     PublishLost,
+    /// Who comes second in a race to place a log places it again.
+    PlacedTwice,
     /// The range below a follower's stream ends an entry before the stream.
     PullWithGap,
 }
 
 impl Mutant {
     /// Every mutant with its name on the command line.
-    pub const ALL: [(&'static str, Self); 31] = [
+    pub const ALL: [(&'static str, Self); 32] = [
         ("seal-off", Self::Rule(Flaw::SealOff)),
         ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
         ("longest-wins", Self::Rule(Flaw::LongestWins)),
@@ -68,6 +70,7 @@ impl Mutant {
         ("parked-lost-at-start", Self::ParkedLostAtStart),
         ("publish-lost", Self::PublishLost),
         ("pull-with-gap", Self::PullWithGap),
+        ("placed-twice", Self::PlacedTwice),
     ];
 
     /// Whether it is switched on.

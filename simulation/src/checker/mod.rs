@@ -115,6 +115,8 @@ pub(crate) struct Sent {
     pub(crate) after: Option<Position>,
     /// Its acks, without repetitions.
     pub(crate) acks: Vec<Acked>,
+    /// Acks that its device did not hear.
+    pub(crate) unheard: Vec<Acked>,
     /// When it was acked first.
     pub(crate) acked_at: Option<u64>,
     pub(crate) queued: bool,
@@ -143,6 +145,7 @@ impl Sent {
             Event::Forgotten(..) => self.forgotten = true,
             Event::ParkedGone(..) => (self.queued, self.parked_gone) = (false, true),
             Event::CopyGone(..) => self.copy_gone = true,
+            Event::AckUnheard(.., acked) => self.unheard.push(acked.clone()),
             _ => {}
         }
     }
@@ -266,6 +269,7 @@ fn gather(history: &History, report: &mut Report) -> Facts {
             }
             Event::Queued(_, conversation, message)
             | Event::RefusalKept(conversation, message)
+            | Event::AckUnheard(conversation, message, _)
             | Event::Forgotten(conversation, message)
             | Event::ParkedGone(conversation, message)
             | Event::CopyGone(conversation, message) => {

@@ -446,6 +446,16 @@ fn messages_of_a_device_out_of_order_and_sends_without_an_answer_are_found() {
     finds("a message", Guarantee::DeviceOrder, later(Did::Message, None, true));
     finds("a change that nobody refused", Guarantee::DeviceOrder, later(change, None, false));
     finds("a time that nobody found over", Guarantee::DeviceOrder, later(Did::Message, Some(1_000), false));
+    let lost = |level| {
+        let unheard = Event::AckUnheard(CONVERSATION, id(14), Acked { level, ..acked(at(1, 3)) });
+        let loss = Event::Loss { conversation: CONVERSATION, from: at(1, 3), below: 2, covered_copies: 2 };
+        let line = [LINE[0], LINE[1], LINE[2], (2, 4, 15), (2, 5, 14)];
+        let acks = [ack(0, 15, acked(at(2, 4))), ack(0, 14, acked(at(2, 5)))];
+        let events: Vec<Event> = [invoke(0, 14), invoke(0, 15), unheard, loss].into_iter().chain(acks).collect();
+        with(events, both(&line))
+    };
+    assert_eq!(broken(lost(Level::Region)), vec![], "it was acked, unheard, and lost, as its level allows");
+    finds("acked with a copy that stays", Guarantee::DeviceOrder, lost(Level::TwoRegions));
     finds("unanswered", Guarantee::Answered, with(vec![invoke(0, 14)], both(&LINE)));
     let refused = |again| Event::Refused { session: 0, conversation: CONVERSATION, message: id(14), again };
     let twice = vec![invoke(0, 14), invoke(0, 14), refused(false), refused(true)];

@@ -117,7 +117,7 @@ fn device_order(conversation: ConversationId, order: &[MessageId], facts: &Facts
                 // copy of it was taken later, or the same one by a home that knew nothing of the refusal.
                 || (sent.depends && (sent.refusal_kept || facts.losses.contains_key(&conversation)))
                 || unknown(sent)
-                || sent.acks.iter().any(|ack| facts.is_named(conversation, ack))
+                || sent.acks.iter().chain(&sent.unheard).any(|ack| facts.is_named(conversation, ack))
         });
         let Some(row) = line.at.get(message).filter(|_| !moved) else { continue };
         if let Some((before, other)) = last.filter(|(before, _)| *before > row.sequence) {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Decision;
 use crate::command::Command;
+use crate::mutants::Mutant;
 
 /// A placement and the entry that made it. It counts once the mark is above that entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +57,7 @@ impl PlacementState {
             (Some(known), Some(epoch)) if known.placement.epoch == epoch && placement.epoch > epoch => {
                 Decision::change(&Change::Place { replaces, placement })
             }
+            (Some(_), None) if Mutant::PlacedTwice.is_on() => Decision::change(&Change::Place { replaces, placement }),
             (Some(_), _) => Decision::AlreadySo,
             (None, Some(_)) => Decision::refuse(Refusal::invalid("there is no placement to replace")),
         }
