@@ -53,7 +53,7 @@ impl World {
             FaultKind::Floor(conversation, percent) => self.raise_floor(conversation, percent),
             FaultKind::FenceByHand(region) => {
                 self.for_all_links(region, |world, from, to| world.cut(from, to));
-                self.after(SECOND / 2, Event::FenceByHand { region, until: self.now + fault.lasts });
+                self.after(SECOND / 2, Event::FenceByHand(region, self.now + fault.lasts));
             }
         }
         self.after(fault.lasts, Event::FaultEnds(index));

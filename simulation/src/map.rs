@@ -385,7 +385,7 @@ impl World {
         if self.now >= until {
             return;
         }
-        self.after(SECOND, Event::FenceByHand { region, until });
+        self.after(SECOND, Event::FenceByHand(region, until));
         let Some(leader) = self.service.leader.filter(|leader| *leader != region && self.majority(*leader).is_some())
         else {
             return;

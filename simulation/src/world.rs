@@ -34,41 +34,17 @@ const ANTI_ENTROPY: u64 = 5 * SECOND;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The next write of a region is done.
-    Written {
-        region: usize,
-        start: u64,
-    },
+    Written { region: usize, start: u64 },
     /// An input comes to a region.
-    Answer {
-        region: usize,
-        start: u64,
-        input: Box<Input<Ticket>>,
-    },
+    Answer { region: usize, start: u64, input: Box<Input<Ticket>> },
     /// A dedup lookup reads; its answer takes a while more.
-    DedupReads {
-        region: usize,
-        start: u64,
-        key: Box<DedupKey>,
-    },
+    DedupReads { region: usize, start: u64, key: Box<DedupKey> },
     /// Other reads.
-    Reads {
-        region: usize,
-        start: u64,
-        effect: Box<Effect<Ticket>>,
-    },
+    Reads { region: usize, start: u64, effect: Box<Effect<Ticket>> },
     /// A frame arrives.
-    Frame {
-        from: usize,
-        to: usize,
-        connection: u64,
-        body: Box<mesh::Body>,
-    },
+    Frame { from: usize, to: usize, connection: u64, body: Box<mesh::Body> },
     /// A side of a link may notice that it is cut.
-    Notices {
-        side: usize,
-        peer: usize,
-        connection: u64,
-    },
+    Notices { side: usize, peer: usize, connection: u64 },
     /// A region ticks.
     Tick(usize),
     /// A region compares.
@@ -84,58 +60,29 @@ pub(crate) enum Event {
     /// A client does something.
     Client(usize),
     /// What a client sent arrives at its region.
-    Sent {
-        region: usize,
-        connection: u64,
-        sending: Box<Sending>,
-    },
+    Sent { region: usize, connection: u64, sending: Box<Sending> },
     /// A connection begins with a conversation, again.
-    Begin {
-        connection: u64,
-        conversation: usize,
-    },
+    Begin { connection: u64, conversation: usize },
     /// An errand goes on, or again.
     Errand(u64),
     /// A group's members change.
     Churn(usize),
     /// A region sees to its lease.
-    Keep {
-        region: usize,
-        start: u64,
-    },
+    Keep { region: usize, start: u64 },
     /// Leader and fences of the map are looked at.
     MapLook,
-    FenceByHand {
-        region: usize,
-        until: u64,
-    },
+    /// An operator fences a region, until a time.
+    FenceByHand(usize, u64),
     /// A command comes to the map's leader.
-    MapAsk {
-        leader: usize,
-        proposal: Box<Proposal>,
-    },
+    MapAsk { leader: usize, proposal: Box<Proposal> },
     /// The map's leader has a majority for a command.
-    MapCommit {
-        leader: usize,
-        proposal: Box<Proposal>,
-    },
+    MapCommit { leader: usize, proposal: Box<Proposal> },
     /// The map's answer comes back.
-    MapTell {
-        to: usize,
-        start: u64,
-        told: Box<MapTold>,
-    },
+    MapTell { to: usize, start: u64, told: Box<MapTold> },
     /// Something comes to a region's book of who is there.
-    Presence {
-        region: usize,
-        start: u64,
-        said: Box<presence::Said>,
-    },
+    Presence { region: usize, start: u64, said: Box<presence::Said> },
     /// A region hears of a newer map.
-    MapSeen {
-        region: usize,
-        map: Arc<MapState>,
-    },
+    MapSeen { region: usize, map: Arc<MapState> },
 }
 
 impl Event {
@@ -163,7 +110,7 @@ impl Event {
             | Self::Begin { .. }
             | Self::Churn(_)
             | Self::CopyStore(_)
-            | Self::FenceByHand { .. }
+            | Self::FenceByHand(..)
             | Self::MapLook => None,
         }
     }
@@ -385,7 +332,7 @@ impl World {
             Event::Errand(errand) => self.errand(errand),
             Event::Churn(conversation) => self.churn(conversation),
             Event::MapLook => self.map_look(),
-            Event::FenceByHand { region, until } => self.fence_by_hand(region, until),
+            Event::FenceByHand(region, until) => self.fence_by_hand(region, until),
             Event::MapAsk { leader, proposal } => self.map_ask(leader, proposal),
             Event::MapCommit { leader, proposal } => self.map_commit(leader, &proposal),
             Event::MapSeen { region, map } => self.map_seen(region, map),
