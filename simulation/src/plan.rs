@@ -277,21 +277,14 @@ impl Plan {
         if pace != PACE {
             line += &format!(" --pace {pace}");
         }
-        if successions {
-            line += " --successions";
-        }
-        if stores {
-            line += " --stores";
-        }
-        if voters {
-            line += " --voters";
-        }
-        if erasures {
-            line += " --erasures";
-        }
-        if by_hand {
-            line += " --by-hand";
-        }
+        let asked_for = [
+            (successions, " --successions"),
+            (stores, " --stores"),
+            (voters, " --voters"),
+            (erasures, " --erasures"),
+            (by_hand, " --by-hand"),
+        ];
+        line.extend(asked_for.into_iter().filter(|(asked, _)| *asked).map(|(_, flag)| flag));
         let list = |numbers: Vec<String>| if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") };
         if self.calm_at != whole.calm_at {
             line += &format!(" --calm-from {}", self.calm_at / SECOND);

@@ -99,3 +99,16 @@ fn conversations_whose_voters_change_under_faults_lose_nothing() {
         assert!(ran.steps["voters-asked"] > 0 && ran.moves > 0, "{} moves", ran.moves);
     }
 }
+
+#[test]
+fn regions_that_are_fenced_by_hand_as_soon_as_the_map_lets_it_lose_nothing() {
+    let (mut asked, mut fences) = (0, 0);
+    for seed in 1..4 {
+        let size = Size { seconds: 60, clients: 12, by_hand: true, ..Size::default() };
+        let ran = run(&Plan::new(seed, size));
+        println!("{}", ran.replay);
+        assert_eq!(ran.violations, vec![]);
+        (asked, fences) = (asked + ran.steps["fence-asked"], fences + ran.steps["fence"]);
+    }
+    assert!(asked > fences && fences > 0, "{fences} fences, asked for {asked} times");
+}

@@ -371,8 +371,7 @@ impl<R: Clone> Log<R> {
 
     fn ack(&mut self, sequence: u64, context: &mut Context<'_, R>) {
         let Some(ack) = self.ack_of(sequence, context.me) else { return };
-        let index = usize::try_from(sequence - self.marked).unwrap_or(usize::MAX);
-        let Some(pending) = self.pending.get_mut(index) else { return };
+        let Some(pending) = self.pending_index(sequence).and_then(|index| self.pending.get_mut(index)) else { return };
         let waiters = std::mem::take(&mut pending.waiters);
         self.home.waiters -= waiters.len();
         for waiter in waiters {

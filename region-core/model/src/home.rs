@@ -471,8 +471,7 @@ impl<R: Clone> Log<R> {
 
     /// A retry of an entry that is still on its way waits with it.
     fn join(&mut self, sequence: u64, command: &Command, waiter: Waiter<R>, context: &mut Context<'_, R>) {
-        let index = usize::try_from(sequence - self.marked).unwrap_or(usize::MAX);
-        let Some(pending) = self.pending.get_mut(index) else { return };
+        let Some(pending) = self.pending_index(sequence).and_then(|index| self.pending.get_mut(index)) else { return };
         if same_content(&pending.entry, command) {
             pending.sent_here |= waiter.device().is_some();
             self.wait_with(sequence, waiter, context);
@@ -492,9 +491,8 @@ impl<R: Clone> Log<R> {
             }
             return;
         }
-        let (log, marked) = (self.id, self.marked);
-        let index = usize::try_from(sequence - marked).unwrap_or(usize::MAX);
-        let Some(pending) = self.pending.get_mut(index) else { return };
+        let log = self.id;
+        let Some(pending) = self.pending_index(sequence).and_then(|index| self.pending.get_mut(index)) else { return };
         if pending.queued {
             let outcome = Outcome::Queued(QueuedReason::CopiesMissing, context.me.clone());
             answer(waiter.clone(), outcome, context.effects, log);

@@ -302,7 +302,12 @@ impl<R: Clone> Log<R> {
 
     /// An entry above the mark.
     pub(crate) fn pending_at(&self, sequence: u64) -> Option<&Pending<R>> {
-        self.pending.get(usize::try_from(sequence.checked_sub(self.marked)?).ok()?)
+        self.pending.get(self.pending_index(sequence)?)
+    }
+
+    /// Where an entry above the mark would stand in `pending`.
+    pub(crate) fn pending_index(&self, sequence: u64) -> Option<usize> {
+        usize::try_from(sequence.checked_sub(self.marked)?).ok()
     }
 
     /// The hash of the entry before a sequence, where memory has it: at the end of the log, and above the mark.

@@ -160,9 +160,8 @@ fn ended(facts: &Facts, lines: &Lines, report: &mut Report) {
         if !sent.acks.is_empty() || sent.refused_for_good {
             continue;
         }
-        // Of a line that begins at its floor it is not known what stood below. What waited for copies on a disk that is
-        // gone is gone with it.
-        if sent.queued && !sent.copy_gone && !line.at.contains_key(message) && line.first() == 1 {
+        // Of a line that begins at its floor it is not known what stood below.
+        if sent.queued && !line.at.contains_key(message) && line.first() == 1 {
             let what = format!("{message} of {conversation} was queued, and was neither sequenced nor refused");
             report.add(Guarantee::G7, what);
         }

@@ -144,7 +144,8 @@ impl Sent {
             Event::RefusalKept(..) => (self.refused_for_good, self.refusal_kept) = (true, true),
             Event::Forgotten(..) => self.forgotten = true,
             Event::ParkedGone(..) => (self.queued, self.parked_gone) = (false, true),
-            Event::CopyGone(..) => self.copy_gone = true,
+            // What waited for copies goes with the only disk that had it, and may be promised anew.
+            Event::CopyGone(..) => (self.queued, self.copy_gone) = (false, true),
             Event::AckUnheard(.., acked) => self.unheard.push(acked.clone()),
             _ => {}
         }

@@ -200,8 +200,10 @@ fn a_queued_message_that_goes_breaks_g7() {
     finds("queued anew, then dropped", Guarantee::G7, with([ended, queued.clone()].concat(), both(&LINE)));
     let forgotten = Event::Forgotten(CONVERSATION, id(14));
     let copy = vec![Event::CopyGone(CONVERSATION, id(14)), forgotten.clone()];
-    let queued_and_gone = with([queued.clone(), copy].concat(), both(&LINE));
+    let queued_and_gone = with([queued.clone(), copy.clone()].concat(), both(&LINE));
     assert_eq!(broken(queued_and_gone), vec![], "it waited for copies, and the only disk that had it is gone");
+    let anew = with([queued.clone(), copy, queued.clone()].concat(), both(&LINE));
+    finds("queued anew on another disk", Guarantee::G7, anew);
     let gone = vec![Event::ParkedGone(CONVERSATION, id(14)), forgotten];
     assert_eq!(broken(with([queued, gone].concat(), both(&LINE))), vec![], "its disk is gone");
 }
