@@ -443,6 +443,9 @@ pub(crate) struct SimArguments {
     /// Regions are out of reach and fenced by hand now and then, as soon as their leases let it.
     #[arg(long)]
     pub(crate) by_hand: bool,
+    /// Power fails now and then at the very moment of a write.
+    #[arg(long)]
+    pub(crate) aimed: bool,
     /// Of a seed's faults only these, by number, or `none`.
     #[arg(long, value_name = "NUMBERS")]
     pub(crate) faults: Option<String>,

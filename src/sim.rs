@@ -84,9 +84,9 @@ fn table(title: &str, rows: Vec<(&str, u64)>) {
 }
 
 fn size_of(arguments: &SimArguments) -> Size {
-    let SimArguments { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand, .. } =
+    let SimArguments { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand, aimed, .. } =
         *arguments;
-    Size { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand }
+    Size { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand, aimed }
 }
 
 /// Runs the verb.

@@ -100,6 +100,19 @@ impl Links {
         faults: LinkFaults,
         metrics: LinkMetrics,
     ) -> Result<(LinksHandle, mpsc::Receiver<LinkEvent>), LinkError> {
+        Self::start_over(config, bind(udp)?, faults, metrics)
+    }
+
+    /// The same over a socket that need not be the kernel's: a network that a test simulates.
+    ///
+    /// # Errors
+    /// As [`Links::start`].
+    pub fn start_over(
+        config: LinkConfig,
+        socket: Arc<dyn quinn::AsyncUdpSocket>,
+        faults: LinkFaults,
+        metrics: LinkMetrics,
+    ) -> Result<(LinksHandle, mpsc::Receiver<LinkEvent>), LinkError> {
         check(&config)?;
         let configs = tls::quic_configs(&config)?;
         let peers: Vec<Arc<Peer>> = config
@@ -108,7 +121,7 @@ impl Links {
             .map(|peer| Arc::new(Peer::new(peer.clone(), metrics.pair(&config.region, &peer.region))))
             .collect();
         let (socket, control) =
-            socket::wrap(bind(udp)?, routes(&config, &faults, &metrics), config.limits.delayed_bytes, config.seed);
+            socket::wrap(socket, routes(&config, &faults, &metrics), config.limits.delayed_bytes, config.seed);
         let mut endpoint =
             Endpoint::new_with_abstract_socket(configs.endpoint, Some(configs.server), socket, Arc::new(TokioRuntime))?;
         endpoint.set_default_client_config(configs.client);

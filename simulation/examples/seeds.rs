@@ -9,14 +9,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse::<u64>().ok());
     let (from, count) = (numbers.next().unwrap_or(1), numbers.next().unwrap_or(1));
-    let [successions, stores, voters, erasures, by_hand] =
-        ["SUCCESSIONS", "STORES", "VOTERS", "ERASURES", "BY_HAND"].map(|name| std::env::var(name).is_ok());
+    let [successions, stores, voters, erasures, by_hand, aimed] =
+        ["SUCCESSIONS", "STORES", "VOTERS", "ERASURES", "BY_HAND", "AIMED"].map(|name| std::env::var(name).is_ok());
     let regions = std::env::var("REGIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     #[cfg(feature = "mutants")]
     if let Ok(name) = std::env::var("MUTANT") {
+        let seconds = numbers.next().unwrap_or(60);
         for name in simulation::hunt::names().filter(|known| name == "all" || name == *known) {
-            let seconds = numbers.next().unwrap_or(60);
-            let size = Size { seconds, regions, successions, stores, voters, erasures, by_hand, ..Size::default() };
+            let size =
+                Size { seconds, regions, successions, stores, voters, erasures, by_hand, aimed, ..Size::default() };
             let hunted =
                 simulation::hunt::hunt(name, from, count, size).map(|it| (it.seeds, it.caught.is_some(), it.breaks));
             println!("{name}: {hunted:?}");
@@ -24,7 +25,7 @@ fn main() {
         return;
     }
     let seconds = numbers.next().unwrap_or(120);
-    let size = Size { seconds, regions, successions, stores, voters, erasures, by_hand, ..Size::default() };
+    let size = Size { seconds, regions, successions, stores, voters, erasures, by_hand, aimed, ..Size::default() };
     for seed in from..from + count {
         let numbers = |name: &str| {
             let text = std::env::var(name).ok()?;

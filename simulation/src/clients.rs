@@ -154,10 +154,7 @@ impl World {
             self.trace.count(self.now, "client-roams", number as u64, region as u64);
             self.disconnect(connection, 0);
             if self.clients[number].random.percent(50) {
-                let device = DeviceId(self.clients[number].random.uuid());
-                self.trace.count(self.now, "device-switched", number as u64, 0);
-                self.forget(number);
-                self.clients[number].device = device;
+                self.switch_device(number);
             }
             return;
         }
@@ -172,7 +169,9 @@ impl World {
     }
 
     /// A device is gone for good: what was queued goes on without it, and what was not may be lost.
-    fn forget(&mut self, number: usize) {
+    pub(crate) fn switch_device(&mut self, number: usize) {
+        self.trace.count(self.now, "device-switched", number as u64, 0);
+        self.clients[number].device = DeviceId(self.clients[number].random.uuid());
         if !self.clients[number].outstanding.iter().any(|of| of.queued) {
             return;
         }

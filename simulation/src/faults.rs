@@ -55,6 +55,7 @@ impl World {
                 self.for_all_links(region, |world, from, to| world.cut(from, to));
                 self.after(SECOND / 2, Event::FenceByHand(region, self.now + fault.lasts));
             }
+            FaultKind::PowerCutAt(region, aim) => self.regions[region].target.aim = Some(aim),
         }
         self.after(fault.lasts, Event::FaultEnds(index));
     }
@@ -106,6 +107,12 @@ impl World {
                 self.replace_store(region, Some(fault.at.saturating_sub(seconds * SECOND)));
                 self.comes_up(region);
             }
+            FaultKind::PowerCutAt(region, _) => {
+                let target = std::mem::take(&mut self.regions[region].target);
+                if target.hit {
+                    self.comes_up(region);
+                }
+            }
             FaultKind::Disconnect(_)
             | FaultKind::Move(..)
             | FaultKind::Drain(_)
@@ -122,7 +129,7 @@ impl World {
         }
     }
 
-    fn goes_down(&mut self, region: usize, power: bool) {
+    pub(crate) fn goes_down(&mut self, region: usize, power: bool) {
         self.regions[region].down += 1;
         if self.regions[region].core.is_some() {
             self.crash(region, power);

@@ -11,6 +11,7 @@
 //! The same plan gives the same run, to the hash of everything that happened. [`history`] and [`checker`] know nothing
 //! of the simulation: the stories over real sockets fill the same history and are judged by the same checker.
 
+mod aimed;
 mod alterations;
 pub mod checker;
 mod clients;
@@ -34,6 +35,6 @@ mod stores;
 mod trace;
 mod world;
 
-pub use plan::{Fault, FaultKind, PACE, Plan, Size};
+pub use plan::{Aim, Fault, FaultKind, PACE, Plan, Size};
 pub use run::{Ran, STEPS, Verdict, run, run_told, run_whole};
 pub use shrink::{Shrunk, shrink};

@@ -61,11 +61,24 @@ pub enum FaultKind {
     Floor(usize, u64),
     /// A region is out of reach of all others, and an operator there fences it by hand as soon as the map lets it.
     FenceByHand(usize),
+    /// The machine loses power the moment that the region hands its store such a write: nothing of that is done.
+    PowerCutAt(usize, Aim),
+}
+
+/// The write at which power fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Aim {
+    /// A send is parked.
+    Park,
+    /// A home or a replica appends entries.
+    Append,
+    /// A voter promises to take nothing below an epoch.
+    Promise,
 }
 
 impl FaultKind {
     /// All names, in the order of the table.
-    pub const NAMES: [&'static str; 21] = [
+    pub const NAMES: [&'static str; 22] = [
         "cut",
         "cut-one-way",
         "isolate",
@@ -87,10 +100,11 @@ impl FaultKind {
         "erase",
         "floor",
         "fence-by-hand",
+        "power-cut-at",
     ];
     /// Those that happen only in a plan that was asked for them.
-    pub const ASKED_FOR: [&'static str; 6] =
-        ["store-lost", "store-restored", "voters", "erase", "floor", "fence-by-hand"];
+    pub const ASKED_FOR: [&'static str; 7] =
+        ["store-lost", "store-restored", "voters", "erase", "floor", "fence-by-hand", "power-cut-at"];
 
     /// Its name in reports.
     #[must_use]
@@ -117,6 +131,7 @@ impl FaultKind {
             Self::Erase(..) => "erase",
             Self::Floor(..) => "floor",
             Self::FenceByHand(_) => "fence-by-hand",
+            Self::PowerCutAt(..) => "power-cut-at",
         }
     }
 }
@@ -155,6 +170,8 @@ pub struct Size {
     pub erasures: bool,
     /// Whether regions are out of reach and fenced by hand now and then.
     pub by_hand: bool,
+    /// Whether power fails at chosen writes now and then.
+    pub aimed: bool,
 }
 
 /// Clients act this often unless told otherwise: with what faults hold up, each sends more than once a second.
@@ -172,6 +189,7 @@ impl Default for Size {
             voters: false,
             erasures: false,
             by_hand: false,
+            aimed: false,
         }
     }
 }
@@ -224,6 +242,9 @@ impl Plan {
         if size.by_hand {
             fence_by_hand(&mut faults, seed, size.regions, calm_at);
         }
+        if size.aimed {
+            cut_power_at_writes(&mut faults, seed, size.regions, calm_at);
+        }
         for (number, fault) in (0..).zip(&mut faults) {
             fault.number = number;
         }
@@ -270,7 +291,7 @@ impl Plan {
     /// What to type to see this very run again.
     #[must_use]
     pub fn replay(&self) -> String {
-        let Size { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand } = self.size;
+        let Size { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand, aimed } = self.size;
         let whole = Self::new(self.seed, self.size);
         let mut line =
             format!("hearth sim --seed {} --seconds {seconds} --regions {regions} --clients {clients}", self.seed);
@@ -283,6 +304,7 @@ impl Plan {
             (voters, " --voters"),
             (erasures, " --erasures"),
             (by_hand, " --by-hand"),
+            (aimed, " --aimed"),
         ];
         line.extend(asked_for.into_iter().filter(|(asked, _)| *asked).map(|(_, flag)| flag));
         let list = |numbers: Vec<String>| if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") };
@@ -384,6 +406,23 @@ fn fence_by_hand(faults: &mut Vec<Fault>, seed: u64, regions: usize, calm_at: u6
         }
         let lasts = random.between(6 * SECOND, 16 * SECOND).min(calm_at - at);
         faults.push(Fault { number: 0, at, lasts, kind: FaultKind::FenceByHand(random.below(regions)) });
+        at += lasts;
+    }
+    faults.sort_by_key(|fault| fault.at);
+}
+
+/// Power fails now and then at the moment of a write: one region is aimed at after the other.
+fn cut_power_at_writes(faults: &mut Vec<Fault>, seed: u64, regions: usize, calm_at: u64) {
+    let mut random = Random::of(seed, "aimed", 0);
+    let mut at = FIRST_FAULT;
+    loop {
+        at += random.between(SECOND, 8 * SECOND);
+        if at + 3 * SECOND >= calm_at {
+            break;
+        }
+        let lasts = random.between(2 * SECOND, 12 * SECOND).min(calm_at - at);
+        let aim = [Aim::Park, Aim::Append, Aim::Promise][random.below(3)];
+        faults.push(Fault { number: 0, at, lasts, kind: FaultKind::PowerCutAt(random.below(regions), aim) });
         at += lasts;
     }
     faults.sort_by_key(|fault| fault.at);

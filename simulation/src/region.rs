@@ -11,6 +11,7 @@ use region_model::presence::PresenceBook;
 use region_model::view::Bounds;
 use region_model::{CoreOptions, DeviceOutcome, Effect, Input, Lane, Now, Outcome, ParkingBounds, RegionCore};
 
+use crate::aimed::Target;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::history;
@@ -56,10 +57,12 @@ pub(crate) struct Region {
     /// When the last write of the store is done.
     written: u64,
     /// Writes under way, in order.
-    writes: VecDeque<Write>,
+    pub(crate) writes: VecDeque<Write>,
     /// How many times longer the store takes.
     pub(crate) slow: u64,
     pub(crate) fail_sync: bool,
+    /// The write at which power fails.
+    pub(crate) target: Target,
     /// Faults that keep it down or still.
     pub(crate) down: u32,
     pub(crate) paused: u32,
@@ -91,6 +94,7 @@ impl Region {
             writes: VecDeque::new(),
             slow: 1,
             fail_sync: false,
+            target: Target::default(),
             down: 0,
             paused: 0,
             held: Vec::new(),
@@ -188,6 +192,7 @@ impl World {
     }
 
     fn store_write(&mut self, place: usize, write: Write) {
+        self.aim(place, &write);
         let region = &mut self.regions[place];
         let took = region.random.between(STORE.0, STORE.1) * region.slow;
         region.written = (self.now + took).max(region.written);

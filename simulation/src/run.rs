@@ -14,7 +14,7 @@ use crate::plan::{FaultKind, Plan, SECOND};
 use crate::world::World;
 
 /// Protocol steps that the end of a report counts, whether they happened or not.
-pub const STEPS: [&str; 69] = [
+pub const STEPS: [&str; 70] = [
     "send",
     "edit",
     "delete",
@@ -82,12 +82,22 @@ pub const STEPS: [&str; 69] = [
     "store-lost",
     "store-restored",
     "fence-asked",
+    "power-cut-at-write",
     "fork",
     "conflict",
 ];
 /// Steps that are not to happen, or only in a plan that was asked for them: they are left out while they do not.
-const LEFT_OUT: [&str; 8] =
-    ["fork", "conflict", "voters-asked", "erase-asked", "floor-asked", "store-lost", "store-restored", "fence-asked"];
+const LEFT_OUT: [&str; 9] = [
+    "fork",
+    "conflict",
+    "voters-asked",
+    "erase-asked",
+    "floor-asked",
+    "store-lost",
+    "store-restored",
+    "fence-asked",
+    "power-cut-at-write",
+];
 /// How much longer than planned a run may take to come to its end.
 const PATIENCE: u64 = 60 * SECOND;
 /// How long after the restart of all regions they are looked at first.

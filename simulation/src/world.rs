@@ -67,6 +67,8 @@ pub(crate) enum Event {
     Errand(u64),
     /// A group's members change.
     Churn(usize),
+    /// Power fails in a region, at a write that was aimed at.
+    Struck { region: usize, start: u64 },
     /// A region sees to its lease.
     Keep { region: usize, start: u64 },
     /// Leader and fences of the map are looked at.
@@ -111,6 +113,7 @@ impl Event {
             | Self::Churn(_)
             | Self::CopyStore(_)
             | Self::FenceByHand(..)
+            | Self::Struck { .. }
             | Self::MapLook => None,
         }
     }
@@ -299,6 +302,7 @@ impl World {
                 self.after(took, Event::Answer { region, start, input });
             }
             Event::Reads { region, start, effect } if self.is_current(region, start) => self.read(region, *effect),
+            Event::Struck { region, start } if self.is_current(region, start) => self.struck(region),
             Event::Keep { region, start } if self.is_current(region, start) => self.keep(region, start),
             Event::Presence { region, start, said } if self.is_current(region, start) => {
                 self.presence_said(region, *said);
@@ -308,6 +312,7 @@ impl World {
             | Event::Answer { .. }
             | Event::DedupReads { .. }
             | Event::Reads { .. }
+            | Event::Struck { .. }
             | Event::Keep { .. }
             | Event::Presence { .. }
             | Event::MapTell { .. } => {}

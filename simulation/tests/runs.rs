@@ -51,6 +51,7 @@ fn read(line: &str) -> Plan {
         voters: words.contains(&"--voters"),
         erasures: words.contains(&"--erasures"),
         by_hand: words.contains(&"--by-hand"),
+        aimed: words.contains(&"--aimed"),
     };
     let mut plan = Plan::new(number("--seed").expect("a seed"), size);
     if let Some(second) = number("--calm-from") {
@@ -98,6 +99,18 @@ fn conversations_whose_voters_change_under_faults_lose_nothing() {
         assert_eq!(ran.violations, vec![]);
         assert!(ran.steps["voters-asked"] > 0 && ran.moves > 0, "{} moves", ran.moves);
     }
+}
+
+#[test]
+fn power_that_fails_at_the_moment_of_a_write_loses_nothing_that_was_promised() {
+    let mut hits = 0;
+    for seed in 1..4 {
+        let ran = run(&Plan::new(seed, Size { seconds: 60, clients: 12, aimed: true, ..Size::default() }));
+        println!("{}", ran.replay);
+        assert_eq!(ran.violations, vec![]);
+        hits += ran.steps["power-cut-at-write"];
+    }
+    assert!(hits > 5, "{hits} hits");
 }
 
 #[test]

@@ -20,8 +20,6 @@ pub enum Mutant {
     CopyBeforeDisk,
     /// A voter says that it promised before the promise is on its disk.
     SealBeforeDisk,
-    /// A replica applies an entry whatever it names as its predecessor.
-    PredecessorUnchecked,
     /// Nothing is compared and nothing is asked for again but when a link comes up.
     AntiEntropyOff,
     /// A device hears that its message is parked before the message is on disk.
@@ -45,6 +43,7 @@ impl Mutant {
         ("entry-epoch-wins", Self::Rule(Flaw::EntryEpochWins)),
         ("accept-at-first-append", Self::Rule(Flaw::AcceptAtFirstAppend)),
         ("accept-with-tail", Self::Rule(Flaw::AcceptWithTail)),
+        ("predecessor-unchecked", Self::Rule(Flaw::PredecessorUnchecked)),
         ("tail-dropped", Self::Rule(Flaw::TailDropped)),
         ("count-unaccepted", Self::Rule(Flaw::CountUnaccepted)),
         ("count-after-seal", Self::Rule(Flaw::CountAfterSeal)),
@@ -64,7 +63,6 @@ impl Mutant {
         ("ack-before-disk", Self::AckBeforeDisk),
         ("copy-before-disk", Self::CopyBeforeDisk),
         ("seal-before-disk", Self::SealBeforeDisk),
-        ("predecessor-unchecked", Self::PredecessorUnchecked),
         ("anti-entropy-off", Self::AntiEntropyOff),
         ("queued-before-disk", Self::QueuedBeforeDisk),
         ("parked-lost-at-start", Self::ParkedLostAtStart),

@@ -10,7 +10,7 @@ use crate::core::Context;
 use crate::effect::{Effect, Lane};
 use crate::log::{Log, PushedBy, Waiter, free_if_empty};
 use crate::mutants::Mutant;
-use crate::ownership::Unread;
+use crate::ownership::{Flaw, Unread};
 use crate::ports::LogAppend;
 use crate::ranges::go_stale;
 use crate::succession::{Owned, OwnedWrite};
@@ -32,7 +32,9 @@ impl<R: Clone> Log<R> {
     ) -> Result<(), Unread> {
         let epoch = Epoch(append.epoch);
         let (accepted, sealed) = self.record.as_ref().map_or_else(Default::default, |at| (at.accepted, at.sealed));
-        if epoch < sealed {
+        // The wrong reading refuses nothing for its epoch, whatever was promised or accepted since.
+        let unsealed = epoch < sealed && Mutant::Rule(Flaw::SealOff).is_on();
+        if epoch < sealed && !unsealed {
             self.say_newer(peer, context);
             return Ok(());
         }
@@ -50,7 +52,7 @@ impl<R: Clone> Log<R> {
             return Ok(());
         }
         let is_first = self.record.is_none() && append.opening == 0;
-        if epoch > accepted && !is_first {
+        if (epoch > accepted || unsealed) && !is_first {
             return self.succeed(peer, append, entries, context);
         }
         if is_first {
@@ -177,7 +179,7 @@ impl<R: Clone> Log<R> {
     fn chains(&self, entry: &SealedEntry) -> bool {
         let fixed = &entry.entry.fixed;
         match &self.tip {
-            Some(_) if Mutant::PredecessorUnchecked.is_on() => true,
+            Some(_) if Mutant::Rule(Flaw::PredecessorUnchecked).is_on() => true,
             Some(tip) => fixed.previous == tip.hash && fixed.position.epoch >= tip.epoch,
             None => fixed.previous == [0; 32],
         }

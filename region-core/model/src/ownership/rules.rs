@@ -15,6 +15,8 @@ pub enum Flaw {
     AcceptAtFirstAppend,
     /// The accepted epoch is stored while entries of an older one stay behind the opening.
     AcceptWithTail,
+    /// An entry is appended whatever it names as its predecessor.
+    PredecessorUnchecked,
     /// What was held beyond the fork is deleted.
     TailDropped,
     /// A replica counts for an epoch that it has not accepted.

@@ -1,7 +1,9 @@
 //! A follower and three lines of one log: what arrives late, from whom, and what it may show.
 
 use hearth_protocol::{Epoch, Level};
-use region_model::ownership::{Append, Flaw, Held, LineEntry, OpeningAt, Replica, Rules, StageWrite, Standing, Write};
+use region_model::ownership::{
+    Append, Flaw, Held, LineEntry, OpeningAt, Replica, Rules, Said, Shipped, StageWrite, Standing, Write,
+};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use crate::entry::{Entry, insert};
@@ -244,4 +246,49 @@ fn a_new_subscription_drops_what_was_held() {
 #[test]
 fn a_pulled_range_is_checked_where_it_meets_the_stream() {
     assert!(explore("mutant: pulled range unchecked", Some(Flaw::PullUnchecked)).is_some());
+}
+
+/// What a home does with each answer of a replica, until the replica accepted: the number of frames, or `None` when the
+/// two go round. `first` is where the home begins, `page` how many entries a frame has.
+fn frames_until_accepted(old: &Line, new: &Line, first: u64, page: usize) -> Option<usize> {
+    let standing = Standing { accepted: old.opening.epoch, openings: vec![old.opening], ..Standing::empty() };
+    let (log, replica) = (old.entries.clone(), Replica::new(standing));
+    let mut following = Following { lines: Vec::new(), replica, log, staged: Vec::new(), shown: Vec::new() };
+    let mut place = first;
+    for frames in 0..50 {
+        if following.replica.standing().accepted == new.opening.epoch {
+            assert_eq!(following.log[..], new.entries[..following.log.len()], "what is accepted is the new line");
+            return Some(frames);
+        }
+        let from = usize::try_from(place).expect("small").min(new.entries.len());
+        let entries = new.entries[from..].iter().take(page).copied().collect();
+        let append = Append { epoch: new.opening.epoch, opening: new.opening, entries, mark: 0 };
+        let step = following.replica.handle_append(following.log.as_slice(), &append, &Shipped);
+        let step = step.expect("a log in memory has all hashes");
+        following.commit(step.write);
+        place = match step.then[..] {
+            [.., Said::Asks { from }] => from,
+            [.., Said::Holds { length, .. }] => length.min(new.opening.first.saturating_sub(1)),
+            _ => return None,
+        };
+    }
+    None
+}
+
+#[test]
+fn a_replica_comes_to_a_newer_line_wherever_its_home_begins() {
+    let old_messages: Vec<u8> = (1..=9).collect();
+    for held in 0..old_messages.len() {
+        let old = line(1, &[], 0, &old_messages[..held], 0);
+        for fork in 0..=held {
+            let between = line(2, &old.entries, fork, &[21, 22, 23, 24, 25, 26], 0);
+            for opens in fork..=between.entries.len() {
+                let new = line(3, &between.entries, opens, &[31, 32, 33, 34, 35], 0);
+                for (first, page) in (0..=new.entries.len()).flat_map(|first| [(first, 1), (first, 3), (first, 99)]) {
+                    let frames = frames_until_accepted(&old, &new, first as u64, page);
+                    assert!(frames.is_some(), "{held} held, fork {fork}, opens {opens}, from {first} by {page}");
+                }
+            }
+        }
+    }
 }

@@ -64,6 +64,11 @@ fn the_highest_entry_does_not_win() {
 }
 
 #[test]
+fn an_entry_goes_onto_the_one_that_it_names() {
+    breaks("predecessor unchecked", two(2).flawed(&[Flaw::PredecessorUnchecked]), "G2");
+}
+
+#[test]
 fn a_dropped_tail_is_lost() {
     let bounds = Bounds::new(3, &[Region, Region], 1).flawed(&[Flaw::TailDropped]);
     breaks("tail dropped", bounds, "G8");

@@ -81,11 +81,20 @@ impl<'h, E: LineEntry, H: Held<E> + ?Sized> Plan<'h, E, H> {
             return self.accept_at_first(append, entry);
         }
         if entry.sequence() < append.opening.first {
-            self.approach(append, entry)?;
+            self.approach(append, entry, rules)?;
             self.try_accept(append, rules)
         } else {
-            self.ask(self.length());
+            self.ask(self.next_below(append.opening));
             Ok(())
+        }
+    }
+
+    /// What is needed next towards an opening that the log does not lead to. A log that is longer than the opening has
+    /// nothing to ask for at its end: the entry before the opening shows where the lines part.
+    fn next_below(&self, opening: OpeningAt<E::Chain>) -> u64 {
+        match &self.standing.staged {
+            Some(staged) => staged.end,
+            None => self.length().min(opening.first.saturating_sub(1)),
         }
     }
 
@@ -102,7 +111,7 @@ impl<'h, E: LineEntry, H: Held<E> + ?Sized> Plan<'h, E, H> {
             if self.hash_before(at + 1)? != Some(entry.chain()) {
                 self.replace(append, entry, rules)?;
             }
-        } else if self.hash_before(at)? == Some(entry.previous()) {
+        } else if rules.has(Flaw::PredecessorUnchecked) || self.hash_before(at)? == Some(entry.previous()) {
             self.push(entry);
         } else {
             self.conflict = Some(at);
@@ -141,7 +150,7 @@ impl<'h, E: LineEntry, H: Held<E> + ?Sized> Plan<'h, E, H> {
 
     /// An entry of a newer line, below its opening. Where the log agrees it is known or extends the log, under the old
     /// accepted epoch; where it differs it is staged, so that the log never shrinks before the new line is complete.
-    fn approach(&mut self, append: &Append<E>, entry: &E) -> Result<(), Unread> {
+    fn approach(&mut self, append: &Append<E>, entry: &E, rules: &impl Rules) -> Result<(), Unread> {
         let at = entry.sequence();
         if let Some(staged) = self.standing.staged.clone().filter(|staged| at >= staged.first) {
             if at == staged.end && entry.previous() == staged.last {
@@ -156,6 +165,8 @@ impl<'h, E: LineEntry, H: Held<E> + ?Sized> Plan<'h, E, H> {
             self.ask(length);
         } else if at < length && self.hash_before(at + 1)? == Some(entry.chain()) {
             // Known.
+        } else if at == length && rules.has(Flaw::PredecessorUnchecked) {
+            self.push(entry);
         } else if self.hash_before(at)? != Some(entry.previous()) {
             self.ask(self.lower(at));
         } else if at == length {
