@@ -262,6 +262,27 @@ pub struct Begin {
     /// Time of that entry, in milliseconds since the epoch.
     #[prost(uint64, tag = "3")]
     pub time: u64,
+    /// Where epochs of the line opened, oldest first, as far as the home tells: what sessions of the follower had of older
+    /// epochs is judged by these.
+    #[prost(message, repeated, tag = "4")]
+    pub openings: Vec<Opening>,
+}
+
+/// Where an epoch opened.
+#[derive(Clone, PartialEq, Message)]
+pub struct Opening {
+    /// The epoch.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// The first sequence of it.
+    #[prost(uint64, tag = "2")]
+    pub first: u64,
+    /// Hash of the entry before that; zeros for the first epoch.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub previous: Bytes,
+    /// Whether a loss statement goes with it.
+    #[prost(bool, tag = "4")]
+    pub loss: bool,
 }
 
 /// [`Appended::joining`] of a region that has not heard yet which incarnation of its store the region map knows.

@@ -9,6 +9,7 @@ use hearth_protocol::client::{DeviceType, PresenceStatus};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, Timestamp, UserId};
 use parking_lot::Mutex;
 use region_model::delivery::SessionSent;
+use region_model::session::{LineChanged, Skipped};
 use tokio::sync::mpsc;
 
 use crate::queue::{EventQueue, Taken};
@@ -34,8 +35,8 @@ pub enum EdgeEvent {
     Skipped(Skipped),
     /// Messages that the session did not get because it is slow.
     Pulled(Skipped),
-    /// Messages that were shown here have left the line.
-    Rewound(Rewound),
+    /// The region is on a newer epoch's line.
+    LineChanged(LineChanged),
     /// Somebody asks what the session was sent of a message. Answered once what stands before it is written.
     Asked(SessionQuestion),
 }
@@ -58,32 +59,6 @@ impl SessionQuestion {
     }
 }
 
-/// Messages of a conversation that this region does not show live: its stream begins above them, and reads of them are
-/// answered meanwhile by a region that holds them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Skipped {
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// The epoch of the stream.
-    pub epoch: Epoch,
-    /// The first number that was not shown here.
-    pub from: u64,
-    /// The first number of the stream.
-    pub at: u64,
-}
-
-/// Messages of a conversation above a number have left the line: a home was replaced that had not copied them. What the
-/// client has of older epochs above it is to be forgotten; what was not lost comes again under new numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rewound {
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// The epoch of the line from now on.
-    pub epoch: Epoch,
-    /// The last number that stays.
-    pub after: u64,
-}
-
 impl EdgeEvent {
     /// Bytes of its frame: what it counts for in a queue. What has no frame yet is bounded by the number of events.
     #[must_use]
@@ -96,7 +71,7 @@ impl EdgeEvent {
     pub fn frame(&self) -> Option<&Bytes> {
         match self {
             Self::Frame(frame) | Self::Message { frame, .. } => Some(frame),
-            Self::Skipped(_) | Self::Pulled(_) | Self::Rewound(_) | Self::Asked(_) => None,
+            Self::Skipped(_) | Self::Pulled(_) | Self::LineChanged(_) | Self::Asked(_) => None,
         }
     }
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use hearth_protocol::{ConversationId, SealedEntry};
 use parking_lot::Mutex;
+use region_model::session::{LineChanged, Skipped};
 use region_model::view::Members;
 use tokio::sync::mpsc;
 
-use crate::edge::{Rewound, Skipped};
 use crate::region::Region;
 
 /// Workers of a region. A conversation always has the same one.
@@ -25,14 +25,14 @@ pub(crate) enum Job {
     Entry { entry: Arc<SealedEntry>, audience: Arc<Members>, skip: Option<u64> },
     /// Messages are not shown here, to members from before and from now on; `held` as [`crate::hub::Hub::skipped`] takes it.
     Skipped { skipped: Skipped, held: bool, before: Arc<Members>, audience: Arc<Members> },
-    /// Messages left the line.
-    Rewound { rewound: Rewound, audience: Arc<Members> },
+    /// The region is on a newer epoch's line.
+    LineChanged { changed: LineChanged, audience: Arc<Members> },
 }
 
 impl Job {
     fn members(&self) -> usize {
         match self {
-            Self::Entry { audience, .. } | Self::Rewound { audience, .. } => audience.len(),
+            Self::Entry { audience, .. } | Self::LineChanged { audience, .. } => audience.len(),
             Self::Skipped { before, audience, .. } => before.len().max(audience.len()),
         }
     }
@@ -105,7 +105,7 @@ async fn work(region: Arc<Region>, mut queue: mpsc::Receiver<(ConversationId, Jo
                 region.hub.deliver_in_batches(conversation, entry, audience, *skip).await;
                 region.delivered(entry);
             }
-            Job::Skipped { .. } | Job::Rewound { .. } => region.deliver_at_once(conversation, &job),
+            Job::Skipped { .. } | Job::LineChanged { .. } => region.deliver_at_once(conversation, &job),
         }
         waiting.lock().done(conversation);
     }
@@ -121,7 +121,7 @@ impl Region {
             Job::Skipped { skipped, held, before, audience } => {
                 self.hub.skipped(skipped, *held, before, audience);
             }
-            Job::Rewound { rewound, audience } => self.hub.rewound(rewound, audience),
+            Job::LineChanged { changed, audience } => self.hub.line_changed(changed, audience),
         }
     }
 

@@ -47,22 +47,8 @@ pub struct Opened {
     pub feed_complete: bool,
 }
 
-/// What a resume of one conversation gives.
-#[derive(Clone, Debug)]
-pub struct Replay {
-    /// Frames `message.new` with their numbers, ascending.
-    pub frames: Vec<(u64, Bytes)>,
-    /// Epoch of the last number covered.
-    pub epoch: Epoch,
-    /// The last number that this region may show now.
-    pub up_to: u64,
-    /// The lowest number that this user may see.
-    pub visible_from: u64,
-    /// The lowest number that retention left.
-    pub floor: u64,
-    /// Set when the cursor was not good: what the client has above is to be forgotten, and the frames follow behind that.
-    pub rewound: Option<crate::edge::Rewound>,
-}
+/// What a resume of one conversation gives, as frames `message.new`.
+pub type Replay = region_model::session::Replay<Bytes>;
 
 /// Whether the region serves, and why not.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,10 +10,11 @@ use hearth_protocol::entry::MemberAction;
 use hearth_protocol::ids::direct_conversation;
 use hearth_protocol::{Change, ConversationId, DeviceId, EntryKind, SealedEntry, Timestamp, UserId};
 use parking_lot::RwLock;
+use region_model::session::{LineChanged, Skipped};
 use region_model::view::{Members, PrivacyState};
 use tokio::sync::mpsc;
 
-use crate::edge::{Connection, EdgeEvent, Rewound, Skipped};
+use crate::edge::{Connection, EdgeEvent};
 use crate::rows;
 use crate::runtime::wall;
 
@@ -152,11 +153,11 @@ impl Hub {
         }
     }
 
-    /// Tells the sessions of members that messages left the line.
-    pub(crate) fn rewound(&self, rewound: &Rewound, audience: &Members) {
+    /// Tells the sessions of members which line the region is on: each finds out what of its own is not in it.
+    pub(crate) fn line_changed(&self, changed: &LineChanged, audience: &Members) {
         for (_, connections) in self.users.read().iter().filter(|(user, _)| audience.contains_key(*user)) {
             for connection in connections {
-                connection.push(EdgeEvent::Rewound(*rewound));
+                connection.push(EdgeEvent::LineChanged(changed.clone()));
             }
         }
     }

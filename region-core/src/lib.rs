@@ -43,7 +43,7 @@ mod word;
 
 pub use call::ApiCall;
 pub use delivery::DeliveryCall;
-pub use edge::{Connection, EdgeEvent, QueueBounds, Rewound, SessionQuestion, Skipped};
+pub use edge::{Connection, EdgeEvent, QueueBounds, SessionQuestion};
 pub use erase::{UserFound, UserTraces};
 pub use handle::{Opened, Readiness, RegionHandle, Replay};
 pub use links::{LinkEvent, Links, NotSent};
@@ -55,3 +55,4 @@ pub use queue::Taken;
 pub use region::RegionOptions;
 pub use region_model::Bucket;
 pub use region_model::delivery::SessionSent;
+pub use region_model::session::{Deliveries, Delivery, DeliveryLimits, LeftOut, LineChanged, Live, Rewound, Skipped};

@@ -10,7 +10,9 @@ use futures_util::task::AtomicWaker;
 use hearth_protocol::ConversationId;
 use parking_lot::Mutex;
 
-use crate::edge::{EdgeEvent, QueueBounds, Skipped};
+use region_model::session::Skipped;
+
+use crate::edge::{EdgeEvent, QueueBounds};
 
 /// Conversations that a slow session is told to pull at a time, about 100 bytes each; one more ends it.
 const PULLED: usize = 1_024;
@@ -265,7 +267,7 @@ mod tests {
                         }
                         EdgeEvent::Frame(_)
                         | EdgeEvent::Skipped(_)
-                        | EdgeEvent::Rewound(_)
+                        | EdgeEvent::LineChanged(_)
                         | EdgeEvent::Asked(_) => {}
                     }
                 }

@@ -45,7 +45,7 @@ pub(crate) fn seen<'a>(view: &'a LogView, user: &UserId) -> Result<Seen<'a>, Ref
     let View::Conversation(state) = &view.view else { return Err(Refusal::no_conversation()) };
     let member = state.members.get(user).ok_or_else(Refusal::no_conversation)?;
     let from = state.visible_from(member).max(view.floor);
-    Ok(Seen { state, member, from, to: view.marked.max(1) })
+    Ok(Seen { state, member, from, to: view.shown().max(1) })
 }
 
 /// In partition mode `fail` a region that does not reach the home shows a conversation to nobody. Who is no member is

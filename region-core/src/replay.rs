@@ -7,9 +7,9 @@ use hearth_protocol::rest::{HistoryQuery, HistoryResponse, Row, SyncCursor};
 use hearth_protocol::{Epoch, ErrorCode, LogId, Refusal, UserId, limits};
 
 use region_model::LogView;
+use region_model::session::rewound_for;
 
 use crate::call::ApiCall;
-use crate::edge::Rewound;
 use crate::handle::Replay;
 use crate::present::Reader;
 use crate::reads::{check_mode, has_rows, seen};
@@ -43,8 +43,7 @@ impl Region {
         }
         let reader = Reader::of(user, &seen, self.blocked_since(user, seen.state).await);
         let read = if from < seen.to { self.read_rows(id, reader, (from, seen.to), rows).await? } else { Vec::new() };
-        let epoch = view.placement.as_ref().map_or(Epoch(1), |placement| placement.epoch);
-        Ok(replay_of(read, epoch, seen.to - 1, (seen.from, view.floor)))
+        Ok(replay_of(read, view.line().epoch(), seen.to - 1, (seen.from, view.floor)))
     }
 
     /// The same from a region that holds the conversation: its newest page tells how far it goes.
@@ -69,7 +68,8 @@ impl Region {
             let query = HistoryQuery { after: Some(cursor.last_sequence), limit, ..HistoryQuery::default() };
             self.history_elsewhere(user, cursor, query, view).await?
         };
-        let epoch = view.placement.as_ref().map_or(Epoch(1), |placement| placement.epoch);
+        // Whoever answered may know of a newer epoch than this region.
+        let epoch = page.messages.last().map_or(Epoch(1), |row| row.epoch).max(view.line().epoch());
         let wanted = page.messages.into_iter().filter(|row| row.sequence_number > cursor.last_sequence).collect();
         Ok(replay_of(wanted, epoch, up_to, (visible_from, floor)))
     }
@@ -97,56 +97,4 @@ impl Region {
 fn replay_of(rows: Vec<Row>, epoch: Epoch, up_to: u64, (visible_from, floor): (u64, u64)) -> Replay {
     let frames = rows.into_iter().map(|row| (row.sequence_number, encode_message_new(&row))).collect();
     Replay { frames, epoch, up_to, visible_from, floor, rewound: None }
-}
-
-/// A cursor of an older epoch is good below the first number of every later epoch that may lack something of before: a
-/// client that is further is told to forget what it has above.
-fn rewound_for(view: &LogView, cursor: &SyncCursor) -> Option<Rewound> {
-    let known = cursor.epoch.unwrap_or_default();
-    let placed =
-        view.placement.iter().filter(|placed| placed.loss.is_some()).map(|placed| (placed.epoch, placed.first));
-    let opened = view.openings.iter().filter(|opening| opening.loss).map(|opening| (opening.epoch, opening.first));
-    let later = placed.chain(opened).filter(|(epoch, first)| *epoch > known && cursor.last_sequence >= *first);
-    let first = later.map(|(_, first)| first).min()?;
-    let epoch = view.placement.as_ref()?.epoch;
-    Some(Rewound { conversation: cursor.conversation_id, epoch, after: first.saturating_sub(1) })
-}
-
-#[cfg(test)]
-mod tests {
-    use hearth_protocol::record::Opening;
-    use hearth_protocol::{ConversationId, Level, RegionId, RegionMap};
-
-    use super::*;
-
-    fn view(openings: &[(u64, u64, bool)]) -> LogView {
-        let id = ConversationId(uuid::Uuid::from_u128(1));
-        let eu = RegionId::new("eu").expect("a name");
-        let map = RegionMap { version: 1, regions: vec![eu.clone()] };
-        let mut placement = map.first_placement(LogId::conversation(id), &eu, Level::Region);
-        placement.epoch = openings.last().map_or(Epoch(1), |(epoch, ..)| Epoch(*epoch));
-        let opening = |(epoch, first, loss): &(u64, u64, bool)| Opening {
-            epoch: Epoch(*epoch),
-            first: *first,
-            previous: [0; 32],
-            loss: *loss,
-        };
-        LogView { placement: Some(placement), openings: openings.iter().map(opening).collect(), ..LogView::default() }
-    }
-
-    #[test]
-    fn a_cursor_is_good_below_every_later_opening_that_may_lack_something() {
-        let view = view(&[(1, 0, false), (2, 100, true), (3, 120, false), (4, 150, true)]);
-        let id = ConversationId(uuid::Uuid::from_u128(1));
-        let after = |epoch: Option<u64>, last_sequence| {
-            let cursor = SyncCursor { conversation_id: id, last_sequence, epoch: epoch.map(Epoch) };
-            rewound_for(&view, &cursor).map(|rewound| (rewound.epoch.0, rewound.after))
-        };
-        assert_eq!(after(Some(1), 99), None);
-        assert_eq!(after(Some(1), 100), Some((4, 99)));
-        assert_eq!(after(None, 130), Some((4, 99)));
-        assert_eq!(after(Some(2), 149), None);
-        assert_eq!(after(Some(3), 150), Some((4, 149)));
-        assert_eq!(after(Some(4), 900), None);
-    }
 }

@@ -16,12 +16,12 @@ use hearth_protocol::{LogId, Placement, Timestamp};
 use prost::Message;
 use region_model::delivery::HopBook;
 use region_model::ports::{AppendOutcome, DedupKey, LogAppend, StoreError, TargetKey};
+use region_model::session::{LineChanged, Skipped};
 use region_model::{DeviceOutcome, Effect, Input, Lane, Now, RegionCore};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::delivery::hops::{Ask, Hops, Stands};
-use crate::edge::{Rewound, Skipped};
 use crate::fail_point::fail_point;
 use crate::fanout::{FanOut, Job};
 use crate::region::{Region, salt};
@@ -217,7 +217,7 @@ impl Runtime {
                     self.fan_out.deliver(conversation, Job::Entry { entry, audience, skip }).await;
                 }
             }
-            told @ (Effect::Began { .. } | Effect::Rewound { .. }) => self.tell_sessions(told).await,
+            told @ (Effect::Began { .. } | Effect::LineChanged { .. }) => self.tell_sessions(told).await,
             Effect::HomeChanged(log) => self.region.home_changed(log),
             Effect::UserChanged { log, entry } => self.region.user_changed(log, &entry),
             Effect::Outbox(item) => {
@@ -271,12 +271,11 @@ impl Runtime {
                     self.fan_out.deliver(conversation, job).await;
                 }
             }
-            Effect::Rewound { log, epoch, from, audience } => {
+            Effect::LineChanged { log, line, audience } => {
                 if let Some(conversation) = log.as_conversation() {
-                    let after = from.saturating_sub(1);
                     self.region.presence.touched(audience.keys().cloned());
-                    let rewound = Rewound { conversation, epoch, after };
-                    self.fan_out.deliver(conversation, Job::Rewound { rewound, audience }).await;
+                    let changed = LineChanged { conversation, line };
+                    self.fan_out.deliver(conversation, Job::LineChanged { changed, audience }).await;
                 }
             }
             _ => {}

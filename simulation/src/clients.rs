@@ -2,19 +2,21 @@
 //! from other devices.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::{
     ConversationId, DeviceId, EntryKind, Level, LogId, MessageId, Position, SealedEntry, Timestamp, UserId,
 };
-use region_model::view::{Members, View};
+use region_model::session::Deliveries;
 use region_model::{Ack, Command, Input, LogView, Outcome};
 
-use crate::alterations::{Alteration, Named, expiry_of, said};
+use crate::alterations::{Alteration, Named, expiry_of};
 use crate::history::{self, Acked, OnDisk, RegionSet, SessionId};
 use crate::plan::SECOND;
 use crate::random::Random;
 use crate::region::Ticket;
+use crate::sessions;
 use crate::world::{Event, World};
 
 /// Unacked messages above which a client sends no new ones.
@@ -25,8 +27,6 @@ const AGAIN: u64 = 10 * SECOND;
 const AGAIN_QUEUED: u64 = 40 * SECOND;
 /// Without an answer from a region that stands still for so long, a client leaves it.
 const PATIENCE: u64 = 6 * SECOND;
-/// A region that is behind a membership is asked again after this.
-const BEHIND: u64 = SECOND / 4;
 /// The way between a client and its region.
 const WAY: (u64, u64) = (2_000, 30_000);
 
@@ -78,8 +78,8 @@ pub(crate) struct Client {
     connect_at: u64,
     pub(crate) conversations: Vec<usize>,
     pub(crate) outstanding: Vec<Outstanding>,
-    cursors: BTreeMap<usize, Position>,
-    named: BTreeMap<usize, Named>,
+    pub(crate) cursors: BTreeMap<usize, Position>,
+    pub(crate) named: BTreeMap<usize, Named>,
     pub(crate) random: Random,
 }
 
@@ -108,12 +108,12 @@ pub(crate) struct Connection {
     pub(crate) region: usize,
     pub(crate) session: SessionId,
     pub(crate) device: DeviceId,
-    /// Conversations that it is shown live, and the last position shown of each.
-    live: BTreeMap<usize, Position>,
+    /// What it was sent, and what it may be sent next.
+    pub(crate) stream: Deliveries<Arc<SealedEntry>>,
     /// Conversations of which it was shown a delete.
-    deletes: BTreeSet<usize>,
+    pub(crate) deletes: BTreeSet<usize>,
     /// Conversations whose stream here has passed the removal of this user.
-    removed: BTreeSet<usize>,
+    pub(crate) removed: BTreeSet<usize>,
     /// When what was sent last arrives.
     arrives: u64,
 }
@@ -246,6 +246,7 @@ impl World {
     pub(crate) fn sent(&mut self, region: usize, connection: u64, sending: Sending) {
         let Some(device) = self.connections.get(&connection).map(|connection| connection.device) else { return };
         let Sending { client, conversation, message, level, expires_at, change } = sending;
+        self.own_sent(connection, conversation);
         let text = || Bytes::from(format!("{{\"type\":\"text\",\"text\":\"{message}\"}}"));
         let command = Command {
             log: self.conversations[conversation].log,
@@ -286,7 +287,7 @@ impl World {
             region,
             session,
             device,
-            live: BTreeMap::new(),
+            stream: Deliveries::new(sessions::LIMITS, self.plan.seed),
             deletes: BTreeSet::new(),
             removed: BTreeSet::new(),
             arrives: self.now,
@@ -302,31 +303,6 @@ impl World {
         }
         self.arrival(region, number);
         self.send_all_again(number);
-    }
-
-    /// A connection begins with a conversation: its region holds it from now on, and shows what the client lacks.
-    pub(crate) fn begin_with(&mut self, id: u64, conversation: usize) {
-        let Some(region) = self.connections.get(&id).map(|connection| connection.region) else { return };
-        let client = self.connections[&id].client;
-        if !self.conversations[conversation].ready || !self.clients[client].conversations.contains(&conversation) {
-            return;
-        }
-        let log = self.conversations[conversation].log;
-        self.input(region, Input::Follow { log, hold: true });
-        let reply = self.number();
-        self.tickets.insert(reply, Waits::Replay { connection: id, conversation });
-        self.input(region, Input::Query { log, ask: true, reply });
-    }
-
-    /// A conversation came to be: whoever is in it and connected begins with it.
-    pub(crate) fn begin_for_all(&mut self, conversation: usize) {
-        for number in 0..self.clients.len() {
-            if self.clients[number].conversations.contains(&conversation)
-                && let Some(id) = self.clients[number].connection
-            {
-                self.begin_with(id, conversation);
-            }
-        }
     }
 
     pub(crate) fn disconnect(&mut self, id: u64, wait: u64) {
@@ -362,7 +338,7 @@ impl World {
                     self.hear(place, connection, conversation, message, outcome);
                 }
             }
-            Waits::Replay { connection, conversation } => self.live(connection, conversation),
+            Waits::Replay { connection, conversation } => self.not_replayed(connection, conversation),
             Waits::Errand(errand) => self.errand_answered(errand, ticket, &outcome),
             Waits::Churn(conversation) => self.churned(conversation, &outcome),
             Waits::Move => self.trace.count(self.now, "move-refused", place as u64, 0),
@@ -381,6 +357,9 @@ impl World {
         let Some(Connection { session, client, .. }) = self.connections.get(&id) else { return };
         let (session, number) = (*session, *client);
         let now = self.now;
+        if let Outcome::Acked(ack) = &outcome {
+            self.own_acked(id, conversation, ack.position);
+        }
         let client = &mut self.clients[number];
         let at = client.outstanding.iter().position(|of| of.sending.message == message);
         match outcome {
@@ -448,116 +427,6 @@ impl World {
         Some(OnDisk { voters, regions })
     }
 
-    /// A region shows an entry to the sessions of its members here.
-    pub(crate) fn deliver(
-        &mut self,
-        place: usize,
-        log: LogId,
-        entry: &SealedEntry,
-        audience: &Members,
-        skip: Option<Ticket>,
-    ) {
-        let Some(conversation) = self.by_log.get(&log).copied() else { return };
-        let skip = skip.and_then(|ticket| match self.tickets.get(&ticket) {
-            Some(Waits::Send { connection, .. }) => Some(*connection),
-            _ => None,
-        });
-        self.trace.count(self.now, "deliver", place as u64, entry.sequence().0);
-        if entry.sequence().0 == 0 {
-            return;
-        }
-        self.follow_guest(place, conversation, audience);
-        let sessions = &self.regions[place].sessions;
-        let users = audience.keys().filter_map(|user| sessions.get(user)).flatten();
-        for id in users.copied().filter(|id| Some(*id) != skip).collect::<Vec<_>>() {
-            self.show(id, conversation, entry);
-        }
-    }
-
-    /// A guest who was removed and is a member again hears so where the stream says it, as the notice of a region tells
-    /// it: what came between is not for it.
-    fn follow_guest(&mut self, place: usize, conversation: usize, audience: &Members) {
-        let Conversation { id, guest, .. } = self.conversations[conversation];
-        let Some((number, id_of)) = guest.and_then(|guest| Some((guest, self.clients[guest].connection?))) else {
-            return;
-        };
-        let Some(connection) = self.connections.get_mut(&id_of).filter(|connection| connection.region == place) else {
-            return;
-        };
-        if !audience.contains_key(&self.clients[number].user) {
-            connection.removed.insert(conversation);
-        } else if connection.removed.remove(&conversation) {
-            self.history.add(self.now, history::Event::Told(connection.session, Some(id)));
-        }
-    }
-
-    /// A connection is shown an entry, unless its client has it or is not that far.
-    fn show(&mut self, id: u64, conversation: usize, entry: &SealedEntry) {
-        let fixed = &entry.entry.fixed;
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        let Some(last) = connection.live.get_mut(&conversation).filter(|last| **last < fixed.position) else { return };
-        *last = fixed.position;
-        let cursor = self.clients[connection.client].cursors.entry(conversation).or_default();
-        *cursor = (*cursor).max(fixed.position);
-        let (session, position) = (connection.session, fixed.position);
-        let (id, message) = (self.conversations[conversation].id, MessageId(fixed.id));
-        let client = &mut self.clients[connection.client];
-        self.history.add(self.now, history::Event::Shown(session, id, position, message));
-        let plain = fixed.kind == EntryKind::Message;
-        if plain {
-            client.named.entry(conversation).or_default().note_seen(message);
-        }
-        if fixed.kind == EntryKind::Delete {
-            connection.deletes.insert(conversation);
-        }
-        // What a message says matters once a delete was shown.
-        if !plain || connection.deletes.contains(&conversation) {
-            let (did, text) = said(entry);
-            self.history.add(self.now, history::Event::Says { session, conversation: id, message, did, text });
-        }
-    }
-
-    /// Sessions of members are told that entries are left out.
-    pub(crate) fn skipped(&mut self, place: usize, log: LogId, users: &BTreeSet<UserId>) {
-        let Some(conversation) = log.as_conversation() else { return };
-        let sessions = &self.regions[place].sessions;
-        let connections = users.iter().filter_map(|user| sessions.get(user)).flatten();
-        for connection in connections.filter_map(|id| self.connections.get(id)) {
-            self.history.add(self.now, history::Event::Told(connection.session, Some(conversation)));
-        }
-    }
-
-    /// Entries from a number on have left the line: sessions of members go back before it.
-    pub(crate) fn rewound(&mut self, place: usize, log: LogId, from: u64, audience: &Members) {
-        let Some(conversation) = self.by_log.get(&log).copied() else { return };
-        let sessions = &self.regions[place].sessions;
-        let connections = audience.keys().filter_map(|user| sessions.get(user)).flatten();
-        for id in connections.copied().collect::<Vec<_>>() {
-            let Some(connection) = self.connections.get(&id) else { continue };
-            let client = &mut self.clients[connection.client];
-            if let Some(cursor) = client.cursors.get_mut(&conversation).filter(|cursor| cursor.sequence.0 >= from) {
-                cursor.sequence.0 = from.saturating_sub(1);
-            }
-            let id_of = self.conversations[conversation].id;
-            self.history.add(self.now, history::Event::Rewound(connection.session, id_of, from));
-        }
-    }
-
-    /// A conversation is shown live from now on, and the session is told that something may be left out before.
-    fn live(&mut self, id: u64, conversation: usize) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.live.entry(conversation).or_default();
-        let event = history::Event::Told(connection.session, Some(self.conversations[conversation].id));
-        self.history.add(self.now, event);
-    }
-
-    pub(crate) fn stop_showing(&mut self, number: usize, conversation: usize) {
-        let connection = self.clients[number].connection.and_then(|id| self.connections.get_mut(&id));
-        if let Some(connection) = connection {
-            connection.live.remove(&conversation);
-        }
-    }
-
     /// A query is answered.
     pub(crate) fn view(&mut self, place: usize, ticket: Ticket, view: &LogView) {
         match self.tickets.remove(&ticket) {
@@ -568,29 +437,6 @@ impl World {
                 self.trace.count(self.now, "moved", place as u64, 0);
             }
             _ => {}
-        }
-    }
-
-    /// What a region holds behind the client's cursor, up to the mark.
-    fn replay(&mut self, place: usize, id: u64, conversation: usize, view: &LogView) {
-        let Some(client) = self.connections.get(&id).map(|connection| connection.client) else { return };
-        // A region that does not know the membership yet would leave out what comes before it.
-        let member = match &view.view {
-            View::Conversation(state) => state.members.get(&self.clients[client].user).map(|member| member.since),
-            _ => None,
-        };
-        if view.held && member.is_none_or(|since| since >= view.marked) {
-            return self.after(BEHIND, Event::Begin { connection: id, conversation });
-        }
-        let cursor = self.clients[client].cursors.get(&conversation).copied().unwrap_or_default();
-        let from = cursor.sequence.0 + 1;
-        let open_end = view.open.map_or(0, |(_, to)| to);
-        self.live(id, conversation);
-        if view.held {
-            let log = self.conversations[conversation].log;
-            for entry in self.regions[place].disk.read(log, from.max(open_end), view.marked) {
-                self.show(id, conversation, &entry);
-            }
         }
     }
 }

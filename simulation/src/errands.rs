@@ -466,11 +466,10 @@ impl World {
         if comes {
             self.clients[guest].conversations.push(conversation);
             if let Some(id) = self.clients[guest].connection {
-                self.begin_with(id, conversation);
+                self.follow_with(id, conversation);
             }
         } else {
             self.clients[guest].conversations.retain(|known| *known != conversation);
-            self.stop_showing(guest, conversation);
         }
     }
 }

@@ -30,6 +30,7 @@ mod presence;
 mod random;
 mod region;
 mod run;
+mod sessions;
 mod shrink;
 mod stores;
 mod trace;

@@ -345,14 +345,14 @@ impl World {
             Effect::Reply(ticket, outcome) => self.reply(place, ticket, outcome),
             Effect::View(ticket, view) => self.view(place, ticket, &view),
             Effect::Deliver { log, entry, audience, skip } => self.deliver(place, log, &entry, &audience, skip),
-            Effect::Began { log, from, at, before, audience, .. } => {
+            Effect::Began { log, epoch, from, at, before, audience } => {
                 self.trace.count(self.now, "began", from, at);
                 let users: BTreeSet<UserId> = before.keys().chain(audience.keys()).cloned().collect();
-                self.skipped(place, log, &users);
+                self.skipped(place, log, epoch, (from, at), &users);
             }
-            Effect::Rewound { log, from, audience, .. } => {
-                self.trace.count(self.now, "rewound", place as u64, from);
-                self.rewound(place, log, from, &audience);
+            Effect::LineChanged { log, line, audience } => {
+                self.trace.count(self.now, "line-changed", place as u64, line.epoch().0);
+                self.line_changed(place, log, &line, &audience);
             }
             Effect::HomeChanged(_) => self.trace.count(self.now, "home-changed", place as u64, 0),
             Effect::UserChanged { entry, .. } => {

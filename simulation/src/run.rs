@@ -14,7 +14,7 @@ use crate::plan::{FaultKind, Plan, SECOND};
 use crate::world::World;
 
 /// Protocol steps that the end of a report counts, whether they happened or not.
-pub const STEPS: [&str; 70] = [
+pub const STEPS: [&str; 71] = [
     "send",
     "edit",
     "delete",
@@ -72,6 +72,7 @@ pub const STEPS: [&str; 70] = [
     "sealed",
     "opening",
     "loss-statement",
+    "line-changed",
     "rewound",
     "move-asked",
     "moved",

@@ -5,9 +5,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
-use hearth_protocol::{LogId, Placement, RegionId, RegionMap, mesh};
+use hearth_protocol::{LogId, Placement, RegionId, RegionMap, SealedEntry, mesh};
 use region_model::ports::DedupKey;
 use region_model::region_map::MapState;
+use region_model::session::Delivery;
 use region_model::{Effect, Input};
 
 use crate::clients::{Client, Connection, Conversation, Sending};
@@ -178,6 +179,8 @@ pub(crate) struct World {
     pub(crate) history: History,
     pub(crate) trace: Trace,
     pub(crate) effects: Vec<Effect<Ticket>>,
+    /// What a session decided to show: a buffer.
+    pub(crate) deliveries: Vec<Delivery<Arc<SealedEntry>>>,
     /// Things that the shell of a region would stop for.
     pub(crate) broken: Vec<String>,
     /// The newest epoch seen of each log, and whether its placement told of a loss.
@@ -221,6 +224,7 @@ impl World {
             history,
             trace: Trace::new(steps),
             effects: Vec::new(),
+            deliveries: Vec::new(),
             broken: Vec::new(),
             epochs: BTreeMap::new(),
             moves: 0,
@@ -321,6 +325,7 @@ impl World {
             Event::Tick(region) => {
                 self.input(region, Input::Tick);
                 self.presence_tick(region);
+                self.look_at_waits(region);
                 self.after(TICK, Event::Tick(region));
             }
             Event::AntiEntropy(region) => self.anti_entropy(region),

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use hearth_protocol::rest::ApiAnswer;
-use hearth_protocol::{ConversationId, ErrorCode, Refusal};
+use hearth_protocol::{ConversationId, Epoch, ErrorCode, Refusal};
 use serde::Deserialize;
 
+use super::deliveries::effect_of;
 use super::{Effect, Session, State};
 use crate::clock::Moment;
 
@@ -49,6 +50,8 @@ struct AckFrame {
 struct AckBody {
     conversation_id: ConversationId,
     sequence_number: u64,
+    #[serde(default)]
+    epoch: Epoch,
 }
 
 impl Session {
@@ -75,11 +78,14 @@ impl Session {
         }
     }
 
-    /// Learns from an outgoing frame: the number of an own message, or that a request was refused.
-    pub(super) fn look_at(&mut self, frame: &Bytes) -> Option<ErrorCode> {
+    /// Learns from a frame that goes out: the number of an own message, behind which others may wait, or that a request was
+    /// refused.
+    pub(super) fn look_at(&mut self, frame: &Bytes, now: Moment) -> Option<ErrorCode> {
         if frame.starts_with(b"{\"type\":\"message.ack\"") {
             if let Ok(AckFrame { payload }) = serde_json::from_slice(frame) {
-                self.deliveries.own_acked(payload.conversation_id, payload.sequence_number);
+                let acked = (payload.epoch, payload.sequence_number);
+                let out = &mut |delivery| self.effects.push_back(effect_of(delivery));
+                self.deliveries.own_acked(payload.conversation_id, acked, now.ticks, out);
             }
             return None;
         }

@@ -17,7 +17,9 @@ use hearth_protocol::client::{
 };
 use hearth_protocol::rest::{HistoryQuery, SyncCursor, SyncRequest};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, ErrorCode, Refusal, Timestamp, UserId};
-use region_core::{ApiCall, DeliveryCall, EdgeEvent, SessionQuestion, SessionSent};
+use region_core::{
+    ApiCall, Deliveries, DeliveryCall, DeliveryLimits, EdgeEvent, Live, SessionQuestion, SessionSent, Skipped,
+};
 
 use crate::auth::{AuthError, Identity, TokenVerifier};
 use crate::clock::{Moment, millis};
@@ -27,7 +29,7 @@ use crate::rate::{RateLimiter, UserRate};
 use crate::resume_token::ResumeKeys;
 
 pub(crate) use answers::Ticket;
-use deliveries::{Deliveries, DeliveryLimits, Live};
+use deliveries::effect_of;
 use resume::Resume;
 
 /// What all sessions of a gateway share.
@@ -132,7 +134,7 @@ pub(crate) struct Session {
     new_device: DeviceId,
     identity: Option<Identity>,
     rate: Option<Arc<UserRate>>,
-    deliveries: Deliveries,
+    deliveries: Deliveries<Bytes>,
     resume: Option<Resume>,
     /// What the `auth` frame asked to resume: begun once the core knows the session.
     wanted: Option<(Option<String>, Vec<SyncCursor>)>,
@@ -163,6 +165,7 @@ impl Session {
             gap_rows: shared.limits.gap_rows,
         };
         let until = now.ticks + millis(shared.times.auth_timeout);
+        let (salt, _) = arrival.new_device.0.as_u64_pair();
         let mut session = Self {
             shared,
             state: State::Greeting { until },
@@ -172,7 +175,7 @@ impl Session {
             new_device: arrival.new_device,
             identity: None,
             rate: None,
-            deliveries: Deliveries::new(limits),
+            deliveries: Deliveries::new(limits, salt),
             resume: None,
             wanted: None,
             may_resume: true,
@@ -410,27 +413,33 @@ impl Session {
         }
         match event {
             EdgeEvent::Message { conversation, epoch, sequence, frame } => {
-                let live = Live { conversation, epoch, sequence, frame };
-                self.deliveries.live(live, now.ticks, &mut self.effects);
+                let live = Live { conversation, epoch, sequence, bytes: frame.len(), frame };
+                self.deliveries.live(live, now.ticks, &mut |delivery| self.effects.push_back(effect_of(delivery)));
             }
-            EdgeEvent::Skipped(skipped) => self.deliveries.skipped(&skipped, now.ticks, &mut self.effects),
+            EdgeEvent::Skipped(skipped) => self.skip(&skipped),
             EdgeEvent::Pulled(skipped) => {
                 self.effects.push_back(Effect::Dropped(DropLabel::Pulled));
-                self.deliveries.skipped(&skipped, now.ticks, &mut self.effects);
+                self.skip(&skipped);
             }
             EdgeEvent::Asked(question) => {
                 let sent = self.deliveries.about(question.conversation, question.sequence);
                 self.effects.push_back(Effect::Told { question, sent });
             }
-            EdgeEvent::Rewound(rewound) => self.deliveries.rewound(&rewound, &mut self.effects),
+            EdgeEvent::LineChanged(changed) => {
+                let out = &mut |delivery| self.effects.push_back(effect_of(delivery));
+                self.deliveries.line_changed(&changed, now.ticks, out);
+            }
             EdgeEvent::Frame(frame) => {
-                let refusal = self.look_at(&frame);
-                self.effects.push_back(Effect::Send(frame));
-                if let Some(code) = refusal {
+                self.effects.push_back(Effect::Send(frame.clone()));
+                if let Some(code) = self.look_at(&frame, now) {
                     self.count_refusal(code, now);
                 }
             }
         }
+    }
+
+    fn skip(&mut self, skipped: &Skipped) {
+        self.deliveries.skipped(skipped, &mut |delivery| self.effects.push_back(effect_of(delivery)));
     }
 
     /// The client does not read: its queue at the core overflowed.
@@ -473,7 +482,8 @@ impl Session {
         };
         let token =
             self.identity.as_ref().map_or(u64::MAX, |identity| identity.expires_at.0.saturating_sub(now.wall.0));
-        Some(own.saturating_sub(now.ticks).min(token))
+        let waits = self.deliveries.poll_timeout().unwrap_or(u64::MAX);
+        Some(own.min(waits).saturating_sub(now.ticks).min(token))
     }
 
     /// Looks at the time.
@@ -489,6 +499,7 @@ impl Session {
             State::Draining { close_at } if now.ticks >= close_at => return self.close(CloseCode::Draining, None),
             State::Opening | State::Live | State::Draining { .. } => {}
         }
+        self.deliveries.handle_timeout(now.ticks, &mut |_, delivery| self.effects.push_back(effect_of(delivery)));
         if self.identity.as_ref().is_some_and(|identity| now.wall >= identity.expires_at) {
             self.close(CloseCode::TokenExpired, None);
         } else if now.ticks >= self.heard_at + millis(self.shared.times.heartbeat_timeout) {

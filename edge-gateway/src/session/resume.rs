@@ -7,7 +7,7 @@ use hearth_protocol::rest::SyncCursor;
 use hearth_protocol::{ErrorCode, Refusal, limits};
 use region_core::Replay;
 
-use super::deliveries::sync_required;
+use super::deliveries::{effect_of, sync_required};
 use super::{Effect, Session, State};
 use crate::clock::Moment;
 
@@ -83,18 +83,15 @@ impl Session {
                     epoch: replay.epoch,
                     up_to_sequence: replay.up_to,
                 });
-                let mut good = cursor.clone();
-                if let Some(rewound) = &replay.rewound {
-                    self.deliveries.rewound(rewound, &mut self.effects);
-                    (good.last_sequence, good.epoch) = (rewound.after, Some(rewound.epoch));
-                }
-                self.deliveries.replayed(&good, replay, now.ticks, &mut self.effects);
+                let out = &mut |delivery| self.effects.push_back(effect_of(delivery));
+                self.deliveries.replayed(cursor, replay, now.ticks, out);
             }
             Err(refusal) => {
                 let unknown = refusal.error == ErrorCode::ConversationNotFound;
                 // A conversation that is not this user's is not served; any other trouble is told as `sync.required`.
                 resume.exact &= !unknown;
-                self.deliveries.not_replayed(cursor, !unknown, now.ticks, &mut self.effects);
+                let out = &mut |delivery| self.effects.push_back(effect_of(delivery));
+                self.deliveries.not_replayed(cursor, !unknown, now.ticks, out);
             }
         }
         self.go_on_resuming();

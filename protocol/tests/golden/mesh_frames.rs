@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use hearth_protocol::mesh::{
     self, Ack, Answer, ApiCall, Append, Appended, Begin, Body, Follow, Forward, Length, Lengths, MapAsk, MapTell,
-    MeshFrame, Pull, Pulled, Question, Refusals, Refused, Request, Response, Seal, Sealed,
+    MeshFrame, Opening, Pull, Pulled, Question, Refusals, Refused, Request, Response, Seal, Sealed,
 };
 use prost::Message as _;
 
@@ -55,7 +55,10 @@ fn logs() -> Vec<(&'static str, Body)> {
     let appended =
         Appended { log: log_bytes(), accepted: 2, length: 301, resend: true, fork: true, ..Appended::default() };
     let follow = Follow { log: log_bytes(), length: 301, unfollow: true, fresh: false, accepted: 0 };
-    let begin = Begin { view: Bytes::from_static(b"view"), epoch: 2, time: 1_790_000_000_123 };
+    let begin = Begin { view: Bytes::from_static(b"view"), epoch: 2, time: 1_790_000_000_123, openings: Vec::new() };
+    let opening = Opening { epoch: 1, first: 0, previous: Bytes::from_static(&[0; 32]), loss: false };
+    let opened = Opening { epoch: 2, first: 120, previous: Bytes::from_static(&[6; 32]), loss: true };
+    let begin_told = Begin { openings: vec![opening, opened], ..begin.clone() };
     vec![
         ("append", Body::Append(append)),
         ("append-without-entries", Body::Append(mark.clone())),
@@ -68,7 +71,8 @@ fn logs() -> Vec<(&'static str, Body)> {
         ("follow", Body::Follow(follow.clone())),
         ("follow-fresh", Body::Follow(Follow { unfollow: false, fresh: true, ..follow.clone() })),
         ("follow-accepted", Body::Follow(Follow { unfollow: false, accepted: 2, ..follow })),
-        ("append-begin", Body::Append(Append { begin: Some(begin), ..mark })),
+        ("append-begin", Body::Append(Append { begin: Some(begin), ..mark.clone() })),
+        ("append-begin-openings", Body::Append(Append { begin: Some(begin_told), ..mark })),
         ("pull", Body::Pull(Pull { log: log_bytes(), from: 100, to: 300 })),
         ("pulled", Body::Pulled(Pulled { log: log_bytes(), to: 300, entries: vec![Bytes::from_static(b"one")] })),
     ]

@@ -326,6 +326,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 self.with_log(key.log, now, effects, |log, context| log.target_found(&key, &found, context));
             }
             Input::Appended { log, length, change, ranges, promises } => {
+                self.tell_lines(log, promises, effects);
                 self.appended(log, length, change, ranges, now, effects);
                 self.promised(log, promises, now, effects);
             }

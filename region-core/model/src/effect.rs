@@ -8,6 +8,7 @@ use hearth_protocol::{Epoch, LogId, Placement, Position, Refusal, RegionId, Seal
 use uuid::Uuid;
 
 use crate::command::{Ack, Outcome};
+use crate::line::Line;
 use crate::ports::{DedupKey, LogAppend, TargetKey};
 use crate::view::{Members, View};
 
@@ -135,15 +136,13 @@ pub enum Effect<R> {
         /// Members where the stream begins.
         audience: Arc<Members>,
     },
-    /// Entries that were shown here have left the line: sessions of members are told before anything of the new line is
-    /// shown.
-    Rewound {
+    /// A newer epoch opened, and this region is on its line from now on: sessions of members find out what of theirs is
+    /// not in it before anything of it is shown.
+    LineChanged {
         /// The conversation.
         log: LogId,
-        /// The epoch whose line this region is on now.
-        epoch: Epoch,
-        /// The first sequence that left.
-        from: u64,
+        /// Where its epochs opened.
+        line: Arc<Line>,
         /// Members as last known here.
         audience: Arc<Members>,
     },
@@ -223,6 +222,25 @@ pub struct LogView {
     pub home_out_of_reach: bool,
     /// Whether the present home took, or refused for good, all of the tail that is kept here; `None` without a tail.
     pub tail_settled: Option<bool>,
+}
+
+impl LogView {
+    /// The line that this region knows of: what its copy is on, and the newest opening, which the copy may not have yet.
+    #[must_use]
+    pub fn line(&self) -> Line {
+        let known = Line::of(self);
+        match self.placement.as_ref().filter(|placed| placed.epoch > known.epoch() && placed.first != u64::MAX) {
+            Some(placed) => known.with(placed),
+            None => known,
+        }
+    }
+
+    /// Entries that may be shown and are in the line that this region knows of: a copy that has not gone over to the
+    /// newest epoch may have others beyond its opening.
+    #[must_use]
+    pub fn shown(&self) -> u64 {
+        self.marked.min(self.line().cut(Line::of(self).epoch(), u64::MAX).saturating_add(1))
+    }
 }
 
 /// Names a send for the connections that wait for it.

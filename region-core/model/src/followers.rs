@@ -8,6 +8,7 @@ use crate::copies::{CATCH_UP_ENTRIES, FRAME_ENTRY_BYTES};
 use crate::core::Context;
 use crate::effect::{Effect, Lane};
 use crate::log::{Beginning, Log, Replica};
+use crate::succession::openings_told;
 
 impl<R: Clone> Log<R> {
     /// Another region wants to hold the log, from what it has on. One that is sent it already is asked what it has; one
@@ -60,11 +61,12 @@ impl<R: Clone> Log<R> {
             (replica.sent, replica.mark_sent) = (begin.at, marked);
             let mesh::Body::Append(append) = self.append_frame(begin.at, &[]) else { continue };
             let (epoch, time) = (begin.tip.epoch.0, begin.tip.time.0);
+            let openings = openings_told(self.record.as_ref());
             let voters = self.record.iter().flat_map(|record| &record.voters);
             let append = mesh::Append {
                 voters: voters.map(|voter| voter.as_str().to_owned()).collect(),
                 previous: Bytes::copy_from_slice(&begin.tip.hash),
-                begin: Some(mesh::Begin { view: begin.view, epoch, time }),
+                begin: Some(mesh::Begin { view: begin.view, epoch, time, openings }),
                 ..append
             };
             let body = mesh::Body::Append(append);

@@ -32,11 +32,13 @@ pub enum Mutant {
     PlacedTwice,
     /// The range below a follower's stream ends an entry before the stream.
     PullWithGap,
+    /// A session is shown what comes behind a hole, and is not told of that.
+    HoleUntold,
 }
 
 impl Mutant {
     /// Every mutant with its name on the command line.
-    pub const ALL: [(&'static str, Self); 32] = [
+    pub const ALL: [(&'static str, Self); 33] = [
         ("seal-off", Self::Rule(Flaw::SealOff)),
         ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
         ("longest-wins", Self::Rule(Flaw::LongestWins)),
@@ -69,6 +71,7 @@ impl Mutant {
         ("publish-lost", Self::PublishLost),
         ("pull-with-gap", Self::PullWithGap),
         ("placed-twice", Self::PlacedTwice),
+        ("hole-untold", Self::HoleUntold),
     ];
 
     /// Whether it is switched on.

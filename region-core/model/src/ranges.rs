@@ -8,6 +8,7 @@ use hearth_protocol::{Epoch, Hash, RegionId, SealedEntry, Timestamp, mesh};
 
 use crate::core::Context;
 use crate::effect::{Effect, Lane};
+use crate::line::Line;
 use crate::log::{Log, Ranges, Tip, add_indexes};
 use crate::mutants::Mutant;
 use crate::ports::Begin;
@@ -68,6 +69,10 @@ impl<R: Clone> Log<R> {
         self.ranges.above = Some(above);
         self.told_mark = self.told_mark.max(append.mark).max(at);
         let audience = self.view.members().cloned().unwrap_or_default();
+        if let Some(record) = self.record.as_ref().filter(|_| anew) {
+            let line = Arc::new(Line::of_record(record));
+            context.effects.push(Effect::LineChanged { log: self.id, line, audience: Arc::clone(&audience) });
+        }
         if shown < at {
             context.effects.push(Effect::Began {
                 log: self.id,

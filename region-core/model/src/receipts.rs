@@ -19,8 +19,9 @@ use hearth_protocol::record::{CursorRecord, Reached};
 use hearth_protocol::{LogId, Timestamp, UserId};
 
 pub use claims::{Claim, Claims};
-pub use cursor::{Cursor, Line, Said};
+pub use cursor::{Cursor, Said};
 
+use crate::line::Line;
 use crate::view::Members;
 
 /// How often cursors of a large conversation go to other regions, and its summaries to sessions, in milliseconds.

@@ -10,6 +10,7 @@ use hearth_protocol::{Epoch, Hash, LossStatement, Placement, RegionId, SealedEnt
 use crate::core::Context;
 use crate::effect::{Effect, Lane};
 use crate::home::HomeState;
+use crate::line::Line;
 use crate::log::{Log, PushedBy, Waiter, add_indexes};
 use crate::mutants::Mutant;
 use crate::ownership::{
@@ -36,8 +37,8 @@ pub(crate) struct OwnedWrite {
     pub(crate) reload: bool,
     /// Whether this region opens an epoch with it.
     pub(crate) opened: bool,
-    /// What was shown and leaves the line: under which epoch, from where, to whom.
-    pub(crate) rewound: Option<(Epoch, u64, Arc<Members>)>,
+    /// The line that the log is on with it, where that is a newer epoch's, and the members.
+    pub(crate) line: Option<(Arc<Line>, Arc<Members>)>,
 }
 
 /// What a step leaves to the core.
@@ -80,9 +81,9 @@ impl NewerLine {
 }
 
 /// The log as decided, for [`Held`].
-struct Line<'a, R>(&'a Log<R>);
+struct OwnLog<'a, R>(&'a Log<R>);
 
-impl<R: Clone> Held<Arc<SealedEntry>> for Line<'_, R> {
+impl<R: Clone> Held<Arc<SealedEntry>> for OwnLog<'_, R> {
     fn length(&self) -> u64 {
         self.0.length
     }
@@ -248,6 +249,9 @@ impl<R: Clone> Log<R> {
         if self.record.as_ref() == Some(&record) && entries.is_empty() && cut.is_none() {
             return self.say_after_writes(after.says, context);
         }
+        if let Some(members) = self.view.members().filter(|_| self.epoch() < record.accepted) {
+            after.line = Some((Arc::new(Line::of_record(&record)), Arc::clone(members)));
+        }
         self.record = Some(record.clone());
         let mut append = self.start_append();
         append.promises = true;
@@ -255,9 +259,6 @@ impl<R: Clone> Log<R> {
         append.record = Some(record);
         if cut.is_some() {
             after.reload = true;
-            if let (Some(from), Some(members)) = (cut.filter(|cut| *cut < self.marked), self.view.members()) {
-                after.rewound = Some((standing.accepted, from, Arc::clone(members)));
-            }
             append.apart = cut;
             // What was shown here, and not what may be: the rest is shown once the log is read again.
             append.mark = self.marked.min(cut.unwrap_or(u64::MAX));
@@ -350,7 +351,7 @@ impl<R: Clone> Log<R> {
     /// An opener asks for a promise: it is on disk before it is answered, also when it was given before.
     pub(crate) fn seal(&mut self, peer: &RegionId, epoch: Epoch, context: &mut Context<'_, R>) -> Result<(), Unread> {
         let mut replica = self.as_replica();
-        let step = replica.handle_seal(&Line(self), epoch, &Shipped)?;
+        let step = replica.handle_seal(&OwnLog(self), epoch, &Shipped)?;
         if let [Said::Newer { sealed }] = step.then[..] {
             let log = Bytes::copy_from_slice(&self.id.to_bytes());
             let newer = mesh::Sealed { log, epoch: epoch.0, newer: sealed.0, ..mesh::Sealed::default() };
@@ -402,7 +403,7 @@ impl<R: Clone> Log<R> {
     ) -> Result<(), Unread> {
         let accepted_before = self.epoch();
         let mut replica = self.as_replica();
-        let step = replica.handle_append(&Line(self), frame, &Shipped)?;
+        let step = replica.handle_append(&OwnLog(self), frame, &Shipped)?;
         let accepts = replica.standing().accepted == frame.epoch || self.record.is_none();
         if accepted_before < frame.epoch {
             // This region streams no more.
@@ -434,7 +435,7 @@ impl<R: Clone> Log<R> {
     pub(crate) fn open_epoch(&mut self, right: Right, context: &mut Context<'_, R>) -> Result<(), OpenError> {
         let Some(placement) = self.placement.clone() else { return Err(OpenError::NoRight) };
         let mut replica = self.as_replica();
-        let (_, step) = Home::open(context.me, &placing_of(&placement), right, &mut replica, &Line(self), &Shipped)?;
+        let (_, step) = Home::open(context.me, &placing_of(&placement), right, &mut replica, &OwnLog(self), &Shipped)?;
         self.home = HomeState::default();
         if let Some(write) = step.write {
             let after = OwnedWrite { opened: true, ..OwnedWrite::default() };
@@ -458,7 +459,7 @@ impl<R: Clone> Log<R> {
         context: &mut Context<'_, R>,
     ) -> Result<(), MoveError> {
         let mut replica = self.as_replica();
-        let line = Line(self);
+        let line = OwnLog(self);
         let opened = Home::open(context.me, migration.replaces(), right, &mut replica, &line, &Shipped);
         let (home, _) = opened.map_err(|_| MoveError::NotHome)?;
         let step = migration.seal_self(&home, &mut replica, &line, &Shipped)?;
@@ -480,7 +481,7 @@ impl<R: Clone> Log<R> {
             return Ok(None);
         }
         let mut replica = self.as_replica();
-        let step = replica.handle_append(&Line(self), frame, &Shipped)?;
+        let step = replica.handle_append(&OwnLog(self), frame, &Shipped)?;
         let asked = step.then.iter().find_map(|said| match said {
             Said::Asks { from } => Some(*from),
             _ => None,
@@ -499,7 +500,7 @@ impl<R: Clone> Log<R> {
     /// Where a home goes that sealed itself and was not replaced: above its promise, to itself.
     pub(crate) fn way_back(&self, me: &RegionId, right: Right) -> Option<Placement> {
         let placement = self.placement.as_ref()?;
-        let placing = way_back(me, &placing_of(placement), right, &self.as_replica(), &Line(self), &Shipped);
+        let placing = way_back(me, &placing_of(placement), right, &self.as_replica(), &OwnLog(self), &Shipped);
         Some(placement_of(placement, placing.ok().flatten()?, placement.loss.clone()))
     }
 
@@ -514,12 +515,15 @@ impl<R: Clone> Log<R> {
         let epoch = Epoch(append.epoch);
         let (floor, published) = self.record.as_ref().map_or((0, 0), |record| (record.floor, record.published));
         let previous = append.opening_hash[..].try_into().unwrap_or_default();
+        let older = append.begin.iter().flat_map(|begin| &begin.openings).filter(|older| older.epoch < append.epoch);
+        let mut openings: Vec<Opening> = older.filter_map(opening_from).collect();
+        openings.push(Opening { epoch, first: append.opening, previous, loss: self.opened_with_loss(epoch) });
         self.record = Some(LogRecord {
             home: home.clone(),
             voters: self.voters_under(epoch, &append.voters),
             accepted: epoch,
             sealed: epoch,
-            openings: vec![Opening { epoch, first: append.opening, previous, loss: false }],
+            openings,
             floor,
             published,
             open_ranges: self.record.as_ref().map(|record| record.open_ranges.clone()).unwrap_or_default(),
@@ -532,4 +536,25 @@ impl<R: Clone> Log<R> {
 /// A hash has to be read before a decision can be made.
 pub(crate) fn read_first<R>(log: hearth_protocol::LogId, unread: Unread, effects: &mut Vec<Effect<R>>) {
     effects.push(Effect::ReadHashes { log, sequence: unread.0, rows: HASHES_AT_ONCE });
+}
+
+/// Openings that a follower is told of with its beginning, the newest of them: what sessions had of older epochs is
+/// judged by these.
+const OPENINGS_TOLD: usize = 64;
+
+/// What a follower is told of where epochs opened.
+pub(crate) fn openings_told(record: Option<&LogRecord>) -> Vec<mesh::Opening> {
+    let openings = record.map_or(&[][..], |record| &record.openings);
+    let told = |opening: &Opening| mesh::Opening {
+        epoch: opening.epoch.0,
+        first: opening.first,
+        previous: Bytes::copy_from_slice(&opening.previous),
+        loss: opening.loss,
+    };
+    openings[openings.len().saturating_sub(OPENINGS_TOLD)..].iter().map(told).collect()
+}
+
+fn opening_from(told: &mesh::Opening) -> Option<Opening> {
+    let previous = told.previous[..].try_into().ok()?;
+    Some(Opening { epoch: Epoch(told.epoch), first: told.first, previous, loss: told.loss })
 }

@@ -12,8 +12,9 @@ use region_model::LogView;
 use region_model::delivery::{
     CursorFacts, CursorKind, EntryFacts, LogFacts, MemberFacts, Question, RegionPart, SessionFacts, UserFacts,
 };
+use region_model::line::Line;
 use region_model::ports::TargetKey;
-use region_model::receipts::{Cursor, Line};
+use region_model::receipts::Cursor;
 use region_model::view::View;
 use tokio::sync::mpsc;
 

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use hearth_protocol::mesh;
 use hearth_protocol::{EntryKind, LogId, Position, SealedEntry, Sequence, Timestamp, UserId};
 use region_model::LogView;
+use region_model::line::Line;
 use region_model::ports::StoreError;
 use region_model::push::{Due, Offered, Offers, Wanted};
-use region_model::receipts::Line;
 use serde::Deserialize;
 
 use super::Task;

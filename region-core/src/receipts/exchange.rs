@@ -10,7 +10,8 @@ use hearth_protocol::mesh::{self, Body, MeshFrame};
 use hearth_protocol::record::{CursorRecord, Reached};
 use hearth_protocol::{Epoch, LogId, LogKind, RegionId, Timestamp, UserId};
 use prost::Message;
-use region_model::receipts::{Claim, Facts, Line, MemberCursors, Said};
+use region_model::line::Line;
+use region_model::receipts::{Claim, Facts, MemberCursors, Said};
 use region_model::{Lane, LogView};
 
 use super::{Speaker, Touched};

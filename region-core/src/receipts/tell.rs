@@ -9,7 +9,8 @@ use hearth_protocol::client::{
 };
 use hearth_protocol::{ConversationId, EntryKind, LogId, MessageId, SealedEntry, UserId, limits};
 use region_model::LogView;
-use region_model::receipts::{Change, Facts, Line, Moved};
+use region_model::line::Line;
+use region_model::receipts::{Change, Facts, Moved};
 
 use super::Touched;
 use crate::region::Region;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hearth_protocol::{ConversationId, EntryKind, Epoch, LogId, Refusal, UserId};
 use region_model::LogView;
-use region_model::receipts::Line;
+use region_model::line::Line;
 
 use crate::present::Reader;
 use crate::privacy::is_withheld;

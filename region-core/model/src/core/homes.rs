@@ -12,11 +12,13 @@ use super::{Following, Now, RegionCore, Slotted, WAITING_FOR_LOG, Waiting, regio
 use crate::command::{Command, Outcome, command_of};
 use crate::effect::Effect;
 use crate::home::answer;
+use crate::line::Line;
 use crate::log::{Log, Waiter};
 use crate::mutants::Mutant;
 use crate::ownership::{Flaw, OpenError, Right};
 use crate::region_map::MapState;
 use crate::succession::{Owned, OwnedWrite, read_first};
+use crate::view::Members;
 
 /// After this long a home that promised a newer epoch, and was not replaced, places itself above its promise.
 const WAY_BACK_MILLISECONDS: u64 = 3_000;
@@ -157,18 +159,26 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
     }
 
+    /// Commits are durable that put a log on a newer epoch's line: that is told before anything of it is shown.
+    pub(super) fn tell_lines(&self, id: LogId, count: usize, effects: &mut Vec<Effect<R>>) {
+        let writes = self.owned.get(&id).into_iter().flatten().take(count);
+        let tell = |(line, audience): &(Arc<Line>, Arc<Members>)| Effect::LineChanged {
+            log: id,
+            line: Arc::clone(line),
+            audience: Arc::clone(audience),
+        };
+        effects.extend(writes.filter_map(|write| write.line.as_ref()).map(tell));
+    }
+
     /// Commits that change promises or lines are durable.
     pub(super) fn promised(&mut self, id: LogId, count: usize, now: Now, effects: &mut Vec<Effect<R>>) {
         for _ in 0..count {
             let Some(writes) = self.owned.get_mut(&id) else { return };
-            let Some(OwnedWrite { says, reload, opened, rewound }) = writes.pop_front() else { return };
+            let Some(OwnedWrite { says, reload, opened, .. }) = writes.pop_front() else { return };
             if writes.is_empty() {
                 self.owned.remove(&id);
             }
             say(id, says, effects);
-            if let Some((epoch, from, audience)) = rewound {
-                effects.push(Effect::Rewound { log: id, epoch, from, audience });
-            }
             if reload {
                 effects.push(Effect::Load(id));
                 self.tail_found(id);

@@ -2,60 +2,23 @@
 
 use std::cmp::Reverse;
 
-use hearth_protocol::record::{LogRecord, Opening, Reached};
+use hearth_protocol::record::Reached;
 use hearth_protocol::{Epoch, Timestamp};
 
-use crate::effect::LogView;
+use crate::line::Line;
 
 /// Epochs above the line's that a cursor remembers; of more the newest stay.
 const NEWER_EPOCHS: usize = 4;
 
-/// The line of a log as a region knows it: where each epoch opened, oldest first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Line {
-    openings: Vec<Opening>,
-}
-
 impl Line {
-    /// The line that a region holds.
-    #[must_use]
-    pub fn of(view: &LogView) -> Self {
-        Self { openings: view.openings.clone() }
-    }
-
-    /// The line of a stored record.
-    #[must_use]
-    pub fn of_record(record: &LogRecord) -> Self {
-        Self { openings: record.openings.clone() }
-    }
-
-    /// The epoch under which it goes on.
-    #[must_use]
-    pub fn epoch(&self) -> Epoch {
-        self.openings.last().map_or(Epoch(1), |opening| opening.epoch)
-    }
-
-    /// A number of an older epoch counts up to the next opening.
-    #[must_use]
-    pub fn cut(&self, epoch: Epoch, up_to: u64) -> u64 {
-        let later = self.openings.iter().filter(|opening| opening.epoch > epoch);
-        later.map(|opening| opening.first.saturating_sub(1)).min().map_or(up_to, |most| most.min(up_to))
-    }
-
-    /// A number of an unknown epoch counts up to the first opening that may lack something of before.
-    fn cut_unknown(&self, up_to: u64) -> u64 {
-        let lossy = self.openings.iter().filter(|opening| opening.loss);
-        lossy.map(|opening| opening.first.saturating_sub(1)).min().map_or(up_to, |most| most.min(up_to))
-    }
-
-    /// How much of what a client says counts in this line. Without an epoch it is what its session was sent under the
-    /// present one, or what no failover may have taken away.
+    /// How much of what a client says counts in this line. Without an epoch it is what its session was sent of this line,
+    /// or what no failover may have taken away.
     #[must_use]
     pub fn counts(&self, said: &Said) -> u64 {
         match (said.epoch, said.sent) {
             (Some(epoch), _) => self.cut(epoch, said.up_to),
-            (None, Some((epoch, sent))) if epoch == self.epoch() => {
-                self.cut_unknown(said.up_to).max(said.up_to.min(sent))
+            (None, Some((epoch, sent))) if epoch <= self.epoch() => {
+                self.cut_unknown(said.up_to).max(said.up_to.min(self.cut(epoch, sent)))
             }
             (None, _) => self.cut_unknown(said.up_to),
         }
@@ -156,6 +119,8 @@ impl Cursor {
 mod tests {
     use proptest::prelude::*;
 
+    use hearth_protocol::record::Opening;
+
     use super::*;
 
     fn line(openings: &[(u64, u64, bool)]) -> Line {
@@ -165,7 +130,7 @@ mod tests {
             previous: [0; 32],
             loss: *loss,
         };
-        Line { openings: openings.iter().map(opening).collect() }
+        Line::new(openings.iter().map(opening).collect())
     }
 
     fn reached(epoch: u64, up_to: u64, at: u64) -> Reached {
@@ -181,7 +146,7 @@ mod tests {
         };
         assert_eq!((said(Some(1), 120, None), said(Some(1), 80, None)), (99, 80));
         assert_eq!((said(Some(2), 180, None), said(Some(3), 180, None), said(Some(4), 180, None)), (149, 149, 180));
-        assert_eq!((said(None, 180, None), said(None, 180, Some((2, 170)))), (99, 99));
+        assert_eq!((said(None, 180, None), said(None, 180, Some((2, 170)))), (99, 149));
         assert_eq!((said(None, 180, Some((4, 160))), said(None, 50, Some((4, 10)))), (160, 50));
     }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hearth_protocol::record::{OutboxRecord, ParkedSend, Record};
-use hearth_protocol::{LogId, RegionId, RegionMap, SealedEntry, Timestamp, UserId, mesh};
+use hearth_protocol::{Epoch, LogId, RegionId, RegionMap, SealedEntry, Timestamp, UserId, mesh};
 use region_model::ownership::Right;
 use region_model::region_map::MapState;
 use region_model::view::Bounds;
@@ -63,6 +63,7 @@ impl Default for Setup {
 /// What was shown to the sessions of a region.
 #[derive(Clone, Debug)]
 pub(crate) struct Delivered {
+    pub(crate) epoch: Epoch,
     pub(crate) sequence: u64,
     pub(crate) audience: Vec<UserId>,
     pub(crate) skip: Option<u64>,
@@ -489,10 +490,14 @@ impl Sim {
                 self.deliver(region, log, &entry, audience.keys().cloned().collect(), skip);
             }
             Effect::Began { log, from, at, .. } => self.began(region, log, from, at),
-            Effect::Rewound { log, from, .. } => {
+            Effect::LineChanged { log, line, .. } => {
                 let shown = self.regions[region].delivered.entry(log).or_default();
-                shown.retain(|shown| shown.sequence < from);
-                self.regions[region].next_shown.insert(log, from);
+                let kept = shown.partition_point(|shown| line.cut(shown.epoch, shown.sequence) == shown.sequence);
+                if kept < shown.len() {
+                    let next = shown[kept].sequence;
+                    shown.truncate(kept);
+                    self.regions[region].next_shown.insert(log, next);
+                }
             }
             Effect::HomeChanged(log) => self.home_changes.push((region, log)),
             Effect::UserChanged { log, entry } => self.user_changes.push((region, log, entry.sequence().0)),
@@ -521,7 +526,7 @@ impl Sim {
         if let Some(next) = told.or(shown.last().map(|last| last.sequence + 1)) {
             assert_eq!(sequence, next, "region {region} shows {log} in order, without a gap that is not told");
         }
-        shown.push(Delivered { sequence, audience, skip });
+        shown.push(Delivered { epoch: entry.entry.fixed.position.epoch, sequence, audience, skip });
         self.check_shown(region, log, sequence);
     }
 
