@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_protocol::{Change, LogId, LogKind, Timestamp, UserId};
+use region_model::line::Line;
 use region_model::view::{UserState, View};
 use region_model::{Input, LogView};
 
@@ -27,6 +28,13 @@ pub(crate) async fn run(region: Arc<Region>) {
             _ = sweep.tick() => region.sweep_residents().await,
         }
     }
+}
+
+/// Whether a copy may hold what the present line lacks and its home has not taken yet: it is on an older line, or kept the
+/// end of one.
+fn owes(view: &LogView) -> bool {
+    let behind = view.placement.as_ref().is_some_and(|placement| placement.epoch > Line::of(view).epoch());
+    behind || view.tail_settled == Some(false)
 }
 
 impl Region {
@@ -81,7 +89,7 @@ impl Region {
         for conversation in state.conversations.keys() {
             let log = LogId::conversation(*conversation);
             let Ok(view) = self.view(log, false).await else { continue };
-            if view.held && !self.votes(&view) && !self.has_other_residents(&view, &state.user).await {
+            if view.held && !self.votes(&view) && !owes(&view) && !self.has_other_residents(&view, &state.user).await {
                 self.drop_copy(log).await;
             }
         }

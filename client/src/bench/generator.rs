@@ -239,6 +239,21 @@ pub(super) fn refill(link: &Link, run: &mut Run, now: u64) {
     }
 }
 
+/// Looks once a millisecond whether senders that waited for those who hear them may go on.
+pub(super) async fn refills(links: Vec<Rc<Link>>, run: Rc<RefCell<Run>>) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(1));
+    loop {
+        ticks.tick().await;
+        for link in links.iter().filter(|link| link.sender.is_some()) {
+            let mut run = run.borrow_mut();
+            let now = run.now();
+            refill(link, &mut run, now);
+            // A broken connection is noticed by its reader.
+            let _ = link.flush();
+        }
+    }
+}
+
 /// Sends at an even rate over all senders, whatever comes back, until `stop` says so: one sender after the other, each
 /// `burst` messages at a time. Each message counts from the time when it was due, so that a stall of either side shows
 /// in the latencies.

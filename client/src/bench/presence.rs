@@ -31,8 +31,10 @@ const PER_SECOND: f64 = 6_000.0;
 const AT_ONCE: usize = 32;
 /// How long the last changes may take to be told.
 const DRAIN: Duration = Duration::from_secs(15);
-/// How long all subscriptions may take to be answered.
+/// How long all subscriptions may take to be answered, and those who came to be told of.
 const READY: Duration = Duration::from_secs(120);
+/// Nobody is told of those who came any more when nothing came for so long: a change is told within a second.
+const QUIET: Duration = Duration::from_secs(3);
 /// One of so many changes may go untold since others came close behind it.
 const UNTOLD: u64 = 20;
 /// What a frame begins with, up to the name of a user of this run.
@@ -55,6 +57,8 @@ struct Counts {
     /// By connection and place in its group: changes seen, and whether the user is away by the last of them.
     seen: Vec<[(u32, bool); MEMBERS]>,
     ready: usize,
+    /// When the last update came.
+    last_at: u64,
     measuring: Option<u64>,
     updates: u64,
     latency: Histogram<u64>,
@@ -72,6 +76,7 @@ impl Counts {
             sent_at: vec![0; users],
             seen: vec![[(0, false); MEMBERS]; users],
             ready: 0,
+            last_at: 0,
             measuring: None,
             updates: 0,
             latency: histogram(),
@@ -105,6 +110,7 @@ impl Counts {
         if number / MEMBERS != connection / MEMBERS {
             return self.note(format!("connection {connection} was told of a user of another group"));
         }
+        self.last_at = now;
         let (seen, was_away) = &mut self.seen[connection][number % MEMBERS];
         *seen += 1;
         *was_away = is_away;
@@ -122,18 +128,20 @@ impl Counts {
         }
     }
 
-    /// Changes that somebody was not told of, and users whom somebody takes for what they are not.
-    fn untold(&self) -> (u64, u64) {
-        let (mut untold, mut wrong) = (0, 0);
+    /// Changes that somebody was not told of, users whom somebody takes for what they are not, and those of whom somebody
+    /// was told more often than they changed.
+    fn untold(&self) -> (u64, u64, u64) {
+        let (mut untold, mut wrong, mut more) = (0, 0, 0);
         for (connection, seen) in self.seen.iter().enumerate() {
             let group = connection / MEMBERS * MEMBERS;
             for (place, (seen, is_away)) in seen.iter().enumerate().filter(|(place, _)| group + place != connection) {
                 let sent = self.sent[group + place];
                 untold += u64::from(sent.saturating_sub(*seen));
-                wrong += u64::from(*is_away != is_away_after(sent) || *seen > sent);
+                wrong += u64::from(*is_away != is_away_after(sent));
+                more += u64::from(*seen > sent);
             }
         }
-        (untold, wrong)
+        (untold, wrong, more)
     }
 }
 
@@ -271,8 +279,15 @@ pub(super) async fn presence(
             what: format!("{} of {users} subscriptions answered", counts.borrow().ready),
         });
     }
-    // Those who were subscribed to while they came are told of by now, too: what is seen counts from here.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Those who were subscribed to while they came are told of, too: what is seen counts from behind that.
+    tokio::time::sleep(QUIET).await;
+    let is_quiet = || {
+        let counts = counts.borrow();
+        counts.now() > counts.last_at + u64::try_from(QUIET.as_micros()).unwrap_or(u64::MAX)
+    };
+    if !until(READY, is_quiet).await {
+        return Err(BenchError::Server { what: "presence does not come to rest with nobody changing it".to_owned() });
+    }
     counts.borrow_mut().seen.iter_mut().for_each(|seen| *seen = [(0, false); MEMBERS]);
     tasks.spawn_local(change(Rc::new(links), Rc::clone(&counts)));
     tokio::time::sleep(warm_up).await;
@@ -290,7 +305,11 @@ pub(super) async fn presence(
 }
 
 fn report(counts: &Counts, server: &Server, seconds: f64, (served, own): (Duration, Duration)) -> PresenceReport {
-    let (untold, wrong) = counts.untold();
+    let (untold, wrong, more) = counts.untold();
+    let mut notes = counts.notes.clone();
+    if more > 0 {
+        notes.push(format!("{more} times somebody was told more often of a user than it changed"));
+    }
     let subscribers = (MEMBERS - 1) as u64;
     let made = counts.sent.iter().map(|sent| u64::from(*sent)).sum::<u64>() * subscribers;
     let transitions = counts.updates as f64 / subscribers as f64;
@@ -309,7 +328,7 @@ fn report(counts: &Counts, server: &Server, seconds: f64, (served, own): (Durati
         generator_cpu_percent: own.as_secs_f64() / seconds * 100.0,
         untold,
         wrong,
-        notes: counts.notes.clone(),
-        held: wrong == 0 && untold <= made / UNTOLD && counts.updates > 0 && counts.notes.is_empty(),
+        held: wrong == 0 && untold <= made / UNTOLD && counts.updates > 0 && notes.is_empty(),
+        notes,
     }
 }

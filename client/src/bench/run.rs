@@ -48,6 +48,10 @@ pub(super) struct Run {
     duplicate_acks: u64,
     /// Messages that one sender may send in all.
     most: u64,
+    /// Where many hear each message: how many hear it, and how many messages they may be behind in the mean.
+    ahead: Option<(u64, u64)>,
+    /// Deliveries so far.
+    delivered: u64,
     notes: Vec<String>,
     further_notes: u64,
     finished: bool,
@@ -77,6 +81,8 @@ impl Run {
             outstanding: 0,
             duplicate_acks: 0,
             most: u64::MAX,
+            ahead: None,
+            delivered: 0,
             notes: Vec::new(),
             further_notes: 0,
             finished: false,
@@ -94,6 +100,16 @@ impl Run {
     /// Each sender ends after this many messages.
     pub(super) fn end_after(&mut self, most: u64) {
         self.most = most;
+    }
+
+    /// Senders wait while those who hear each message, `receivers` of them, are more than `messages` behind in the mean.
+    pub(super) fn wait_for(&mut self, receivers: u64, messages: u64) {
+        self.ahead = Some((receivers, messages));
+    }
+
+    fn is_ahead(&self) -> bool {
+        self.ahead
+            .is_some_and(|(receivers, messages)| self.total_sent() * receivers >= self.delivered + messages * receivers)
     }
 
     pub(super) fn pace(&mut self) {
@@ -128,7 +144,7 @@ impl Run {
         let Mode::Window(window) = self.mode else { return false };
         let sender = &self.senders[usize::from(sender)];
         let sent = sender.sent_at.len() as u64;
-        sent < self.most && sent < sender.acked.count() + window
+        sent < self.most && sent < sender.acked.count() + window && !self.is_ahead()
     }
 
     /// Counts one more message; gives its number.
@@ -163,6 +179,7 @@ impl Run {
 
     pub(super) fn delivered(&mut self, connection: usize, number: Number, sequence: u64, now: u64) {
         self.tallies[connection].delivered(number, sequence);
+        self.delivered += 1;
         self.deliveries += u64::from(self.is_measuring(now));
         if let Some(at) = self.sent_at(number).filter(|at| self.is_measuring(*at)) {
             self.delivery_latency.saturating_record((now.saturating_sub(at) / 1_000).max(1));
@@ -241,5 +258,32 @@ impl Run {
             notes.push(format!("and {} more", self.further_notes));
         }
         notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sender_waits_for_those_who_hear_it() {
+        let plan = |sender: Option<u16>, hears| Plan {
+            host: String::new(),
+            token: String::new(),
+            conversation: String::new(),
+            base: 0,
+            sender,
+            hears,
+        };
+        let mut run = Run::new(1, &[plan(Some(0), vec![]), plan(None, vec![0]), plan(None, vec![0])]);
+        run.keep_window(8);
+        run.wait_for(2, 3);
+        for sent in 0..3 {
+            assert!(run.wants(0), "{sent} sent, nobody heard one");
+            run.sent(0, 0);
+        }
+        assert!(!run.wants(0), "three messages behind");
+        run.delivered(1, Number { run: 1, sender: 0, counter: 0 }, 1, 0);
+        assert!(run.wants(0), "two and a half in the mean");
     }
 }

@@ -28,6 +28,12 @@ const MAX_READ_BYTES: usize = 64 * 1024;
 /// By how many seconds the counts of acks and of syncs may be apart at either end: perf tells every 100 ms.
 const SKEW_SECONDS: f64 = 0.2;
 
+/// Who is heard by so many waits for them: acks come at once, and sessions that are thousands of messages behind are told
+/// to pull, which these connections do not.
+const MANY: u64 = 100;
+/// Messages that they may be behind in the mean.
+const BEHIND: u64 = 256;
+
 /// How a run sends.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Load {
@@ -234,6 +240,10 @@ impl Task<'_> {
         let receivers = plans.iter().map(|plan| plan.hears.len()).max().unwrap_or(0) as u64;
         let syncs = Syncs::start(self.server.pid(), self.data).await;
         let mut field = Field::open(id, &plans).await?;
+        if receivers >= MANY {
+            field.run.borrow_mut().wait_for(receivers, BEHIND);
+            field.tasks.spawn_local(generator::refills(field.links.clone(), Rc::clone(&field.run)));
+        }
         field.start(self.load);
         if self.receipts {
             let links = field.links.clone();

@@ -143,6 +143,8 @@ enum Waiting<R> {
     Follow {
         hold: bool,
     },
+    /// A placement leaves this region out.
+    LeftOut,
     Release,
     LinkUp(RegionId),
     Compare(RegionId, mesh::Length),
@@ -527,6 +529,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 self.look_up(id, Waiting::Follow { hold: true }, now, effects);
             }
             Waiting::Follow { hold } => self.follow(id, hold, effects),
+            Waiting::LeftOut => self.left_out(id, now, effects),
             Waiting::Release if self.placement_of(id).is_none() => {
                 self.look_up(id, Waiting::Release, now, effects);
             }
@@ -574,6 +577,7 @@ impl<R> Waiting<R> {
             | Self::Frame(..)
             | Self::Lookup { .. }
             | Self::Follow { .. }
+            | Self::LeftOut
             | Self::Release
             | Self::LinkUp(_)
             | Self::Compare(..)

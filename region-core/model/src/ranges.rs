@@ -11,7 +11,8 @@ use crate::effect::{Effect, Lane};
 use crate::line::Line;
 use crate::log::{Log, Ranges, Tip, add_indexes};
 use crate::mutants::Mutant;
-use crate::ports::Begin;
+use crate::ports::{Begin, LogAppend};
+use crate::succession::{Owned, OwnedWrite};
 use crate::targets::Changed;
 use crate::view::View;
 
@@ -26,16 +27,18 @@ impl<R: Clone> Log<R> {
         self.ranges.open.map_or(self.durable, |(from, _)| from)
     }
 
-    /// The home says where the stream begins. What stood above an open range of an earlier subscription is dropped.
+    /// The home says where the stream begins. What stood above an open range of an earlier subscription is dropped. `before`
+    /// is the epoch whose line the copy was on, where that is an older one: what is not in the new line stays as a tail.
     pub(crate) fn begin(
         &mut self,
         home: &RegionId,
         append: &mesh::Append,
         begin: &mesh::Begin,
-        anew: bool,
+        before: Option<Epoch>,
         context: &mut Context<'_, R>,
     ) {
-        let at = append.first;
+        let (at, anew) = (append.first, before.is_some());
+        let apart = before.and_then(|before| self.not_in_line(before));
         // What is complete has its whole length below the new beginning, decided or on disk. Under a newer epoch
         // nothing of before is known to be of its line.
         let head = match self.ranges.open {
@@ -51,7 +54,7 @@ impl<R: Clone> Log<R> {
         }
         let view = View::from_snapshot(&begin.view);
         let (Some(view), Some(above)) = (view, above) else {
-            self.start_over(home, context);
+            self.start_over(home, apart, context);
             return;
         };
         let below = match self.ranges.open {
@@ -59,12 +62,12 @@ impl<R: Clone> Log<R> {
             Some(_) => self.ranges.below,
             None => self.tip.map(|tip| tip.hash),
         };
-        let before = self.view.members().cloned().unwrap_or_default();
+        let members = self.view.members().cloned().unwrap_or_default();
         let shown = self.marked;
         self.view = view;
         self.snapshot_length = at;
         self.tip = Some(Tip { epoch: Epoch(begin.epoch), hash: above, time: Timestamp(begin.time) });
-        self.go_on_at(head, at, Some((at, begin.view.clone())), context);
+        self.go_on_at(head, at, Some((at, begin.view.clone())), apart, context);
         self.ranges.below = below;
         self.ranges.above = Some(above);
         self.told_mark = self.told_mark.max(append.mark).max(at);
@@ -79,7 +82,7 @@ impl<R: Clone> Log<R> {
                 epoch: self.epoch(),
                 from: shown,
                 at,
-                before,
+                before: members,
                 audience,
             });
         }
@@ -88,7 +91,7 @@ impl<R: Clone> Log<R> {
 
     /// The home cannot say what stands where the stream would begin, so the log is taken in order: from its head, or
     /// from its start when the state at the head is not known here any more.
-    fn start_over(&mut self, home: &RegionId, context: &mut Context<'_, R>) {
+    fn start_over(&mut self, home: &RegionId, apart: Option<u64>, context: &mut Context<'_, R>) {
         if self.ranges.stale {
             let mut append = self.start_append();
             if let Some(record) = &mut self.record {
@@ -97,14 +100,27 @@ impl<R: Clone> Log<R> {
             append.record.clone_from(&self.record);
             append.begin = Some(Begin { dropped: 0..self.length, at: 0 });
             append.snapshot = Some((0, View::Empty.snapshot()));
-            self.restart(0, append, context);
+            self.restart(0, append, apart, context);
             (self.view, self.snapshot_length, self.tip, self.ranges.open) = (View::Empty, 0, None, None);
         }
         self.ask_again(home, context);
     }
 
+    /// The first sequence here of what the line of an older epoch had and the present one has not.
+    fn not_in_line(&self, before: Epoch) -> Option<u64> {
+        let first = Line::of_record(self.record.as_ref()?).cut(before, u64::MAX).saturating_add(1);
+        (first < self.length).then_some(first)
+    }
+
     /// The commit after which the log goes on at `at`, with everything from its head up to there open.
-    fn go_on_at(&mut self, head: u64, at: u64, snapshot: Option<(u64, Bytes)>, context: &mut Context<'_, R>) {
+    fn go_on_at(
+        &mut self,
+        head: u64,
+        at: u64,
+        snapshot: Option<(u64, Bytes)>,
+        apart: Option<u64>,
+        context: &mut Context<'_, R>,
+    ) {
         let above = self.ranges.open.map_or(self.length, |(_, to)| to);
         let dropped = if head == 0 { 0..self.length } else { above..self.length };
         let end = if Mutant::PullWithGap.is_on() { at.saturating_sub(1) } else { at };
@@ -117,12 +133,17 @@ impl<R: Clone> Log<R> {
         append.begin = Some(Begin { dropped, at });
         append.mark = at;
         append.snapshot = snapshot;
-        self.restart(at, append, context);
+        self.restart(at, append, apart, context);
         self.ranges.open = open;
     }
 
-    fn restart(&mut self, at: u64, append: crate::ports::LogAppend, context: &mut Context<'_, R>) {
-        context.effects.push(Effect::Append(Box::new(append)));
+    /// `apart` is from where entries stay as a tail, which is offered once that is on disk.
+    fn restart(&mut self, at: u64, append: LogAppend, apart: Option<u64>, context: &mut Context<'_, R>) {
+        let promises = apart.is_some();
+        context.effects.push(Effect::Append(Box::new(LogAppend { apart, promises, ..append })));
+        if promises {
+            context.owned.push(Owned::Write(OwnedWrite { apart: true, ..OwnedWrite::default() }));
+        }
         (self.length, self.durable, self.marked) = (at, at, at);
         self.pending.clear();
         self.changed = Changed::from(at);

@@ -44,11 +44,12 @@ impl<R: Clone> Log<R> {
             return Ok(());
         }
         if let Some(begin) = &append.begin {
-            if epoch > accepted {
+            let before = (epoch > accepted).then_some(accepted);
+            if before.is_some() {
                 self.begin_epoch(peer, append);
                 go_stale(&mut self.ranges);
             }
-            self.begin(peer, append, begin, epoch > accepted, context);
+            self.begin(peer, append, begin, before, context);
             return Ok(());
         }
         let is_first = self.record.is_none() && append.opening == 0;

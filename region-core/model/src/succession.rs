@@ -35,6 +35,8 @@ pub(crate) struct OwnedWrite {
     pub(crate) says: Vec<(RegionId, mesh::Body)>,
     /// Whether entries left the log: it is read again from the store.
     pub(crate) reload: bool,
+    /// Whether entries were put apart otherwise.
+    pub(crate) apart: bool,
     /// Whether this region opens an epoch with it.
     pub(crate) opened: bool,
     /// The line that the log is on with it, where that is a newer epoch's, and the members.

@@ -174,13 +174,15 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     pub(super) fn promised(&mut self, id: LogId, count: usize, now: Now, effects: &mut Vec<Effect<R>>) {
         for _ in 0..count {
             let Some(writes) = self.owned.get_mut(&id) else { return };
-            let Some(OwnedWrite { says, reload, opened, .. }) = writes.pop_front() else { return };
+            let Some(OwnedWrite { says, reload, apart, opened, .. }) = writes.pop_front() else { return };
             if writes.is_empty() {
                 self.owned.remove(&id);
             }
             say(id, says, effects);
             if reload {
                 effects.push(Effect::Load(id));
+            }
+            if reload || apart {
                 self.tail_found(id);
             }
             if opened && reload {
@@ -291,6 +293,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             }
             None => changed = true,
         }
+        if epoch > FOUNDING && !voters.contains(&me) && !matches!(self.logs.get(&id), Some(Slotted::Ready(_))) {
+            self.on_log(id, Waiting::LeftOut, now, effects);
+        }
         self.begin_failovers(now, effects);
         if !changed && home == me {
             // It was told before it could be taken up.
@@ -321,6 +326,17 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             if self.follows.get(&id) == Some(&Following::Wanted) {
                 self.on_log(id, Waiting::Follow { hold: true }, now, effects);
             }
+        }
+    }
+
+    /// A placement leaves this region out. What it holds of the log goes on as a follower: it may have what the line of
+    /// today lacks.
+    pub(super) fn left_out(&mut self, id: LogId, now: Now, effects: &mut Vec<Effect<R>>) {
+        let Some(Slotted::Ready(log)) = self.logs.get(&id) else { return };
+        let votes = log.placement.as_ref().is_none_or(|placement| placement.voters.contains(&self.options.me));
+        if log.is_held() && !votes && !self.follows.contains_key(&id) {
+            self.follows.insert(id, Following::Wanted);
+            self.on_log(id, Waiting::Follow { hold: true }, now, effects);
         }
     }
 

@@ -123,6 +123,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 | Waiting::Frame(..)
                 | Waiting::PlacementQuestion { .. }
                 | Waiting::Release
+                | Waiting::LeftOut
                 | Waiting::LinkUp(_)
                 | Waiting::Compare(..) => {}
             }

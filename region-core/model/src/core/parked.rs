@@ -169,12 +169,16 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let Some(device) = device.filter(|_| is_here && !was_here) else { return };
         let waiting = self.lot.not_sent_again(log, &sender, device);
         self.withdraw_late(waiting.iter().filter_map(|(_, forward)| *forward).collect(), now, effects);
+        let mut moved = Vec::new();
         for (number, _) in waiting {
             if let Some(send) = self.lot.move_behind(number) {
                 effects.push(Effect::Park(Box::new(send)));
-                effects.push(Effect::Unpark(number));
+                moved.push(number);
             }
         }
+        // Power may fail between any two of these, and what it brings back of an `Unpark` stands before the copy: a later
+        // send is not to be left alone before the copy of an earlier one.
+        effects.extend(moved.into_iter().rev().map(Effect::Unpark));
     }
 
     /// A parked send, or its refusal, is on disk.
