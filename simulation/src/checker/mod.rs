@@ -168,6 +168,8 @@ pub(crate) struct Facts {
     pub(crate) voters: BTreeMap<ConversationId, usize>,
     /// Messages of users that were erased in their conversation: what was lost of them does not come back.
     pub(crate) erased: BTreeSet<Key>,
+    /// What changes of other messages change, of those that somebody was shown.
+    pub(crate) targets: BTreeMap<Key, MessageId>,
     /// The floor of each conversation that has one above 1, and when what stands there was sent: what stands below is shown
     /// no more, and what was sequenced before does not come back.
     pub(crate) floors: BTreeMap<ConversationId, (u64, u64)>,
@@ -180,6 +182,11 @@ impl Facts {
         for row in rows.iter().filter(|row| changes(&row.did) || row.expires.is_some()) {
             self.sent.entry((conversation, row.message)).or_default().depends = true;
         }
+    }
+
+    /// Whether something changes a message that is not among these.
+    pub(crate) fn changes_nothing<T>(&self, change: Key, there: &BTreeMap<MessageId, T>) -> bool {
+        self.targets.get(&change).is_some_and(|target| !there.contains_key(target))
     }
 
     /// The lowest number that is shown of a conversation.
@@ -217,6 +224,7 @@ pub fn check(history: &History) -> Report {
     let reads = reads(history);
     facts.erased = erased(history, &reads);
     facts.floors = floors(&reads);
+    facts.targets = targets(history);
     acks::check(history, &facts, &mut report);
     let lines = lines::check(history, &facts, &mut report);
     sessions::check(history, &facts, &lines, &mut report);
@@ -326,6 +334,16 @@ fn floors(reads: &[(ConversationId, &[ReadRow])]) -> BTreeMap<ConversationId, (u
         }
     }
     floors
+}
+
+/// What changes that were shown to somebody change.
+fn targets(history: &History) -> BTreeMap<Key, MessageId> {
+    let targets = history.events.iter().filter_map(|(_, event)| {
+        let Event::Says { conversation, message, did, .. } = event else { return None };
+        let (Did::Edit(target) | Did::Delete(target) | Did::React { target, .. }) = did else { return None };
+        Some(((*conversation, *message), *target))
+    });
+    targets.collect()
 }
 
 /// Messages whose sender was erased in their conversation, whenever.

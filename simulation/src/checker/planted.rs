@@ -225,6 +225,12 @@ fn what_a_loss_statement_names_must_come_back_and_what_it_does_not_name_stays() 
     let back = [LINE[0], LINE[1], (2, 3, 55), (2, 4, 13)];
     assert_eq!(broken(with(vec![loss(3)], both(&back))), vec![]);
     finds("did not come back", Guarantee::G8, with(vec![loss(3)], both(&[LINE[0], LINE[1], (2, 3, 55)])));
+    let refused = vec![loss(3), Event::RefusalKept(CONVERSATION, id(13))];
+    assert_eq!(broken(with(refused, both(&[LINE[0], LINE[1], (2, 3, 55)]))), vec![], "its device is told");
+    let did = Did::React { target: id(77), emoji: "+".to_owned(), added: true };
+    let reaction = Event::Says { session: 0, conversation: CONVERSATION, message: id(13), did, text: None };
+    let events = with(vec![loss(3), reaction], both(&[LINE[0], LINE[1], (2, 3, 55)]));
+    assert_eq!(broken(events), vec![], "nothing is left that it changes");
     let short = with(vec![loss(4)], both(&[LINE[0], LINE[1], (2, 3, 55), (2, 4, 13)]));
     finds("a statement that names one too few", Guarantee::G1, short);
     let covered = Acked { level: Level::TwoRegions, regions: regions(&[0, 1]), ..acked(at(1, 4)) };
