@@ -35,7 +35,10 @@ pub use map_store::{
     keys_of_the_map_are_put_ranged_and_taken_away_in_order,
     writes_of_the_map_keep_their_order_and_are_there_after_a_reopen,
 };
-pub use tails::what_is_put_apart_leaves_the_log_with_its_dedup_and_stays_as_its_tail;
+pub use tails::{
+    what_a_new_beginning_puts_apart_stays_as_a_tail_and_the_rest_is_dropped,
+    what_is_put_apart_leaves_the_log_with_its_dedup_and_stays_as_its_tail,
+};
 
 use bytes::Bytes;
 use hearth_protocol::record::{LogRecord, OutboxRecord};
@@ -75,6 +78,7 @@ macro_rules! store_conformance {
             a_load_brings_the_entries_from_the_lower_of_snapshot_and_mark_on,
             a_log_goes_on_above_an_open_range_that_is_filled_from_above_and_dropped_by_a_new_beginning,
             what_is_put_apart_leaves_the_log_with_its_dedup_and_stays_as_its_tail,
+            what_a_new_beginning_puts_apart_stays_as_a_tail_and_the_rest_is_dropped,
             a_message_is_found_by_its_id_with_what_was_done_to_it,
             content_that_is_taken_away_leaves_the_rest_of_its_entries_in_the_log_and_in_its_tail,
             content_whose_time_is_over_is_told_in_its_order_and_goes_from_the_log_and_from_its_tail,

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use hearth_protocol::Epoch;
+use hearth_protocol::record::LogRecord;
 
 use super::samples::{append, conversation, dedup_key, entries, outbox, record};
 use super::{Subject, apply};
-use crate::ports::LogAppend;
+use crate::ports::{Begin, LogAppend};
 
 /// See the name.
 pub async fn what_is_put_apart_leaves_the_log_with_its_dedup_and_stays_as_its_tail(subject: &mut dyn Subject) {
@@ -46,4 +47,34 @@ pub async fn what_is_put_apart_leaves_the_log_with_its_dedup_and_stays_as_its_ta
     stores.log.remove(log).await.expect("removes");
     assert_eq!(stores.log.load(log).await.expect("loads").length, 0);
     assert_eq!(stores.log.tails(None, 9).await.expect("lists"), [log], "a tail outlives its log");
+}
+
+/// See the name.
+pub async fn what_a_new_beginning_puts_apart_stays_as_a_tail_and_the_rest_is_dropped(subject: &mut dyn Subject) {
+    let log = conversation(1);
+    let stores = subject.stores();
+    apply(&stores, vec![LogAppend { mark: 6, ..append(log, 0, 6) }]).await;
+    let open = LogRecord { open_ranges: vec![(0, 9)], ..record(2) };
+    let begun = LogAppend {
+        apart: Some(4),
+        begin: Some(Begin { dropped: 0..6, at: 9 }),
+        epoch: Epoch(2),
+        mark: 9,
+        record: Some(open),
+        snapshot: Some((9, Bytes::from_static(b"view"))),
+        ..append(log, 6, 0)
+    };
+    apply(&stores, vec![begun]).await;
+    drop(stores);
+    for reopened in [false, true] {
+        if reopened {
+            subject.reopen();
+        }
+        let stores = subject.stores();
+        let loaded = stores.log.load(log).await.expect("loads");
+        assert_eq!((loaded.length, loaded.mark, loaded.entries), (9, 9, vec![]));
+        assert_eq!(stores.log.read(log, 0, 9, 9, 9_999).await.expect("reads"), []);
+        assert_eq!(stores.log.tails(None, 9).await.expect("lists"), [log]);
+        assert_eq!(stores.log.read_tail(log, None, 9).await.expect("reads"), entries(log, 4..6));
+    }
 }
