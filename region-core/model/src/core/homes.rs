@@ -308,13 +308,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             self.sealed_homes.remove(&id);
             self.moved(id, &home, &voters, epoch, effects);
             self.follow_home(id, &home);
-            let before: Vec<u64> = self
-                .forwards
-                .iter()
-                .filter(|(_, forwarded)| forwarded.command.log == id && forwarded.home != home)
-                .map(|(number, _)| *number)
-                .collect();
-            self.withdraw_late(before, now, effects);
+            self.withdraw_from_others(id, &home, now, effects);
             for waiting in again {
                 self.on_log(id, waiting, now, effects);
             }
@@ -327,6 +321,17 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                 self.on_log(id, Waiting::Follow { hold: true }, now, effects);
             }
         }
+    }
+
+    /// Forwards to a home of before are taken back.
+    fn withdraw_from_others(&mut self, id: LogId, home: &RegionId, now: Now, effects: &mut Vec<Effect<R>>) {
+        let before: Vec<u64> = self
+            .forwards
+            .iter()
+            .filter(|(_, forwarded)| forwarded.command.log == id && forwarded.home != *home)
+            .map(|(number, _)| *number)
+            .collect();
+        self.withdraw_late(before, now, effects);
     }
 
     /// A placement leaves this region out. What it holds of the log goes on as a follower: it may have what the line of

@@ -111,7 +111,7 @@ pub enum LeftOut {
     Held,
 }
 
-/// Bounds of [`Deliveries`].
+/// Bounds of [`Deliveries`](super::Deliveries).
 #[derive(Clone, Copy, Debug)]
 pub struct DeliveryLimits {
     /// Messages behind replays.
