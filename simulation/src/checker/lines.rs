@@ -127,7 +127,7 @@ fn kept(reader: &str, conversation: ConversationId, rows: &[Row], facts: &Facts,
                 // The disk that had it is gone.
                 None if sent.copy_gone && one_copy_was_promised => {}
                 // It was refused since, and its device is told: what it changed is below a floor by now, or gone.
-                None if named && sent.refusal_kept => {}
+                None if named && (sent.refusal_kept || sent.refused_for_good) => {}
                 // What it changes did not come back, which is judged by itself: nothing is left to be changed.
                 None if named && facts.changes_nothing((conversation, *message), &at) => {}
                 // Nothing of an erased user comes back.
