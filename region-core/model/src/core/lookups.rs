@@ -100,7 +100,13 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let unknown = matches!(refusal.error, ErrorCode::ConversationNotFound | ErrorCode::NotFound);
         for waiting in waiting {
             match waiting {
-                Waiting::Command { waiter, .. } => answer(waiter, Outcome::Refused(refusal.clone()), effects, id),
+                Waiting::Command { waiter, .. } => {
+                    if !unknown {
+                        // Another region may wait: what comes behind it in its round may be taken by then, and is not to be.
+                        self.rounds.refuse(id, &waiter);
+                    }
+                    answer(waiter, Outcome::Refused(refusal.clone()), effects, id);
+                }
                 Waiting::Query { reply, .. } if unknown => effects.push(Effect::View(reply, Box::default())),
                 Waiting::Query { reply, .. } => effects.push(Effect::Reply(reply, Outcome::Refused(refusal.clone()))),
                 // It stays wanted, and is asked for again with the next link or anti-entropy.
