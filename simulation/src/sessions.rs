@@ -255,6 +255,7 @@ impl World {
         if let Some(cursor) = cursors.get_mut(&conversation).filter(|cursor| cursor.sequence.0 > rewound.after) {
             (cursor.epoch, cursor.sequence.0) = (rewound.epoch, rewound.after);
         }
+        self.trace.count(self.now, "rewound", conversation as u64, rewound.after);
         let event = history::Event::Rewound(connection.session, rewound.conversation, rewound.after + 1);
         self.history.add(self.now, event);
     }

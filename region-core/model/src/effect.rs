@@ -228,18 +228,23 @@ impl LogView {
     /// The line that this region knows of: what its copy is on, and the newest opening, which the copy may not have yet.
     #[must_use]
     pub fn line(&self) -> Line {
-        let known = Line::of(self);
-        match self.placement.as_ref().filter(|placed| placed.epoch > known.epoch() && placed.first != u64::MAX) {
-            Some(placed) => known.with(placed),
-            None => known,
+        match self.newer_opening() {
+            Some(placed) => Line::of(self).with(placed),
+            None => Line::of(self),
         }
+    }
+
+    /// The placement of a newer epoch than that whose line the copy is on, where it is known where that opens.
+    fn newer_opening(&self) -> Option<&Placement> {
+        let epoch = self.openings.last().map_or(Epoch(1), |opening| opening.epoch);
+        self.placement.as_ref().filter(|placed| placed.epoch > epoch && placed.first != u64::MAX)
     }
 
     /// Entries that may be shown and are in the line that this region knows of: a copy that has not gone over to the
     /// newest epoch may have others beyond its opening.
     #[must_use]
     pub fn shown(&self) -> u64 {
-        self.marked.min(self.line().cut(Line::of(self).epoch(), u64::MAX).saturating_add(1))
+        self.newer_opening().map_or(self.marked, |placed| self.marked.min(placed.first.max(1)))
     }
 }
 

@@ -161,6 +161,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
 
     /// Commits are durable that put a log on a newer epoch's line: that is told before anything of it is shown.
     pub(super) fn tell_lines(&self, id: LogId, count: usize, effects: &mut Vec<Effect<R>>) {
+        if count == 0 {
+            return;
+        }
         let writes = self.owned.get(&id).into_iter().flatten().take(count);
         let tell = |(line, audience): &(Arc<Line>, Arc<Members>)| Effect::LineChanged {
             log: id,

@@ -285,3 +285,17 @@ fn what_follows_an_own_message_waits_for_its_ack_and_not_for_ever() {
     let pulls = Delivery::SyncRequired { conversation: conversation(), from: 8 };
     assert_eq!(out[2..], [pulls, Delivery::LeftOut(LeftOut::Gap), Delivery::Frame(10)]);
 }
+
+#[test]
+fn rows_beyond_an_opening_that_a_copy_has_not_gone_over_to_are_not_shown() {
+    let of = |placed: u64, first| {
+        let mut view = LogView { marked: 130, ..view(&[(1, 0, false), (2, 100, true)]) };
+        let placement = view.placement.as_mut().expect("it has one");
+        (placement.epoch, placement.first) = (Epoch(placed), first);
+        (view.shown(), view.line().epoch())
+    };
+    assert_eq!(of(2, 100), (130, Epoch(2)), "the copy is on that line");
+    assert_eq!(of(3, 120), (120, Epoch(3)));
+    assert_eq!(of(3, 140), (130, Epoch(3)));
+    assert_eq!(of(3, u64::MAX), (130, Epoch(2)), "where it opens is not known yet");
+}
