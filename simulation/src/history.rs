@@ -266,6 +266,8 @@ pub enum Event {
         status: PresenceStatus,
         /// Whether for certain.
         sure: bool,
+        /// Up to when it was known to be so, in microseconds of the run.
+        as_of: u64,
     },
     /// What a region or a session takes a user for, long after the last fault.
     PresenceEnd {

@@ -227,11 +227,13 @@ impl World {
     /// An update, or a row of an answer: that one who was in a region that is fenced is offline, unsurely, is answered and
     /// not told.
     fn presence_told(&mut self, connection: u64, presence: PresencePayload, answered: bool) {
-        let Some(session) = self.connections.get(&connection).map(|connection| connection.session) else { return };
-        let PresencePayload { user_id, status, certainty, regions, .. } = presence;
+        let Some(of) = self.connections.get(&connection) else { return };
+        let (session, wall) = (of.session, self.moment(of.region).wall);
+        let PresencePayload { user_id, status, certainty, regions, as_of, .. } = presence;
         let sure = certainty == Certainty::Fresh;
         self.trace.count(self.now, "presence-told", connection, u64::from(status.number()));
-        let told = history::Event::PresenceTold { session, user: user_id.to_string(), status, sure };
+        let as_of = self.now.saturating_sub(wall.saturating_sub(as_of.0) * 1_000);
+        let told = history::Event::PresenceTold { session, user: user_id.to_string(), status, sure, as_of };
         if !answered || sure {
             self.history.add(self.now, told);
         }

@@ -393,7 +393,14 @@ fn a_storm_of_offline_and_an_end_without_agreement_break_g11() {
         found.collect::<Vec<_>>()
     };
     let is = |status| Event::There { session: 1, user: "bob".to_owned(), status };
-    let says = |status, sure| Event::PresenceTold { session: 0, user: "bob".to_owned(), status, sure };
+    let knew = |second: u64, status, sure| Event::PresenceTold {
+        session: 0,
+        user: "bob".to_owned(),
+        status,
+        sure,
+        as_of: second * 1_000_000,
+    };
+    let says = |status, sure| knew(60, status, sure);
     let told = |status| says(status, true);
     let end = |status, sure| Event::PresenceEnd { who: "eu".to_owned(), user: "bob".to_owned(), status, sure };
     let (online, away, offline) = (PresenceStatus::Online, PresenceStatus::Away, PresenceStatus::Offline);
@@ -409,6 +416,11 @@ fn a_storm_of_offline_and_an_end_without_agreement_break_g11() {
         (vec![], vec![Guarantee::G11]),
         "it went where nobody reaches it"
     );
+    let hears = |as_of| {
+        let told = [(90, knew(as_of, away, false)), (91, says(offline, false))];
+        with([vec![(59, other(away)), (61, is(offline))], told.to_vec()].concat())
+    };
+    assert_eq!((hears(61), hears(90)), (vec![], vec![Guarantee::G11]), "news of the past to who knew nothing later");
     assert_eq!(with(vec![(61, is(offline)), (62, told(offline))]), [], "it went");
     assert_eq!(with(vec![(61, is(offline)), (62, is(online)), (63, told(offline))]), [], "it went for a moment");
     assert_eq!(with(vec![(61, end(offline, true))]), [Guarantee::G11], "taken for gone");

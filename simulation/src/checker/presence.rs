@@ -19,7 +19,8 @@ struct User {
     /// Until when it was offline last.
     absent_until: Option<u64>,
     changed: u64,
-    /// When a session of it ended last: whoever does not reach where it went may say that it is gone, unsure.
+    /// When a session of it ended last: whoever hears of that, and does not reach where it went, may say that it is gone,
+    /// unsure.
     ended: Option<u64>,
 }
 
@@ -35,8 +36,8 @@ fn is_gone(status: PresenceStatus) -> bool {
 
 pub(super) fn check(history: &History, report: &mut Report) {
     let mut users: BTreeMap<&str, User> = BTreeMap::new();
-    // When a session was told last that a user is there.
-    let mut there: BTreeMap<(SessionId, &str), u64> = BTreeMap::new();
+    // When a session was told last that a user is there, and up to when that was known.
+    let mut there: BTreeMap<(SessionId, &str), (u64, u64)> = BTreeMap::new();
     for (at, event) in &history.events {
         match event {
             Event::There { session, user, status } => {
@@ -53,18 +54,20 @@ pub(super) fn check(history: &History, report: &mut Report) {
                     of.changed = *at;
                 }
             }
-            Event::PresenceTold { session, user, status, sure } if is_gone(*status) => {
-                let Some(told) = there.remove(&(*session, user.as_str())) else { continue };
-                let lately = |at: Option<u64>| at.is_some_and(|at| at + OLD >= told);
-                let absent = users
-                    .get(user.as_str())
-                    .is_none_or(|of| is_gone(of.status()) || lately(of.absent_until) || (!sure && lately(of.ended)));
+            Event::PresenceTold { session, user, status, sure, .. } if is_gone(*status) => {
+                let Some((told, as_of)) = there.remove(&(*session, user.as_str())) else { continue };
+                let lately = |at: Option<u64>, since: u64| at.is_some_and(|at| at + OLD >= since);
+                let absent = users.get(user.as_str()).is_none_or(|of| {
+                    is_gone(of.status()) || lately(of.absent_until, told) || (!sure && lately(of.ended, as_of))
+                });
                 if !absent {
                     let what = format!("{at}: session {session} is told that {user} is gone: it is there");
                     report.add(Guarantee::G11, what);
                 }
             }
-            Event::PresenceTold { session, user, .. } => drop(there.insert((*session, user), *at)),
+            Event::PresenceTold { session, user, as_of, .. } => {
+                there.insert((*session, user), (*at, *as_of));
+            }
             Event::PresenceEnd { who, user, status, sure } => {
                 let Some(of) = users.get(user.as_str()).filter(|of| of.changed + SETTLED <= *at) else { continue };
                 if of.status() != *status {
