@@ -5,6 +5,7 @@
 pub(crate) mod hops;
 mod part;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -16,7 +17,7 @@ use region_model::delivery::{Asker, CursorKind, EntryFacts, MoveBook, Question, 
 use region_model::receipts::Change;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::call::ApiCall;
 use crate::reads::check_mode;
@@ -25,6 +26,8 @@ use hops::Ask;
 
 /// Explanations that a region makes at a time; more are refused `OVERLOADED`.
 const AT_ONCE: usize = 32;
+/// Of those one user's, operators aside, so that nobody takes them all.
+const OF_ONE_USER: usize = 4;
 /// Questions that wait for the loop of the core.
 pub(crate) const ASKS: usize = 128;
 
@@ -63,13 +66,53 @@ pub enum DeliveryCall {
 pub(crate) struct Delivery {
     asks: mpsc::Sender<Ask>,
     moves: Mutex<MoveBook>,
-    under_way: Semaphore,
+    under_way: Arc<Semaphore>,
+    /// How many of them each user asked for, of those who ask.
+    by_user: Arc<Mutex<HashMap<UserId, usize>>>,
+}
+
+/// An explanation that is being made, for as long as this is held.
+#[derive(Debug)]
+struct UnderWay {
+    _permit: OwnedSemaphorePermit,
+    by_user: Arc<Mutex<HashMap<UserId, usize>>>,
+    user: UserId,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut by_user = self.by_user.lock();
+        if let Some(count) = by_user.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                by_user.remove(&self.user);
+            }
+        }
+    }
 }
 
 impl Delivery {
     /// For at most `most` moves of cursors; `asks` goes to the loop of the core.
     pub(crate) fn new(most: usize, asks: mpsc::Sender<Ask>) -> Self {
-        Self { asks, moves: Mutex::new(MoveBook::new(most, rand::random())), under_way: Semaphore::new(AT_ONCE) }
+        Self {
+            asks,
+            moves: Mutex::new(MoveBook::new(most, rand::random())),
+            under_way: Arc::new(Semaphore::new(AT_ONCE)),
+            by_user: Arc::default(),
+        }
+    }
+
+    /// Takes up an explanation, where there is room for one more, and for one more of who asks.
+    fn begin(&self, asker: Asker<'_>) -> Result<UnderWay, Refusal> {
+        let mut by_user = self.by_user.lock();
+        let of_user = by_user.get(asker.user).copied().unwrap_or_default();
+        if of_user >= OF_ONE_USER && !asker.operator {
+            return Err(too_many("you", OF_ONE_USER));
+        }
+        let permit = self.under_way.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| too_many("this region's users", AT_ONCE))?;
+        by_user.insert(asker.user.clone(), of_user + 1);
+        Ok(UnderWay { _permit: permit, by_user: self.by_user.clone(), user: asker.user.clone() })
     }
 
     /// Takes note of cursors that moved.
@@ -94,6 +137,11 @@ impl Delivery {
     ) -> Option<Timestamp> {
         self.moves.lock().passed(conversation, user, kind, sequence, now)
     }
+}
+
+fn too_many(whose: &str, most: usize) -> Refusal {
+    let text = format!("as many explanations as {whose} may ask for at a time are being made");
+    Refusal::new(ErrorCode::Overloaded, text).with_retry_after(1).with_limit(format!("{most} explanations at a time"))
 }
 
 fn no_answer() -> Refusal {
@@ -164,10 +212,7 @@ impl Region {
         name: MessageName,
         user: &UserId,
     ) -> Result<ExplanationPayload, Refusal> {
-        let Ok(_permit) = self.delivery.under_way.try_acquire() else {
-            let refusal = Refusal::new(ErrorCode::Overloaded, "this region explains as much as it can at a time");
-            return Err(refusal.with_retry_after(1).with_limit(format!("{AT_ONCE} explanations at a time")));
-        };
+        let _under_way = self.delivery.begin(asker)?;
         let view = self.view(LogId::conversation(conversation), true).await?;
         if !asker.operator {
             check_mode(&view, asker.user)?;
@@ -228,4 +273,32 @@ impl Region {
 
 fn members_have(view: &region_model::LogView, user: &UserId) -> bool {
     view.view.members().is_some_and(|members| members.contains_key(user))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_takes_all_explanations_and_whoever_is_done_may_ask_again() {
+        let delivery = Delivery::new(1, mpsc::channel(1).0);
+        let users: Vec<UserId> = (0..20).filter_map(|number| UserId::new(format!("u{number}")).ok()).collect();
+        let asks = |user: &UserId, operator| delivery.begin(Asker { user, operator });
+        let of_one: Vec<UnderWay> = (0..OF_ONE_USER).filter_map(|_| asks(&users[0], false).ok()).collect();
+        assert_eq!(of_one.len(), OF_ONE_USER);
+        let refusal = asks(&users[0], false).expect_err("one too many");
+        assert_eq!(
+            (refusal.error, refusal.limit.as_deref()),
+            (ErrorCode::Overloaded, Some("4 explanations at a time"))
+        );
+        let others: Vec<UnderWay> =
+            users[1..].iter().cycle().take(100).filter_map(|user| asks(user, false).ok()).collect();
+        assert_eq!(others.len(), AT_ONCE - OF_ONE_USER, "as many as the region makes");
+        drop(of_one);
+        assert!(asks(&users[0], false).is_ok(), "it is done");
+        drop(others);
+        assert!(delivery.by_user.lock().is_empty());
+        let operator: Vec<UnderWay> = (0..AT_ONCE + 1).filter_map(|_| asks(&users[0], true).ok()).collect();
+        assert_eq!(operator.len(), AT_ONCE, "an operator may take them all");
+    }
 }

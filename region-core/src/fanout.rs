@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hearth_protocol::{ConversationId, SealedEntry};
 use parking_lot::Mutex;
@@ -92,6 +93,7 @@ impl FanOut {
         }
         let place = conversation.0.as_u128() % WORKERS as u128;
         let worker = &self.workers[usize::try_from(place).unwrap_or(0)];
+        self.region.hub.waiting.fetch_add(1, Ordering::Relaxed);
         // A worker ends before this only with the runtime.
         let _ = worker.send((conversation, job)).await;
     }
@@ -107,6 +109,7 @@ async fn work(region: Arc<Region>, mut queue: mpsc::Receiver<(ConversationId, Jo
             }
             Job::Skipped { .. } | Job::LineChanged { .. } => region.deliver_at_once(conversation, &job),
         }
+        region.hub.waiting.fetch_sub(1, Ordering::Relaxed);
         waiting.lock().done(conversation);
     }
 }

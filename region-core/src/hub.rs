@@ -55,12 +55,15 @@ pub(crate) struct Hub {
     pub(crate) dropped: AtomicU64,
     /// Deliveries made.
     pub(crate) delivered: AtomicU64,
+    /// Deliveries that wait for a worker ([`crate::fanout`]).
+    pub(crate) waiting: AtomicU64,
 }
 
 impl Hub {
     pub(crate) fn new(notices: mpsc::Sender<Notice>) -> Self {
         let (users, privacy) = (RwLock::default(), RwLock::default());
-        Self { users, privacy, notices, dropped: AtomicU64::new(0), delivered: AtomicU64::new(0) }
+        let (dropped, delivered, waiting) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Self { users, privacy, notices, dropped, delivered, waiting }
     }
 
     pub(crate) fn add(&self, connection: Arc<Connection>) {

@@ -101,9 +101,14 @@ impl Collector for RegionCollector {
         let presence = region.presence.sizes();
         let members = signed(region.receipts.members() as u64);
         let (media_bytes, media) = region.media.sizes();
-        let values: [(&str, &str, i64); 16] = [
+        let values: [(&str, &str, i64); 17] = [
             ("hearth_region_ready", "1 while the region serves", ready),
             ("hearth_store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),
+            (
+                "hearth_home_fanout_queue",
+                "Deliveries of large conversations that wait",
+                signed(load(&region.hub.waiting)),
+            ),
             ("hearth_home_loaded_logs", "Logs in memory", signed(gauges.loaded_logs as u64)),
             ("hearth_home_forwards", "Commands on their way to other regions", signed(gauges.forwards as u64)),
             ("hearth_home_parked", "Parked sends", signed(gauges.parked as u64)),

@@ -137,6 +137,18 @@ mod tests {
     }
 
     #[test]
+    fn who_sets_another_time_gets_it_and_a_rest_leaves_nothing_in_memory() {
+        let (mut book, ann) = (TypingBook::new(1, 2_000), user("ann"));
+        book.start(log(1), &ann, 0);
+        assert_eq!(book.start(log(2), &ann, 0), None, "there is room for one");
+        assert_eq!((book.expire(1_999).len(), book.expire(2_000).len()), (0, 1));
+        assert!(book.typing.is_empty() && book.start(log(2), &ann, 2_000).is_some());
+        book.heard(log(2), &ann, 2_500);
+        assert_eq!((book.expire(2_500 + 2_000).len(), book.expire(2_500 + 2_000 + LOST_AFTER).len()), (0, 1));
+        assert!(book.typing.is_empty());
+    }
+
+    #[test]
     fn what_another_region_told_is_over_by_itself_and_not_told_on() {
         let (mut book, ann) = (TypingBook::new(10, 5_000), user("ann"));
         assert!(book.heard(log(1), &ann, 0).is_some_and(|update| !update.here));
