@@ -29,6 +29,8 @@ pub(crate) enum Verb {
     Config(ConfigArguments),
     /// Make the mesh's certificates.
     Ca(CaArguments),
+    /// Look after the store of a region that is in servers.
+    Store(StoreArguments),
     /// Look at the regions of a mesh; fail over, fail back, drain, add and remove them.
     Region(RegionArguments),
     /// Look at the homes of conversations, and move them.
@@ -253,6 +255,31 @@ pub(crate) enum ConfigVerb {
     Check {
         /// The file.
         file: PathBuf,
+        /// JSON on standard output.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `hearth store`.
+#[derive(Debug, Args)]
+pub(crate) struct StoreArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: StoreVerb,
+}
+
+/// What to do with a store.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreVerb {
+    /// Bring the servers' tables up to date, forward only. A region does so itself when it starts.
+    Migrate {
+        /// The region's configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
         /// JSON on standard output.
         #[arg(long)]
         json: bool,

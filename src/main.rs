@@ -11,6 +11,7 @@ mod losses;
 mod output;
 mod serve;
 mod sim;
+mod store;
 mod verify;
 mod votes;
 mod why;
@@ -76,6 +77,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         Verb::Serve(arguments) => serve::serve(arguments).await,
         Verb::Config(arguments) => serve::config(arguments),
         Verb::Ca(arguments) => ca::ca(arguments),
+        Verb::Store(arguments) => store::store(arguments).await,
         Verb::Region(arguments) => admin::region(arguments).await,
         Verb::Home(arguments) => admin::home(arguments).await,
         Verb::User(arguments) => admin::user(arguments).await,

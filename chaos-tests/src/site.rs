@@ -94,7 +94,8 @@ impl Site {
     }
 
     /// Writes everything that as many regions need as there are doors, and a second authority that they do not trust.
-    /// `settings` are further sections of every configuration.
+    /// `settings` are further sections of every configuration; `{region}` in them stands for the region's name with `_`
+    /// instead of `-`.
     ///
     /// # Panics
     /// When a command that operators use does not work.
@@ -187,7 +188,7 @@ impl Site {
         text.push_str(&format!(
             "[auth]\n{keys}\nissuer = \"story\"\naudience = \"chat\"\nleeway = \"{LEEWAY}s\"\n\
              [[auth.resume_keys]]\nid = \"1\"\nsecret_file = \"resume.secret\"\n{}",
-            self.settings
+            self.settings.replace("{region}", &region.replace('-', "_"))
         ));
         text
     }

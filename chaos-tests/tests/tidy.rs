@@ -26,6 +26,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
             "edge-gateway",
             "region-core",
             "region-store",
+            "region-cql",
             "region-model",
             "region-map",
             "region-push",

@@ -3,6 +3,7 @@
 mod auth;
 mod media;
 mod push;
+mod store;
 mod syntax;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +31,7 @@ const NAME_HELP: &str = "type 1 to 32 of a-z, 0-9 and -, starting with a letter,
 /// A check with the sections that it reads; it is skipped when one of them could not be read whole.
 type Check<'c> = (&'static [&'static str], fn(&mut Checker<'c>));
 
-fn checks<'c>() -> [Check<'c>; 19] {
+fn checks<'c>() -> [Check<'c>; 20] {
     [
         (&["region"], Checker::region),
         (&["mesh"], Checker::mesh_regions),
@@ -49,6 +50,7 @@ fn checks<'c>() -> [Check<'c>; 19] {
         (&[], Checker::replication),
         (&[], Checker::failover),
         (&[], Checker::drain),
+        (&["store"], Checker::store),
         (&["push"], Checker::push),
         (&["media", "limits", "mesh", "region"], Checker::media),
         (&[], Checker::log),

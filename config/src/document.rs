@@ -17,6 +17,7 @@ use crate::model::{
 };
 use crate::push::PushSection;
 use crate::report::{Finding, Location};
+use crate::store::StoreSection;
 
 /// Names of environment variables that override keys start so: `HEARTH__SECTION__KEY`.
 pub(crate) const PREFIX: &str = "HEARTH__";
@@ -47,6 +48,8 @@ struct Sections {
     administration: AdministrationSection,
     #[serde(default)]
     drain: DrainSection,
+    #[serde(default)]
+    store: StoreSection,
     #[serde(default)]
     push: PushSection,
     #[serde(default)]
@@ -292,6 +295,7 @@ impl<'a> Reader<'a> {
             failover: sections.failover,
             administration: sections.administration,
             drain: sections.drain,
+            store: sections.store,
             push: sections.push,
             media: sections.media,
             log: sections.log,

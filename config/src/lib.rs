@@ -13,6 +13,7 @@ mod media;
 mod model;
 mod push;
 mod report;
+mod store;
 mod telemetry;
 mod values;
 
@@ -32,5 +33,6 @@ pub use model::{
 };
 pub use push::{ApnsSection, FcmSection, PushSays, PushSection, WebPushSection};
 pub use report::{CheckReport, ConfigError, Finding, Location, Severity};
+pub use store::{CqlSection, StoreSection};
 pub use telemetry::{LoggingError, init_logging};
 pub use values::{Network, NetworkError, Pem, SecretText, is_name};

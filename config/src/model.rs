@@ -11,6 +11,7 @@ use crate::files::{FileError, read_text};
 use crate::limits::Limits;
 use crate::media::MediaSection;
 use crate::push::PushSection;
+use crate::store::StoreSection;
 use crate::values::{Network, Pem, SecretText, duration};
 
 /// The number of the region map's rules that [`RegionConfig::map_digest`] covers: slots are dealt round
@@ -45,6 +46,9 @@ pub struct RegionConfig {
     /// How it leaves.
     #[serde(default)]
     pub drain: DrainSection,
+    /// Where it keeps what is durable.
+    #[serde(default)]
+    pub store: StoreSection,
     /// How users are woken.
     #[serde(default)]
     pub push: PushSection,

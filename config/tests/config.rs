@@ -10,7 +10,8 @@ use fixture::Fixture;
 use hearth_config::{
     AdministrationSection, AuthSection, CertificateAuthority, DrainSection, FailoverSection, IssueOptions, Limits,
     ListenSection, LogFormat, LogSection, MediaSection, MeshRegion, MeshSection, Pem, PushSection, RegionConfig,
-    RegionSection, ReplicationSection, ResumeKey, SecretText, Severity, WebTransportCertificate, check_file, load_at,
+    RegionSection, ReplicationSection, ResumeKey, SecretText, Severity, StoreSection, WebTransportCertificate,
+    check_file, load_at,
 };
 
 /// The folder of the examples that ship with the package.
@@ -110,6 +111,8 @@ fn every_key_of_the_structures_appears_in_the_example_with_its_default() {
         ("failover", "[failover]\nzz = 1"),
         ("administration", "[administration]\nzz = 1"),
         ("drain", "[drain]\nzz = 1"),
+        ("store", "[store]\nzz = 1"),
+        ("store.cql", "[store.cql]\nzz = 1"),
         ("push", "[push]\nzz = 1"),
         ("push.web", "[push.web]\nzz = 1"),
         ("push.apns", "[push.apns]\nzz = 1"),
@@ -261,6 +264,7 @@ fn in_code(ids: &[&str]) -> RegionConfig {
         failover: FailoverSection::default(),
         administration: AdministrationSection::default(),
         drain: DrainSection::default(),
+        store: StoreSection::default(),
         push: PushSection::default(),
         media: MediaSection::default(),
         log: LogSection::default(),
@@ -311,6 +315,30 @@ fn what_is_wrong_with_push_is_told_by_its_key_and_a_correct_section_has_no_findi
     let open = "\n[push.web]\nkey = \"vapid.pem\"\ncontact = \"mailto:a@b\"\nany_address = true\n";
     fixture.load(&(fixture.text() + open), &[]).unwrap();
     assert_eq!(check_file(&fixture.path("region.toml")).count(Severity::Warning), 1);
+}
+
+#[test]
+fn what_is_wrong_with_a_store_in_servers_is_told_by_its_key() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.load(&fixture.text(), &[]).unwrap().store, StoreSection::default());
+    let section = |nodes: &str, keyspace: &str, copies: &str| {
+        format!("\n[store.cql]\nnodes = [{nodes}]\nkeyspace = \"{keyspace}\"\n{copies}\n")
+    };
+    let good = section("\"a.example.com:9042\", \"10.0.0.6:9042\"", "hearth_eu", "data_centres = { dc1 = 3 }");
+    let config = fixture.load(&(fixture.text() + &good), &[]).unwrap_or_else(|error| panic!("{}", error.render()));
+    assert_eq!(config.store.cql.unwrap().data_centres.get("dc1"), Some(&3));
+    assert_eq!(check_file(&fixture.path("region.toml")).findings, []);
+    fixture.load(&(fixture.text() + &section("\"a:9042\"", "hearth", "")), &[]).unwrap();
+    assert_eq!(check_file(&fixture.path("region.toml")).count(Severity::Notice), 1, "one copy is worth a word");
+    let bad = section("\"10.0.0.5\"", "Hearth-EU", "data_centres = { dc1 = 0 }");
+    let error = fixture.load(&(fixture.text() + &bad), &[]).unwrap_err();
+    let findings = &error.report().findings;
+    let keys: Vec<&str> =
+        findings.iter().filter(|it| it.severity == Severity::Error).map(|it| it.key.as_str()).collect();
+    assert_eq!(keys, ["store.cql.nodes[0]", "store.cql.keyspace", "store.cql.data_centres"], "{}", error.render());
+    assert!(findings.iter().all(|finding| finding.help.is_some() && finding.location.is_some()));
+    let nobody = fixture.load(&(fixture.text() + &section("", "hearth", "data_centres = { dc1 = 3 }")), &[]);
+    assert!(nobody.unwrap_err().render().contains("there is no node to ask"));
 }
 
 #[test]

@@ -12,5 +12,7 @@ mod push;
 mod region;
 mod reload;
 pub mod serve;
+mod store;
 
 pub use region::{RegionParts, RunningRegion, StartError};
+pub use store::{MigrationStep, migrate};

@@ -1,7 +1,6 @@
 //! One region from its configuration: store, links, core and gateway, started and stopped as one.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +24,7 @@ use region_model::ports::{StoreError, Stores};
 use region_model::presence::PresenceBounds;
 use region_model::region_map::FailoverRules;
 use region_model::view::Bounds;
-use region_store::embedded::{Embedded, EmbeddedOptions, OpenError};
+use region_store::embedded::OpenError;
 use replication::{LinkConfig, LinkError, LinkFaults, LinkMetrics, LinkTls, LinksHandle, PeerConfig};
 use tokio::net::TcpListener;
 use tracing::Instrument;
@@ -36,12 +35,11 @@ use crate::links::{QuicLinks, pump};
 use crate::map::{MapLinks, MapOwnership};
 use crate::media::MediaParts;
 use crate::push::PushParts;
+use crate::store::RegionStore;
 
-/// Longest wait for a store whose last user is about to let go of it: a region that was just stopped.
-const STORE_PATIENCE: Duration = Duration::from_secs(2);
-const STORE_LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Longest wait for a port whose last user is about to let go of it: QUIC drains a closed connection for a moment.
 const PORT_PATIENCE: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why a region does not start.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +47,9 @@ pub enum StartError {
     /// The store does not open.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The servers that the store is in do not answer, or do not hold the region's store.
+    #[error("{0}")]
+    Servers(String),
     /// The store does not read.
     #[error(transparent)]
     Read(#[from] StoreError),
@@ -125,7 +126,7 @@ pub struct RunningRegion {
     pub map: MapNode,
     /// This region's right to sequence, by the map.
     pub lease: LeaseView,
-    store: Embedded,
+    store: RegionStore,
     tasks: tokio_util::task::TaskTracker,
     stop: tokio_util::sync::CancellationToken,
     /// Where clients come.
@@ -143,7 +144,7 @@ impl RunningRegion {
     /// [`StartError`]; nothing runs then.
     pub async fn start(config: &RegionConfig, parts: RegionParts) -> Result<Self, StartError> {
         let region = region_id(&config.region.id)?;
-        let store = open_store(config, &region).await?;
+        let store = RegionStore::open(config, &region).await?;
         let registry = Arc::new(Mutex::new(Registry::default()));
         let metrics = LinkMetrics::default();
         metrics.register(&mut registry.lock());
@@ -278,9 +279,7 @@ impl RunningRegion {
         self.handle.stop();
         self.stop.cancel();
         self.tasks.wait().await;
-        let store = self.store;
-        // Joins the committer: blocks for about one commit.
-        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        self.store.close().await;
     }
 }
 
@@ -324,29 +323,6 @@ async fn watch_store(
 
 fn region_id(text: &str) -> Result<RegionId, StartError> {
     RegionId::new(text).map_err(|error| StartError::Config(format!("region {text:?}: {error}")))
-}
-
-async fn open_store(config: &RegionConfig, region: &RegionId) -> Result<Embedded, StartError> {
-    let folder: PathBuf = config.region.data.join("store");
-    let region = region.clone();
-    let options = EmbeddedOptions {
-        #[cfg(feature = "mutants")]
-        skip_sync: std::env::var_os("HEARTH_MUTANT_SKIP_SYNC").is_some(),
-        ..EmbeddedOptions::default()
-    };
-    let open = move || {
-        let deadline = std::time::Instant::now() + STORE_PATIENCE;
-        loop {
-            match Embedded::open(&folder, &region, &options) {
-                Err(OpenError::InUse) if std::time::Instant::now() < deadline => std::thread::sleep(STORE_LOOK_AGAIN),
-                opened => return opened,
-            }
-        }
-    };
-    tokio::task::spawn_blocking(open)
-        .await
-        .map_err(|error| StartError::Config(format!("the store's opening ended: {error}")))?
-        .map_err(StartError::from)
 }
 
 fn link_config(
@@ -508,7 +484,7 @@ async fn bind_udp_patiently(address: SocketAddr) -> Result<UdpSocket, StartError
     loop {
         match bind_udp(address) {
             Err(StartError::InUse { .. }) if tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(STORE_LOOK_AGAIN).await;
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
             bound => return bound,
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hearth_config::{
     AdministrationSection, AuthSection, DrainSection, FailoverSection, Limits, ListenSection, LogSection, MediaSection,
     MeshRegion, MeshSection, Pem, PushSection, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText,
-    WebTransportCertificate,
+    StoreSection, WebTransportCertificate,
 };
 use serde::{Deserialize, Serialize};
 
@@ -217,6 +217,7 @@ impl DevSpec {
             failover: FailoverSection { automatic: self.failover, after: self.failover_after },
             administration: AdministrationSection { listen: loopback(region.administration_port) },
             drain: DrainSection { within: Duration::from_secs(5) },
+            store: StoreSection::default(),
             push: PushSection { log: true, ..PushSection::default() },
             media: MediaSection::default(),
             log: LogSection::default(),

@@ -22,6 +22,7 @@ fn config() -> RegionConfig {
         failover: FailoverSection::default(),
         administration: hearth_config::AdministrationSection::default(),
         drain: DrainSection::default(),
+        store: hearth_config::StoreSection::default(),
         push: hearth_config::PushSection::default(),
         media: hearth_config::MediaSection::default(),
         log: LogSection::default(),

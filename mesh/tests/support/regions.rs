@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use hearth_config::{
     AdministrationSection, AuthSection, CertificateAuthority, DrainSection, FailoverSection, IssueOptions, Limits,
     ListenSection, LogSection, MediaSection, MeshRegion, MeshSection, Pem, PushSection, RegionConfig, RegionSection,
-    ReplicationSection, ResumeKey, SecretText,
+    ReplicationSection, ResumeKey, SecretText, StoreSection,
 };
 use hearth_mesh::{RegionParts, RunningRegion};
 
@@ -55,6 +55,7 @@ impl<'a> Setup<'a> {
             failover: self.failover.clone(),
             administration: AdministrationSection::default(),
             drain: DrainSection::default(),
+            store: StoreSection::default(),
             push: PushSection::default(),
             media: self.media.clone(),
             log: LogSection::default(),

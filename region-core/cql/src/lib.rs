@@ -108,6 +108,15 @@ pub enum OpenError {
     Failed(String),
 }
 
+/// Makes a keyspace where it is not there, and brings it up to date, as [`Cql::open`] does; or only looks (`dry_run`).
+/// Returns the migrations that this made, or would.
+///
+/// # Errors
+/// [`OpenError`].
+pub async fn migrate(options: &CqlOptions, dry_run: bool) -> Result<Vec<Migration>, OpenError> {
+    open::migrate(options, dry_run).await
+}
+
 /// An open keyspace.
 #[derive(Clone, Debug)]
 pub struct Cql {

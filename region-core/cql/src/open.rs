@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::database::{Cas, Database, all, unreadable};
 use crate::queue::{QUEUE_BOUND, Queues};
+use crate::schema::Migration;
 use crate::stamps::{Stamps, away, read_meta, set_meta};
 use crate::state::States;
 use crate::statements::Statements;
@@ -59,6 +60,9 @@ fn create(options: &CqlOptions) -> String {
 }
 
 async fn session(options: &CqlOptions) -> Result<Session, OpenError> {
+    if !is_name(&options.keyspace) {
+        return Err(OpenError::Name(options.keyspace.clone()));
+    }
     let profile = ExecutionProfile::builder()
         .consistency(Consistency::LocalQuorum)
         .serial_consistency(Some(SerialConsistency::LocalSerial))
@@ -77,18 +81,31 @@ async fn session(options: &CqlOptions) -> Result<Session, OpenError> {
         .map_err(|error| OpenError::Server { nodes: options.nodes.join(", "), reason: error.to_string() })
 }
 
-/// Opens the keyspace.
-pub(crate) async fn open(options: &CqlOptions, region: &RegionId) -> Result<Store, OpenError> {
-    if !is_name(&options.keyspace) {
-        return Err(OpenError::Name(options.keyspace.clone()));
-    }
-    let failed = |error: &dyn std::fmt::Display| OpenError::Failed(error.to_string());
-    let session = session(options).await?;
+fn failed(error: &dyn std::fmt::Display) -> OpenError {
+    OpenError::Failed(error.to_string())
+}
+
+/// Makes the keyspace where it is not there, and brings it up to date.
+async fn up_to_date(session: &Session, options: &CqlOptions) -> Result<Vec<Migration>, OpenError> {
     session.query_unpaged(create(options), ()).await.map_err(|error| failed(&error))?;
     session.use_keyspace(&options.keyspace, false).await.map_err(|error| failed(&error))?;
-    for migration in schema::migrate(&session).await? {
+    let made = schema::migrate(session).await?;
+    for migration in &made {
         tracing::info!(number = migration.number, name = migration.name, "the keyspace has a new migration");
     }
+    Ok(made)
+}
+
+/// See [`crate::migrate`].
+pub(crate) async fn migrate(options: &CqlOptions, dry_run: bool) -> Result<Vec<Migration>, OpenError> {
+    let session = session(options).await?;
+    if dry_run { schema::pending(&session, &options.keyspace).await } else { up_to_date(&session, options).await }
+}
+
+/// Opens the keyspace.
+pub(crate) async fn open(options: &CqlOptions, region: &RegionId) -> Result<Store, OpenError> {
+    let session = session(options).await?;
+    up_to_date(&session, options).await?;
     let statements = Statements::prepare(&session).await.map_err(|error| failed(&error))?;
     let database = Arc::new(Database { session, statements });
     let bucket = bucket_size(&database, options.bucket_size.unwrap_or(BUCKET)).await?;

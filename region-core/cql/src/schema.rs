@@ -47,14 +47,30 @@ async fn last(session: &Session) -> Result<i32, OpenError> {
     Ok(numbers.into_iter().max().unwrap_or(0))
 }
 
-/// Brings the keyspace in use up to date; which migrations that took.
-pub(crate) async fn migrate(session: &Session) -> Result<Vec<Migration>, OpenError> {
-    session.query_unpaged(TABLE, ()).await.map_err(failed)?;
-    let (found, known) = (last(session).await?, MIGRATIONS[MIGRATIONS.len() - 1].number);
+/// Those behind the last that a keyspace has.
+fn behind(found: i32) -> Result<Vec<Migration>, OpenError> {
+    let known = MIGRATIONS[MIGRATIONS.len() - 1].number;
     if found > known {
         return Err(OpenError::Version { found, known });
     }
-    let pending: Vec<_> = MIGRATIONS.into_iter().filter(|migration| migration.number > found).collect();
+    Ok(MIGRATIONS.into_iter().filter(|migration| migration.number > found).collect())
+}
+
+/// Which migrations a keyspace needs, that may not be there yet. Changes nothing.
+pub(crate) async fn pending(session: &Session, keyspace: &str) -> Result<Vec<Migration>, OpenError> {
+    let asked = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = 'migrations'";
+    let found = session.query_unpaged(asked, (keyspace,)).await.map_err(failed)?;
+    if found.into_rows_result().map_err(failed)?.rows_num() == 0 {
+        return behind(0);
+    }
+    session.use_keyspace(keyspace, false).await.map_err(failed)?;
+    behind(last(session).await?)
+}
+
+/// Brings the keyspace in use up to date; which migrations that took.
+pub(crate) async fn migrate(session: &Session) -> Result<Vec<Migration>, OpenError> {
+    session.query_unpaged(TABLE, ()).await.map_err(failed)?;
+    let pending = behind(last(session).await?)?;
     for migration in &pending {
         for statement in migration.statements() {
             session.query_unpaged(statement, ()).await.map_err(failed)?;

@@ -83,6 +83,17 @@ impl Subject for OnServer {
     }
 }
 
+#[test]
+fn a_dry_run_names_what_a_keyspace_lacks_and_makes_nothing_and_the_second_migration_has_nothing_to_do() {
+    let keyspace = Keyspace(options(16));
+    let migrate = |dry_run| {
+        let made = wait_for(region_cql::migrate(&keyspace.0, dry_run)).expect("the server answers");
+        made.iter().map(|migration| migration.number).collect::<Vec<_>>()
+    };
+    assert_eq!((migrate(true), migrate(true)), (vec![1, 2, 3], vec![1, 2, 3]));
+    assert_eq!((migrate(false), migrate(true), migrate(false)), (vec![1, 2, 3], vec![], vec![]));
+}
+
 mod cassandra {
     region_model::store_conformance!(super::OnServer::fresh(1_024));
 }

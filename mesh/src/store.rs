@@ -1,0 +1,157 @@
+//! The store of a region, by its configuration: embedded in its data folder, or in servers that speak CQL, where this build
+//! has that.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_config::{CqlSection, RegionConfig};
+use hearth_protocol::RegionId;
+#[cfg(feature = "cql")]
+use region_cql::{Cql, CqlOptions, Replication};
+use region_model::ports::Stores;
+use region_store::embedded::{Embedded, EmbeddedOptions, OpenError};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::region::StartError;
+
+/// Longest wait for a store whose last user is about to let go of it: a region that was just stopped.
+const PATIENCE: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// An open store.
+#[derive(Debug)]
+pub(crate) enum RegionStore {
+    /// In files of the data folder.
+    Embedded(Embedded),
+    /// In servers. The sender says nothing: whether they answer is said by each call.
+    #[cfg(feature = "cql")]
+    Cql(Cql, watch::Sender<Option<Arc<str>>>),
+}
+
+/// A step of a store's schema.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MigrationStep {
+    /// Its number.
+    pub number: i32,
+    /// What it is about.
+    pub name: String,
+    /// What it does, in the servers' language.
+    pub statements: Vec<String>,
+}
+
+impl RegionStore {
+    /// Opens the store of a region, or makes it.
+    pub(crate) async fn open(config: &RegionConfig, region: &RegionId) -> Result<Self, StartError> {
+        match &config.store.cql {
+            Some(cql) => Self::in_servers(cql, region).await,
+            None => Ok(Self::Embedded(embedded(config.region.data.join("store"), region.clone()).await?)),
+        }
+    }
+
+    #[cfg(feature = "cql")]
+    async fn in_servers(cql: &CqlSection, region: &RegionId) -> Result<Self, StartError> {
+        let store = Cql::open(&options(cql), region).await.map_err(|error| StartError::Servers(error.to_string()))?;
+        Ok(Self::Cql(store, watch::Sender::new(None)))
+    }
+
+    #[cfg(not(feature = "cql"))]
+    #[expect(clippy::unused_async, reason = "as where there is CQL")]
+    async fn in_servers(_: &CqlSection, _: &RegionId) -> Result<Self, StartError> {
+        Err(left_out())
+    }
+
+    /// The ports.
+    pub(crate) fn stores(&self) -> Stores {
+        match self {
+            Self::Embedded(store) => store.stores(),
+            #[cfg(feature = "cql")]
+            Self::Cql(store, _) => store.stores(),
+        }
+    }
+
+    /// Says why, once the store broke by itself and does nothing any more.
+    pub(crate) fn broken(&self) -> watch::Receiver<Option<Arc<str>>> {
+        match self {
+            Self::Embedded(store) => store.broken(),
+            #[cfg(feature = "cql")]
+            Self::Cql(_, never) => never.subscribe(),
+        }
+    }
+
+    /// Ends it. What was answered is durable.
+    pub(crate) async fn close(self) {
+        match self {
+            // Joins the committer: blocks for about one commit.
+            Self::Embedded(store) => drop(tokio::task::spawn_blocking(move || store.close()).await),
+            #[cfg(feature = "cql")]
+            Self::Cql(..) => {}
+        }
+    }
+}
+
+async fn embedded(folder: PathBuf, region: RegionId) -> Result<Embedded, StartError> {
+    let options = EmbeddedOptions {
+        #[cfg(feature = "mutants")]
+        skip_sync: std::env::var_os("HEARTH_MUTANT_SKIP_SYNC").is_some(),
+        ..EmbeddedOptions::default()
+    };
+    let open = move || {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            match Embedded::open(&folder, &region, &options) {
+                Err(OpenError::InUse) if std::time::Instant::now() < deadline => std::thread::sleep(LOOK_AGAIN),
+                opened => return opened,
+            }
+        }
+    };
+    tokio::task::spawn_blocking(open)
+        .await
+        .map_err(|error| StartError::Config(format!("the store's opening ended: {error}")))?
+        .map_err(StartError::from)
+}
+
+/// Brings the schema of a region's servers up to date, or only says what that would do (`dry_run`). Returns the steps, none
+/// when nothing is to be done.
+///
+/// # Errors
+/// [`StartError::Config`] where the region's store is embedded, or this build has no CQL; [`StartError::Servers`] when they
+/// do not answer, or another version of this program made their tables.
+pub async fn migrate(config: &RegionConfig, dry_run: bool) -> Result<Vec<MigrationStep>, StartError> {
+    let Some(cql) = &config.store.cql else {
+        return Err(StartError::Config("the region has an embedded store: there is nothing to migrate".to_owned()));
+    };
+    migrate_servers(cql, dry_run).await
+}
+
+#[cfg(feature = "cql")]
+async fn migrate_servers(cql: &CqlSection, dry_run: bool) -> Result<Vec<MigrationStep>, StartError> {
+    let steps = region_cql::migrate(&options(cql), dry_run).await;
+    let steps = steps.map_err(|error| StartError::Servers(error.to_string()))?;
+    let step = |step: region_cql::Migration| MigrationStep {
+        number: step.number,
+        name: step.name.to_owned(),
+        statements: step.statements(),
+    };
+    Ok(steps.into_iter().map(step).collect())
+}
+
+#[cfg(not(feature = "cql"))]
+#[expect(clippy::unused_async, reason = "as where there is CQL")]
+async fn migrate_servers(_: &CqlSection, _: bool) -> Result<Vec<MigrationStep>, StartError> {
+    Err(left_out())
+}
+
+#[cfg(not(feature = "cql"))]
+fn left_out() -> StartError {
+    let text = "[store.cql] is set, and this build has no CQL: build it by cargo build --release --features cql";
+    StartError::Config(text.to_owned())
+}
+
+#[cfg(feature = "cql")]
+fn options(cql: &CqlSection) -> CqlOptions {
+    let copies: Vec<(String, u8)> = cql.data_centres.iter().map(|(name, copies)| (name.clone(), *copies)).collect();
+    let replication = if copies.is_empty() { Replication::One } else { Replication::DataCentres(copies) };
+    CqlOptions { nodes: cql.nodes.clone(), keyspace: cql.keyspace.clone(), replication, bucket_size: None }
+}
