@@ -83,7 +83,8 @@ pub struct RegionOptions {
     pub content_sweep: Duration,
     /// How long a day of a conversation's `retentionDays` lasts: shorter, where somebody rehearses it.
     pub retention_day: Duration,
-    /// Members above which a conversation is large: its entries go to sessions by workers, its receipts are summed up.
+    /// Members above which a conversation is large: its entries go to sessions by workers, its receipts are summed up. The
+    /// same as in `bounds`, by which joins share an entry.
     pub fanout_threshold: usize,
     /// How long a user types after it said so.
     pub typing_for: Duration,

@@ -224,7 +224,7 @@ fn more_users_than_an_entry_takes_do_not_wait_for_the_end_of_the_second() {
 }
 
 #[test]
-fn joins_that_wait_go_with_a_home_that_moves_and_come_again_to_the_one_that_is_chosen_by_force() {
+fn joins_that_wait_go_with_a_home_that_moves_and_are_refused_for_now_where_the_right_ends() {
     for seed in 0..8 {
         let (mut sim, log) = large(seed, 1_000);
         let tickets = [(1, "dan"), (2, "eve")].map(|(id, name)| request(&mut sim, 0, log, id, "ann", &[name]));
