@@ -46,21 +46,28 @@ fn added(rows: &[Value]) -> (usize, BTreeMap<String, usize>) {
     (entries, users)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_joins_a_channel_within_a_second_shares_an_entry_and_a_killed_home_adds_nobody_twice() {
-    let mesh = Mesh::quick(&["--processes", "--failover-after", "3s"]).await;
+/// A channel of ann's with its home at the first region, which every region knows.
+async fn channel(mesh: &Mesh) -> String {
     let names: Vec<String> = (0..MEMBERS).map(|number| format!("member{number}")).collect();
     let body = json!({ "name": "news", "type": "channel", "participantIds": names });
     let made = mesh.rest("ann", 0, "POST", "/api/v1/groups", Some(body)).await;
     assert_eq!(made.status, 201, "{made:?}");
     let channel = made.body["conversationId"].as_str().expect("an id").to_owned();
-    let path = format!("/api/v1/conversations/{channel}/members");
-    let token = mesh.token("ann", 0).await;
+    let path = format!("/api/v1/conversations/{channel}");
     until("every region knows the channel", FAILED_OVER, || async {
         let known = [0, 1, 2].map(|region| mesh.rest("ann", region, "GET", &path, None));
         join_all(known).await.iter().all(|answer| answer.status == 200)
     })
     .await;
+    channel
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_joins_a_channel_within_a_second_shares_an_entry_and_a_killed_home_adds_nobody_twice() {
+    let mesh = Mesh::quick(&["--processes", "--failover-after", "3s"]).await;
+    let channel = channel(&mesh).await;
+    let path = format!("/api/v1/conversations/{channel}/members");
+    let token = mesh.token("ann", 0).await;
 
     let first = joins("first", 30);
     let asked = first.iter().enumerate().map(|(number, join)| ask(&mesh, &token, number % 2, &path, join));

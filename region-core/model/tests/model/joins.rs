@@ -285,91 +285,114 @@ fn requests_that_shared_an_entry_which_comes_back_are_known_each_by_itself() {
     }
 }
 
-/// Requests from every region, retried until they are acked, with removals, crashes and failovers between them: each is
-/// in exactly one entry of the line, or its user had come with another one.
-#[test]
-fn whatever_happens_each_request_adds_its_user_once() {
-    for seed in 0..24 {
-        let (mut sim, log) = large(3_000 + seed, 1_000);
-        let mut open: BTreeMap<u64, (String, Vec<u64>)> = BTreeMap::new();
-        let (mut id, mut done) = (0, BTreeMap::new());
-        let mut fenced = None;
-        for round in 0..60 {
-            for _ in 0..sim.random.between(1, 4) {
-                open.insert(id, (format!("new{id}"), Vec::new()));
-                id += 1;
-            }
-            let ids: Vec<u64> = open.keys().copied().collect();
-            for id in ids {
-                let region = usize::try_from(sim.random.between(0, 2)).expect("small");
-                let (name, tickets) = open[&id].clone();
-                let acked = tickets.iter().any(|ticket| matches!(sim.last(*ticket), Some(Outcome::Acked(_))));
-                if acked {
-                    // What was acked may go, and its request come late once more.
-                    if sim.is_up(region) && sim.random.between(0, 3) == 0 {
-                        let removal = sim.members(region, log, "ann", MemberAction::Remove, &[&name]);
-                        done.insert(id, (name, Some(removal)));
-                    } else {
-                        done.insert(id, (name, None));
-                    }
-                    open.remove(&id);
-                } else if sim.is_up(region) && sim.random.between(0, 5) == 0 {
-                    let ticket = request(&mut sim, region, log, id, "ann", &[&name]);
-                    open.get_mut(&id).expect("it is open").1.push(ticket);
-                }
-            }
-            let pause = sim.random.between(50, 600);
-            sim.run_for(pause);
-            if round % 20 == 10 {
-                let region = usize::try_from(sim.random.between(0, 2)).expect("small");
-                if sim.random.between(0, 1) == 0 {
-                    sim.isolate(region)
-                } else {
-                    sim.crash(region)
-                }
-                sim.run_for(4_000);
-                sim.fail_over(region);
-                fenced = Some(region);
-            } else if round % 20 == 15
-                && let Some(region) = fenced.take()
-            {
-                if !sim.is_up(region) {
-                    sim.start(region);
-                }
-                sim.heal_all();
-                sim.run_for(3_000);
-                sim.come_back(region);
+/// Requests of a run, each for a user of its own.
+struct Run {
+    sim: Sim,
+    log: LogId,
+    /// Not known to be acked: their users, and what waits for them.
+    open: BTreeMap<u64, (String, Vec<u64>)>,
+    /// Acked; with the removal that was asked for since.
+    done: BTreeMap<u64, (String, Option<u64>)>,
+}
+
+impl Run {
+    /// Requests come; some are asked for again, of those that are acked some users are removed.
+    fn step(&mut self) {
+        let first = (self.open.len() + self.done.len()) as u64;
+        for id in first..first + self.sim.random.between(1, 4) {
+            self.open.insert(id, (format!("new{id}"), Vec::new()));
+        }
+        let ids: Vec<u64> = self.open.keys().copied().collect();
+        for id in ids {
+            let region = usize::try_from(self.sim.random.between(0, 2)).expect("small");
+            let (name, tickets) = self.open[&id].clone();
+            let is_up = self.sim.is_up(region);
+            if tickets.iter().any(|ticket| matches!(self.sim.last(*ticket), Some(Outcome::Acked(_)))) {
+                let removes = is_up && self.sim.random.between(0, 3) == 0;
+                let removal =
+                    removes.then(|| self.sim.members(region, self.log, "ann", MemberAction::Remove, &[&name]));
+                self.open.remove(&id);
+                self.done.insert(id, (name, removal));
+            } else if is_up && self.sim.random.between(0, 5) == 0 {
+                let ticket = request(&mut self.sim, region, self.log, id, "ann", &[&name]);
+                self.open.get_mut(&id).expect("it is open").1.push(ticket);
             }
         }
+        let pause = self.sim.random.between(50, 600);
+        self.sim.run_for(pause);
+    }
+
+    /// A region is gone, and its homes are opened elsewhere. Returns which.
+    fn lose_one(&mut self) -> usize {
+        let region = usize::try_from(self.sim.random.between(0, 2)).expect("small");
+        if self.sim.random.between(0, 1) == 0 {
+            self.sim.isolate(region)
+        } else {
+            self.sim.crash(region)
+        }
+        self.sim.run_for(4_000);
+        self.sim.fail_over(region);
+        region
+    }
+
+    fn bring_back(&mut self, region: usize) {
+        if !self.sim.is_up(region) {
+            self.sim.start(region);
+        }
+        self.sim.heal_all();
+        self.sim.run_for(3_000);
+        self.sim.come_back(region);
+    }
+
+    /// Removals whose answer was lost are asked for again, and every request once more.
+    fn end(&mut self) {
+        let (sim, log) = (&mut self.sim, self.log);
         sim.run_for(20_000);
-        // Removals whose answer was lost with a region are asked for again; late retries of all add nobody.
-        for (name, removal) in done.values() {
-            let Some(removal) = removal else { continue };
-            if !matches!(sim.last(*removal), Some(Outcome::Acked(_))) {
+        for (name, removal) in self.done.values() {
+            let heard = removal.is_none_or(|removal| matches!(sim.last(removal), Some(Outcome::Acked(_))));
+            if !heard {
                 let again = sim.members(1, log, "ann", MemberAction::Remove, &[name]);
                 sim.run_until("the removal ends", |sim| is_answered(sim, again));
             }
         }
-        for (id, (name, _)) in &done {
-            let retry = request(&mut sim, 2, log, *id, "ann", &[name]);
-            assert!(sim.acked(retry).duplicate, "seed {seed}: request {id}");
+        for (id, (name, _)) in &self.done {
+            let retry = request(sim, 2, log, *id, "ann", &[name]);
+            assert!(sim.acked(retry).duplicate, "request {id}");
         }
-        for (id, (name, _)) in &open {
-            let retry = request(&mut sim, 0, log, *id, "ann", &[name]);
+        for (id, (name, _)) in &self.open {
+            let retry = request(sim, 0, log, *id, "ann", &[name]);
             sim.acked(retry);
         }
         sim.settle(&ALL, log);
-        let there = members(&sim, 2, log);
-        for (id, (name, removal)) in &done {
+    }
+}
+
+/// Requests from every region, retried until they are acked, with removals, crashes and failovers between them: each is
+/// in exactly one entry of the line, and nobody who was removed is back.
+#[test]
+fn whatever_happens_each_request_adds_its_user_once() {
+    for seed in 0..24 {
+        let (sim, log) = large(3_000 + seed, 1_000);
+        let mut run = Run { sim, log, open: BTreeMap::new(), done: BTreeMap::new() };
+        let mut lost = None;
+        for round in 0..60 {
+            run.step();
+            match round % 20 {
+                10 => lost = Some(run.lose_one()),
+                15 => lost.take().into_iter().for_each(|region| run.bring_back(region)),
+                _ => {}
+            }
+        }
+        run.end();
+        let there = members(&run.sim, 2, log);
+        for (id, (name, removal)) in &run.done {
             assert_eq!(there.contains(name), removal.is_none(), "seed {seed}: request {id} of {name}");
         }
-        assert!(open.values().all(|(name, _)| there.contains(name)), "seed {seed}");
-        let entries = sim.entries(2, log);
-        let ids: Vec<Uuid> = entries
-            .iter()
-            .filter(|entry| matches!(entry.change(), Some(Change::Members { action: MemberAction::Add(_), .. })))
-            .flat_map(|entry| entry.ids().collect::<Vec<_>>())
-            .collect();
+        assert!(run.open.values().all(|(name, _)| there.contains(name)), "seed {seed}");
+        let entries = run.sim.entries(2, log);
+        let adds = |change| matches!(change, Some(Change::Members { action: MemberAction::Add(_), .. }));
+        let ids: Vec<Uuid> =
+            entries.iter().filter(|entry| adds(entry.change())).flat_map(|entry| entry.ids()).collect();
         let unique: BTreeSet<&Uuid> = ids.iter().collect();
         assert_eq!(unique.len(), ids.len(), "seed {seed}: a request stands twice");
         assert!(entries.iter().any(|entry| entry.join_requests().len() > 1), "seed {seed}: some shared an entry");
