@@ -19,8 +19,8 @@ use crate::view::{Decision, View};
 
 /// The first who waits does so for this long.
 const JOINS_WAIT_MILLISECONDS: u64 = 1_000;
-/// Users who wait to become members; one more, and those before it wait no longer. An entry has as many at most, or those
-/// of one request: of the longest ids it is 90 KB.
+/// Users who wait to become members at most: then they wait no longer. An entry has as many, or those of one request: of
+/// the longest ids it is 90 KB.
 const JOINING_USERS: usize = limits::MEMBERS_PER_REQUEST;
 
 /// A request to add members, and who waits for it.
@@ -37,7 +37,7 @@ impl<R> Join<R> {
     }
 }
 
-/// Requests that wait for others. Bounded: one that does not fit has an entry made of those before it.
+/// Requests that wait for others. Bounded: when they are full, an entry is made of them.
 #[derive(Debug)]
 pub(crate) struct Joins<R> {
     waiting: Vec<Join<R>>,
@@ -86,8 +86,9 @@ impl<R> Joins<R> {
             || (command.kind == EntryKind::Member && named())
     }
 
-    fn has_room(&self, users: &[UserId]) -> bool {
-        self.waiting.len() < limits::JOINS_OF_AN_ENTRY && self.users.len() + users.len() <= JOINING_USERS
+    /// Whether so many more users may wait with them.
+    fn has_room(&self, users: usize) -> bool {
+        self.waiting.len() < limits::JOINS_OF_AN_ENTRY && self.users.len() + users <= JOINING_USERS
     }
 }
 
@@ -140,7 +141,7 @@ impl<R: Clone> Log<R> {
     /// Keeps a request to add `users` for its second. What is refused already, or so already, does not wait.
     pub(crate) fn wait_for_others(&mut self, join: Join<R>, users: Vec<UserId>, context: &mut Context<'_, R>) {
         let asks = self.home.joins.users.contains(&join.command.sender);
-        if asks || !self.home.joins.has_room(&users) {
+        if asks || !self.home.joins.has_room(users.len()) {
             self.make_joins(context);
         }
         match self.judge(&join.command, None, context) {
@@ -153,6 +154,10 @@ impl<R: Clone> Log<R> {
                 }
                 joins.users.extend(users);
                 joins.waiting.push(join);
+                if !joins.has_room(1) {
+                    // Nobody else has room with them.
+                    self.make_joins(context);
+                }
             }
         }
     }

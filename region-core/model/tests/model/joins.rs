@@ -220,7 +220,11 @@ fn more_users_than_an_entry_takes_do_not_wait_for_the_end_of_the_second() {
     sim.run_for(300);
     assert_eq!(tickets.iter().filter(|ticket| is_answered(&sim, **ticket)).count(), 3);
     tickets.into_iter().for_each(|ticket| drop(sim.acked(ticket)));
-    assert_eq!(added(&sim, 0, log).iter().map(Vec::len).collect::<Vec<_>>(), [900, 300]);
+    let full: Vec<String> = (0..1_000).map(|number| format!("more{number}")).collect();
+    let full = request(&mut sim, 0, log, 9, "ann", &full.iter().map(String::as_str).collect::<Vec<_>>());
+    sim.run_for(300);
+    assert!(is_answered(&sim, full), "nobody has room with it");
+    assert_eq!(added(&sim, 0, log).iter().map(Vec::len).collect::<Vec<_>>(), [900, 300, 1_000]);
 }
 
 #[test]
