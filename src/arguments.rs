@@ -473,6 +473,9 @@ pub(crate) struct SimArguments {
     /// Power fails now and then at the very moment of a write.
     #[arg(long)]
     pub(crate) aimed: bool,
+    /// Groups are large for their regions, and many join them at the same time.
+    #[arg(long)]
+    pub(crate) joins: bool,
     /// Of a seed's faults only these, by number, or `none`.
     #[arg(long, value_name = "NUMBERS")]
     pub(crate) faults: Option<String>,

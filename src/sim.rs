@@ -84,9 +84,21 @@ fn table(title: &str, rows: Vec<(&str, u64)>) {
 }
 
 fn size_of(arguments: &SimArguments) -> Size {
-    let SimArguments { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand, aimed, .. } =
-        *arguments;
-    Size { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand, aimed }
+    let SimArguments {
+        seconds,
+        regions,
+        clients,
+        pace,
+        successions,
+        stores,
+        voters,
+        erasures,
+        by_hand,
+        aimed,
+        joins,
+        ..
+    } = *arguments;
+    Size { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand, aimed, joins }
 }
 
 /// Runs the verb.

@@ -35,8 +35,8 @@ pub struct Limits {
     pub channel_members: usize,
     /// Users in one request that adds members; default 1,000.
     pub members_per_request: usize,
-    /// Members above which a conversation fans out lazily and its receipts are summarised; default 100. Without effect
-    /// in this release: every conversation is delivered directly, and receipts are summarised above 100 members.
+    /// Members above which a conversation is large; default 100: its entries go to sessions by workers, its receipts are
+    /// summarised, and requests to add members that come within a second share an entry.
     pub fanout_threshold: usize,
     /// Messages of a user per minute at one region; default 100, 0 switches the rate limit off.
     pub messages_per_minute: u32,

@@ -379,6 +379,7 @@ fn region_options(
             group_members: limits.group_members,
             channel_members: limits.channel_members,
             conversation_messages_per_minute: limits.conversation_messages_per_minute,
+            fanout_threshold: limits.fanout_threshold,
             ..Bounds::default()
         },
         parking: ParkingBounds {

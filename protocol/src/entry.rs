@@ -532,7 +532,7 @@ pub enum Header {
 }
 
 /// Version byte before every change and header.
-const CHANGE_VERSION: u8 = 1;
+pub(crate) const CHANGE_VERSION: u8 = 1;
 /// Version byte before a placement: version 1 knew no generation and no opening.
 const PLACE_VERSION: u8 = 2;
 /// The number of [`Change::Place`] in the stored form.

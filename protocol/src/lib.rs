@@ -11,6 +11,7 @@ pub mod contract;
 pub mod entry;
 pub mod error;
 pub mod ids;
+pub mod joins;
 mod lenient;
 pub mod limits;
 pub mod media;
@@ -27,4 +28,5 @@ pub use ids::{
     ConversationId, DeviceId, Epoch, LogId, LogKind, MessageId, NodeId, Position, RegionId, Sequence, Slot, Timestamp,
     UserId,
 };
+pub use joins::JoinRequest;
 pub use placement::{Level, LossStatement, Placement, RegionMap};

@@ -18,6 +18,10 @@ pub const GROUP_MEMBERS: usize = 1_000;
 pub const CHANNEL_MEMBERS: usize = 100_000;
 /// Users named by one membership request.
 pub const MEMBERS_PER_REQUEST: usize = 1_000;
+/// Requests to add members that share one entry.
+pub const JOINS_OF_AN_ENTRY: usize = 1_000;
+/// Members above which a conversation is large.
+pub const FANOUT_THRESHOLD: usize = 100;
 /// Messages of one user in a minute.
 pub const MESSAGES_PER_MINUTE: u32 = 100;
 /// Refusals within a minute after which a session is closed (4029).

@@ -7,7 +7,7 @@ use hearth_protocol::entry::{ConversationKind, MemberAction, Privacy, Role, Sett
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::rest::{ApiAnswer, ConversationRow, CreateGroup, PatchConversation, PatchUser};
 use hearth_protocol::{
-    Change, ConversationId, EntryKind, ErrorCode, Header, Level, LogId, Refusal, RegionId, Slot, UserId, limits,
+    Change, ConversationId, EntryKind, ErrorCode, Header, Level, LogId, Refusal, RegionId, Slot, UserId, limits, mesh,
 };
 use region_model::view::default_settings;
 use region_model::{Command, LogView};
@@ -36,6 +36,25 @@ impl Region {
     /// Answers a call of a client of this region.
     pub(crate) async fn api(self: &Arc<Self>, user: &UserId, call: ApiCall) -> ApiAnswer {
         self.answer(user, call, true).await.unwrap_or_else(ApiAnswer::from)
+    }
+
+    /// Answers a call that a peer passed on. It is never passed on again.
+    pub(crate) fn answer_peer(self: &Arc<Self>, peer: RegionId, request_id: u64, call: mesh::ApiCall) {
+        let region = self.clone();
+        tokio::spawn(async move {
+            let asked = serde_json::from_slice::<ApiCall>(&call.call);
+            let of_its_kind = match &asked {
+                Ok(ApiCall::AddMembers { .. }) => &region.proxied_joins,
+                _ => &region.proxied,
+            };
+            let answer = match (of_its_kind.try_acquire(), UserId::new(&call.user), asked) {
+                (Ok(_permit), Ok(user), Ok(call)) => region.api_here(&user, call).await,
+                (Err(_), ..) => Refusal::new(ErrorCode::Overloaded, "too many calls").with_retry_after(1).into(),
+                _ => Refusal::invalid("a call that this region cannot read").into(),
+            };
+            let status = u32::from(answer.status);
+            region.respond(&peer, mesh::Response { request_id, status, body: answer.body });
+        });
     }
 
     /// Answers a call that another region passed on.

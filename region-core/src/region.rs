@@ -46,6 +46,8 @@ const MOVE_PATIENCE: Duration = Duration::from_secs(600);
 const PROXY_PATIENCE: Duration = Duration::from_secs(6);
 /// Calls of other regions answered at a time; more are refused `OVERLOADED`.
 const PROXY_CALLS: usize = 256;
+/// Of those that add members: they wait for a second, and keep no other call out meanwhile.
+const PROXY_JOINS: usize = 4_096;
 /// Ids of requests that the shell makes; the core's have this bit clear.
 const SHELL_REQUEST: u64 = 1 << 63;
 /// Logs compared per anti-entropy period and kind, beyond those in memory.
@@ -83,7 +85,8 @@ pub struct RegionOptions {
     pub content_sweep: Duration,
     /// How long a day of a conversation's `retentionDays` lasts: shorter, where somebody rehearses it.
     pub retention_day: Duration,
-    /// Members above which a conversation is large: its entries go to sessions by workers, its receipts are summed up.
+    /// Members above which a conversation is large: its entries go to sessions by workers, its receipts are summed up. The
+    /// same as in `bounds`, by which joins share an entry.
     pub fanout_threshold: usize,
     /// How long a user types after it said so.
     pub typing_for: Duration,
@@ -133,7 +136,8 @@ pub(crate) struct Region {
     requests: Mutex<HashMap<u64, oneshot::Sender<mesh::Response>>>,
     next_request: AtomicU64,
     next_connection: AtomicU64,
-    proxied: Arc<tokio::sync::Semaphore>,
+    pub(crate) proxied: Arc<tokio::sync::Semaphore>,
+    pub(crate) proxied_joins: Arc<tokio::sync::Semaphore>,
     compared: Mutex<HashMap<LogKind, LogId>>,
 }
 
@@ -181,6 +185,7 @@ impl Region {
             next_request: AtomicU64::new(SHELL_REQUEST + 1),
             next_connection: AtomicU64::new(1),
             proxied: Arc::new(tokio::sync::Semaphore::new(PROXY_CALLS)),
+            proxied_joins: Arc::new(tokio::sync::Semaphore::new(PROXY_JOINS)),
             compared: Mutex::new(HashMap::new()),
         }
     }
@@ -431,22 +436,7 @@ impl Region {
         self.input(Input::Frame { peer: peer.clone(), body: Box::new(body), entries, salt }).await;
     }
 
-    /// Answers a call that a peer passed on. It is never passed on again.
-    fn answer_peer(self: &Arc<Self>, peer: RegionId, request_id: u64, call: mesh::ApiCall) {
-        let region = self.clone();
-        let permit = self.proxied.clone().try_acquire_owned();
-        tokio::spawn(async move {
-            let answer = match (permit, UserId::new(&call.user), serde_json::from_slice::<ApiCall>(&call.call)) {
-                (Ok(_permit), Ok(user), Ok(call)) => region.api_here(&user, call).await,
-                (Err(_), ..) => Refusal::new(ErrorCode::Overloaded, "too many calls").with_retry_after(1).into(),
-                _ => Refusal::invalid("a call that this region cannot read").into(),
-            };
-            let status = u32::from(answer.status);
-            region.respond(&peer, mesh::Response { request_id, status, body: answer.body });
-        });
-    }
-
-    fn respond(&self, peer: &RegionId, response: mesh::Response) {
+    pub(crate) fn respond(&self, peer: &RegionId, response: mesh::Response) {
         let frame = Bytes::from(MeshFrame { body: Some(Body::Response(response)) }.encode_to_vec());
         if self.links.send(peer, Lane::Control, frame).is_err() {
             self.counters.frames_not_sent.fetch_add(1, Ordering::Relaxed);

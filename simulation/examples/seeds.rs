@@ -9,15 +9,26 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse::<u64>().ok());
     let (from, count) = (numbers.next().unwrap_or(1), numbers.next().unwrap_or(1));
-    let [successions, stores, voters, erasures, by_hand, aimed] =
-        ["SUCCESSIONS", "STORES", "VOTERS", "ERASURES", "BY_HAND", "AIMED"].map(|name| std::env::var(name).is_ok());
+    let [successions, stores, voters, erasures, by_hand, aimed, joins] =
+        ["SUCCESSIONS", "STORES", "VOTERS", "ERASURES", "BY_HAND", "AIMED", "JOINS"]
+            .map(|name| std::env::var(name).is_ok());
     let regions = std::env::var("REGIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     #[cfg(feature = "mutants")]
     if let Ok(name) = std::env::var("MUTANT") {
         let seconds = numbers.next().unwrap_or(60);
         for name in simulation::hunt::names().filter(|known| name == "all" || name == *known) {
-            let size =
-                Size { seconds, regions, successions, stores, voters, erasures, by_hand, aimed, ..Size::default() };
+            let size = Size {
+                seconds,
+                regions,
+                successions,
+                stores,
+                voters,
+                erasures,
+                by_hand,
+                aimed,
+                joins,
+                ..Size::default()
+            };
             let hunted =
                 simulation::hunt::hunt(name, from, count, size).map(|it| (it.seeds, it.caught.is_some(), it.breaks));
             println!("{name}: {hunted:?}");
@@ -25,7 +36,8 @@ fn main() {
         return;
     }
     let seconds = numbers.next().unwrap_or(120);
-    let size = Size { seconds, regions, successions, stores, voters, erasures, by_hand, aimed, ..Size::default() };
+    let size =
+        Size { seconds, regions, successions, stores, voters, erasures, by_hand, aimed, joins, ..Size::default() };
     for seed in from..from + count {
         let numbers = |name: &str| {
             let text = std::env::var(name).ok()?;

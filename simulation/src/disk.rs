@@ -87,9 +87,10 @@ impl Disk {
         if let Some(from) = append.apart {
             for (_, entry) in stored.entries.split_off(&from) {
                 let fixed = &entry.entry.fixed;
-                let key = DedupKey { log: append.log, sender: fixed.sender.clone(), id: fixed.id };
-                if self.dedup.get(&key).is_some_and(|record| record.position == fixed.position) {
-                    self.dedup.remove(&key);
+                for key in DedupKey::all_of(append.log, &entry) {
+                    if self.dedup.get(&key).is_some_and(|record| record.position == fixed.position) {
+                        self.dedup.remove(&key);
+                    }
                 }
                 stored.tail.insert(fixed.position, entry);
             }

@@ -29,7 +29,7 @@ const GROUP: usize = 8;
 const TELLING: usize = 64;
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     /// A log has a placement: it is given one if need be.
     Placed(LogId, Level),
     /// The record of a user is there.
@@ -40,10 +40,11 @@ enum Step {
 }
 
 #[derive(Clone, Debug)]
-enum Done {
+pub(crate) enum Done {
     Nothing,
     Ready(usize),
     Told(OutboxRecord),
+    Visited(usize),
 }
 
 /// Commands in a row.
@@ -60,7 +61,7 @@ pub(crate) struct Errand {
     goes_on: u64,
 }
 
-fn change(
+pub(crate) fn change(
     sender: UserId,
     log: LogId,
     kind: EntryKind,
@@ -162,7 +163,7 @@ impl World {
         }
     }
 
-    fn begin_errand(&mut self, region: usize, steps: impl IntoIterator<Item = Step>, done: Done) {
+    pub(crate) fn begin_errand(&mut self, region: usize, steps: impl IntoIterator<Item = Step>, done: Done) {
         let number = self.number();
         let errand =
             Errand { region, steps: steps.into_iter().collect(), done, waits: None, placed: false, goes_on: 0 };
@@ -263,7 +264,7 @@ impl World {
         let (region, waits) = (errand.region, errand.waits);
         if !self.regions[region].runs() {
             match errand.done {
-                Done::Ready(_) => self.go_on_after(number, SECOND),
+                Done::Ready(_) | Done::Visited(_) => self.go_on_after(number, SECOND),
                 Done::Nothing | Done::Told(_) => self.drop_errand(number),
             }
             return;
@@ -406,6 +407,7 @@ impl World {
         let Some(errand) = self.errands.remove(&number) else { return };
         match errand.done {
             Done::Nothing => {}
+            Done::Visited(visitor) => self.visited(visitor),
             Done::Ready(conversation) => {
                 if !std::mem::replace(&mut self.conversations[conversation].ready, true) {
                     self.begin_for_all(conversation);

@@ -291,6 +291,18 @@ pub enum Event {
         /// What the record says.
         recorded: bool,
     },
+    /// Whether a user is a member of a conversation at the end, who was added by an acked request: and was removed since,
+    /// where the request came once more, unless it is expected to be one.
+    JoinEnd {
+        /// Of which conversation.
+        conversation: ConversationId,
+        /// Who.
+        user: String,
+        /// What the line says.
+        is_member: bool,
+        /// What acks say.
+        expected: bool,
+    },
     /// A loss statement: positions from `from` on, below the epoch `below`, may be missing where fewer than
     /// `covered_copies` regions had them.
     Loss {

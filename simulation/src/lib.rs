@@ -34,6 +34,7 @@ mod sessions;
 mod shrink;
 mod stores;
 mod trace;
+mod visitors;
 mod world;
 
 pub use plan::{Aim, Fault, FaultKind, PACE, Plan, Size};

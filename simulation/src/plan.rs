@@ -172,6 +172,8 @@ pub struct Size {
     pub by_hand: bool,
     /// Whether power fails at chosen writes now and then.
     pub aimed: bool,
+    /// Whether groups are large for their regions, and many join them.
+    pub joins: bool,
 }
 
 /// Clients act this often unless told otherwise: with what faults hold up, each sends more than once a second.
@@ -190,6 +192,7 @@ impl Default for Size {
             erasures: false,
             by_hand: false,
             aimed: false,
+            joins: false,
         }
     }
 }
@@ -291,7 +294,8 @@ impl Plan {
     /// What to type to see this very run again.
     #[must_use]
     pub fn replay(&self) -> String {
-        let Size { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand, aimed } = self.size;
+        let Size { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand, aimed, joins } =
+            self.size;
         let whole = Self::new(self.seed, self.size);
         let mut line =
             format!("hearth sim --seed {} --seconds {seconds} --regions {regions} --clients {clients}", self.seed);
@@ -305,6 +309,7 @@ impl Plan {
             (erasures, " --erasures"),
             (by_hand, " --by-hand"),
             (aimed, " --aimed"),
+            (joins, " --joins"),
         ];
         line.extend(asked_for.into_iter().filter(|(asked, _)| *asked).map(|(_, flag)| flag));
         let list = |numbers: Vec<String>| if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") };

@@ -18,6 +18,7 @@ use crate::history;
 use crate::map::Keeper;
 use crate::random::Random;
 use crate::stores::Stores;
+use crate::visitors::LARGE;
 use crate::world::{Event, World};
 
 /// Names whoever waits for an answer of a core.
@@ -115,10 +116,14 @@ impl Region {
 impl World {
     /// Starts a region over what is on its disk.
     pub(crate) fn start(&mut self, place: usize) {
+        let mut bounds = Bounds::default();
+        if self.plan.size.joins {
+            bounds.fanout_threshold = LARGE;
+        }
         let options = CoreOptions {
             me: self.regions[place].id.clone(),
             map: self.map.clone(),
-            bounds: Bounds::default(),
+            bounds,
             parking: ParkingBounds::default(),
             loaded_logs: LOADED_LOGS,
             answer_milliseconds: ANSWER,
@@ -235,8 +240,12 @@ impl World {
                 let log = append.log;
                 let (length, ranges) = (append.end(), usize::from(append.changes_ranges()));
                 let promises = usize::from(append.promises);
+                let shared = append.entries.iter().filter(|entry| entry.join_requests().len() > 1).count();
                 match disk.append(*append) {
                     Ok(change) => {
+                        for _ in 0..shared {
+                            self.trace.count(self.now, "joins-shared", place as u64, length);
+                        }
                         self.trace.count(self.now, "append-durable", place as u64, length);
                         Some(Input::Appended { log, length, change, ranges, promises })
                     }

@@ -14,7 +14,7 @@ use crate::plan::{FaultKind, Plan, SECOND};
 use crate::world::World;
 
 /// Protocol steps that the end of a report counts, whether they happened or not.
-pub const STEPS: [&str; 71] = [
+pub const STEPS: [&str; 73] = [
     "send",
     "edit",
     "delete",
@@ -31,6 +31,8 @@ pub const STEPS: [&str; 71] = [
     "device-switched",
     "forgotten",
     "members-change",
+    "visitor-asked",
+    "joins-shared",
     "deliver",
     "began",
     "user-changed",
@@ -88,7 +90,9 @@ pub const STEPS: [&str; 71] = [
     "conflict",
 ];
 /// Steps that are not to happen, or only in a plan that was asked for them: they are left out while they do not.
-const LEFT_OUT: [&str; 9] = [
+const LEFT_OUT: [&str; 11] = [
+    "visitor-asked",
+    "joins-shared",
     "fork",
     "conflict",
     "voters-asked",
@@ -205,6 +209,7 @@ pub fn run_whole(plan: &Plan, told: bool) -> (Ran, History) {
     let after_restart = world.settle();
     world.read_all(2, &mut given);
     world.memberships_at_the_end();
+    world.visitors_at_the_end();
     let mut report = checker::check(&world.history);
     for why in [unsettled, after_restart].into_iter().flatten() {
         report.add(Guarantee::Answered, why);

@@ -21,6 +21,7 @@ use crate::presence::{self, Presence};
 use crate::random::Random;
 use crate::region::{Region, Ticket};
 use crate::trace::Trace;
+use crate::visitors::Visitors;
 
 /// What may happen in a simulated second, in the mean: far above what a failover takes.
 const EVENTS_A_SECOND: u64 = 40_000;
@@ -68,6 +69,8 @@ pub(crate) enum Event {
     Errand(u64),
     /// A group's members change.
     Churn(usize),
+    /// Visitors join a group.
+    Visitors,
     /// Power fails in a region, at a write that was aimed at.
     Struck { region: usize, start: u64 },
     /// A region sees to its lease.
@@ -112,6 +115,7 @@ impl Event {
             | Self::Errand(_)
             | Self::Begin { .. }
             | Self::Churn(_)
+            | Self::Visitors
             | Self::CopyStore(_)
             | Self::FenceByHand(..)
             | Self::Struck { .. }
@@ -190,6 +194,8 @@ pub(crate) struct World {
     pub(crate) resent: u64,
     /// Who is there.
     pub(crate) presence: Presence,
+    /// Who joins groups.
+    pub(crate) visitors: Visitors,
 }
 
 impl World {
@@ -230,6 +236,7 @@ impl World {
             moves: 0,
             resent: 0,
             presence: Presence::new(seed),
+            visitors: Visitors::new(seed),
             plan,
         };
         world.begin();
@@ -250,6 +257,9 @@ impl World {
         self.connect_links();
         self.after(LINKS, Event::Links);
         self.make_clients();
+        if self.plan.size.joins {
+            self.after(SECOND, Event::Visitors);
+        }
         for index in 0..self.plan.faults.len() {
             self.at(self.plan.faults[index].at, Event::Fault(index));
         }
@@ -341,6 +351,7 @@ impl World {
             Event::Begin { connection, conversation } => self.begin_with(connection, conversation),
             Event::Errand(errand) => self.errand(errand),
             Event::Churn(conversation) => self.churn(conversation),
+            Event::Visitors => self.visitors_come(),
             Event::MapLook => self.map_look(),
             Event::FenceByHand(region, until) => self.fence_by_hand(region, until),
             Event::MapAsk { leader, proposal } => self.map_ask(leader, proposal),

@@ -52,6 +52,7 @@ fn read(line: &str) -> Plan {
         erasures: words.contains(&"--erasures"),
         by_hand: words.contains(&"--by-hand"),
         aimed: words.contains(&"--aimed"),
+        joins: words.contains(&"--joins"),
     };
     let mut plan = Plan::new(number("--seed").expect("a seed"), size);
     if let Some(second) = number("--calm-from") {
@@ -124,4 +125,17 @@ fn regions_that_are_fenced_by_hand_as_soon_as_the_map_lets_it_lose_nothing() {
         (asked, fences) = (asked + ran.steps["fence-asked"], fences + ran.steps["fence"]);
     }
     assert!(asked > fences && fences > 0, "{fences} fences, asked for {asked} times");
+}
+
+#[test]
+fn requests_that_share_an_entry_add_each_user_once_under_faults() {
+    let mut shared = 0;
+    for (seed, successions) in [(1, false), (2, false), (3, true)] {
+        let size = Size { seconds: 60, clients: 12, joins: true, successions, ..Size::default() };
+        let ran = run(&Plan::new(seed, size));
+        println!("{}", ran.replay);
+        assert_eq!(ran.violations, vec![]);
+        shared += ran.steps["joins-shared"];
+    }
+    assert!(shared > 20, "{shared} copies of such entries");
 }

@@ -13,6 +13,7 @@ mod failover;
 mod faults;
 mod five_regions;
 mod joining;
+mod joins;
 mod leaving;
 mod links;
 mod media;

@@ -14,6 +14,7 @@ use prost::Message as _;
 fn decode_everything(bytes: &[u8]) {
     let _ = SealedEntry::decode(Bytes::copy_from_slice(bytes));
     let _ = Change::decode(bytes);
+    let _ = hearth_protocol::joins::decode_joins(bytes);
     let _ = Header::decode(bytes);
     let _ = LogRecord::decode(bytes);
     let _ = DedupRecord::decode(bytes);

@@ -5,13 +5,16 @@ use hearth_protocol::entry::{
     ConversationKind, Entry, EntryError, Fixed, Forget, HistoryForNewMembers, MemberAction, Privacy, Role, Settings,
     SettingsChange, content_digest,
 };
+use hearth_protocol::joins::{decode_joins, encode_joins};
 use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::push::{PushPolicy, Subscription, Target};
 use hearth_protocol::record::{
     ChangeRecord, CursorRecord, DedupRecord, LogRecord, MediaRecord, MediaScanRecord, MessageChange, Opening,
     OutboxRecord, ParkedSend, PushJobRecord, PushRecord, Reached, Record, RecordError, StoreIdentity,
 };
-use hearth_protocol::{Change, EntryKind, Epoch, Header, Level, LossStatement, Placement, SealedEntry, Timestamp};
+use hearth_protocol::{
+    Change, EntryKind, Epoch, Header, JoinRequest, Level, LossStatement, Placement, SealedEntry, Timestamp,
+};
 
 use crate::sample::{check, conversation, device, hex, log, message, of_before, position, region, time, user, uuid};
 
@@ -187,6 +190,7 @@ fn every_change_and_header_has_its_golden_bytes_and_reads_back() {
         assert_eq!(Change::decode(&bytes), Some(Change::Place { replaces, placement: placement() }), "{name}");
         values.push((name, value));
     }
+    values.push(("members-add-shared", shared_joins()));
     check("changes.txt", &values);
     let mut values = Vec::new();
     for (name, header) in headers() {
@@ -195,6 +199,26 @@ fn every_change_and_header_has_its_golden_bytes_and_reads_back() {
         values.push((name, hex(&bytes)));
     }
     check("headers.txt", &values);
+}
+
+/// Requests that share an entry: the change alone reads back for who knows nothing of them.
+fn shared_joins() -> String {
+    let request =
+        |last, names: &[&str]| JoinRequest { id: uuid(last), users: names.iter().copied().map(user).collect() };
+    let requests = [request(2, &["ann", "bob"]), request(9, &["cem"])];
+    let bytes = encode_joins(&requests);
+    let users = ["ann", "bob", "cem"].map(user).to_vec();
+    let change = Change::Members { action: MemberAction::Add(Role::Member), users };
+    assert_eq!(Change::decode(&bytes).as_ref(), Some(&change));
+    assert_eq!(decode_joins(&bytes), requests);
+    assert_eq!(decode_joins(&change.encode()), vec![], "as one request it is what it was before there were several");
+    assert_eq!(
+        encode_joins(&[JoinRequest { id: uuid(2), users: ["ann", "bob", "cem"].map(user).to_vec() }]),
+        change.encode()
+    );
+    let sealed = SealedEntry::seal(entry(EntryKind::Member, Some(&bytes)));
+    assert_eq!(sealed.ids().collect::<Vec<_>>(), [uuid(2), uuid(9)]);
+    hex(&bytes)
 }
 
 /// The golden value of a record; it reads back, and not under another version byte or none.

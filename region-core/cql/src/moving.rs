@@ -197,11 +197,13 @@ impl Store {
             let (epoch, sequence) = (big(fixed.position.epoch.0), big(fixed.position.sequence.0));
             let values = vec![of_log(log), epoch, sequence, blob(&entry.encoded), at(put(change))];
             writes.push((&statements.put_tail, values));
-            let key = vec![of_log(log), int(dedup_shard(fixed.id)), uuid(fixed.id), text(fixed.sender.as_str())];
-            let record: Option<(Option<Vec<u8>>,)> = self.database.row(&statements.dedup, key.clone()).await?;
-            let record = record.and_then(|(record,)| record).map(|record| DedupRecord::decode(&record));
-            if record.transpose().map_err(unreadable)?.is_some_and(|record| record.position == fixed.position) {
-                writes.push((&statements.remove_dedup, [vec![at(away(change))], key].concat()));
+            for id in entry.ids() {
+                let key = vec![of_log(log), int(dedup_shard(id)), uuid(id), text(fixed.sender.as_str())];
+                let record: Option<(Option<Vec<u8>>,)> = self.database.row(&statements.dedup, key.clone()).await?;
+                let record = record.and_then(|(record,)| record).map(|record| DedupRecord::decode(&record));
+                if record.transpose().map_err(unreadable)?.is_some_and(|record| record.position == fixed.position) {
+                    writes.push((&statements.remove_dedup, [vec![at(away(change))], key].concat()));
+                }
             }
         }
         if !writes.is_empty() {

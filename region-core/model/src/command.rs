@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use hearth_protocol::client::QueuedReason;
+use hearth_protocol::joins::encode_joins;
 use hearth_protocol::{
     Change, EntryKind, ErrorCode, Level, LogId, Position, Refusal, RegionId, SealedEntry, Timestamp, UserId, mesh,
 };
@@ -165,10 +166,25 @@ impl Outcome {
     }
 }
 
-/// The command that an entry came from. Where the content was taken away it is empty.
+/// The commands that an entry came from: one, or one for each of the requests that share it.
+pub(crate) fn commands_of(log: LogId, sealed: &SealedEntry) -> Vec<Command> {
+    let (command, _) = command_of(log, sealed);
+    let others = sealed.join_requests().into_iter().skip(1);
+    let others: Vec<Command> = others
+        .map(|request| Command { id: request.id, content: encode_joins(&[request]), ..command.clone() })
+        .collect();
+    std::iter::once(command).chain(others).collect()
+}
+
+/// The command that an entry came from; of requests that share it, the first. Where the content was taken away it is
+/// empty.
 pub(crate) fn command_of(log: LogId, sealed: &SealedEntry) -> (Command, [u8; 16]) {
     let fixed = &sealed.entry.fixed;
     let (salt, content) = sealed.entry.content.clone().unwrap_or_default();
+    let content = match sealed.join_requests().into_iter().next() {
+        Some(first) => encode_joins(&[first]),
+        None => content,
+    };
     let command = Command {
         log,
         kind: fixed.kind,

@@ -36,6 +36,7 @@ pub use map_store::{
     writes_of_the_map_keep_their_order_and_are_there_after_a_reopen,
 };
 pub use tails::{
+    requests_that_share_an_entry_are_all_found_and_all_leave_with_it,
     what_a_new_beginning_puts_apart_stays_as_a_tail_and_the_rest_is_dropped,
     what_is_put_apart_leaves_the_log_with_its_dedup_and_stays_as_its_tail,
 };
@@ -78,6 +79,7 @@ macro_rules! store_conformance {
             a_load_brings_the_entries_from_the_lower_of_snapshot_and_mark_on,
             a_log_goes_on_above_an_open_range_that_is_filled_from_above_and_dropped_by_a_new_beginning,
             what_is_put_apart_leaves_the_log_with_its_dedup_and_stays_as_its_tail,
+            requests_that_share_an_entry_are_all_found_and_all_leave_with_it,
             what_a_new_beginning_puts_apart_stays_as_a_tail_and_the_rest_is_dropped,
             a_message_is_found_by_its_id_with_what_was_done_to_it,
             content_that_is_taken_away_leaves_the_rest_of_its_entries_in_the_log_and_in_its_tail,

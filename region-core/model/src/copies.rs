@@ -361,7 +361,7 @@ impl<R: Clone> Log<R> {
             for sequence in from..covered[index] {
                 let waits = self
                     .pending_at(sequence)
-                    .is_some_and(|pending| pending.entry.entry.fixed.level == level && !pending.waiters.is_empty());
+                    .is_some_and(|pending| pending.entry.entry.fixed.level == level && pending.waiting() > 0);
                 if waits {
                     self.ack(sequence, context);
                 }
@@ -372,9 +372,8 @@ impl<R: Clone> Log<R> {
     fn ack(&mut self, sequence: u64, context: &mut Context<'_, R>) {
         let Some(ack) = self.ack_of(sequence, context.me) else { return };
         let Some(pending) = self.pending_index(sequence).and_then(|index| self.pending.get_mut(index)) else { return };
-        let waiters = std::mem::take(&mut pending.waiters);
-        self.home.waiters -= waiters.len();
-        for waiter in waiters {
+        for waiter in pending.take_waiters() {
+            self.home.waiters -= 1;
             answer(waiter, Outcome::Acked(ack.clone()), context.effects, self.id);
         }
     }
@@ -387,7 +386,7 @@ impl<R: Clone> Log<R> {
             if self.marked >= covered[level as usize - 1] {
                 break;
             }
-            if !front.waiters.is_empty() {
+            if front.waiting() > 0 {
                 // Acked before under copies that a replica lost since, and asked for again.
                 self.ack(self.marked, context);
             }
@@ -481,9 +480,10 @@ impl<R: Clone> Log<R> {
             return;
         }
         for pending in &mut self.pending {
-            let before = pending.waiters.len();
+            let before = pending.waiting();
             pending.waiters.retain(|waiter| !waiter.is_from(peer));
-            self.home.waiters -= before - pending.waiters.len();
+            pending.joins.retain(|join| !join.waiter.is_from(peer));
+            self.home.waiters -= before - pending.waiting();
         }
     }
 
@@ -517,16 +517,16 @@ impl<R: Clone> Log<R> {
                 continue;
             }
             pending.queued = true;
-            for waiter in &pending.waiters {
+            for waiter in pending.waiters.iter().chain(pending.joins.iter().map(|join| &join.waiter)) {
                 let outcome = Outcome::Queued(QueuedReason::CopiesMissing, context.me.clone());
                 answer(waiter.clone(), outcome, context.effects, self.id);
             }
         }
     }
 
-    /// Whether somebody waits here for copies.
+    /// Whether somebody waits here for copies, or for others who join.
     pub(crate) fn has_waiters(&self) -> bool {
-        self.home.waiters > 0
+        self.home.waiters > 0 || self.home.joins.len() > 0
     }
 
     /// How many entries a replica lacks.

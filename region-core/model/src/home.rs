@@ -16,6 +16,7 @@ use crate::bucket::Bucket;
 use crate::command::{Ack, Command, Outcome, other_content, same_content};
 use crate::core::{Context, is_passing};
 use crate::effect::{Effect, Lane};
+use crate::joins::{Join, Joins};
 use crate::log::{Log, Pending, PushedBy, Replicas, Waiter, first_record, free_if_empty, outbox_records};
 use crate::mutants::Mutant;
 use crate::ownership::Flaw;
@@ -23,9 +24,6 @@ use crate::pacing::{Paced, no_room};
 use crate::ports::{DedupKey, TargetFound, TargetKey};
 use crate::targets::{TargetLook, expiry_of};
 use crate::view::Decision;
-
-/// Who may wait for one entry; the oldest of more than that goes unanswered and asks again by its own timer.
-const WAITERS_OF_AN_ENTRY: usize = 64;
 
 /// A command that waits for its dedup lookup, behind those that came before it.
 #[derive(Clone, Debug)]
@@ -78,6 +76,8 @@ pub(crate) struct HomeState<R> {
     turns_away: bool,
     /// Parked messages that wait for room, in the order in which they came.
     pub(crate) paced: VecDeque<Paced<R>>,
+    /// Requests to add members that wait for others.
+    pub(crate) joins: Joins<R>,
     /// How many messages it takes, once it took one.
     pub(crate) rate: Option<Bucket>,
     /// Parked messages that were refused for good: should the answer be lost, they are refused again, wherever they come
@@ -104,6 +104,7 @@ impl<R> Default for HomeState<R> {
             submits: VecDeque::new(),
             turns_away: false,
             paced: VecDeque::new(),
+            joins: Joins::default(),
             rate: None,
             refused: VecDeque::new(),
             lookups: BTreeMap::new(),
@@ -120,6 +121,7 @@ impl<R> HomeState<R> {
     pub(crate) fn is_idle(&self) -> bool {
         self.submits.is_empty()
             && self.paced.is_empty()
+            && self.joins.len() == 0
             && self.replicas.values().all(|replica| !replica.reading && replica.flying.is_none())
     }
 
@@ -127,8 +129,13 @@ impl<R> HomeState<R> {
     pub(crate) fn settle(&mut self, entry: &SealedEntry) {
         if is_by_id(entry.entry.fixed.kind) {
             let fixed = &entry.entry.fixed;
-            self.settled.push_back(((fixed.sender.clone(), fixed.id), fixed.position.sequence.0));
+            self.settled.extend(entry.ids().map(|id| ((fixed.sender.clone(), id), fixed.position.sequence.0)));
         }
+    }
+
+    /// Notes ids of an entry that is on its way to the disk.
+    pub(crate) fn note_in_flight(&mut self, ids: impl Iterator<Item = SentId>, sequence: u64) {
+        self.in_flight.extend(ids.map(|id| (id, sequence)));
     }
 
     /// Where an entry stands that is not on disk yet, or was not when an open lookup was asked. `None`: of any sender.
@@ -154,19 +161,22 @@ impl<R> HomeState<R> {
         let submits = std::mem::take(&mut self.submits).into_iter();
         self.turns_away = false;
         let paced = std::mem::take(&mut self.paced).into_iter();
-        submits
-            .map(|submit| (submit.command, submit.salt, submit.waiter))
+        let joins = self.joins.take().into_iter().map(Join::into_parts);
+        joins
+            .chain(submits.map(|submit| (submit.command, submit.salt, submit.waiter)))
             .chain(paced.map(|paced| (paced.command, paced.salt, paced.waiter)))
     }
 
-    /// Who waits behind a dedup lookup.
-    pub(crate) fn into_waiters(self) -> impl Iterator<Item = Waiter<R>> {
-        self.submits.into_iter().map(|submit| submit.waiter)
+    /// Who waits behind a dedup lookup, or for others.
+    pub(crate) fn into_waiters(mut self) -> impl Iterator<Item = Waiter<R>> {
+        let joins = self.joins.take().into_iter().map(|join| join.waiter);
+        self.submits.into_iter().map(|submit| submit.waiter).chain(joins)
     }
 
     /// Forgets who asked from the region `peer`. What it parked it offers again.
     pub(crate) fn forget_waiters_of(&mut self, peer: &RegionId) {
         self.paced.retain(|paced| !paced.waiter.is_from(peer));
+        self.joins.forget_waiters(|waiter| waiter.is_from(peer));
         for submit in self.submits.iter_mut().filter(|submit| submit.waiter.is_from(peer)) {
             submit.waiter = Waiter::Gone;
         }
@@ -300,7 +310,7 @@ impl<R: Clone> Log<R> {
         let in_flight = if dedups { self.home.in_flight.get(&submit.id()).copied() } else { None };
         match in_flight {
             Some(sequence) if sequence >= self.marked => {
-                self.join(sequence, &submit.command, submit.waiter, context);
+                self.join(sequence, (&submit.command, submit.salt), submit.waiter, context);
                 return;
             }
             Some(_) if submit.looked_up == Some(None) => {
@@ -324,13 +334,18 @@ impl<R: Clone> Log<R> {
         };
         let Submit { command, salt, waiter, looked_up, .. } = submit;
         if let Some(Some(record)) = looked_up.filter(|_| !Mutant::Rule(Flaw::NoDedup).is_on()) {
-            self.answer_retry(&record, &command, waiter, context);
+            self.answer_retry(&record, (&command, salt), waiter, context);
             return;
         }
         if let Some(refusal) = self.refused_before(&command) {
             answer(waiter, Outcome::Refused(refusal), context.effects, self.id);
             return;
         }
+        if let Some(users) = self.joins_with_others(&command, context) {
+            self.wait_for_others(Join { command, salt, waiter }, users, context);
+            return;
+        }
+        self.make_joins_before(&command, context);
         if self.length == 0 && self.id.kind == LogKind::Placement {
             self.open_placement_log(context);
         }
@@ -399,7 +414,7 @@ impl<R: Clone> Log<R> {
     }
 
     /// Appends what a command asks for, in its content and at its level; `bare` leaves the content out.
-    fn append(
+    pub(crate) fn append(
         &mut self,
         command: Command,
         bare: bool,
@@ -470,18 +485,33 @@ impl<R: Clone> Log<R> {
     }
 
     /// A retry of an entry that is still on its way waits with it.
-    fn join(&mut self, sequence: u64, command: &Command, waiter: Waiter<R>, context: &mut Context<'_, R>) {
+    fn join(
+        &mut self,
+        sequence: u64,
+        (command, salt): (&Command, [u8; 16]),
+        waiter: Waiter<R>,
+        context: &mut Context<'_, R>,
+    ) {
         let Some(pending) = self.pending_index(sequence).and_then(|index| self.pending.get_mut(index)) else { return };
         if same_content(&pending.entry, command) {
             pending.sent_here |= waiter.device().is_some();
-            self.wait_with(sequence, waiter, context);
+            // Of several requests that share the entry, the command of one is not what the entry says.
+            let shares = command.id != pending.entry.entry.fixed.id;
+            self.wait_with(sequence, waiter, shares.then(|| (command.clone(), salt)), context);
         } else {
             answer(waiter, Outcome::Refused(other_content()), context.effects, self.id);
         }
     }
 
-    /// Adds a waiter to a pending entry, or answers it when the entry has its copies.
-    fn wait_with(&mut self, sequence: u64, waiter: Waiter<R>, context: &mut Context<'_, R>) {
+    /// Adds a waiter to a pending entry, or answers it when the entry has its copies; with what it asked for, where the
+    /// entry does not say that.
+    fn wait_with(
+        &mut self,
+        sequence: u64,
+        waiter: Waiter<R>,
+        asked: Option<(Command, [u8; 16])>,
+        context: &mut Context<'_, R>,
+    ) {
         let waiter = waiter.into_retry();
         let Some(level) = self.pending_at(sequence).map(|pending| pending.entry.entry.fixed.level) else { return };
         let has_copies = sequence < self.covered(level, context.me) || Mutant::Rule(Flaw::RetryAtOnce).is_on();
@@ -497,26 +527,23 @@ impl<R: Clone> Log<R> {
             let outcome = Outcome::Queued(QueuedReason::CopiesMissing, context.me.clone());
             answer(waiter.clone(), outcome, context.effects, log);
         }
-        if pending.waiters.len() >= WAITERS_OF_AN_ENTRY {
-            pending.waiters.remove(0);
-            self.home.waiters -= 1;
-        }
-        pending.waiters.push(waiter);
-        self.home.waiters += 1;
+        let before = pending.waiting();
+        pending.wait(waiter, asked);
+        self.home.waiters += pending.waiting() - before;
     }
 
     /// A retry of an entry on disk gets its first ack again, once the copies stand under the present epoch.
     fn answer_retry(
         &mut self,
         record: &DedupRecord,
-        command: &Command,
+        (command, salt): (&Command, [u8; 16]),
         waiter: Waiter<R>,
         context: &mut Context<'_, R>,
     ) {
         let sequence = record.position.sequence.0;
         if sequence >= self.marked {
             // Loaded from disk with its copies unknown: it waits like the first one did.
-            self.join(sequence, command, waiter, context);
+            self.join(sequence, (command, salt), waiter, context);
             return;
         }
         if record.reply_to != command.reply_to {
@@ -534,13 +561,13 @@ impl<R: Clone> Log<R> {
         context.retries.push(RetryCheck { command: command.clone(), waiter, ack });
     }
 
-    fn answer_already(&mut self, waiter: Waiter<R>, context: &mut Context<'_, R>) {
+    pub(crate) fn answer_already(&mut self, waiter: Waiter<R>, context: &mut Context<'_, R>) {
         // What is so already was decided by an entry that may still wait for copies: the answer waits for the last one
         // that asks for as many as changes do.
         let by_change = |pending: &&Pending<R>| pending.entry.entry.fixed.level == Level::Majority;
         let last = self.pending.iter().rev().find(by_change).or(self.pending.back());
         if let Some(sequence) = last.map(|pending| pending.entry.sequence().0) {
-            self.wait_with(sequence, waiter, context);
+            self.wait_with(sequence, waiter, None, context);
             return;
         }
         let sequence = self.length.saturating_sub(1);

@@ -14,6 +14,7 @@ pub mod delivery;
 pub mod effect;
 mod followers;
 mod home;
+mod joins;
 pub mod line;
 mod log;
 pub mod media;

@@ -8,11 +8,13 @@ use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::record::{DedupRecord, LogRecord, Opening, OutboxRecord};
 use hearth_protocol::{
     Change, DeviceId, EntryKind, Epoch, Hash, Header, LogId, LogKind, Placement, RegionId, SealedEntry, Timestamp,
-    entry::MemberAction, mesh,
+    entry::MemberAction, limits, mesh,
 };
 
+use crate::command::Command;
 use crate::effect::LogView;
 use crate::home::{HomeState, is_by_id};
+use crate::joins::Join;
 use crate::mutants::Mutant;
 use crate::ownership::Flaw;
 use crate::ports::{DedupKey, LoadedLog, LogAppend};
@@ -22,6 +24,9 @@ use crate::view::{Forgotten, Members, View};
 
 /// The incarnation of a region's first store: nothing was ever promised or copied by one before it.
 pub(crate) const FIRST_INCARNATION: u64 = 1;
+/// Who may wait for one entry, beside the requests that share it; the oldest of more than that goes unanswered and asks
+/// again by its own timer.
+const WAITERS_OF_AN_ENTRY: usize = 64;
 /// A snapshot is written after this many entries, and one more for each thing in it: a load replays at most as many.
 pub(crate) const SNAPSHOT_EVERY: u64 = 256;
 
@@ -41,6 +46,8 @@ pub(crate) struct Pending<R> {
     pub(crate) audience: Option<Arc<Members>>,
     /// Who waits for the ack.
     pub(crate) waiters: Vec<Waiter<R>>,
+    /// Requests to add members that share it, and wait for the ack.
+    pub(crate) joins: Vec<Join<R>>,
     /// The local connection that sent it: it gets the ack, not the delivery.
     pub(crate) skip: Option<R>,
     /// Whether a device here sent it, if only again.
@@ -48,6 +55,34 @@ pub(crate) struct Pending<R> {
     /// When the home decided it; `queued` is told once after a while.
     pub(crate) decided_at: u64,
     pub(crate) queued: bool,
+}
+
+impl<R> Pending<R> {
+    /// How many wait for the ack.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiters.len() + self.joins.len()
+    }
+
+    /// Adds who waits; with what it asked for, where the entry does not say that.
+    pub(crate) fn wait(&mut self, waiter: Waiter<R>, asked: Option<(Command, [u8; 16])>) {
+        if let Some((command, salt)) = asked {
+            if self.joins.len() >= limits::JOINS_OF_AN_ENTRY + WAITERS_OF_AN_ENTRY {
+                self.joins.remove(0);
+            }
+            self.joins.push(Join { command, salt, waiter });
+            return;
+        }
+        if self.waiters.len() >= WAITERS_OF_AN_ENTRY {
+            self.waiters.remove(0);
+        }
+        self.waiters.push(waiter);
+    }
+
+    /// Everybody who waits for the ack; nobody does from then on.
+    pub(crate) fn take_waiters(&mut self) -> impl Iterator<Item = Waiter<R>> + use<R> {
+        let joins = std::mem::take(&mut self.joins).into_iter().map(|join| join.waiter);
+        std::mem::take(&mut self.waiters).into_iter().chain(joins)
+    }
 }
 
 /// Who waits for an outcome.
@@ -199,6 +234,7 @@ impl<R: Clone> Log<R> {
                     audience: view.members().cloned(),
                     entry,
                     waiters: Vec::new(),
+                    joins: Vec::new(),
                     skip: None,
                     sent_here: false,
                     decided_at: now,
@@ -361,6 +397,7 @@ impl<R: Clone> Log<R> {
             audience: self.view.members().cloned(),
             entry,
             waiters: if matches!(pushed.waiter, Waiter::Gone) { Vec::new() } else { vec![pushed.waiter] },
+            joins: Vec::new(),
             sent_here: pushed.skip.is_some(),
             skip: pushed.skip,
             decided_at: pushed.now,
@@ -425,17 +462,14 @@ pub(crate) fn first_record(placement: &Placement, incarnation: u64) -> LogRecord
 /// What entries that come to a log are found by, beside their number: their id, and the message that they change.
 pub(crate) fn add_indexes(append: &mut LogAppend, entries: &[Arc<SealedEntry>]) {
     let log = append.log;
-    append.dedup.extend(entries.iter().filter_map(|entry| dedup_record(log, entry)));
+    append.dedup.extend(entries.iter().flat_map(|entry| dedup_records(log, entry)));
     append.changes.extend(entries.iter().filter_map(|entry| change_record(log, entry)));
 }
 
 /// Entries that clients name by id are remembered for dedup, at the home and at every replica alike.
-fn dedup_record(log: LogId, sealed: &SealedEntry) -> Option<(DedupKey, DedupRecord)> {
+fn dedup_records(log: LogId, sealed: &SealedEntry) -> impl Iterator<Item = (DedupKey, DedupRecord)> {
     let fixed = &sealed.entry.fixed;
-    if log.kind != LogKind::Conversation || !is_by_id(fixed.kind) {
-        return None;
-    }
-    let key = DedupKey { log, sender: fixed.sender.clone(), id: fixed.id };
+    let remembered = (log.kind == LogKind::Conversation && is_by_id(fixed.kind)).then_some(sealed);
     let record = DedupRecord {
         position: fixed.position,
         time: fixed.time,
@@ -443,7 +477,7 @@ fn dedup_record(log: LogId, sealed: &SealedEntry) -> Option<(DedupKey, DedupReco
         reply_to: fixed.reply_to,
         level: fixed.level,
     };
-    Some((key, record))
+    remembered.into_iter().flat_map(move |entry| DedupKey::all_of(log, entry)).map(move |key| (key, record.clone()))
 }
 
 /// Memberships that an entry of a conversation makes or ends.

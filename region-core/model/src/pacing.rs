@@ -22,7 +22,7 @@ pub(crate) struct Paced<R> {
 impl<R: Clone> Log<R> {
     /// Whether one more entry may wait for copies.
     pub(crate) fn has_room(&self) -> bool {
-        self.pending.len() + self.home.submits.len() < limits::UNMARKED_ENTRIES
+        self.pending.len() + self.home.submits.len() + self.home.joins.len() < limits::UNMARKED_ENTRIES
     }
 
     /// Keeps a parked message until there is room: refused, it could be overtaken by the next one of its device. One

@@ -125,6 +125,14 @@ pub struct DedupKey {
     pub sender: UserId,
 }
 
+impl DedupKey {
+    /// Every key under which an entry of a log is found.
+    pub fn all_of(log: LogId, entry: &SealedEntry) -> impl Iterator<Item = Self> {
+        let sender = &entry.entry.fixed.sender;
+        entry.ids().map(move |id| Self { log, id, sender: sender.clone() })
+    }
+}
+
 /// Names the message that somebody wants to change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TargetKey {

@@ -304,6 +304,7 @@ fn gather(history: &History, report: &mut Report) -> Facts {
             | Event::PresenceTold { .. }
             | Event::PresenceEnd { .. }
             | Event::MembershipEnd { .. }
+            | Event::JoinEnd { .. }
             | Event::Bound { .. }
             | Event::FaultBegins(..)
             | Event::FaultEnds(_)

@@ -537,6 +537,19 @@ fn a_line_may_begin_at_its_floor_and_nowhere_else_and_what_is_below_is_not_lost(
 }
 
 #[test]
+fn an_acked_join_that_is_lost_and_one_that_came_again_are_found() {
+    let end = |is_member, expected| {
+        let end = Event::JoinEnd { conversation: CONVERSATION, user: "visitor1".to_owned(), is_member, expected };
+        with(vec![end], both(&LINE))
+    };
+    for good in [true, false] {
+        assert_eq!(broken(end(good, good)), vec![]);
+    }
+    finds("lost", Guarantee::G1, end(false, true));
+    finds("added again", Guarantee::G3, end(true, false));
+}
+
+#[test]
 fn a_record_that_does_not_say_what_the_line_says_of_a_member_is_found() {
     let end = |is_member, recorded| {
         let end = Event::MembershipEnd { conversation: CONVERSATION, user: "ann".to_owned(), is_member, recorded };

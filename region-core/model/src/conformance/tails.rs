@@ -1,12 +1,14 @@
 //! What the ports promise of entries that leave a log.
 
 use bytes::Bytes;
-use hearth_protocol::Epoch;
+use hearth_protocol::joins::encode_joins;
 use hearth_protocol::record::LogRecord;
+use hearth_protocol::{EntryKind, Epoch, JoinRequest, SealedEntry};
+use uuid::Uuid;
 
-use super::samples::{append, conversation, dedup_key, entries, outbox, record};
+use super::samples::{append, conversation, dedup_key, dedup_of, entries, entry, outbox, record, user};
 use super::{Subject, apply};
-use crate::ports::{Begin, LogAppend};
+use crate::ports::{Begin, DedupKey, LogAppend};
 
 /// See the name.
 pub async fn what_is_put_apart_leaves_the_log_with_its_dedup_and_stays_as_its_tail(subject: &mut dyn Subject) {
@@ -76,5 +78,39 @@ pub async fn what_a_new_beginning_puts_apart_stays_as_a_tail_and_the_rest_is_dro
         assert_eq!(stores.log.read(log, 0, 9, 9, 9_999).await.expect("reads"), []);
         assert_eq!(stores.log.tails(None, 9).await.expect("lists"), [log]);
         assert_eq!(stores.log.read_tail(log, None, 9).await.expect("reads"), entries(log, 4..6));
+    }
+}
+
+/// See the name.
+pub async fn requests_that_share_an_entry_are_all_found_and_all_leave_with_it(subject: &mut dyn Subject) {
+    let log = conversation(1);
+    let stores = subject.stores();
+    let mut shared = entry(log, 1).entry.clone();
+    let others = [(1, "cem"), (2, "dan")].map(|(id, name)| (Uuid::from_u128(900 + id), name));
+    let requests = [(shared.fixed.id, "bob")].into_iter().chain(others);
+    let requests: Vec<_> = requests.map(|(id, name)| JoinRequest { id, users: vec![user(name)] }).collect();
+    shared.fixed.kind = EntryKind::Member;
+    let content = encode_joins(&requests);
+    let salt = Bytes::from_static(&[7; 16]);
+    shared.fixed.digest = hearth_protocol::entry::content_digest(&salt, &content);
+    shared.content = Some((salt, content));
+    let shared = SealedEntry::seal(shared);
+    let keys: Vec<DedupKey> = DedupKey::all_of(log, &shared).collect();
+    assert_eq!(keys.len(), 3);
+    let dedup = keys.iter().map(|key| (key.clone(), dedup_of(1).1)).collect();
+    let told = LogAppend { entries: vec![shared], dedup, ..append(log, 1, 1) };
+    apply(&stores, vec![append(log, 0, 1), told]).await;
+    assert_eq!(stores.log.dedup(keys.clone()).await, Ok(vec![Some(dedup_of(1).1); 3]));
+    let cut = LogAppend { apart: Some(1), epoch: Epoch(2), record: Some(record(2)), ..append(log, 2, 0) };
+    apply(&stores, vec![cut]).await;
+    drop(stores);
+    for reopened in [false, true] {
+        if reopened {
+            subject.reopen();
+        }
+        let stores = subject.stores();
+        assert_eq!(stores.log.dedup(keys.clone()).await, Ok(vec![None; 3]));
+        let tail = stores.log.read_tail(log, None, 9).await.expect("reads");
+        assert_eq!(tail[0].join_requests(), requests);
     }
 }

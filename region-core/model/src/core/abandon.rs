@@ -19,7 +19,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             match slotted {
                 Slotted::Loading(inputs) => waiting.extend(inputs),
                 Slotted::Ready(log) => {
-                    log.pending.into_iter().flat_map(|pending| pending.waiters).for_each(&mut take);
+                    log.pending.into_iter().flat_map(|mut pending| pending.take_waiters()).for_each(&mut take);
                     log.home.into_waiters().for_each(&mut take);
                 }
             }

@@ -12,6 +12,7 @@ use super::{Following, Now, RegionCore, Slotted, WAITING_FOR_LOG, Waiting, regio
 use crate::command::{Command, Outcome, command_of};
 use crate::effect::Effect;
 use crate::home::answer;
+use crate::joins::Join;
 use crate::line::Line;
 use crate::log::{Log, Waiter};
 use crate::mutants::Mutant;
@@ -226,6 +227,8 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         let Some(Slotted::Ready(log)) = self.logs.get_mut(&id) else { return Vec::new() };
         let mut commands: Vec<(Command, [u8; 16], Waiter<R>)> = Vec::new();
         for pending in &mut log.pending {
+            let joins = std::mem::take(&mut pending.joins).into_iter();
+            commands.extend(joins.map(Join::into_parts));
             for waiter in std::mem::take(&mut pending.waiters) {
                 let (command, salt) = command_of(id, &pending.entry);
                 commands.push((command, salt, waiter));

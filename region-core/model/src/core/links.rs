@@ -96,7 +96,10 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         self.give_up_lookups(silent, effects);
         let waiting: Vec<LogId> = self.waiting_for_copies.iter().copied().collect();
         for id in waiting {
-            self.with_log(id, now, effects, |log, context| log.tell_queued(context));
+            self.with_log(id, now, effects, |log, context| {
+                log.make_due_joins(context);
+                log.tell_queued(context);
+            });
         }
         if !self.open.is_empty() {
             self.pull_next(now, effects);

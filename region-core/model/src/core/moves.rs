@@ -102,7 +102,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
         let mut migration = moving.migration.clone();
         let mut sealed = Err(MoveError::NotHome);
-        self.with_log(id, now, effects, |log, context| sealed = log.seal_for_move(&mut migration, now.right, context));
+        self.with_log(id, now, effects, |log, context| {
+            // Who waits to join goes with the log.
+            log.make_joins(context);
+            sealed = log.seal_for_move(&mut migration, now.right, context);
+        });
         match sealed {
             Ok(()) => {
                 if let Some(moving) = self.moves.get_mut(&id) {

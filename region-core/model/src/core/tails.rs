@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hearth_protocol::{Epoch, LogId, LogKind, Position, SealedEntry};
 
 use super::{Now, RegionCore, Waiting};
-use crate::command::command_of;
+use crate::command::commands_of;
 use crate::effect::Effect;
 use crate::home::is_by_id;
 use crate::mutants::Mutant;
@@ -15,6 +15,8 @@ use crate::ownership::Flaw;
 
 /// Entries of a tail on their way to the home at a time.
 const WINDOW: usize = 64;
+/// Commands of those at a time: beyond it no further entry of a page is offered with them.
+const COMMANDS: usize = 1_024;
 /// Tails that are offered at a time.
 const OFFERED: usize = 16;
 
@@ -104,14 +106,18 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         tail.reading = false;
         tail.refused = false;
         tail.settled = entries.is_empty();
+        let entries = &entries[..entries_at_a_time(entries)];
         tail.last = entries.last().map(|entry| entry.entry.fixed.position);
         let epoch = tail.epoch;
         let Some(placement) = self.placement_of(id).filter(|placement| placement.epoch == epoch).cloned() else {
             return;
         };
         let mut waiting = BTreeSet::new();
-        for entry in entries.iter().filter(|entry| is_by_id(entry.entry.fixed.kind)) {
-            let (mut command, _) = command_of(id, entry);
+        let entries = entries.iter().filter(|entry| is_by_id(entry.entry.fixed.kind));
+        // Requests that shared an entry come back each by itself: who asked may have asked again since.
+        let commands =
+            entries.flat_map(|entry| commands_of(id, entry).into_iter().map(move |command| (command, entry)));
+        for (mut command, entry) in commands {
             command.original_time = command.original_time.or(Some(entry.entry.fixed.time));
             waiting.insert(self.next_id);
             self.forward(command, placement.home.clone(), None, None, None, now, effects);
@@ -146,4 +152,15 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             effects.push(Effect::ReadTail { log: id, after: tail.after, rows: WINDOW });
         }
     }
+}
+
+/// How many entries of a page are offered together: most came from one command each.
+fn entries_at_a_time(entries: &[Arc<SealedEntry>]) -> usize {
+    let mut commands = 0;
+    let fit = entries.iter().take_while(|entry| {
+        let fits = commands < COMMANDS;
+        commands += entry.ids().count();
+        fits
+    });
+    fit.count()
 }

@@ -1,6 +1,6 @@
 //! A conversation: who is in it, what it allows, how many messages it has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hearth_protocol::entry::{ConversationKind, Forget, HistoryForNewMembers, MemberAction, Role, Settings};
@@ -248,20 +248,11 @@ impl ConversationState {
         users.dedup();
         match action {
             MemberAction::Add(Role::Member) => {
-                if !admin && !self.settings.allow_member_invites {
-                    return Decision::refuse(Refusal::new(ErrorCode::Forbidden, "only admins may add members here"));
-                }
-                users.retain(|user| !self.members.contains_key(user));
-                if users.is_empty() {
-                    return Decision::AlreadySo;
-                }
-                let most = match self.kind {
-                    ConversationKind::Channel => bounds.channel_members,
-                    ConversationKind::Group | ConversationKind::Direct => bounds.group_members,
+                users = match self.joiners(sender, users, &BTreeSet::new(), bounds) {
+                    Ok(joiners) if joiners.is_empty() => return Decision::AlreadySo,
+                    Ok(joiners) => joiners,
+                    Err(refusal) => return Decision::Refuse(refusal),
                 };
-                if self.members.len() + users.len() > most {
-                    return Decision::refuse(Refusal::too_large("too many members", format!("{most} members")));
-                }
             }
             MemberAction::Remove if users.iter().any(|user| user != sender) && !admin => {
                 return Decision::refuse(Refusal::new(ErrorCode::Forbidden, "only admins may remove others"));
@@ -296,6 +287,34 @@ impl ConversationState {
             return Decision::refuse(refusal);
         }
         Decision::change(&Change::Members { action: action.clone(), users })
+    }
+
+    /// Those of `users` whom `adder` makes members, where `others` become members before.
+    ///
+    /// # Errors
+    /// Why none of them is.
+    pub(crate) fn joiners(
+        &self,
+        adder: &UserId,
+        mut users: Vec<UserId>,
+        others: &BTreeSet<UserId>,
+        bounds: &Bounds,
+    ) -> Result<Vec<UserId>, Refusal> {
+        let actor = self.members.get(adder).ok_or_else(Refusal::no_conversation)?;
+        if actor.role != Role::Admin && !self.settings.allow_member_invites {
+            return Err(Refusal::new(ErrorCode::Forbidden, "only admins may add members here"));
+        }
+        users.sort();
+        users.dedup();
+        users.retain(|user| !self.members.contains_key(user) && !others.contains(user));
+        let most = match self.kind {
+            ConversationKind::Channel => bounds.channel_members,
+            ConversationKind::Group | ConversationKind::Direct => bounds.group_members,
+        };
+        if !users.is_empty() && self.members.len() + others.len() + users.len() > most {
+            return Err(Refusal::too_large("too many members", format!("{most} members")));
+        }
+        Ok(users)
     }
 
     /// Whether members would stay without an admin, who alone can change what they are.

@@ -40,6 +40,8 @@ pub struct Bounds {
     pub follow_in_order: u64,
     /// New messages of a conversation a minute; 0: no limit.
     pub conversation_messages_per_minute: u32,
+    /// Members above which a conversation is large: who joins within a second shares an entry.
+    pub fanout_threshold: usize,
 }
 
 impl Default for Bounds {
@@ -49,6 +51,7 @@ impl Default for Bounds {
             channel_members: hearth_protocol::limits::CHANNEL_MEMBERS,
             follow_in_order: hearth_protocol::limits::FOLLOW_IN_ORDER,
             conversation_messages_per_minute: 0,
+            fanout_threshold: hearth_protocol::limits::FANOUT_THRESHOLD,
         }
     }
 }

@@ -5,6 +5,7 @@ mod expiry;
 mod failover;
 mod faults;
 mod forgotten;
+mod joins;
 mod logs;
 mod parked_order;
 mod parking;

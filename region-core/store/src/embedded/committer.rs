@@ -299,13 +299,13 @@ impl Committer {
             let entry = keys::row_entry(&row)?;
             self.batch.remove(&self.tables.entries, &key);
             self.batch.put(&self.tables.tails, &keys::tail(log, entry.entry.fixed.position), &row);
-            let fixed = &entry.entry.fixed;
-            let dedup = DedupKey { log, sender: fixed.sender.clone(), id: fixed.id };
-            keys::write_dedup(&mut self.key, &dedup);
-            if let Some(record) = self.tables.dedup(&self.key)?
-                && record.position == fixed.position
-            {
-                self.batch.remove(&self.tables.dedup, &self.key);
+            for dedup in DedupKey::all_of(log, &entry) {
+                keys::write_dedup(&mut self.key, &dedup);
+                if let Some(record) = self.tables.dedup(&self.key)?
+                    && record.position == entry.entry.fixed.position
+                {
+                    self.batch.remove(&self.tables.dedup, &self.key);
+                }
             }
         }
         self.take_changes(log, &(from..u64::MAX))?;

@@ -59,9 +59,11 @@ impl Log {
     fn put_apart(&mut self, from: u64) {
         for entry in self.rows.split_off(&from).into_values() {
             let fixed = &entry.entry.fixed;
-            let key = (fixed.sender.clone(), fixed.id);
-            if self.dedup.get(&key).is_some_and(|record| record.position == fixed.position) {
-                self.dedup.remove(&key);
+            for id in entry.ids() {
+                let key = (fixed.sender.clone(), id);
+                if self.dedup.get(&key).is_some_and(|record| record.position == fixed.position) {
+                    self.dedup.remove(&key);
+                }
             }
             self.tail.insert(fixed.position, entry);
         }

@@ -71,9 +71,10 @@ impl Disk {
             let left: Vec<_> = stored.entries.split_off(&apart).into_values().collect();
             for entry in left {
                 let fixed = &entry.entry.fixed;
-                let key = DedupKey { log: append.log, sender: fixed.sender.clone(), id: fixed.id };
-                if self.dedup.get(&key).is_some_and(|record| record.position == fixed.position) {
-                    self.dedup.remove(&key);
+                for key in DedupKey::all_of(append.log, &entry) {
+                    if self.dedup.get(&key).is_some_and(|record| record.position == fixed.position) {
+                        self.dedup.remove(&key);
+                    }
                 }
                 stored.tail.insert(fixed.position, entry);
             }
