@@ -69,8 +69,8 @@ pub struct Wish {
 pub struct Turn {
     /// To be sent, each to all subscriptions of its user.
     pub pushes: Vec<(UserId, Vec<Subscription>, Push)>,
-    /// Decisions, for counts.
-    pub decisions: Vec<Decision>,
+    /// Decisions, and on whom.
+    pub decisions: Vec<(UserId, Decision)>,
     /// What changed of what is kept: [`Desk::kept`] has it, or it goes.
     pub kept: BTreeSet<(UserId, LogId)>,
     /// Wishes to homes of conversations.
@@ -105,7 +105,7 @@ impl Held {
             }
             turn.kept.insert((user.clone(), log));
         }
-        turn.decisions.extend(outcome.decisions);
+        turn.decisions.extend(outcome.decisions.into_iter().map(|decision| (user.clone(), decision)));
         let to = |push| (user.clone(), self.subscriptions.clone(), push);
         turn.pushes.extend(outcome.pushes.into_iter().map(to));
     }
@@ -411,7 +411,7 @@ mod tests {
     }
 
     fn withheld(turn: &Turn) -> Vec<Option<Withheld>> {
-        turn.decisions.iter().map(|decision| decision.withheld).collect()
+        turn.decisions.iter().map(|(_, decision)| decision.withheld).collect()
     }
 
     fn desk(users: &[&str]) -> Desk {
