@@ -81,8 +81,8 @@ impl Offering {
     pub fn new(view: &LogView, due: &Due, firsts: &[u64]) -> Self {
         let from = firsts.iter().copied().fold(due.next.unwrap_or(view.marked), u64::min);
         let from = from.min(view.marked).max(view.marked.saturating_sub(CATCH_UP)).max(view.floor).max(1);
-        let news = due.asked.iter().zip(firsts).filter(|(wanted, _)| wanted.since.is_some());
-        let starts = news.map(|(wanted, first)| (wanted.user.clone(), before(view, *first))).collect();
+        let starts = due.asked.iter().zip(firsts).map(|(wanted, first)| (wanted.user.clone(), before(view, *first)));
+        let starts = starts.collect();
         Self { from, starts, begins: !due.asked.is_empty() }
     }
 
@@ -102,14 +102,17 @@ impl Offering {
         reads: Vec<(UserId, Vec<Position>)>,
     ) -> (Offers, bool) {
         let Self { from, starts, begins } = self;
+        let members = view.view.members();
+        let since = |user: &UserId| members.and_then(|members| members.get(user)).map(|member| member.since);
+        // It ends where somebody becomes a member: of what is below, that user is woken for nothing.
+        let joins = users.iter().filter_map(since).filter(|since| *since > from).min().unwrap_or(u64::MAX);
         let mut to = from;
         let mut items = Vec::new();
-        for row in rows {
+        for row in rows.into_iter().take_while(|row| row.sequence().0 < joins) {
             to = row.sequence().0 + 1;
             items.extend(offered(row, users));
         }
-        let members = view.view.members();
-        let is_member = |user: &UserId| members.is_some_and(|members| members.contains_key(user));
+        let is_member = |user: &UserId| since(user).is_some_and(|since| since < to || since <= from);
         let gone = users.iter().filter(|user| !is_member(user)).cloned().collect();
         let offers = Offers { from, to, epoch: before(view, from).epoch, begins, items, reads, gone, starts };
         (offers, to < view.marked)
