@@ -27,6 +27,7 @@ mod memberships;
 mod network;
 mod plan;
 mod presence;
+mod push;
 mod random;
 mod region;
 mod run;
@@ -34,6 +35,7 @@ mod sessions;
 mod shrink;
 mod stores;
 mod trace;
+mod woken;
 mod world;
 
 pub use plan::{Aim, Fault, FaultKind, PACE, Plan, Size};

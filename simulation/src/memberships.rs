@@ -39,7 +39,7 @@ impl World {
     }
 
     /// What the longest copy of a log comes to.
-    fn folded(&self, log: LogId) -> View {
+    pub(crate) fn folded(&self, log: LogId) -> View {
         let copies = self.regions.iter().filter_map(|region| region.disk.logs.get(&log));
         let mut view = View::Empty;
         for entry in copies.max_by_key(|copy| copy.length()).into_iter().flat_map(|copy| copy.entries.values()) {

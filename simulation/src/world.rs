@@ -18,6 +18,7 @@ use crate::map::{MapService, MapTold, Proposal};
 use crate::network::{Decoded, Links};
 use crate::plan::{Plan, SECOND};
 use crate::presence::{self, Presence};
+use crate::push::Push;
 use crate::random::Random;
 use crate::region::{Region, Ticket};
 use crate::trace::Trace;
@@ -190,6 +191,8 @@ pub(crate) struct World {
     pub(crate) resent: u64,
     /// Who is there.
     pub(crate) presence: Presence,
+    /// Who is woken.
+    pub(crate) push: Push,
 }
 
 impl World {
@@ -230,6 +233,7 @@ impl World {
             moves: 0,
             resent: 0,
             presence: Presence::new(seed),
+            push: Push::new(seed, plan.size.regions),
             plan,
         };
         world.begin();
@@ -325,6 +329,7 @@ impl World {
             Event::Tick(region) => {
                 self.input(region, Input::Tick);
                 self.presence_tick(region);
+                self.push_round(region);
                 self.look_at_waits(region);
                 self.after(TICK, Event::Tick(region));
             }
