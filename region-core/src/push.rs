@@ -14,7 +14,7 @@ mod kept;
 mod record;
 mod screens;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,19 +23,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hearth_protocol::mesh::{self, Body, MeshFrame};
 use hearth_protocol::push::Target;
-use hearth_protocol::{DeviceId, Epoch, LogId, LogKind, RegionId, UserId};
+use hearth_protocol::{DeviceId, LogId, LogKind, RegionId, UserId};
 use parking_lot::Mutex;
 use prost::Message;
 use region_model::Lane;
 use region_model::push::ports::PushQueue;
-use region_model::push::{Desk, PushTimes, Watchers, Withheld};
+use region_model::push::{Desk, PushTimes, Records, Screens, Watchers, Withheld};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::edge::Connection;
 use crate::region::Region;
 pub(crate) use calls::muted;
-use screens::Screens;
 
 /// What is due is looked at this often.
 const ROUND: Duration = Duration::from_millis(50);
@@ -191,10 +190,10 @@ impl Push {
 /// What the task holds.
 struct Task {
     region: Arc<Region>,
-    desk: Desk,
-    /// The epoch of the record under which each user of the desk is decided for.
-    epochs: BTreeMap<UserId, Epoch>,
+    records: Records,
     screens: Screens,
+    /// What the times of screens are counted from.
+    began: Instant,
     /// Frames for this region itself.
     own: VecDeque<mesh::Push>,
     /// Where the look at all records at the start goes on; `None` once it is over.
@@ -213,9 +212,9 @@ pub(crate) async fn run(region: Arc<Region>, mut said: mpsc::Receiver<Said>) {
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let times = region.options.push.times;
     let mut task = Task {
-        desk: Desk::new(times),
-        epochs: BTreeMap::new(),
-        screens: Screens::new(Duration::from_millis(times.view_counts / 3)),
+        records: Records::new(Desk::new(times)),
+        screens: Screens::new(times.view_counts / 3, 0),
+        began: Instant::now(),
         own: VecDeque::new(),
         records_after: Some(None),
         unswept: BTreeSet::new(),
@@ -260,14 +259,14 @@ impl Task {
                 // Whoever is behind it may have begun anew.
                 let mut after = None;
                 loop {
-                    let page = self.desk.logs_after(after, BATCH);
+                    let page = self.records.desk.logs_after(after, BATCH);
                     after = page.last().copied();
                     if after.is_none() {
                         break;
                     }
                     self.region.push.again.lock().extend(page);
                 }
-                self.screens.all_again();
+                self.screens.all_again(self.milliseconds());
             }
             Said::Link(peer, false) => self.region.push.watchers.lock().lost(&peer),
         }
@@ -287,6 +286,10 @@ impl Task {
         self.note_watched();
     }
 
+    fn milliseconds(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn note_watched(&self) {
         let watched = !self.region.push.watchers.lock().is_empty();
         self.region.push.watched.store(watched, Ordering::Relaxed);
@@ -298,12 +301,12 @@ impl Task {
         self.wish_again().await;
         self.offer_round().await;
         self.decide_due().await;
-        if self.screens.is_due() {
+        if self.screens.is_due(self.milliseconds()) {
             let sessions = self.region.hub.all();
             let shown = |session: &Arc<Connection>| {
                 Some(((session.user.clone(), session.id), (session.device, session.in_view()?)))
             };
-            self.screens.take(sessions.iter().filter_map(shown).collect());
+            self.screens.take(sessions.iter().filter_map(shown).collect(), self.milliseconds());
         }
         for (user, device) in self.screens.due() {
             self.tell_screen(&user, device).await;

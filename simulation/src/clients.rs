@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hearth_protocol::{
     ConversationId, DeviceId, EntryKind, Level, LogId, MessageId, Position, SealedEntry, Timestamp, UserId,
 };
@@ -17,6 +16,7 @@ use crate::plan::SECOND;
 use crate::random::Random;
 use crate::region::Ticket;
 use crate::sessions;
+use crate::woken::said_by;
 use crate::world::{Event, World};
 
 /// Unacked messages above which a client sends no new ones.
@@ -160,6 +160,7 @@ impl World {
         }
         let now = self.now;
         self.presence_acts(connection);
+        self.push_acts(connection);
         let due = |of: &Outstanding| of.retry_at.map_or(!of.queued && now > of.sent_at + AGAIN, |at| now >= at);
         if self.clients[number].outstanding.iter().any(due) {
             self.send_all_again(number);
@@ -212,6 +213,9 @@ impl World {
             let event = history::Event::Wrote(self.conversations[conversation].id, message, message.to_string());
             self.history.add(self.now, event);
         }
+        if sending.change.is_none() {
+            self.push_mentions(number, conversation, message);
+        }
         self.send(sending);
     }
 
@@ -247,7 +251,7 @@ impl World {
         let Some(device) = self.connections.get(&connection).map(|connection| connection.device) else { return };
         let Sending { client, conversation, message, level, expires_at, change } = sending;
         self.own_sent(connection, conversation);
-        let text = || Bytes::from(format!("{{\"type\":\"text\",\"text\":\"{message}\"}}"));
+        let text = || said_by(client, message);
         let command = Command {
             log: self.conversations[conversation].log,
             kind: change.as_ref().map_or(EntryKind::Message, |change| change.kind),
@@ -297,6 +301,7 @@ impl World {
         self.regions[region].sessions.entry(user.clone()).or_default().push(id);
         self.trace.count(self.now, "connect", number as u64, region as u64);
         self.presence_connected(id);
+        self.push_looks_at(id, None);
         self.input(region, Input::DeviceConnected(user, device));
         for conversation in conversations {
             self.begin_with(id, conversation);
@@ -307,6 +312,7 @@ impl World {
 
     pub(crate) fn disconnect(&mut self, id: u64, wait: u64) {
         self.presence_gone(id);
+        self.push_gone(id);
         let Some(connection) = self.connections.remove(&id) else { return };
         let client = &mut self.clients[connection.client];
         client.connection = None;

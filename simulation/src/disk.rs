@@ -6,8 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::record::{ChangeRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend};
-use hearth_protocol::{LogId, Placement, Position, RegionId, SealedEntry, Timestamp, UserId, mesh};
+use hearth_protocol::{
+    ConversationId, Epoch, LogId, Placement, Position, RegionId, SealedEntry, Timestamp, UserId, mesh,
+};
 use region_model::ports::{DedupKey, LoadedLog, LogAppend, TargetFound, TargetKey, length_of};
+use region_model::push::Kept;
+use region_model::push::ports::PushJob;
 use region_model::view::Taking;
 
 /// One log.
@@ -44,7 +48,14 @@ enum Undo {
     Placement(LogId, Option<Placement>),
     Unparked(ParkedSend),
     Told(OutboxRecord),
+    PushKept(KeptKey, Option<(Epoch, Kept)>),
+    PushJob(JobKey, Option<PushJob>),
 }
+
+/// The user's record and the conversation that something is kept of.
+pub(crate) type KeptKey = (LogId, LogId);
+/// The subscription and the conversation of a job.
+pub(crate) type JobKey = (uuid::Uuid, ConversationId);
 
 /// The store of one region.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +70,10 @@ pub(crate) struct Disk {
     /// The incarnation that the map gave the store.
     pub(crate) incarnation: u64,
     change: u64,
+    /// What is decided of pushes, and under which epoch of the record.
+    pub(crate) push_kept: BTreeMap<KeptKey, (Epoch, Kept)>,
+    /// Pushes that no service has yet.
+    pub(crate) push_jobs: BTreeMap<JobKey, PushJob>,
     soft: Vec<Undo>,
 }
 
@@ -164,8 +179,34 @@ impl Disk {
                 Undo::Placement(log, None) => drop(self.placements.remove(&log)),
                 Undo::Unparked(send) => drop(self.parked.insert(send.number, send)),
                 Undo::Told(item) => drop(self.outbox.insert(outbox_key(&item), item)),
+                Undo::PushKept(key, before) => put_back(&mut self.push_kept, key, before),
+                Undo::PushJob(key, before) => put_back(&mut self.push_jobs, key, before),
             }
         }
+    }
+
+    /// Keeps what is decided of a user's conversation, or nothing.
+    pub(crate) fn keep_push(&mut self, key: KeptKey, kept: Option<(Epoch, Kept)>) {
+        let before = match kept {
+            Some(kept) => self.push_kept.insert(key, kept),
+            None => self.push_kept.remove(&key),
+        };
+        self.soft.push(Undo::PushKept(key, before));
+    }
+
+    /// A push waits, in the place of one that waits, or is over.
+    pub(crate) fn put_push(&mut self, key: JobKey, job: Option<PushJob>) {
+        let before = match job {
+            Some(job) => self.push_jobs.insert(key, job),
+            None => self.push_jobs.remove(&key),
+        };
+        self.soft.push(Undo::PushJob(key, before));
+    }
+
+    /// Of what is decided of pushes, what would go with the power.
+    pub(crate) fn unsynced_pushes(&self) -> BTreeSet<KeptKey> {
+        let kept = |undo: &Undo| if let Undo::PushKept(key, _) = undo { Some(*key) } else { None };
+        self.soft.iter().filter_map(kept).collect()
     }
 
     pub(crate) fn load(&self, log: LogId) -> LoadedLog {
@@ -291,6 +332,13 @@ impl Disk {
             }
         }
         (lengths, follows)
+    }
+}
+
+fn put_back<K: Ord, V>(rows: &mut BTreeMap<K, V>, key: K, before: Option<V>) {
+    match before {
+        Some(before) => drop(rows.insert(key, before)),
+        None => drop(rows.remove(&key)),
     }
 }
 

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use hearth_protocol::client::PresenceStatus;
-use hearth_protocol::{ConversationId, Level, MessageId, Position};
+use hearth_protocol::push::Preferences;
+use hearth_protocol::{ConversationId, Level, MessageId, Position, UserId};
+use region_model::push::Withheld;
 
 /// A session of the history, by its place in [`History::sessions`].
 pub type SessionId = u32;
@@ -279,6 +281,60 @@ pub enum Event {
         status: PresenceStatus,
         /// Whether it says so for certain.
         sure: bool,
+    },
+    /// A device of a user has another conversation in view, or none any more.
+    Screen(UserId, Option<ConversationId>),
+    /// A user has read up to a position.
+    ReadUpTo(UserId, ConversationId, Position),
+    /// A message names a user.
+    Names(ConversationId, MessageId, UserId),
+    /// It was decided whether a message wakes a user.
+    PushDecided {
+        /// Whom.
+        user: UserId,
+        /// Of which conversation.
+        conversation: ConversationId,
+        /// Which message.
+        message: MessageId,
+        /// Where it stands.
+        position: Position,
+        /// Why not; `None`: it does.
+        withheld: Option<Withheld>,
+        /// The region that decided, the epoch of the user's record under which it did, and a number of its process.
+        by: (usize, u64, u64),
+        /// Since when a device of the user has had the conversation in view with nothing between it and that region, as
+        /// somebody who sees everything knows.
+        in_view_since: Option<u64>,
+    },
+    /// A service was sent what a user's devices are to show of a conversation.
+    PushSent {
+        /// Whose.
+        user: UserId,
+        /// Of which conversation.
+        conversation: ConversationId,
+        /// The newest message that it is about.
+        position: Position,
+        /// Whether there is something, and not nothing any more.
+        notify: bool,
+        /// Whether its time was over, and nothing was sent.
+        is_over: bool,
+    },
+    /// The home of a conversation says where it begins for a user of whom the home of the record has kept nothing.
+    PushStart(UserId, ConversationId, Position),
+    /// What was kept of a user's decisions on a conversation is gone with the power, or a store.
+    PushForgot(UserId, ConversationId),
+    /// What a user should have been woken for of a conversation, long after the last fault.
+    PushEnd {
+        /// Who.
+        user: UserId,
+        /// Of which conversation.
+        conversation: ConversationId,
+        /// From above which number on, and up to which, the user was a member.
+        spans: Vec<(u64, u64)>,
+        /// What it wants, all the time.
+        wants: Preferences,
+        /// Who decides, and under which epoch of the user's record; `None` where something has changed lately.
+        decides: Option<(usize, u64)>,
     },
     /// Whether a user is a member of a conversation at the end, by its line and by the user's own record.
     MembershipEnd {

@@ -27,6 +27,7 @@ mod memberships;
 mod network;
 mod plan;
 mod presence;
+mod push;
 mod random;
 mod region;
 mod run;
@@ -35,6 +36,7 @@ mod shrink;
 mod stores;
 mod trace;
 mod visitors;
+mod woken;
 mod world;
 
 pub use plan::{Aim, Fault, FaultKind, PACE, Plan, Size};

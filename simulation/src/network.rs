@@ -96,6 +96,34 @@ impl Links {
     }
 }
 
+/// What goes over the links beside the chat's frames, with chances of its own, so that a seed's chat stays as it is.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    pub(crate) random: Random,
+    /// When the last frame of a link arrives.
+    lanes: BTreeMap<(usize, usize), u64>,
+}
+
+impl Aside {
+    pub(crate) fn new(seed: u64, part: &str) -> Self {
+        Self { random: Random::of(seed, part, 0), lanes: BTreeMap::new() }
+    }
+
+    /// When a frame arrives, and when again; `None`: it is lost.
+    fn way(&mut self, now: u64, ends: (usize, usize), weather: Weather, way: u64) -> Option<(u64, Option<u64>)> {
+        let random = &mut self.random;
+        if weather.loss > 0 && random.percent(weather.loss) {
+            return None;
+        }
+        let late = if weather.late > 0 { random.between(0, LATE) } else { 0 };
+        let earliest = now + way + random.between(0, way * JITTER / 100) + late;
+        let again = random.between(0, SECOND_COPY);
+        let arrives = self.lanes.entry(ends).or_default();
+        *arrives = earliest.max(*arrives);
+        Some((*arrives, (weather.duplicates > 0).then_some(*arrives + again)))
+    }
+}
+
 /// Entries that were decoded last, by where their bytes lie: each region decodes the very bytes that the home made, and
 /// comes to the same.
 #[derive(Debug)]
@@ -151,6 +179,7 @@ impl World {
                 self.regions[side].keeper.down.remove(&peer);
                 let peer_id = self.regions[peer].id.clone();
                 self.presence_link(side, &peer_id, true);
+                self.push_link(side, peer, true);
                 self.input(side, Input::LinkUp(peer_id));
                 self.compare(side, peer);
             }
@@ -225,6 +254,7 @@ impl World {
             self.trace.count(self.now, "link-down", side as u64, peer as u64);
             let clock = self.regions[side].clock.monotonic(self.now);
             self.regions[side].keeper.down.insert(peer, clock);
+            self.push_link(side, peer, false);
             let peer = self.regions[peer].id.clone();
             self.presence_link(side, &peer, false);
             self.input(side, Input::LinkDown(peer));
@@ -252,6 +282,26 @@ impl World {
         self.at(time, Event::Frame { from, to, connection, body: Box::new(body) });
     }
 
+    /// A frame beside the chat's goes out, or is lost. Returns whether a link took it.
+    pub(crate) fn send_aside(
+        &mut self,
+        of: impl FnOnce(&mut Self) -> &mut Aside,
+        step: &'static str,
+        (from, to): (usize, usize),
+        body: mesh::Body,
+    ) -> bool {
+        let Some((connection, weather, way)) = self.links.carries(from, to) else { return false };
+        let now = self.now;
+        let Some((time, again)) = of(self).way(now, (from, to), weather, way) else { return true };
+        self.trace.count(now, step, from as u64, to as u64);
+        let body = Box::new(body);
+        if let Some(again) = again {
+            self.at(again, Event::Frame { from, to, connection, body: body.clone() });
+        }
+        self.at(time, Event::Frame { from, to, connection, body });
+        true
+    }
+
     pub(crate) fn arrive(&mut self, from: usize, to: usize, connection: u64, body: Box<mesh::Body>) {
         let link = self.links.between(from, to);
         if link.connection != connection || !link.alive {
@@ -267,6 +317,9 @@ impl World {
         if let Some(frame) = region_model::presence::of_body(&body) {
             let peer = self.regions[from].id.clone();
             return self.presence_frame(to, &peer, frame);
+        }
+        if let mesh::Body::Push(frame) = *body {
+            return self.push_frame(to, from, frame);
         }
         let decoded = &mut self.decoded;
         let Ok(entries) = body.stored_entries().iter().map(|encoded| decoded.decode(encoded)).collect() else { return };

@@ -9,8 +9,8 @@ use region_model::presence::{Effect, Moment, PresenceBook, PresenceBounds};
 use region_model::region_map::{MapState, RegionState};
 
 use crate::history;
+use crate::network::Aside;
 use crate::plan::SECOND;
-use crate::random::Random;
 use crate::world::{Event, World};
 
 /// How many others each client looks at.
@@ -19,8 +19,6 @@ const LOOKED_AT: usize = 5;
 const STEPS_AWAY: u64 = 10;
 /// So long after the last heal and change everybody agrees (G11).
 const AGREED: u64 = 5 * SECOND;
-/// How much longer a frame may take than its link's way, in percent.
-const JITTER: u64 = 20;
 
 /// What comes to a region's book.
 #[derive(Clone, Debug)]
@@ -36,9 +34,7 @@ pub(crate) enum Said {
 /// What the run keeps of it.
 #[derive(Debug)]
 pub(crate) struct Presence {
-    random: Random,
-    /// When the last frame of a link arrives.
-    lanes: BTreeMap<(usize, usize), u64>,
+    aside: Aside,
     /// What each connection was told last.
     told: BTreeMap<u64, BTreeMap<UserId, (PresenceStatus, Vec<RegionId>)>>,
     /// Regions that take another for fenced.
@@ -51,8 +47,7 @@ pub(crate) struct Presence {
 impl Presence {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            random: Random::of(seed, "presence", 0),
-            lanes: BTreeMap::new(),
+            aside: Aside::new(seed, "presence"),
             told: BTreeMap::new(),
             fenced: BTreeSet::new(),
             away: BTreeSet::new(),
@@ -69,7 +64,7 @@ impl World {
 
     /// A region starts with an empty book.
     pub(crate) fn presence_start(&mut self, place: usize) {
-        let incarnation = self.presence.random.next();
+        let incarnation = self.presence.aside.random.next();
         let (me, now) = (self.regions[place].id.clone(), self.moment(place));
         let book = PresenceBook::new(me, &self.map.regions, incarnation, PresenceBounds::default(), now);
         self.regions[place].presence = Some(book);
@@ -187,7 +182,7 @@ impl World {
     /// A client did something: it is heard, and steps away or comes back at times.
     pub(crate) fn presence_acts(&mut self, connection: u64) {
         let calm = self.now >= self.plan.calm_at;
-        let changes = self.presence.random.percent(STEPS_AWAY) && !calm;
+        let changes = self.presence.aside.random.percent(STEPS_AWAY) && !calm;
         let was_away = self.presence.away.contains(&connection);
         let away = was_away != changes;
         if changes && away {
@@ -242,23 +237,7 @@ impl World {
 
     fn presence_send(&mut self, from: usize, peer: &RegionId, frame: mesh::Presence) {
         let Some(to) = self.place_of(peer) else { return };
-        let Some((connection, weather, way)) = self.links.carries(from, to) else { return };
-        let random = &mut self.presence.random;
-        if weather.loss > 0 && random.percent(weather.loss) {
-            return;
-        }
-        let late = if weather.late > 0 { random.between(0, 2 * SECOND) } else { 0 };
-        let earliest = self.now + way + random.between(0, way * JITTER / 100) + late;
-        let again = random.between(0, SECOND / 2);
-        let arrives = self.presence.lanes.entry((from, to)).or_default();
-        *arrives = earliest.max(*arrives);
-        let time = *arrives;
-        self.trace.count(self.now, "presence", from as u64, to as u64);
-        let body = Box::new(mesh::Body::Presence(frame));
-        if weather.duplicates > 0 {
-            self.at(time + again, Event::Frame { from, to, connection, body: body.clone() });
-        }
-        self.at(time, Event::Frame { from, to, connection, body });
+        self.send_aside(|world| &mut world.presence.aside, "presence", (from, to), mesh::Body::Presence(frame));
     }
 
     /// What every region and session knows at the end, once nothing has changed for long enough.

@@ -16,9 +16,11 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::history;
 use crate::map::Keeper;
+use crate::push::PushTask;
 use crate::random::Random;
 use crate::stores::Stores;
 use crate::visitors::LARGE;
+use crate::woken::Reads;
 use crate::world::{Event, World};
 
 /// Names whoever waits for an answer of a core.
@@ -79,6 +81,10 @@ pub(crate) struct Region {
     pub(crate) stores: Stores,
     /// Who is there, as it knows it, while it runs.
     pub(crate) presence: Option<PresenceBook>,
+    /// Who is woken, as it decides, while it runs.
+    pub(crate) push: Option<PushTask>,
+    /// How far users have read, as it was told.
+    pub(crate) reads: Reads,
 }
 
 impl Region {
@@ -104,6 +110,8 @@ impl Region {
             keeper: Keeper::default(),
             stores: Stores::default(),
             presence: None,
+            push: None,
+            reads: Reads::default(),
         }
     }
 
@@ -142,6 +150,7 @@ impl World {
         self.input(place, Input::TailsAtStart(tails));
         self.map_at_start(place);
         self.presence_start(place);
+        self.push_start(place);
     }
 
     /// A region dies: its memory goes, and of what its store was doing, a part from the front is done unheard. When
@@ -151,6 +160,7 @@ impl World {
         region.core = None;
         region.keeper.process_ended();
         region.presence = None;
+        region.push = None;
         region.telling.clear();
         let writes = std::mem::take(&mut region.writes);
         let done = region.random.below(writes.len() + 1);
@@ -158,6 +168,7 @@ impl World {
             self.write(place, write);
         }
         if power {
+            self.push_forgotten(place);
             self.regions[place].disk.lose_unsynced();
         }
         self.trace.count(self.now, "stop", place as u64, u64::from(power));
@@ -353,7 +364,10 @@ impl World {
             }
             Effect::Reply(ticket, outcome) => self.reply(place, ticket, outcome),
             Effect::View(ticket, view) => self.view(place, ticket, &view),
-            Effect::Deliver { log, entry, audience, skip } => self.deliver(place, log, &entry, &audience, skip),
+            Effect::Deliver { log, entry, audience, skip } => {
+                self.push_delivered(place, log);
+                self.deliver(place, log, &entry, &audience, skip);
+            }
             Effect::Began { log, epoch, from, at, before, audience } => {
                 self.trace.count(self.now, "began", from, at);
                 let users: BTreeSet<UserId> = before.keys().chain(audience.keys()).cloned().collect();
@@ -363,8 +377,12 @@ impl World {
                 self.trace.count(self.now, "line-changed", place as u64, line.epoch().0);
                 self.line_changed(place, log, &line, &audience);
             }
-            Effect::HomeChanged(_) => self.trace.count(self.now, "home-changed", place as u64, 0),
-            Effect::UserChanged { entry, .. } => {
+            Effect::HomeChanged(log) => {
+                self.trace.count(self.now, "home-changed", place as u64, 0);
+                self.push_home_changed(place, log);
+            }
+            Effect::UserChanged { log, entry } => {
+                self.push_user_changed(place, log, &entry);
                 self.trace.count(self.now, "user-changed", place as u64, entry.sequence().0);
             }
             Effect::Outbox(item) => self.tell(place, item),

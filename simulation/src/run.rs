@@ -202,6 +202,7 @@ pub fn run_whole(plan: &Plan, told: bool) -> (Ran, History) {
     world.run_until(plan.ends_at());
     let unsettled = world.settle();
     world.presence_at_the_end();
+    world.push_at_the_end();
     let mut given = BTreeMap::new();
     world.read_all(1, &mut given);
     world.restart_all();

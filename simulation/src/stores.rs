@@ -74,6 +74,7 @@ impl World {
         region.keeper.map = std::sync::Arc::default();
         self.trace.count(self.now, if restored { "store-restored" } else { "store-lost" }, place as u64, counter);
         self.tell_what_is_gone(place, &old);
+        self.push_store_gone(place, &old);
         self.regions[place].stores.before.push((self.now, old));
     }
 

@@ -18,6 +18,7 @@ use crate::map::{MapService, MapTold, Proposal};
 use crate::network::{Decoded, Links};
 use crate::plan::{Plan, SECOND};
 use crate::presence::{self, Presence};
+use crate::push::Push;
 use crate::random::Random;
 use crate::region::{Region, Ticket};
 use crate::trace::Trace;
@@ -196,6 +197,8 @@ pub(crate) struct World {
     pub(crate) presence: Presence,
     /// Who joins groups.
     pub(crate) visitors: Visitors,
+    /// Who is woken.
+    pub(crate) push: Push,
 }
 
 impl World {
@@ -237,6 +240,7 @@ impl World {
             resent: 0,
             presence: Presence::new(seed),
             visitors: Visitors::new(seed),
+            push: Push::new(seed, plan.size.regions),
             plan,
         };
         world.begin();
@@ -335,6 +339,7 @@ impl World {
             Event::Tick(region) => {
                 self.input(region, Input::Tick);
                 self.presence_tick(region);
+                self.push_round(region);
                 self.look_at_waits(region);
                 self.after(TICK, Event::Tick(region));
             }

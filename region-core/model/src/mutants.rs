@@ -34,11 +34,15 @@ pub enum Mutant {
     PullWithGap,
     /// A session is shown what comes behind a hole, and is not told of that.
     HoleUntold,
+    /// What waits whether it wakes somebody is kept as decided.
+    WaitingCountsAsDecided,
+    /// Messages that are offered to one user are taken for another one, who may lack some below.
+    AnyAnswerCounts,
 }
 
 impl Mutant {
     /// Every mutant with its name on the command line.
-    pub const ALL: [(&'static str, Self); 33] = [
+    pub const ALL: [(&'static str, Self); 35] = [
         ("seal-off", Self::Rule(Flaw::SealOff)),
         ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
         ("longest-wins", Self::Rule(Flaw::LongestWins)),
@@ -72,6 +76,8 @@ impl Mutant {
         ("pull-with-gap", Self::PullWithGap),
         ("placed-twice", Self::PlacedTwice),
         ("hole-untold", Self::HoleUntold),
+        ("waiting-counts-as-decided", Self::WaitingCountsAsDecided),
+        ("any-answer-counts", Self::AnyAnswerCounts),
     ];
 
     /// Whether it is switched on.

@@ -10,7 +10,10 @@ mod lines;
 mod memberships;
 #[cfg(test)]
 mod planted;
+#[cfg(test)]
+mod planted_pushes;
 mod presence;
+mod push;
 mod receipts;
 mod sessions;
 
@@ -56,6 +59,8 @@ pub enum Guarantee {
     DeviceOrder,
     /// A user's record says in which conversations the user is.
     Recorded,
+    /// Users are woken once for what they missed, and for nothing else.
+    Push,
     /// Every send is answered once everything is healed.
     Answered,
 }
@@ -231,6 +236,7 @@ pub fn check(history: &History) -> Report {
     receipts::check(history, &mut report);
     changes::check(history, &mut report);
     presence::check(history, &mut report);
+    push::check(history, &facts, &mut report);
     memberships::check(history, &mut report);
     report.sends = facts.sent.values().filter(|sent| sent.invoked.is_some()).count();
     report.acked = facts.sent.values().filter(|sent| !sent.acks.is_empty()).count();
@@ -305,6 +311,14 @@ fn gather(history: &History, report: &mut Report) -> Facts {
             | Event::PresenceEnd { .. }
             | Event::MembershipEnd { .. }
             | Event::JoinEnd { .. }
+            | Event::Screen(..)
+            | Event::ReadUpTo(..)
+            | Event::Names(..)
+            | Event::PushDecided { .. }
+            | Event::PushSent { .. }
+            | Event::PushStart(..)
+            | Event::PushForgot(..)
+            | Event::PushEnd { .. }
             | Event::Bound { .. }
             | Event::FaultBegins(..)
             | Event::FaultEnds(_)

@@ -10,6 +10,8 @@ use super::{
 use crate::command::Outcome;
 use crate::effect::{Effect, Lane, LogView};
 use crate::home::answer;
+use crate::log::Log;
+use crate::ports::LoadedLog;
 use crate::view::View;
 
 impl<R: Clone + std::fmt::Debug> RegionCore<R> {
@@ -136,17 +138,34 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
     }
 
-    pub(super) fn query(&mut self, id: LogId, ask: bool, reply: R, now: Now, effects: &mut Vec<Effect<R>>) {
-        let mut view = match self.logs.get(&id) {
-            Some(Slotted::Ready(log)) => log.view(),
-            Some(Slotted::Loading(_)) | None => LogView::default(),
-        };
+    /// What is known here of a log that is in memory, as a query of it would be answered. Nothing changes by looking.
+    #[must_use]
+    pub fn look(&self, id: LogId, now: Now) -> Option<LogView> {
+        match self.logs.get(&id)? {
+            Slotted::Ready(log) => Some(self.told_of(id, log.view(), now)),
+            Slotted::Loading(_) => None,
+        }
+    }
+
+    /// As [`RegionCore::look`], of a log that is not in memory, as the store has it.
+    #[must_use]
+    pub fn look_at(&self, id: LogId, loaded: LoadedLog, now: Now) -> LogView {
+        self.told_of(id, Log::<R>::from_loaded(id, loaded, now.monotonic).view(), now)
+    }
+
+    /// What a log's own view does not say.
+    fn told_of(&self, id: LogId, mut view: LogView, now: Now) -> LogView {
         view.home_out_of_reach = !self.reaches_home(id, now);
         view.tail_settled = self.tails.get(&id).map(super::tails::Tail::is_settled);
         if self.follows.get(&id) == Some(&Following::Left) {
             // Nobody tells this region what happens there any more.
             view.held = false;
         }
+        view
+    }
+
+    pub(super) fn query(&mut self, id: LogId, ask: bool, reply: R, now: Now, effects: &mut Vec<Effect<R>>) {
+        let view = self.look(id, now).unwrap_or_else(|| self.told_of(id, LogView::default(), now));
         if ask && view.placement.is_none() {
             self.look_up(id, Waiting::Query { ask: false, reply }, now, effects);
         } else {

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_protocol::push::{Preferences, Subscription};
-use hearth_protocol::{DeviceId, LogId, Position, RegionId, Timestamp, UserId};
+use hearth_protocol::{DeviceId, LogId, Position, RegionId, Sequence, Timestamp, UserId};
 
 use super::offers::{Offered, Offers, Wanted};
 use super::state::{Kept, UserPush};
 use super::{Decision, Offer, Outcome, Push, PushTimes};
+use crate::mutants::Mutant;
 
 /// A user with push subscriptions, as the record has it.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,9 @@ struct Stand {
     joined: Position,
     /// `None` until the home of the conversation said where it begins.
     decided: Option<Position>,
+    /// Whether what is offered goes on from what is decided. It does not from the wish of this user on until that is
+    /// answered: an answer to another user's wish may begin above what this one lacks.
+    answered: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -69,8 +73,8 @@ pub struct Wish {
 pub struct Turn {
     /// To be sent, each to all subscriptions of its user.
     pub pushes: Vec<(UserId, Vec<Subscription>, Push)>,
-    /// Decisions, for counts.
-    pub decisions: Vec<Decision>,
+    /// Decisions, and on whom.
+    pub decisions: Vec<(UserId, Decision)>,
     /// What changed of what is kept: [`Desk::kept`] has it, or it goes.
     pub kept: BTreeSet<(UserId, LogId)>,
     /// Wishes to homes of conversations.
@@ -105,7 +109,7 @@ impl Held {
             }
             turn.kept.insert((user.clone(), log));
         }
-        turn.decisions.extend(outcome.decisions);
+        turn.decisions.extend(outcome.decisions.into_iter().map(|decision| (user.clone(), decision)));
         let to = |push| (user.clone(), self.subscriptions.clone(), push);
         turn.pushes.extend(outcome.pushes.into_iter().map(to));
     }
@@ -122,7 +126,10 @@ impl Held {
     fn offered(&mut self, user: &UserId, log: LogId, item: &Offered, now: Timestamp, turn: &mut Turn) {
         let Some(stand) = self.stands.get(&log).copied() else { return };
         // Nothing counts before it was said where it begins; then it is offered again.
-        if stand.decided.is_none_or(|decided| item.position <= decided) || item.position <= stand.joined {
+        if stand.decided.is_none_or(|decided| item.position <= decided)
+            || item.position <= stand.joined
+            || !stand.answered
+        {
             return;
         }
         let offer = Offer {
@@ -208,7 +215,7 @@ impl Desk {
             held.push.restore(log, kept);
         }
         let decided = kept.and_then(|kept| kept.decided);
-        held.stands.insert(log, Stand { joined: position, decided });
+        held.stands.insert(log, Stand { joined: position, decided, answered: false });
         // Those who were watched for before miss nothing by it: what they were offered goes on.
         self.logs.entry(log).or_default().users.insert(user.clone());
         turn.wishes.extend(held.wanted(user, log).map(|wanted| Wish { log, fresh: false, users: vec![wanted] }));
@@ -241,6 +248,11 @@ impl Desk {
     pub fn wish(&mut self, log: LogId) -> Wish {
         let Some(watched) = self.logs.get_mut(&log) else { return Wish { log, fresh: true, users: Vec::new() } };
         watched.seen = None;
+        for user in &watched.users {
+            if let Some(stand) = self.users.get_mut(user).and_then(|held| held.stands.get_mut(&log)) {
+                stand.answered = false;
+            }
+        }
         let wanted = watched.users.iter().filter_map(|user| self.users.get(user)?.wanted(user, log));
         Wish { log, fresh: true, users: wanted.collect() }
     }
@@ -347,15 +359,30 @@ impl Desk {
 }
 
 impl Held {
-    fn take_offers(&mut self, user: &UserId, log: LogId, offers: &Offers, now: Timestamp, turn: &mut Turn) {
-        if offers.gone.contains(user) {
-            let outcome = self.push.left(log, now);
-            return self.take(user, outcome, turn);
+    /// Finds out whether offers answer this user's wish, or begin below what it lacks.
+    fn begin(&mut self, user: &UserId, log: LogId, offers: &Offers, turn: &mut Turn) {
+        let taken = self.push.taken(log);
+        let Some(stand) = self.stands.get_mut(&log).filter(|_| offers.begins) else { return };
+        let start = offers.starts.iter().find(|(of, _)| of == user).map(|(_, start)| *start);
+        let sequence = Sequence(offers.from.saturating_sub(1));
+        let goes_on = Some(Position { epoch: offers.epoch, sequence }) <= stand.decided.max(taken);
+        stand.answered |= start.is_some() || goes_on || Mutant::AnyAnswerCounts.is_on();
+        if let Some(start) = start.filter(|_| stand.decided.is_none()) {
+            self.pass(user, log, start, turn);
         }
-        let undecided = self.stands.get(&log).is_some_and(|stand| stand.decided.is_none());
-        let start = offers.starts.iter().find(|(of, _)| of == user).filter(|_| undecided);
-        if let Some((_, start)) = start {
-            self.pass(user, log, *start, turn);
+    }
+
+    fn take_offers(&mut self, user: &UserId, log: LogId, offers: &Offers, now: Timestamp, turn: &mut Turn) {
+        self.begin(user, log, offers, turn);
+        if offers.gone.contains(user) {
+            // What is offered again says nothing of what the user became above it.
+            let is_past =
+                self.push.taken(log).is_some_and(|taken| (taken.epoch, taken.sequence.0) >= (offers.epoch, offers.to));
+            if !is_past {
+                let outcome = self.push.left(log, now);
+                self.take(user, outcome, turn);
+            }
+            return;
         }
         offers.items.iter().for_each(|item| self.offered(user, log, item, now, turn));
     }
@@ -411,7 +438,7 @@ mod tests {
     }
 
     fn withheld(turn: &Turn) -> Vec<Option<Withheld>> {
-        turn.decisions.iter().map(|decision| decision.withheld).collect()
+        turn.decisions.iter().map(|(_, decision)| decision.withheld).collect()
     }
 
     fn desk(users: &[&str]) -> Desk {
@@ -439,6 +466,37 @@ mod tests {
         assert!(wish.users.iter().all(|wanted| wanted.after == at(1, 2) && wanted.since.is_none()));
         desk.offers(log(1), &offers(1, 3, true, 1), Timestamp(2_000));
         assert_eq!((desk.elapsed(Timestamp(9_000)).decisions.len(), desk.due()), (0, None));
+    }
+
+    #[test]
+    fn an_answer_to_one_users_wish_is_not_taken_for_one_to_another_users_who_lacks_more() {
+        let mut desk = Desk::new(TIMES);
+        for (user, decided) in [("bob", 2), ("cem", 1)] {
+            let kept = BTreeMap::from([(log(1), Kept { decided: Some(at(1, decided)), shown: Vec::new() })]);
+            desk.user(&name(user), record(user, &[1], 0), &kept, Timestamp(0));
+        }
+        let for_bob = Offers { starts: vec![(name("bob"), at(1, 2))], ..offers(3, 4, true, 1) };
+        desk.offers(log(1), &for_bob, Timestamp(1));
+        let for_cem = Offers { starts: vec![(name("cem"), at(1, 1))], ..offers(2, 4, true, 1) };
+        desk.offers(log(1), &for_cem, Timestamp(2));
+        let turn = desk.elapsed(Timestamp(9_000));
+        let of = |user: &str| turn.decisions.iter().filter(|(of, _)| *of == name(user)).count();
+        assert_eq!((of("bob"), of("cem")), (1, 2));
+        // A home of an earlier version says where it begins for those alone of whom nothing is decided.
+        desk.wish(log(1));
+        desk.offers(log(1), &Offers { starts: Vec::new(), ..offers(4, 5, true, 1) }, Timestamp(9_001));
+        assert_eq!(desk.elapsed(Timestamp(19_000)).decisions.len(), 2);
+    }
+
+    #[test]
+    fn what_is_offered_again_of_before_a_user_came_withholds_nothing_of_since() {
+        let mut desk = desk(&["bob"]);
+        desk.offers(log(1), &offers(5, 6, true, 1), Timestamp(1));
+        let before = Offers { gone: vec![name("bob")], ..offers(3, 5, true, 1) };
+        assert!(desk.offers(log(1), &before, Timestamp(2)).decisions.is_empty());
+        let since = Offers { gone: vec![name("bob")], ..offers(6, 7, false, 1) };
+        desk.offers(log(1), &offers(5, 6, false, 1), Timestamp(3));
+        assert_eq!(withheld(&desk.offers(log(1), &since, Timestamp(4))), [Some(Withheld::Unwanted)]);
     }
 
     #[test]
@@ -498,8 +556,14 @@ mod tests {
         let turn = desk.offers(log(1), &offers(1, 2, true, 1), Timestamp(1));
         assert_eq!(withheld(&turn), [Some(Withheld::InView)]);
         assert_eq!(withheld(&desk.elapsed(Timestamp(1_001))), [Some(Withheld::NotMentioned)]);
-        desk.user(&name("bob"), record("bob", &[1], 0), &BTreeMap::new(), Timestamp(2_000));
-        desk.offers(log(1), &offers(2, 3, false, 2_000), Timestamp(7_000));
+        let gone = Offers { gone: vec![name("bob")], ..offers(2, 2, false, 1) };
+        desk.offers(log(1), &gone, Timestamp(1_500));
+        desk.offers(log(1), &offers(2, 3, false, 1_500), Timestamp(1_600));
+        let turn = desk.elapsed(Timestamp(2_700));
+        let why = [Some(Withheld::NotMentioned)];
+        assert_eq!(withheld(&turn), why, "who left and is a member again wants what it wanted");
+        desk.user(&name("bob"), record("bob", &[1], 0), &BTreeMap::new(), Timestamp(2_800));
+        desk.offers(log(1), &offers(3, 4, false, 2_000), Timestamp(7_000));
         assert_eq!(withheld(&desk.elapsed(Timestamp(8_000))), [None; 2]);
     }
 }

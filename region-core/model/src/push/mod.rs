@@ -10,18 +10,25 @@
 //! it does not know to be decided: what is at or below the newest decided position is a repeat, and decided no more.
 
 mod desk;
+mod offering;
 mod offers;
 pub mod ports;
+mod record;
+mod screens;
 mod state;
 #[cfg(test)]
 mod tests;
+pub mod wire;
 
 pub use hearth_protocol::push::{Preferences, PushPolicy};
 use hearth_protocol::{LogId, Position, Timestamp, UserId};
 use uuid::Uuid;
 
 pub use desk::{Desk, DeskUser, Turn, Wish};
+pub use offering::{FirstWanted, Offering};
 pub use offers::{Due, Offered, Offers, Wanted, Watchers};
+pub use record::{Records, decides_under};
+pub use screens::Screens;
 pub use state::{Kept, UserPush};
 
 /// Conversations of one user of which something is remembered. Above it those that were not used for the longest go,

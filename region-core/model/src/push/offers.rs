@@ -37,9 +37,9 @@ pub struct Offers {
     pub items: Vec<Offered>,
     /// How far users have read, by epoch.
     pub reads: Vec<(UserId, Vec<Position>)>,
-    /// Users who are no members any more.
+    /// Users who are no members any more, or not yet at the end of this.
     pub gone: Vec<UserId>,
-    /// Where it begins for users of whom nothing was decided: the last that is not wanted.
+    /// Where it begins for users whose wishes it answers: the last that is not wanted, or decided.
     pub starts: Vec<(UserId, Position)>,
 }
 

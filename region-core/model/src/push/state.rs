@@ -9,6 +9,7 @@ use super::{
     CONVERSATIONS, COUNTED, Decision, Offer, Outcome, Preferences, Push, PushPolicy, PushTimes, READ_EPOCHS,
     REMEMBERED, Showing, VIEWS, WAITING, Withheld,
 };
+use crate::mutants::Mutant;
 
 #[derive(Clone, Debug)]
 struct Waiting {
@@ -135,12 +136,18 @@ impl UserPush {
         pushed.into_iter().flatten().map(|pushed| (pushed.position, pushed.mentions)).collect()
     }
 
+    /// The newest position of a conversation that was taken.
+    #[must_use]
+    pub fn taken(&self, log: LogId) -> Option<Position> {
+        self.conversations.get(&log)?.taken
+    }
+
     /// Up to where a conversation is decided, to be kept: below what waits.
     #[must_use]
     pub fn decided(&self, log: LogId) -> Option<Position> {
         let conversation = self.conversations.get(&log)?;
         let first = conversation.waiting.front().map(|waiting| waiting.offer.position);
-        match first {
+        match first.filter(|_| !Mutant::WaitingCountsAsDecided.is_on()) {
             None => conversation.taken,
             Some(Position { epoch, sequence }) => {
                 Some(Position { epoch, sequence: hearth_protocol::Sequence(sequence.0.saturating_sub(1)) })
@@ -224,10 +231,10 @@ impl UserPush {
         }
     }
 
-    /// The user is no member any more: nothing of the conversation is pushed, and what is shown goes.
+    /// The user is no member any more: nothing of the conversation is pushed, and what is shown goes. What it wants stays as
+    /// its record says: it may be a member again before that tells of either.
     pub fn left(&mut self, log: LogId, now: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
-        self.preferences.remove(&log);
         self.decide(log, now, Some(Withheld::Unwanted), |_, _| true, &mut outcome);
         let Some(conversation) = self.conversations.get_mut(&log) else { return outcome };
         if let Some(pushed) = conversation.pushed.back() {

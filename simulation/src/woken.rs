@@ -1,0 +1,290 @@
+//! Who is woken in a run: some clients have a push subscription, and preferences, from the beginning. They have
+//! conversations on their screens, read what they were shown, and their devices are sent what was decided.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hearth_protocol::ids::direct_conversation;
+use hearth_protocol::push::{Preferences, PushPolicy, Subscription, Target};
+use hearth_protocol::{ConversationId, DeviceId, Epoch, LogId, MessageId, Position, Sequence, Timestamp, UserId};
+use region_model::push::Showing;
+use region_model::view::{UserState, View};
+
+use crate::disk::Disk;
+use crate::history;
+use crate::plan::SECOND;
+use crate::world::World;
+
+/// Of so many clients one is woken.
+const WOKEN: usize = 3;
+/// When each of them subscribed: as the run begins.
+const SUBSCRIBED: Timestamp = Timestamp(1_800_000_000_000);
+/// Of a hundred times that a client does something, it has another conversation on its screen, or none, so often.
+const LOOKS_ELSEWHERE: u64 = 15;
+/// Of a hundred pushes so many are not taken by their service, and tried again.
+const FAILS: u64 = 8;
+const AGAIN: u64 = 2 * SECOND;
+/// So long after the last trouble everything is decided: wishes are said again, what waits is over, and pushes are sent.
+const DECIDED: u64 = 9 * SECOND;
+
+/// How far users have read, under each epoch.
+#[derive(Debug, Default)]
+pub(crate) struct Reads(BTreeMap<(LogId, UserId), BTreeMap<Epoch, u64>>);
+
+impl Reads {
+    /// Takes a cursor; returns whether that is new.
+    fn take(&mut self, log: LogId, user: &UserId, Position { epoch, sequence }: Position) -> bool {
+        let known = self.0.entry((log, user.clone())).or_default().entry(epoch).or_default();
+        let grows = *known < sequence.0;
+        *known = sequence.0.max(*known);
+        grows
+    }
+
+    pub(crate) fn of(&self, log: LogId, user: &UserId) -> Option<Vec<Position>> {
+        let of = self.0.get(&(log, user.clone()))?;
+        Some(of.iter().map(|(epoch, up_to)| Position { epoch: *epoch, sequence: Sequence(*up_to) }).collect())
+    }
+}
+
+/// The number of a client by its user.
+fn number_of(user: &UserId) -> Option<usize> {
+    user.as_str().strip_prefix('u')?.parse().ok()
+}
+
+/// Whom a message names, if anybody: its id says it, so that it is the same when it is sent again.
+fn mentioned(sender: usize, message: MessageId) -> Option<usize> {
+    let [chance, whom] = [message.0.as_bytes()[3], message.0.as_bytes()[4]].map(usize::from);
+    (chance % 4 == 0).then_some(sender / 8 * 8 + whom % 8)
+}
+
+/// What a message says.
+pub(crate) fn said_by(sender: usize, message: MessageId) -> Bytes {
+    let mentions = mentioned(sender, message).map_or_else(String::new, |user| format!(",\"mentions\":[\"u{user}\"]"));
+    Bytes::from(format!("{{\"type\":\"text\",\"text\":\"{message}\"{mentions}}}"))
+}
+
+impl World {
+    pub(crate) fn is_woken(&self, user: &UserId) -> bool {
+        number_of(user).is_some_and(|number| number % WOKEN == 1)
+    }
+
+    /// What a client wants of a conversation: the same all the time.
+    fn wants(&self, client: usize, conversation: usize) -> Preferences {
+        let all = Preferences::default();
+        match (7 * client + 3 * conversation) % 10 {
+            0 => Preferences { policy: PushPolicy::None, ..all },
+            1 | 2 => Preferences { policy: PushPolicy::Mentions, ..all },
+            3 => Preferences { muted_until: Some(Timestamp(u64::MAX)), ..all },
+            _ => all,
+        }
+    }
+
+    /// Whom a client blocks, if anybody.
+    fn blocked_by(&self, client: usize) -> Option<&UserId> {
+        (client % (3 * WOKEN) == 1).then(|| &self.clients[(client / 2 * 2 + 1 - client % 2) % self.clients.len()].user)
+    }
+
+    /// The record of a client who is woken, with its subscription and what it wants.
+    pub(crate) fn with_subscriptions(&self, state: &Arc<UserState>) -> Option<Arc<UserState>> {
+        let number = number_of(&state.user).filter(|_| self.is_woken(&state.user))?;
+        let mut state = UserState::clone(state);
+        let target = Target::Fcm { registration: format!("device of {}", state.user) };
+        let subscription = Subscription::new(&state.user, DeviceId(uuid::Uuid::nil()), target, SUBSCRIBED);
+        state.push.subscriptions.insert(subscription.id, subscription);
+        let of_conversation = |id: &ConversationId| {
+            let at = self.by_log.get(&LogId::conversation(*id))?;
+            Some((*id, self.wants(number, *at))).filter(|(_, wants)| *wants != Preferences::default())
+        };
+        state.push.preferences = state.conversations.keys().filter_map(of_conversation).collect();
+        state.privacy.blocks.extend(self.blocked_by(number).map(|user| (user.clone(), SUBSCRIBED)));
+        Some(Arc::new(state))
+    }
+
+    /// A client who is woken is told of when it names somebody, so that the checker knows.
+    pub(crate) fn push_mentions(&mut self, sender: usize, conversation: usize, message: MessageId) {
+        let named = mentioned(sender, message).and_then(|number| self.clients.get(number));
+        let Some(user) = named.map(|client| client.user.clone()).filter(|user| self.is_woken(user)) else { return };
+        let id = self.conversations[conversation].id;
+        self.history.add(self.now, history::Event::Names(id, message, user));
+    }
+
+    /// A connection has another conversation on its screen.
+    pub(crate) fn push_looks_at(&mut self, id: u64, conversation: Option<usize>) {
+        let Some(of) = self.connections.get(&id) else { return };
+        let (region, client, device) = (of.region, of.client, of.device);
+        let user = self.clients[client].user.clone();
+        if !self.is_woken(&user) {
+            return;
+        }
+        let shown = conversation.map(|conversation| self.conversations[conversation].id);
+        match conversation {
+            Some(conversation) => drop(self.push.screens.insert(id, (conversation, self.now))),
+            None => drop(self.push.screens.remove(&id)),
+        }
+        self.history.add(self.now, history::Event::Screen(user.clone(), shown));
+        self.set_screen(region, (id, &user, device), shown);
+    }
+
+    /// Before the connection is forgotten.
+    pub(crate) fn push_gone(&mut self, id: u64) {
+        if self.push.screens.contains_key(&id) {
+            self.push_looks_at(id, None);
+        }
+    }
+
+    /// A client did something: it has something else on its screen at times, and reads what is there.
+    pub(crate) fn push_acts(&mut self, id: u64) {
+        let Some(client) = self.connections.get(&id).map(|of| of.client) else { return };
+        if !self.is_woken(&self.clients[client].user) {
+            return;
+        }
+        let calm = self.now >= self.plan.calm_at;
+        let random = &mut self.push.aside.random;
+        if random.percent(LOOKS_ELSEWHERE) && !calm {
+            let of = &self.clients[client].conversations;
+            let looked_at = of.get(random.below(2 * of.len())).copied();
+            let ready = looked_at.filter(|at| self.conversations[*at].ready);
+            self.push_looks_at(id, ready);
+        }
+        let Some((conversation, _)) = self.push.screens.get(&id).copied() else { return };
+        if let Some(up_to) = self.clients[client].cursors.get(&conversation).copied() {
+            self.reads_up_to(id, client, conversation, up_to);
+        }
+    }
+
+    fn reads_up_to(&mut self, id: u64, client: usize, conversation: usize, up_to: Position) {
+        let Some(region) = self.connections.get(&id).map(|of| of.region) else { return };
+        let (user, of) = (self.clients[client].user.clone(), &self.conversations[conversation]);
+        let (log, named) = (of.log, of.id);
+        if self.regions[region].reads.take(log, &user, up_to) {
+            self.history.add(self.now, history::Event::ReadUpTo(user.clone(), named, up_to));
+            self.push_read(region, log, &user);
+        }
+    }
+
+    /// A region tells the others how far users have read, as receipts are compared between them.
+    pub(crate) fn exchange_reads(&mut self, place: usize) {
+        let told: Vec<(LogId, UserId, Position)> =
+            self.regions[place].reads.0.iter().fold(Vec::new(), |mut told, ((log, user), of)| {
+                let at = |(epoch, up_to): (&Epoch, &u64)| Position { epoch: *epoch, sequence: Sequence(*up_to) };
+                told.extend(of.iter().map(|part| (*log, user.clone(), at(part))));
+                told
+            });
+        for peer in (0..self.regions.len()).filter(|peer| *peer != place) {
+            let weather = self.links.carries(place, peer).map(|(_, weather, _)| weather);
+            if !weather.is_some_and(|weather| weather.cuts == 0) || !self.regions[peer].runs() {
+                continue;
+            }
+            for (log, user, at) in &told {
+                if self.regions[peer].reads.take(*log, user, *at) {
+                    self.push_read(peer, *log, user);
+                }
+            }
+        }
+    }
+
+    /// What was decided goes out, unless its service does not take it.
+    pub(crate) fn send_pushes(&mut self, place: usize) {
+        let wall = self.now_of(place).wall;
+        let jobs: Vec<_> = self.regions[place].disk.push_jobs.iter().map(|(key, job)| (*key, job.clone())).collect();
+        for (key, job) in jobs {
+            let Some(task) = &mut self.regions[place].push else { return };
+            if task.tried.get(&key).is_some_and(|until| *until > self.now) {
+                continue;
+            }
+            let is_over = wall >= job.not_after;
+            if !is_over && self.push.aside.random.percent(FAILS) {
+                task.tried.insert(key, self.now + AGAIN);
+                continue;
+            }
+            task.tried.remove(&key);
+            self.regions[place].disk.put_push(key, None);
+            let (user, conversation, position) = (job.user, job.conversation, job.position);
+            let notify = matches!(job.showing, Showing::Notify { .. });
+            self.trace.count(self.now, "push-sent", place as u64, u64::from(notify));
+            self.history.add(self.now, history::Event::PushSent { user, conversation, position, notify, is_over });
+        }
+    }
+
+    /// Power fails in a region: the newest of what is kept goes.
+    pub(crate) fn push_forgotten(&mut self, place: usize) {
+        let gone = self.regions[place].disk.unsynced_pushes();
+        for (record, log) in gone {
+            self.push_forgets(record, log);
+        }
+    }
+
+    /// The store of a region is gone, or an older copy of it there.
+    pub(crate) fn push_store_gone(&mut self, place: usize, old: &Disk) {
+        let kept = old.push_kept.keys().chain(self.regions[place].disk.push_kept.keys()).copied();
+        for (record, log) in kept.collect::<std::collections::BTreeSet<_>>() {
+            self.push_forgets(record, log);
+        }
+    }
+
+    fn push_forgets(&mut self, record: LogId, log: LogId) {
+        let client = self.clients.iter().find(|client| LogId::user(&client.user) == record);
+        let (Some(user), Some(conversation)) = (client.map(|client| client.user.clone()), log.as_conversation()) else {
+            return;
+        };
+        self.history.add(self.now, history::Event::PushForgot(user, conversation));
+    }
+
+    /// Of each conversation and client who is woken what it should have been woken for, once nothing has changed for long
+    /// enough.
+    pub(crate) fn push_at_the_end(&mut self) {
+        let settled = self.push.changed <= self.now.saturating_sub(DECIDED);
+        if !settled {
+            self.trace.count(self.now, "push-unjudged", 0, 0);
+        }
+        let mut ends = Vec::new();
+        for (number, conversation) in self.conversations.iter().enumerate().filter(|(_, of)| of.ready) {
+            let spans = self.memberships_of(conversation.log);
+            for (user, spans) in spans.into_iter().filter(|(user, _)| self.is_woken(user)) {
+                let Some(client) = number_of(&user) else { continue };
+                let blocks = self
+                    .blocked_by(client)
+                    .is_some_and(|other| direct_conversation(&self.clients[client].user, other) == conversation.id);
+                let wants = if blocks {
+                    Preferences { policy: PushPolicy::None, muted_until: None }
+                } else {
+                    self.wants(client, number)
+                };
+                let decides = self.decides_for(&user, conversation.id).filter(|_| settled);
+                ends.push(history::Event::PushEnd { user, conversation: conversation.id, spans, wants, decides });
+            }
+        }
+        ends.into_iter().for_each(|end| self.history.add(self.now, end));
+    }
+
+    /// The home of a user's record and its epoch, where the record says that the user is in a conversation.
+    fn decides_for(&self, user: &UserId, conversation: ConversationId) -> Option<(usize, u64)> {
+        let placement = self.newest_placement(LogId::user(user))?;
+        let View::User(state) = self.folded(LogId::user(user)) else { return None };
+        let joined = state.conversations.get(&conversation).is_some_and(|of| of.joined);
+        Some((self.place_of(&placement.home)?, placement.epoch.0)).filter(|_| joined)
+    }
+
+    /// Who was a member from which number on and, where it ended, up to which.
+    fn memberships_of(&self, log: LogId) -> BTreeMap<UserId, Vec<(u64, u64)>> {
+        let copies = self.regions.iter().filter_map(|region| region.disk.logs.get(&log));
+        let mut spans: BTreeMap<UserId, Vec<(u64, u64)>> = BTreeMap::new();
+        let mut view = View::Empty;
+        for entry in copies.max_by_key(|copy| copy.length()).into_iter().flat_map(|copy| copy.entries.values()) {
+            let before = view.members().cloned();
+            view.fold(entry);
+            let at = entry.sequence().0;
+            let (Some(after), before) = (view.members(), before.unwrap_or_default()) else { continue };
+            for user in after.keys().filter(|user| !before.contains_key(*user)) {
+                spans.entry(user.clone()).or_default().push((at, u64::MAX));
+            }
+            for user in before.keys().filter(|user| !after.contains_key(*user)) {
+                if let Some(last) = spans.get_mut(user).and_then(|spans| spans.last_mut()) {
+                    last.1 = at;
+                }
+            }
+        }
+        spans
+    }
+}
