@@ -79,7 +79,7 @@ pub(crate) struct HomeState<R> {
     /// Parked messages that wait for room, in the order in which they came.
     pub(crate) paced: VecDeque<Paced<R>>,
     /// How many messages it takes, once it took one.
-    pub(crate) rate: Option<Bucket>,
+    pub(crate) rate: Option<Box<Bucket>>,
     /// Parked messages that were refused for good: should the answer be lost, they are refused again, wherever they come
     /// from and also if their sender is a member again by then, since what the sender parked behind them may have been
     /// taken.
