@@ -17,13 +17,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 use crate::access::Peer;
 use crate::connections::{Full, Place};
 use crate::error::ApiError;
 use crate::http::Secure;
+use crate::socket::{ReadAhead, TlsStream};
 use crate::state::GatewayState;
 
 /// The TLS settings of the listener; replaced while it runs.
@@ -94,7 +94,7 @@ fn place(gateway: &GatewayState, address: SocketAddr) -> Result<Place, Full> {
 /// a broken network, and tries again at once.
 async fn refuse(stream: TcpStream, tls: Option<SharedTls>, refusal: Refusal) {
     let Some(tls) = tls else { return refuse_http(stream, refusal).await };
-    match TlsAcceptor::from(tls.load_full()).accept(stream).await {
+    match TlsStream::accept(tls.load_full(), stream).await {
         Ok(stream) => refuse_http(stream, refusal).await,
         Err(error) => tracing::debug!(%error, "TLS handshake failed"),
     }
@@ -128,9 +128,9 @@ impl Connection {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was refused");
         }
-        let Some(tls) = tls else { return self.serve_http(stream, false).await };
-        let acceptor = TlsAcceptor::from(tls.load_full());
-        let handshake = tokio::time::timeout(self.gateway.options.times.header_timeout, acceptor.accept(stream));
+        let Some(tls) = tls else { return self.serve_http(ReadAhead::new(stream), false).await };
+        let accepting = TlsStream::accept(tls.load_full(), stream);
+        let handshake = tokio::time::timeout(self.gateway.options.times.header_timeout, accepting);
         match handshake.await {
             Ok(Ok(stream)) => self.serve_http(stream, true).await,
             Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),

@@ -23,6 +23,7 @@ mod resume_token;
 mod routes;
 mod session;
 mod session_task;
+mod socket;
 mod state;
 mod transport;
 mod upgrade;

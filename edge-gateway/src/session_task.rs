@@ -32,12 +32,10 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Running = Pin<Box<dyn Future<Output = Done> + Send>>;
 
-/// What a session waits for beside frames, events and time. Each is polled only when it was woken.
+/// What a session has called for. Each is polled only when it was woken.
 enum Done {
     Answer(Ticket, ApiAnswer),
     Replayed(SyncCursor, Result<Replay, Refusal>),
-    /// The gateway is in another phase; `false` when it is gone.
-    Phase(watch::Receiver<Phase>, bool),
 }
 
 /// A session that the core knows; forgotten there when this is dropped.
@@ -84,7 +82,8 @@ pub(crate) struct Presented {
 }
 
 /// Serves one connection to its end. Not an `async fn`: what lives as long as the session lies in one box, and not in
-/// every future that it would be moved through.
+/// every future that it would be moved through. The future itself is small, too: what is over in a moment and what comes
+/// once, at the end, is boxed while it lasts.
 pub(crate) fn run<S: FrameStream>(
     gateway: Arc<GatewayState>,
     stream: S,
@@ -112,7 +111,8 @@ struct Runner<S> {
     stream: S,
     counted: Counted,
     registered: Option<Registered>,
-    running: FuturesUnordered<Running>,
+    /// Calls without an answer yet; an idle session has none.
+    running: Option<FuturesUnordered<Running>>,
     batch: Vec<Bytes>,
     batch_bytes: usize,
     /// Bytes of events taken from the core since it was last told that there is room again.
@@ -124,6 +124,8 @@ enum Wake {
     Incoming(Incoming),
     Events(Taken),
     Done(Done),
+    /// The gateway is in another phase.
+    Phase(watch::Receiver<Phase>),
     Time,
 }
 
@@ -147,7 +149,7 @@ impl<S: FrameStream> Runner<S> {
             stream,
             counted,
             registered: None,
-            running: FuturesUnordered::new(),
+            running: None,
             batch: Vec::new(),
             batch_bytes: 0,
             taken_bytes: 0,
@@ -165,22 +167,26 @@ impl<S: FrameStream> Runner<S> {
         match end {
             End::Closed(code) => {
                 gateway.metrics.closed(code);
-                stream.close(code).await;
+                Box::pin(stream.close(code)).await;
             }
             End::Slow => {
                 let code = CloseCode::SlowConsumer;
                 gateway.metrics.dropped(DropLabel::SlowConsumer);
                 gateway.metrics.closed(code);
                 let payload = ClosePayload { code: code.number(), reason: code.reason().to_owned() };
-                stream.give_up(encode_server_frame(&ServerFrame::Close(payload), None), code).await;
+                let last = encode_server_frame(&ServerFrame::Close(payload), None);
+                Box::pin(stream.give_up(last, code)).await;
             }
-            End::Gone => stream.end().await,
+            End::Gone => Box::pin(stream.end()).await,
         }
     }
 
     async fn serve(&mut self) -> End {
         // A drain may have begun between the upgrade and this subscription.
-        self.apply_phase(self.gateway.phase.subscribe());
+        let mut phases = self.gateway.phase.subscribe();
+        self.apply_phase(*phases.borrow_and_update());
+        let phase = next_phase(phases);
+        tokio::pin!(phase);
         let sleep = tokio::time::sleep(Duration::MAX / 4);
         tokio::pin!(sleep);
         let mut gone = false;
@@ -193,9 +199,9 @@ impl<S: FrameStream> Runner<S> {
             if gone {
                 return End::Gone;
             }
-            self.session.rest();
+            self.rest();
             self.arm(sleep.as_mut());
-            match self.wait(sleep.as_mut()).await {
+            match self.wait(sleep.as_mut(), phase.as_mut()).await {
                 Wake::Incoming(incoming) => {
                     gone = self.take_frames(incoming).is_break();
                     self.take_ready_events();
@@ -205,6 +211,10 @@ impl<S: FrameStream> Runner<S> {
                     gone = self.take_ready_frames().is_break();
                 }
                 Wake::Done(done) => self.take_done(done),
+                Wake::Phase(mut phases) => {
+                    self.apply_phase(*phases.borrow_and_update());
+                    phase.set(next_phase(phases));
+                }
                 Wake::Time => self.session.handle_timeout(self.gateway.clock.now()),
             }
         }
@@ -220,24 +230,32 @@ impl<S: FrameStream> Runner<S> {
         }
     }
 
-    async fn wait(&mut self, sleep: Pin<&mut Sleep>) -> Wake {
+    /// Nothing is to be done now: an idle session keeps no buffer.
+    fn rest(&mut self) {
+        self.session.rest();
+        self.batch = Vec::new();
+        if self.running.as_ref().is_some_and(FuturesUnordered::is_empty) {
+            self.running = None;
+        }
+    }
+
+    async fn wait(
+        &mut self,
+        sleep: Pin<&mut Sleep>,
+        phase: Pin<&mut impl Future<Output = watch::Receiver<Phase>>>,
+    ) -> Wake {
         let reading = self.session.requests() < self.gateway.options.limits.session_requests;
         let connection = self.registered.as_ref().map(|registered| &registered.connection);
         tokio::select! {
             incoming = self.stream.receive(), if reading => Wake::Incoming(incoming),
             taken = next_events(connection) => Wake::Events(taken),
-            Some(done) = self.running.next() => Wake::Done(done),
+            done = next_done(self.running.as_mut()) => Wake::Done(done),
+            phases = phase => Wake::Phase(phases),
             () = sleep => Wake::Time,
         }
     }
 
-    /// Takes the phase as it is now, and waits for the next.
-    fn apply_phase(&mut self, mut phases: watch::Receiver<Phase>) {
-        let phase = *phases.borrow_and_update();
-        self.running.push(Box::pin(async move {
-            let lives = phases.changed().await.is_ok();
-            Done::Phase(phases, lives)
-        }));
+    fn apply_phase(&mut self, phase: Phase) {
         match phase {
             Phase::Serving => {}
             Phase::Draining(order) => {
@@ -246,6 +264,10 @@ impl<S: FrameStream> Runner<S> {
             }
             Phase::Stopping => self.session.handle_shutdown(),
         }
+    }
+
+    fn call(&mut self, call: Running) {
+        self.running.get_or_insert_default().push(call);
     }
 
     /// Takes this frame and those that are there already.
@@ -317,8 +339,6 @@ impl<S: FrameStream> Runner<S> {
         match done {
             Done::Answer(ticket, answer) => self.session.handle_answer(&ticket, &answer, now),
             Done::Replayed(cursor, replayed) => self.session.handle_replayed(&cursor, replayed, now),
-            Done::Phase(phases, true) => self.apply_phase(phases),
-            Done::Phase(_, false) => self.session.handle_shutdown(),
         }
     }
 
@@ -338,7 +358,8 @@ impl<S: FrameStream> Runner<S> {
                     self.write().await?;
                     return ControlFlow::Break(End::Closed(code));
                 }
-                Effect::Open { user, device, resumes } => self.open(user, device, resumes).await,
+                // Boxed: it is as large as the rest of the session's future, and is over in a moment.
+                Effect::Open { user, device, resumes } => Box::pin(self.open(user, device, resumes)).await,
                 Effect::Forward { request, send } => {
                     if let Some(registered) = &self.registered {
                         self.gateway.core.send(&registered.connection, request, *send);
@@ -362,11 +383,11 @@ impl<S: FrameStream> Runner<S> {
                 Effect::PresenceSet(_) | Effect::PresenceUsers { .. } | Effect::Background(_) => self.presence(effect),
                 Effect::Api { ticket, call } => {
                     let (core, user) = (Arc::clone(&self.gateway.core), self.user());
-                    self.running.push(Box::pin(async move { Done::Answer(ticket, core.api(&user, call).await) }));
+                    self.call(Box::pin(async move { Done::Answer(ticket, core.api(&user, call).await) }));
                 }
                 Effect::Replay { cursor, rows } => {
                     let (core, user) = (Arc::clone(&self.gateway.core), self.user());
-                    self.running.push(Box::pin(async move {
+                    self.call(Box::pin(async move {
                         let replayed = core.replay(&user, &cursor, rows, true).await;
                         Done::Replayed(cursor, replayed)
                     }));
@@ -406,8 +427,7 @@ impl<S: FrameStream> Runner<S> {
                 Err(Refusal::new(ErrorCode::Overloaded, "the region did not answer in time").with_retry_after(1))
             })
         };
-        // Boxed: it is as large as the rest of the session's future, and is over in a moment.
-        let opened = Box::pin(opened).await;
+        let opened = opened.await;
         let facts = opened.map(|opened| {
             self.registered = Some(Registered { gateway: Arc::clone(&self.gateway), connection: opened.connection });
             OpenedFacts { feed_complete: opened.feed_complete, endpoints: self.gateway.core.endpoints() }
@@ -446,6 +466,25 @@ async fn overflowed(connection: Option<&Arc<Connection>>) {
         Some(connection) => connection.overflowed().await,
         None => std::future::pending().await,
     }
+}
+
+/// The next answer to what a session called for.
+async fn next_done(running: Option<&mut FuturesUnordered<Running>>) -> Done {
+    match running {
+        // Of none there is no answer to come until one is added, which this wait is over for.
+        Some(running) => match running.next().await {
+            Some(done) => done,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the gateway is in another phase.
+async fn next_phase(mut phases: watch::Receiver<Phase>) -> watch::Receiver<Phase> {
+    // The sender lives in the gateway's state, which the session holds: waiting cannot fail.
+    let _ = phases.changed().await;
+    phases
 }
 
 async fn next_events(connection: Option<&Arc<Connection>>) -> Taken {

@@ -42,12 +42,13 @@ pub(crate) async fn websocket(
     }
     let upgrade = configure(upgrade, &gateway.options.limits);
     let response = upgrade.on_upgrade(move |socket| {
-        // Made before the future, which then holds no second place for the socket.
         let session = session_task::run(gateway, WebSocketFrames::new(socket), presented, TransportLabel::WebSocket);
-        async move {
+        // A task of its own: that of the upgrade is several times as large, and would last as long as the session.
+        tokio::spawn(async move {
             let _places = (place, forwarded);
             session.await;
-        }
+        });
+        std::future::ready(())
     });
     Ok(response.into_response())
 }

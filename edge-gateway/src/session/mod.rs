@@ -133,6 +133,7 @@ pub(crate) struct Session {
     device: Option<DeviceId>,
     new_device: DeviceId,
     identity: Option<Identity>,
+    /// Set by the first message: most sessions read.
     rate: Option<Arc<UserRate>>,
     deliveries: Deliveries<Bytes>,
     resume: Option<Resume>,
@@ -284,7 +285,6 @@ impl Session {
     fn authenticate(&mut self, token: &str, now: Moment) {
         match self.shared.verifier.verify(token, now.wall) {
             Ok(identity) => {
-                self.rate = Some(self.shared.rates.user(&identity.user, now.ticks));
                 let resumed = self.resumed_device(&identity.user, now);
                 let device = self.device.or(resumed).unwrap_or(self.new_device);
                 self.device = Some(device);
@@ -358,7 +358,8 @@ impl Session {
     }
 
     fn submit(&mut self, id: Option<String>, send: Submission, now: Moment) {
-        let rate = self.rate.as_ref().expect("set before the core was asked");
+        let identity = self.identity.as_ref().expect("set before the core was asked");
+        let rate = self.rate.get_or_insert_with(|| self.shared.rates.user(&identity.user, now.ticks));
         if let Err(refusal) = rate.take(send.conversation_id(), send.message_id(), now.ticks) {
             return self.refuse(id.as_deref(), &refusal, now);
         }

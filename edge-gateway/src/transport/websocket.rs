@@ -1,5 +1,6 @@
 //! WebSocket: text frames hold JSON.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
@@ -12,8 +13,8 @@ use tokio_tungstenite::tungstenite;
 use super::{FrameStream, GIVE_UP_TIMEOUT, Incoming, Lost};
 use crate::options::GatewayLimits;
 
-/// An idle connection keeps a buffer of this size. Larger ones cost more per message, not less.
-const READ_BUFFER: usize = 1024;
+/// Bytes that the codec takes at a time: what is below reads ahead, so that it costs no system call each.
+const READ_BUFFER: usize = 128;
 /// Frames fed in a row are written to the socket when they exceed this, and at the flush.
 const WRITE_BUFFER: usize = 16 * 1024;
 /// How long the client may take to answer a close.
@@ -34,21 +35,27 @@ pub(crate) fn configure(upgrade: WebSocketUpgrade, limits: &GatewayLimits) -> We
 
 pub(crate) struct WebSocketFrames {
     socket: WebSocket,
+    /// The last frame, until the next is waited for: see [`WebSocketFrames::next`].
+    last: Bytes,
     /// Whether a message was so long that its bytes are not read: the codec would keep all of them if it went on.
     over_long: bool,
 }
 
 impl WebSocketFrames {
     pub(crate) fn new(socket: WebSocket) -> Self {
-        Self { socket, over_long: false }
+        Self { socket, last: Bytes::new(), over_long: false }
     }
 }
 
 impl FrameStream for WebSocketFrames {
     async fn receive(&mut self) -> Incoming {
         loop {
-            return match self.socket.next().await {
-                Some(Ok(Message::Text(text))) => Incoming::Frame(text.into()),
+            return match self.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    let frame = Bytes::from(text);
+                    self.last = frame.clone();
+                    Incoming::Frame(frame)
+                }
                 Some(Ok(Message::Binary(_))) => {
                     Incoming::Malformed(Refusal::invalid("a binary message on the text protocol chat.v1"))
                 }
@@ -112,6 +119,18 @@ impl FrameStream for WebSocketFrames {
 }
 
 impl WebSocketFrames {
+    /// The next message. The codec reads on into what is left of its buffer, and makes a small one where that is in use
+    /// by a frame: it is made to, since it would keep one as large as the last frame otherwise, for as long as the
+    /// connection is idle.
+    async fn next(&mut self) -> Option<Result<Message, axum::Error>> {
+        poll_fn(|context| {
+            let next = self.socket.poll_next_unpin(context);
+            self.last = Bytes::new();
+            next
+        })
+        .await
+    }
+
     fn failed(&mut self, error: axum::Error) -> Incoming {
         match error.into_inner().downcast_ref::<tungstenite::Error>() {
             Some(tungstenite::Error::Utf8(_)) => Incoming::Malformed(Refusal::invalid("the frame is not UTF-8")),

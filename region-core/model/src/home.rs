@@ -79,7 +79,7 @@ pub(crate) struct HomeState<R> {
     /// Requests to add members that wait for others.
     pub(crate) joins: Joins<R>,
     /// How many messages it takes, once it took one.
-    pub(crate) rate: Option<Bucket>,
+    pub(crate) rate: Option<Box<Bucket>>,
     /// Parked messages that were refused for good: should the answer be lost, they are refused again, wherever they come
     /// from and also if their sender is a member again by then, since what the sender parked behind them may have been
     /// taken.

@@ -12,6 +12,7 @@ mod copies;
 pub mod core;
 pub mod delivery;
 pub mod effect;
+pub mod few;
 mod followers;
 mod home;
 mod joins;

@@ -59,7 +59,7 @@ impl<R: Clone> Log<R> {
             return Ok(());
         }
         let now = context.now.monotonic;
-        let rate = self.home.rate.get_or_insert_with(|| Bucket::full(limit, now));
+        let rate = self.home.rate.get_or_insert_with(|| Box::new(Bucket::full(limit, now)));
         if parked || command.original_time.is_some() {
             rate.overdraw(now);
             return Ok(());

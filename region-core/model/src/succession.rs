@@ -55,7 +55,8 @@ pub(crate) enum Owned {
 /// A newer line as far as it is known and differs from the log. It stands in memory: after a crash it is sent again.
 #[derive(Debug, Default)]
 pub(crate) struct NewerLine {
-    staged: Option<Staged<Hash>>,
+    /// Boxed: of most logs there is no newer line.
+    staged: Option<Box<Staged<Hash>>>,
     entries: Vec<Arc<SealedEntry>>,
     bytes: usize,
 }
@@ -77,7 +78,7 @@ impl NewerLine {
         };
         self.bytes += more.iter().map(|entry| entry.encoded.len()).sum::<usize>();
         self.entries.extend(more);
-        self.staged = staged;
+        self.staged = staged.map(Box::new);
         self.bytes <= STAGED_BYTES
     }
 }
@@ -157,7 +158,7 @@ impl<R: Clone> Log<R> {
             accepted: record.accepted,
             openings: openings.collect(),
             mark: self.marked,
-            staged: self.newer.staged.clone(),
+            staged: self.newer.staged.as_deref().cloned(),
             trust,
         }
     }

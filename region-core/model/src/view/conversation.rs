@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::forgotten::{Forgotten, forget_of};
 use super::{Bounds, Decision, Target, is_expired};
 use crate::command::Command;
+use crate::few::FewMap;
 
 /// One member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +27,7 @@ pub struct Member {
 }
 
 /// The members at one position. Shared by every entry that was decided under them.
-pub type Members = BTreeMap<UserId, Member>;
+pub type Members = FewMap<UserId, Member>;
 
 /// The state of a conversation after some entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +47,7 @@ pub struct ConversationState {
     /// Entries of kind `message`.
     pub messages: u64,
     /// Of those, by sender.
-    pub sent: BTreeMap<UserId, u64>,
+    pub sent: FewMap<UserId, u64>,
     /// What edges do while the home is out of reach, once it was changed; else the placement says it. Snapshots carry
     /// it behind everything else.
     #[serde(skip)]
@@ -73,7 +74,7 @@ impl ConversationState {
             created_at,
             members: Arc::new(members.into_iter().map(|(user, role)| (user, member(role))).collect()),
             messages: 0,
-            sent: BTreeMap::new(),
+            sent: FewMap::new(),
             partition_mode: None,
             forgotten: Forgotten::default(),
         }
@@ -85,7 +86,7 @@ impl ConversationState {
         match fixed.kind {
             EntryKind::Message => {
                 self.messages += 1;
-                *self.sent.entry(fixed.sender.clone()).or_default() += 1;
+                *self.sent.get_or_default(&fixed.sender) += 1;
             }
             EntryKind::Member => {
                 if let Some(Change::Members { action, users }) = sealed.change() {

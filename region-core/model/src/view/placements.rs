@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Decision;
 use crate::command::Command;
+use crate::few::FewMap;
 use crate::mutants::Mutant;
 
 /// A placement and the entry that made it. It counts once the mark is above that entry.
@@ -21,8 +22,8 @@ pub struct PlacedAt {
 /// The state of a placement log after some entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlacementState {
-    /// By log. Boxed: most slots place few logs, and a node of a map has room for eleven.
-    pub placed: BTreeMap<LogId, Box<PlacedAt>>,
+    /// By log. Boxed: of the many that a slot may place, one moves when another comes in between.
+    pub placed: FewMap<LogId, Box<PlacedAt>>,
 }
 
 /// [`PlacedAt`] as version 1 stored it.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::Decision;
 use super::privacy::PrivacyState;
 use crate::command::Command;
+use crate::few::FewMap;
 
 /// A connect that is not this much later than the last recorded one is not recorded: once an hour is enough for 30 days.
 const RESIDENT_REFRESH_MILLISECONDS: u64 = 3_600_000;
@@ -38,9 +39,9 @@ pub struct UserState {
     /// A URL.
     pub avatar_url: Option<String>,
     /// By conversation, removals too.
-    pub conversations: BTreeMap<ConversationId, Membership>,
+    pub conversations: FewMap<ConversationId, Membership>,
     /// Where devices were connected, and the last connect recorded.
-    pub resident: BTreeMap<RegionId, Timestamp>,
+    pub resident: FewMap<RegionId, Timestamp>,
     /// Whether the profile was erased, and nothing was written there since. Snapshots carry it behind everything else.
     #[serde(skip)]
     pub erased: bool,
@@ -149,8 +150,8 @@ impl UserState {
             created_at,
             display_name: None,
             avatar_url: None,
-            conversations: BTreeMap::new(),
-            resident: BTreeMap::new(),
+            conversations: FewMap::new(),
+            resident: FewMap::new(),
             erased: false,
             privacy: PrivacyState::default(),
             push: PushState::default(),

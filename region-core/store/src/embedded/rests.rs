@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 /// How long is looked at a time.
-pub(super) const WINDOW: Duration = Duration::from_secs(3);
+pub(super) const WINDOW: Duration = Duration::from_secs(1);
 /// Fewer changes than this within the time are little: leases and digests of a region that nobody uses.
-const LITTLE: usize = 300;
+const LITTLE: usize = 100;
 /// So many changes are worth the files that they make.
 const WORTH: usize = 10_000;
 
