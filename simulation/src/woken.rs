@@ -17,7 +17,7 @@ use crate::plan::SECOND;
 use crate::world::World;
 
 /// Of so many clients one is woken.
-const WOKEN: usize = 3;
+const WOKEN: usize = 4;
 /// When each of them subscribed: as the run begins.
 const SUBSCRIBED: Timestamp = Timestamp(1_800_000_000_000);
 /// Of a hundred times that a client does something, it has another conversation on its screen, or none, so often.
@@ -173,7 +173,7 @@ impl World {
             });
         for peer in (0..self.regions.len()).filter(|peer| *peer != place) {
             let weather = self.links.carries(place, peer).map(|(_, weather, _)| weather);
-            if !weather.is_some_and(|weather| weather.cuts == 0) || !self.regions[peer].runs() {
+            if weather.is_none_or(|weather| weather.cuts != 0) || !self.regions[peer].runs() {
                 continue;
             }
             for (log, user, at) in &told {

@@ -36,8 +36,8 @@ pub enum Mutant {
     HoleUntold,
     /// What waits whether it wakes somebody is kept as decided.
     WaitingCountsAsDecided,
-    /// Messages that are offered to one user are taken for another one, who may lack some below.
-    AnyAnswerCounts,
+    /// Who comes again is offered what was said while it was no member.
+    JoinsOverlooked,
 }
 
 impl Mutant {
@@ -77,7 +77,7 @@ impl Mutant {
         ("placed-twice", Self::PlacedTwice),
         ("hole-untold", Self::HoleUntold),
         ("waiting-counts-as-decided", Self::WaitingCountsAsDecided),
-        ("any-answer-counts", Self::AnyAnswerCounts),
+        ("joins-overlooked", Self::JoinsOverlooked),
     ];
 
     /// Whether it is switched on.

@@ -74,8 +74,7 @@ fn story() -> Vec<(u64, Event)> {
 }
 
 fn found(events: Vec<(u64, Event)>) -> Vec<String> {
-    let mut history = History::default();
-    history.events = events;
+    let mut history = History { events, ..History::default() };
     history.events.sort_by_key(|(at, _)| *at);
     let report = check(&history);
     let pushes = report.violations.into_iter().filter(|violation| violation.guarantee == Guarantee::Push);

@@ -4,6 +4,7 @@
 //! what the one before decided: its decisions begin where the home of the conversation says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use hearth_protocol::push::{Preferences, PushPolicy};
 use hearth_protocol::{ConversationId, MessageId, Position, UserId};
@@ -99,6 +100,8 @@ impl<'a> Known<'a> {
     /// What is so all the time, or at the end. Returns whether anything was decided.
     fn gather(&mut self, history: &'a History) -> bool {
         let mut any = false;
+        // Readers that were given the same share it.
+        let mut taken: BTreeMap<ConversationId, &Arc<Vec<ReadRow>>> = BTreeMap::new();
         for (_, event) in &history.events {
             match event {
                 Event::PushEnd { user, conversation, spans, wants, .. } => {
@@ -109,6 +112,9 @@ impl<'a> Known<'a> {
                 Event::PushDecided { .. } => any = true,
                 Event::Names(conversation, message, user) => drop(self.names.insert((*conversation, *message, user))),
                 Event::Read { conversation, rows, .. } => {
+                    if taken.insert(*conversation, rows).is_some_and(|before| Arc::ptr_eq(before, rows)) {
+                        continue;
+                    }
                     let messages = rows.iter().filter(|row| row.did == Did::Message);
                     self.rows.extend(messages.map(|row| ((*conversation, row.message), Line { row })));
                 }

@@ -9,7 +9,6 @@ use hearth_protocol::{DeviceId, LogId, Position, RegionId, Sequence, Timestamp, 
 use super::offers::{Offered, Offers, Wanted};
 use super::state::{Kept, UserPush};
 use super::{Decision, Offer, Outcome, Push, PushTimes};
-use crate::mutants::Mutant;
 
 /// A user with push subscriptions, as the record has it.
 #[derive(Clone, Debug, Default)]
@@ -366,7 +365,7 @@ impl Held {
         let start = offers.starts.iter().find(|(of, _)| of == user).map(|(_, start)| *start);
         let sequence = Sequence(offers.from.saturating_sub(1));
         let goes_on = Some(Position { epoch: offers.epoch, sequence }) <= stand.decided.max(taken);
-        stand.answered |= start.is_some() || goes_on || Mutant::AnyAnswerCounts.is_on();
+        stand.answered |= start.is_some() || goes_on;
         if let Some(start) = start.filter(|_| stand.decided.is_none()) {
             self.pass(user, log, start, turn);
         }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::offers::{Due, Offered, Offers, Wanted};
 use crate::LogView;
 use crate::line::Line;
+use crate::mutants::Mutant;
 
 /// Messages that somebody has missed at most; of more the oldest are not offered.
 const CATCH_UP: u64 = 10_000;
@@ -103,7 +104,8 @@ impl Offering {
     ) -> (Offers, bool) {
         let Self { from, starts, begins } = self;
         let members = view.view.members();
-        let since = |user: &UserId| members.and_then(|members| members.get(user)).map(|member| member.since);
+        let since_of = |since| if Mutant::JoinsOverlooked.is_on() { 0 } else { since };
+        let since = |user: &UserId| members.and_then(|members| members.get(user)).map(|member| since_of(member.since));
         // It ends where somebody becomes a member: of what is below, that user is woken for nothing.
         let joins = users.iter().filter_map(since).filter(|since| *since > from).min().unwrap_or(u64::MAX);
         let mut to = from;

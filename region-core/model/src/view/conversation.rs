@@ -1,6 +1,6 @@
 //! A conversation: who is in it, what it allows, how many messages it has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hearth_protocol::entry::{ConversationKind, Forget, HistoryForNewMembers, MemberAction, Role, Settings};
