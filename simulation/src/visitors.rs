@@ -70,7 +70,7 @@ impl World {
         for _ in 0..=self.visitors.random.below(AT_A_TIME) {
             let region = self.visitors.random.below(self.regions.len());
             let number = self.visitors.visits.len();
-            let user = UserId::new(&format!("visitor{number}")).expect("a valid user id");
+            let user = UserId::new(format!("visitor{number}")).expect("a valid user id");
             let action = MemberAction::Add(Role::Member);
             let join = self.change_of_visitor(conversation, &user, action, region);
             self.trace.count(self.now, "visitor-asked", conversation as u64, number as u64);

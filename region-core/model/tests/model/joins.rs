@@ -148,7 +148,7 @@ fn a_join_that_may_not_be_is_refused_at_once_and_keeps_nobody_waiting() {
 #[test]
 fn what_depends_on_a_join_or_ends_its_right_comes_behind_it_and_other_messages_do_not_end_the_second() {
     let (mut sim, log) = large(1, 1_000);
-    let cases: [(&str, &str, Option<(MemberAction, &str)>); 4] = [
+    let cases = [
         ("dan", "ann", Some((MemberAction::Remove, "dan"))),
         ("eve", "ben", Some((MemberAction::Remove, "ben"))),
         ("fay", "fay", None),
