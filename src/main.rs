@@ -25,6 +25,12 @@ use crate::arguments::{Arguments, Verb};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How often memory that was freed is given back. mimalloc does so with what has been free for a second, and looks only
+/// when one of its pages becomes free: a process that came to rest frees none.
+const GIVE_BACK: std::time::Duration = std::time::Duration::from_secs(1);
+/// Bytes that mimalloc keeps in a page of their own.
+const PAGE: usize = 1024 * 1024;
+
 /// Exit code for arguments that cannot be used.
 const USAGE: u8 = 2;
 
@@ -43,10 +49,19 @@ fn main() -> ExitCode {
             return output::failure(70, &format!("no runtime: {error}"), "free some memory or threads", false);
         }
     };
+    runtime.spawn(give_memory_back());
     let code = runtime.block_on(run(arguments));
     // What still runs after everything was stopped is not waited for.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     code
+}
+
+async fn give_memory_back() {
+    loop {
+        tokio::time::sleep(GIVE_BACK).await;
+        // Nothing is written to it: it costs no memory.
+        drop(std::hint::black_box(Vec::<u8>::with_capacity(PAGE)));
+    }
 }
 
 /// Says what is wrong with the arguments, or what help was asked for.

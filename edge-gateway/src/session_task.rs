@@ -92,7 +92,7 @@ pub(crate) fn run<S: FrameStream>(
 ) -> impl Future<Output = ()> + Send {
     let number = gateway.next_number();
     let connection_id = format!("{}-{number:x}", uuid::Uuid::new_v4().simple());
-    let span = tracing::info_span!("session", connection = %connection_id, region = %gateway.sessions.region);
+    let span = tracing::debug_span!("session", connection = %connection_id, region = %gateway.sessions.region);
     let arrival = Arrival {
         token: presented.token,
         device: presented.device,

@@ -35,8 +35,9 @@ const STRANGERS_OVER: Duration = Duration::from_secs(3);
 const TRY: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(500);
 const TRIES: u32 = 20;
-/// How long nothing happens before memory is read: what was freed is given back by then.
-const SETTLE: Duration = Duration::from_secs(5);
+/// How long nothing happens before memory is read: what was freed is given back by then, and what changed is on disk and
+/// out of the store's memory, on busy cores too.
+const SETTLE: Duration = Duration::from_secs(15);
 
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
