@@ -109,6 +109,7 @@ pub async fn requests_that_share_an_entry_are_all_found_and_all_leave_with_it(su
             subject.reopen();
         }
         let stores = subject.stores();
+        assert_eq!(stores.log.load(log).await.expect("loads").length, 1);
         assert_eq!(stores.log.dedup(keys.clone()).await, Ok(vec![None; 3]));
         let tail = stores.log.read_tail(log, None, 9).await.expect("reads");
         assert_eq!(tail[0].join_requests(), requests);
