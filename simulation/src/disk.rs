@@ -203,6 +203,12 @@ impl Disk {
         self.soft.push(Undo::PushJob(key, before));
     }
 
+    /// Of pushes that wait, those that would go with the power.
+    pub(crate) fn unsynced_jobs(&self) -> Vec<&PushJob> {
+        let keys = self.soft.iter().filter_map(|undo| if let Undo::PushJob(key, _) = undo { Some(key) } else { None });
+        keys.filter_map(|key| self.push_jobs.get(key)).collect()
+    }
+
     /// Of what is decided of pushes, what would go with the power.
     pub(crate) fn unsynced_pushes(&self) -> BTreeSet<KeptKey> {
         let kept = |undo: &Undo| if let Undo::PushKept(key, _) = undo { Some(*key) } else { None };

@@ -209,7 +209,10 @@ impl World {
 
     /// Power fails in a region: the newest of what is kept goes.
     pub(crate) fn push_forgotten(&mut self, place: usize) {
-        let gone = self.regions[place].disk.unsynced_pushes();
+        let disk = &self.regions[place].disk;
+        let jobs = disk.unsynced_jobs().into_iter().map(|job| (job.user.clone(), job.conversation)).collect();
+        let gone = disk.unsynced_pushes();
+        self.jobs_forgotten(jobs);
         for (record, log) in gone {
             self.push_forgets(record, log);
         }
@@ -217,9 +220,17 @@ impl World {
 
     /// The store of a region is gone, or an older copy of it there.
     pub(crate) fn push_store_gone(&mut self, place: usize, old: &Disk) {
+        self.jobs_forgotten(old.push_jobs.values().map(|job| (job.user.clone(), job.conversation)).collect());
         let kept = old.push_kept.keys().chain(self.regions[place].disk.push_kept.keys()).copied();
         for (record, log) in kept.collect::<std::collections::BTreeSet<_>>() {
             self.push_forgets(record, log);
+        }
+    }
+
+    /// What waited is not sent.
+    fn jobs_forgotten(&mut self, of: Vec<(UserId, ConversationId)>) {
+        for (user, conversation) in of {
+            self.history.add(self.now, history::Event::PushForgot(user, conversation));
         }
     }
 

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use super::*;
 use hearth_config::{
     AuthSection, DrainSection, FailoverSection, Limits, LogSection, MeshSection, RegionSection, ReplicationSection,
