@@ -99,8 +99,7 @@ impl Collector for RegionCollector {
         let ready = i64::from(region.failed.borrow().is_none() && !*region.draining.borrow());
         let losses = signed(load(&region.counters.open_losses));
         let presence = region.presence.sizes();
-        let members = signed(region.receipts.members() as u64);
-        let (media_bytes, media) = region.media.sizes();
+        let (members, (media_bytes, media)) = (signed(region.receipts.members() as u64), region.media.sizes());
         let values: [(&str, &str, i64); 17] = [
             ("hearth_region_ready", "1 while the region serves", ready),
             ("hearth_store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),

@@ -469,11 +469,10 @@ impl Region {
             return;
         }
         self.privacy_changed(log, entry);
-        let change = entry.change();
-        if !matches!(change, Some(Change::Resident { .. } | Change::Left { .. } | Change::Profile { .. }) | None) {
+        if region_model::push::concerns_push(entry) {
             self.push.touched(log);
         }
-        let joined = match change {
+        let joined = match entry.change() {
             Some(Change::Joined { conversation, .. }) => Some(conversation),
             Some(Change::Removed { .. }) => None,
             _ => return,

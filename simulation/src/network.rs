@@ -318,7 +318,7 @@ impl World {
             let peer = self.regions[from].id.clone();
             return self.presence_frame(to, &peer, frame);
         }
-        if let mesh::Body::Push(frame) = *body {
+        if let Some(frame) = region_model::push::wire::of_body(&body) {
             return self.push_frame(to, from, frame);
         }
         let decoded = &mut self.decoded;

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use hearth_protocol::{Change, EntryKind, LogId, LogKind, MessageId, Placement, RegionId, SealedEntry, UserId, mesh};
+use hearth_protocol::{LogId, LogKind, MessageId, Placement, RegionId, SealedEntry, UserId, mesh};
 use region_model::LogView;
 use region_model::line::Line;
 use region_model::push::ports::PushJob;
 use region_model::push::{
-    Desk, Due, FirstWanted, Kept, Offering, Offers, PushTimes, Records, Screens, Turn, Watchers, Wish, decides_under,
-    wire,
+    Desk, Due, FirstWanted, Kept, Offering, Offers, PushTimes, Records, Screens, Turn, Watchers, Wish, concerns_push,
+    decides_under, wire,
 };
 use region_model::view::View;
 
@@ -161,20 +161,18 @@ impl World {
 
     pub(crate) fn push_home_changed(&mut self, place: usize, log: LogId) {
         self.push.changed = self.now;
+        self.trace.count(self.now, "home-changed", place as u64, 0);
         let Some(task) = &mut self.regions[place].push else { return };
-        match log.kind {
-            LogKind::User => drop(task.touched.insert(log)),
-            LogKind::Conversation => drop(task.again.insert(log)),
-            LogKind::Placement => {}
+        if log.kind == LogKind::User {
+            task.touched.insert(log);
+        } else if log.kind == LogKind::Conversation {
+            task.again.insert(log);
         }
     }
 
     pub(crate) fn push_user_changed(&mut self, place: usize, log: LogId, entry: &SealedEntry) {
-        let change = (entry.entry.fixed.kind == EntryKind::User).then(|| entry.change());
-        let matters = change.is_some_and(|change| {
-            !matches!(change, Some(Change::Resident { .. } | Change::Left { .. } | Change::Profile { .. }) | None)
-        });
-        if let Some(task) = self.regions[place].push.as_mut().filter(|_| matters) {
+        self.trace.count(self.now, "user-changed", place as u64, entry.sequence().0);
+        if let Some(task) = self.regions[place].push.as_mut().filter(|_| concerns_push(entry)) {
             task.touched.insert(log);
         }
     }
@@ -321,7 +319,7 @@ impl World {
         self.send_aside(|world| &mut world.push.aside, "push", (from, to), mesh::Body::Push(frame));
     }
 
-    pub(crate) fn push_frame(&mut self, place: usize, from: usize, frame: mesh::Push) {
+    pub(crate) fn push_frame(&mut self, place: usize, from: usize, frame: &mesh::Push) {
         let (peer, wall) = (self.regions[from].id.clone(), self.now_of(place).wall);
         for watch in &frame.watches {
             if let (Some(log), Some(task)) = (wire::conversation_of(&watch.log), &mut self.regions[place].push) {

@@ -377,14 +377,8 @@ impl World {
                 self.trace.count(self.now, "line-changed", place as u64, line.epoch().0);
                 self.line_changed(place, log, &line, &audience);
             }
-            Effect::HomeChanged(log) => {
-                self.trace.count(self.now, "home-changed", place as u64, 0);
-                self.push_home_changed(place, log);
-            }
-            Effect::UserChanged { log, entry } => {
-                self.push_user_changed(place, log, &entry);
-                self.trace.count(self.now, "user-changed", place as u64, entry.sequence().0);
-            }
+            Effect::HomeChanged(log) => self.push_home_changed(place, log),
+            Effect::UserChanged { log, entry } => self.push_user_changed(place, log, &entry),
             Effect::Outbox(item) => self.tell(place, item),
             Effect::Device { send, ended } => self.tell_device(place, &send, ended),
             Effect::Fork { log, peer } => {

@@ -32,6 +32,7 @@ pub use median::Median;
 pub use report::{Latency, MissedReport, PagesReport, PresenceReport, Report, RunReport, SessionsReport, StormReport};
 use scenario::{Load, Task};
 use server::Server;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::rest::Rest;
 
@@ -112,6 +113,9 @@ pub enum BenchError {
         /// What happened.
         what: String,
     },
+    /// SIGINT or SIGTERM came. The server is stopped, and its data are removed.
+    #[error("interrupted: nothing was measured to its end")]
+    Interrupted,
     /// The generator's thread or runtime could not be started, or panicked.
     #[error("the generator's thread ended")]
     Thread,
@@ -147,12 +151,27 @@ pub async fn measure(options: BenchOptions) -> Result<Report, BenchError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let result = runtime.map_err(|_| BenchError::Thread).and_then(|runtime| {
             let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, Bench::new(&options).run())
+            local.block_on(&runtime, async {
+                tokio::select! {
+                    report = Bench::new(&options).run() => report,
+                    () = interrupted() => Err(BenchError::Interrupted),
+                }
+            })
         });
         // Whoever asked may have stopped waiting.
         let _ = done.send(result);
     });
     report.await.map_err(|_| BenchError::Thread)?
+}
+
+/// Resolves when somebody wants it to end; never where no signal can be waited for.
+async fn interrupted() {
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = signals else { return std::future::pending().await };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 /// The runs of one invocation.

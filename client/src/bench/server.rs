@@ -19,10 +19,12 @@ use crate::rest::{DevRegion, Rest};
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it may take to leave; the contract says 10 s.
 const STOP_TIMEOUT: Duration = Duration::from_secs(12);
+/// Lines of its log that are shown where it ended by itself.
+const LAST_WORDS: usize = 8;
 /// Ticks of `/proc/<pid>/stat` in a second, fixed by Linux towards user space.
 const TICKS: u64 = 100;
 
-/// A running mesh. Dropping it kills the process.
+/// A running mesh. Dropping it kills the process, and removes its data.
 #[derive(Debug)]
 pub(super) struct Server {
     child: Child,
@@ -97,9 +99,15 @@ impl Server {
     async fn ready(&mut self) -> Result<Ready, BenchError> {
         let line = tokio::time::timeout(READY_TIMEOUT, self.stdout.next_line()).await;
         let line = line.map_err(|_| failed(format!("not ready within {} s", READY_TIMEOUT.as_secs())))?;
-        let log = self.data.with_extension("log");
-        let line = line.ok().flatten().ok_or_else(|| failed(format!("it ended; see {}", log.display())))?;
+        let line = line.ok().flatten().ok_or_else(|| failed(format!("it ended: {}", self.last_words())))?;
         serde_json::from_str(&line).map_err(|_| failed("its ready line is no JSON".to_owned()))
+    }
+
+    /// The end of its log, which goes with it.
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(self.data.with_extension("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n")
     }
 
     /// A token that the region takes.
@@ -133,6 +141,19 @@ impl Server {
         }
         if tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It has ended where it was stopped. Where it was not, it is waited for, since it would write its data again.
+        let _ = self.child.start_kill();
+        for _ in 0..100 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
         let _ = std::fs::remove_dir_all(&self.data);
         let _ = std::fs::remove_file(self.data.with_extension("log"));

@@ -198,12 +198,13 @@ impl<'a> Known<'a> {
     /// Why a user would not be woken whatever happens.
     fn unwanted(&self, pair: Pair<'a>, message: MessageId) -> Option<Withheld> {
         let Preferences { policy, muted_until } = self.wants.get(&pair).copied().unwrap_or_default();
-        match policy {
-            _ if muted_until.is_some() => Some(Withheld::Muted),
-            PushPolicy::None => Some(Withheld::Unwanted),
-            PushPolicy::Mentions if !self.is_named(pair, message) => Some(Withheld::NotMentioned),
-            PushPolicy::Mentions | PushPolicy::All => None,
+        if muted_until.is_some() {
+            return Some(Withheld::Muted);
         }
+        if policy == PushPolicy::None {
+            return Some(Withheld::Unwanted);
+        }
+        (policy == PushPolicy::Mentions && !self.is_named(pair, message)).then_some(Withheld::NotMentioned)
     }
 
     fn is_in(&self, pair: Pair<'a>, sequence: u64) -> bool {

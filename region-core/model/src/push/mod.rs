@@ -27,7 +27,7 @@ use uuid::Uuid;
 pub use desk::{Desk, DeskUser, Turn, Wish};
 pub use offering::{FirstWanted, Offering};
 pub use offers::{Due, Offered, Offers, Wanted, Watchers};
-pub use record::{Records, decides_under};
+pub use record::{Records, concerns_push, decides_under};
 pub use screens::Screens;
 pub use state::{Kept, UserPush};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hearth_protocol::ids::direct_conversation;
 use hearth_protocol::push::{Preferences, PushPolicy};
-use hearth_protocol::{Epoch, LogId, RegionId, Timestamp, UserId};
+use hearth_protocol::{Change, EntryKind, Epoch, LogId, RegionId, SealedEntry, Timestamp, UserId};
 
 use super::desk::{Desk, DeskUser, Turn};
 use super::state::Kept;
@@ -19,6 +19,17 @@ const YOUNG: u64 = 60_000;
 pub fn decides_under(me: &RegionId, view: &LogView, state: &UserState) -> Option<Epoch> {
     let home = view.placement.as_ref().filter(|placement| view.held && placement.home == *me);
     home.map(|placement| placement.epoch).filter(|_| !state.push.subscriptions.is_empty())
+}
+
+/// Whether an entry of a user's record may change what the user is woken for. Where it was last, and what it calls itself,
+/// changes nothing of that.
+#[must_use]
+pub fn concerns_push(entry: &SealedEntry) -> bool {
+    entry.entry.fixed.kind == EntryKind::User
+        && !matches!(
+            entry.change(),
+            Some(Change::Resident { .. } | Change::Left { .. } | Change::Profile { .. }) | None
+        )
 }
 
 /// The users of one region, each under the epoch of its record.

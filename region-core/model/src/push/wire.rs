@@ -16,6 +16,12 @@ fn position(epoch: u64, sequence: u64) -> Position {
     Position { epoch: Epoch(epoch), sequence: Sequence(sequence) }
 }
 
+/// What a link brought about push, if it is that.
+#[must_use]
+pub fn of_body(body: &mesh::Body) -> Option<&mesh::Push> {
+    if let mesh::Body::Push(frame) = body { Some(frame) } else { None }
+}
+
 /// The conversation that a part of a frame is about.
 #[must_use]
 pub fn conversation_of(log: &[u8]) -> Option<LogId> {
