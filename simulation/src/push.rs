@@ -231,7 +231,7 @@ impl World {
 
     fn own_frames(&mut self, place: usize) {
         while let Some(frame) = self.regions[place].push.as_mut().and_then(|task| task.own.pop_front()) {
-            self.push_frame(place, place, frame);
+            self.push_frame(place, place, &frame);
         }
     }
 
