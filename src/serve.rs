@@ -25,12 +25,17 @@ pub(crate) async fn serve(arguments: ServeArguments) -> ExitCode {
     if let Err(error) = init_logging(config.log.format, &config.log.filter) {
         return output::failure(2, &error.to_string(), "mend [log] filter in the configuration", json);
     }
+    let in_servers = config.store.cql.is_some();
     match hearth_mesh::serve::serve(config, |region| ready(region, json)).await {
         Ok(Ended::Stopped) => ExitCode::SUCCESS,
         Ok(Ended::StoreFailed(reason)) => output::failure(
             STORE_FAILED,
             &format!("the store failed: {reason}"),
-            "free space or replace the disk, then start again: what was acked is on disk",
+            if in_servers {
+                "look at the servers that [store.cql] names, then start again: what was acked is there"
+            } else {
+                "free space or replace the disk, then start again: what was acked is on disk"
+            },
             json,
         ),
         Err(error) => {

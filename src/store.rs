@@ -25,7 +25,7 @@ pub(crate) async fn store(arguments: StoreArguments) -> ExitCode {
     match hearth_mesh::migrate(&config, dry_run).await {
         Ok(steps) => told(&steps, dry_run, json),
         Err(error @ StartError::Config(_)) => {
-            output::failure(2, &error.to_string(), "[store.cql] in the configuration names servers", json)
+            output::failure(2, &error.to_string(), "it is for regions with [store.cql], by builds that have it", json)
         }
         Err(error) => output::failure(70, &error.to_string(), "nothing is half done: mend it and type it again", json),
     }
