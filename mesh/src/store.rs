@@ -52,7 +52,9 @@ impl RegionStore {
 
     #[cfg(feature = "cql")]
     async fn in_servers(cql: &CqlSection, region: &RegionId) -> Result<Self, StartError> {
-        let store = Cql::open(&options(cql), region).await.map_err(|error| StartError::Servers(error.to_string()))?;
+        // Boxed: it is large, and is over once the region runs.
+        let opened = Box::pin(Cql::open(&options(cql), region)).await;
+        let store = opened.map_err(|error| StartError::Servers(error.to_string()))?;
         Ok(Self::Cql(store, watch::Sender::new(None)))
     }
 
