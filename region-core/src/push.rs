@@ -108,27 +108,15 @@ pub(crate) struct PushCounters {
     pub(crate) users: AtomicU64,
 }
 
-/// The reasons in the order of their counters, behind `pushed`.
-const REASONS: [Withheld; 8] = [
-    Withheld::Own,
-    Withheld::InView,
-    Withheld::Read,
-    Withheld::Muted,
-    Withheld::NotMentioned,
-    Withheld::Unwanted,
-    Withheld::Stale,
-    Withheld::Repeated,
-];
-
 impl PushCounters {
     fn decided(&self, withheld: Option<Withheld>) {
-        let at = withheld.and_then(|why| REASONS.iter().position(|reason| *reason == why)).map_or(0, |at| at + 1);
+        let at = withheld.and_then(|why| Withheld::ALL.iter().position(|reason| *reason == why)).map_or(0, |at| at + 1);
         self.decided[at].fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many decisions were made, by what was decided.
     pub(crate) fn decisions(&self) -> Vec<(&'static str, u64)> {
-        let labels = std::iter::once("pushed").chain(REASONS.iter().map(|reason| reason.label()));
+        let labels = std::iter::once("pushed").chain(Withheld::ALL.iter().map(|reason| reason.label()));
         labels.zip(&self.decided).map(|(label, count)| (label, count.load(Ordering::Relaxed))).collect()
     }
 }

@@ -136,8 +136,8 @@ pub(crate) struct Region {
     requests: Mutex<HashMap<u64, oneshot::Sender<mesh::Response>>>,
     next_request: AtomicU64,
     next_connection: AtomicU64,
-    pub(crate) proxied: Arc<tokio::sync::Semaphore>,
-    pub(crate) proxied_joins: Arc<tokio::sync::Semaphore>,
+    pub(crate) proxied: tokio::sync::Semaphore,
+    pub(crate) proxied_joins: tokio::sync::Semaphore,
     compared: Mutex<HashMap<LogKind, LogId>>,
 }
 
@@ -184,8 +184,8 @@ impl Region {
             requests: Mutex::new(HashMap::new()),
             next_request: AtomicU64::new(SHELL_REQUEST + 1),
             next_connection: AtomicU64::new(1),
-            proxied: Arc::new(tokio::sync::Semaphore::new(PROXY_CALLS)),
-            proxied_joins: Arc::new(tokio::sync::Semaphore::new(PROXY_JOINS)),
+            proxied: tokio::sync::Semaphore::new(PROXY_CALLS),
+            proxied_joins: tokio::sync::Semaphore::new(PROXY_JOINS),
             compared: Mutex::new(HashMap::new()),
         }
     }

@@ -13,31 +13,19 @@ fn main() {
         ["SUCCESSIONS", "STORES", "VOTERS", "ERASURES", "BY_HAND", "AIMED", "JOINS"]
             .map(|name| std::env::var(name).is_ok());
     let regions = std::env::var("REGIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let size = Size { regions, successions, stores, voters, erasures, by_hand, aimed, joins, ..Size::default() };
     #[cfg(feature = "mutants")]
     if let Ok(name) = std::env::var("MUTANT") {
         let seconds = numbers.next().unwrap_or(60);
         for name in simulation::hunt::names().filter(|known| name == "all" || name == *known) {
-            let size = Size {
-                seconds,
-                regions,
-                successions,
-                stores,
-                voters,
-                erasures,
-                by_hand,
-                aimed,
-                joins,
-                ..Size::default()
-            };
+            let size = Size { seconds, ..size };
             let hunted =
                 simulation::hunt::hunt(name, from, count, size).map(|it| (it.seeds, it.caught.is_some(), it.breaks));
             println!("{name}: {hunted:?}");
         }
         return;
     }
-    let seconds = numbers.next().unwrap_or(120);
-    let size =
-        Size { seconds, regions, successions, stores, voters, erasures, by_hand, aimed, joins, ..Size::default() };
+    let size = Size { seconds: numbers.next().unwrap_or(120), ..size };
     for seed in from..from + count {
         let numbers = |name: &str| {
             let text = std::env::var(name).ok()?;

@@ -151,17 +151,7 @@ fn who_is_not_woken_for_a_reason_that_is_not_so_or_without_any_is_found() {
             }
         })
     };
-    let reasons = [
-        Withheld::Own,
-        Withheld::InView,
-        Withheld::Read,
-        Withheld::Muted,
-        Withheld::NotMentioned,
-        Withheld::Unwanted,
-        Withheld::Stale,
-        Withheld::Repeated,
-    ];
-    for why in reasons {
+    for why in Withheld::ALL {
         finds(why.label(), because(why));
     }
     let mut forgotten = story();

@@ -104,6 +104,18 @@ pub enum Withheld {
 }
 
 impl Withheld {
+    /// Every reason.
+    pub const ALL: [Self; 8] = [
+        Self::Own,
+        Self::InView,
+        Self::Read,
+        Self::Muted,
+        Self::NotMentioned,
+        Self::Unwanted,
+        Self::Stale,
+        Self::Repeated,
+    ];
+
     /// The reason as a label of metrics.
     #[must_use]
     pub fn label(self) -> &'static str {
