@@ -1,6 +1,5 @@
 //! The seam to the edges of this region: what a session is to the core, and what reaches it.
 
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -10,6 +9,7 @@ use hearth_protocol::{ConversationId, DeviceId, Epoch, Timestamp, UserId};
 use parking_lot::Mutex;
 use region_model::delivery::SessionSent;
 use region_model::session::{LineChanged, Skipped};
+use region_model::typing::{Offered, Screen};
 use tokio::sync::mpsc;
 
 use crate::queue::{EventQueue, Taken};
@@ -87,19 +87,8 @@ pub struct QueueBounds {
     pub bytes: usize,
 }
 
-/// Typing that waits for a session in the background; what is over this is dropped.
-const HELD: usize = 256;
 /// In [`Connection`]'s word about itself: nobody is at the device. The device's type stands above this bit.
 const AWAY: u8 = 1;
-
-/// What a session looks at.
-#[derive(Debug, Default)]
-struct Screen {
-    /// The conversation on its screen.
-    view: Option<ConversationId>,
-    /// Set in the background: who types or does so no longer, to be told on return.
-    held: Option<BTreeMap<UserId, Bytes>>,
-}
 
 /// One authenticated connection of a device, as the core sees it. The queue to it is bounded by [`QueueBounds`]: a
 /// connection that does not take its events overflows once, gets nothing more, and its session closes with 4010
@@ -114,7 +103,7 @@ pub struct Connection {
     pub device: DeviceId,
     /// Since when it is there, in milliseconds since the epoch.
     pub since: Timestamp,
-    screen: Mutex<Screen>,
+    screen: Mutex<Screen<Bytes>>,
     /// Whether it is away, and its type.
     says: AtomicU8,
     /// Whether something was heard of it since that was asked last.
@@ -195,50 +184,43 @@ impl Connection {
 
     /// Sets what is on its screen.
     pub fn set_view(&self, conversation: Option<ConversationId>) {
-        let mut screen = self.screen.lock();
-        if screen.view != conversation {
-            screen.view = conversation;
-            screen.held.iter_mut().for_each(BTreeMap::clear);
-        }
+        self.screen.lock().set_view(conversation);
     }
 
-    /// Whether a conversation is on its screen.
-    #[must_use]
-    pub fn views(&self, conversation: ConversationId) -> bool {
-        self.screen.lock().view == Some(conversation)
+    /// Its user is no member of a conversation any more.
+    pub(crate) fn left(&self, conversation: ConversationId) {
+        self.screen.lock().left(conversation);
     }
 
     /// What somebody looks at: nothing in the background.
     #[must_use]
     pub fn in_view(&self) -> Option<ConversationId> {
-        let screen = self.screen.lock();
-        screen.view.filter(|_| screen.held.is_none())
+        self.screen.lock().in_view()
     }
 
-    /// Offers what is to be told of a user's typing in the conversation on the screen: held while the session is in the
-    /// background, where the latest counts. Returns whether it was taken.
-    pub fn offer_typing(&self, user: &UserId, frame: &Bytes) -> bool {
-        if let Some(held) = &mut self.screen.lock().held {
-            let room = held.len() < HELD || held.contains_key(user);
-            if room {
-                held.insert(user.clone(), frame.clone());
-            }
-            return room;
+    /// Offers what is to be told of a user's typing in a conversation: held while the session is in the background, where
+    /// the latest counts. Returns whether it was taken; `None`: it is not for this session.
+    pub fn offer_typing(
+        &self,
+        conversation: ConversationId,
+        user: &UserId,
+        typing: bool,
+        frame: &Bytes,
+    ) -> Option<bool> {
+        // Queued under the lock: what is held and told on return is never behind what comes after it.
+        let mut screen = self.screen.lock();
+        match screen.offer(conversation, user, typing, || frame.clone()) {
+            Offered::NotForIt => None,
+            Offered::Now => Some(self.push_if_idle(EdgeEvent::Frame(frame.clone()))),
+            Offered::Held => Some(true),
+            Offered::Full => Some(false),
         }
-        self.push_if_idle(EdgeEvent::Frame(frame.clone()))
     }
 
     /// Goes to the background, or comes back: then what was held is told.
     pub fn set_background(&self, background: bool) {
-        let held = {
-            let mut screen = self.screen.lock();
-            match (background, screen.held.is_some()) {
-                (true, false) => screen.held.replace(BTreeMap::new()),
-                (false, _) => screen.held.take(),
-                (true, true) => None,
-            }
-        };
-        for (_, frame) in held.into_iter().flatten() {
+        let mut screen = self.screen.lock();
+        for frame in screen.set_background(background) {
             self.push_if_idle(EdgeEvent::Frame(frame));
         }
     }
@@ -322,30 +304,22 @@ mod tests {
     }
 
     #[test]
-    fn in_the_background_the_latest_of_each_who_types_is_held_and_told_on_return() {
+    fn in_the_background_typing_is_held_and_told_on_return() {
         let session = connection(100, 10_000);
-        let conversation = ConversationId(uuid::Uuid::from_u128(7));
+        let (conversation, ann) = (ConversationId(uuid::Uuid::from_u128(7)), UserId::new("ann").unwrap());
+        let offer = |typing, frame: &'static str| {
+            session.offer_typing(conversation, &ann, typing, &Bytes::from_static(frame.as_bytes()))
+        };
+        assert_eq!(offer(true, "starts"), None, "it has nothing in view");
         session.set_view(Some(conversation));
         session.set_background(true);
-        for number in 0..HELD + 10 {
-            let user = UserId::new(format!("u{number}")).unwrap();
-            assert_eq!(session.offer_typing(&user, &Bytes::from_static(b"starts")), number < HELD);
-        }
-        let first = UserId::new("u0").unwrap();
-        assert!(session.offer_typing(&first, &Bytes::from_static(b"stops")));
-        session.set_background(true);
+        assert_eq!((offer(true, "starts"), offer(false, "stops")), (Some(true), Some(true)));
         assert!(taken(&session).is_empty(), "nothing is told meanwhile");
         session.set_background(false);
         let told = taken(&session);
-        assert!(matches!(&told[0], EdgeEvent::Frame(frame) if frame == "stops"), "the latest of u0");
-        session.set_background(true);
-        assert!(session.offer_typing(&first, &Bytes::from_static(b"starts")));
-        session.set_view(None);
-        session.set_background(false);
-        for event in taken(&session) {
-            assert!(matches!(event, EdgeEvent::Frame(frame) if frame == "starts"));
-        }
-        assert!(session.offer_typing(&first, &Bytes::from_static(b"starts")) && !taken(&session).is_empty());
+        assert!(matches!(&told[..], [EdgeEvent::Frame(frame)] if frame == "stops"), "the latest of ann");
+        assert_eq!(offer(true, "starts"), Some(true));
+        assert_eq!(taken(&session).len(), 1);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use hearth_protocol::ids::direct_conversation;
 use hearth_protocol::{Change, ConversationId, DeviceId, EntryKind, SealedEntry, Timestamp, UserId};
 use parking_lot::RwLock;
 use region_model::session::{LineChanged, Skipped};
+use region_model::typing::{Update, is_withheld};
 use region_model::view::{Members, PrivacyState};
 use tokio::sync::mpsc;
 
@@ -138,8 +139,11 @@ impl Hub {
     pub(crate) fn skipped(&self, skipped: &Skipped, held: bool, before: &Members, audience: &Members) {
         let users = self.users.read();
         let is_member = |user: &UserId| before.contains_key(user) || audience.contains_key(user);
-        for (_, connections) in users.iter().filter(|(user, _)| is_member(user)) {
+        for (user, connections) in users.iter().filter(|(user, _)| is_member(user)) {
             for connection in connections {
+                if !audience.contains_key(user) {
+                    connection.left(skipped.conversation);
+                }
                 let skipped = Skipped { from: if held { skipped.from } else { skipped.at }, ..*skipped };
                 connection.push(EdgeEvent::Skipped(skipped));
             }
@@ -237,6 +241,9 @@ impl Hub {
     }
 
     fn notice(&self, conversation: ConversationId, sealed: &SealedEntry, audience: &Members, gone: Vec<UserId>) {
+        for connection in gone.iter().flat_map(|user| self.of(user)) {
+            connection.left(conversation);
+        }
         let joined = match sealed.entry.fixed.kind {
             EntryKind::Header => audience.keys().cloned().collect(),
             EntryKind::Member => match sealed.change() {
@@ -278,29 +285,28 @@ impl Hub {
         others.map(|connection| u64::from(connection.push(EdgeEvent::Frame(frame.clone())))).sum()
     }
 
-    /// Offers a frame that is for the moment to the sessions of other members that have a conversation on their screen.
-    /// Returns how many took it, now or for later, and how many are too busy.
+    /// What a user with a session here withholds.
+    pub(crate) fn privacy_of(&self, user: &UserId) -> Option<Arc<PrivacyState>> {
+        self.privacy.read().get(user).cloned()
+    }
+
+    /// The sessions of other members that may be told who types: with both of a direct conversation, of none who blocks
+    /// the other.
     pub(crate) fn to_viewers(
         &self,
-        conversation: ConversationId,
-        members: &Members,
-        but: &UserId,
-        frame: &Bytes,
-    ) -> (u64, u64) {
-        let (mut told, mut dropped) = (0, 0);
-        each_here(&self.users.read(), members, |(user, connections)| {
-            let direct = members.len() == DIRECT;
-            let withheld =
-                direct && (self.blocks(conversation, user, but) || self.is_blocked_by(conversation, user, but));
-            if user == but || withheld {
-                return;
-            }
-            for connection in connections.iter().filter(|connection| connection.views(conversation)) {
-                let taken = connection.offer_typing(but, frame);
-                *(if taken { &mut told } else { &mut dropped }) += 1;
+        of: (ConversationId, &Members),
+        update: &Update,
+        mut each: impl FnMut(&Arc<Connection>),
+    ) {
+        each_here(&self.users.read(), of.1, |(user, connections)| {
+            let withheld = || {
+                let privacy = self.privacy.read();
+                is_withheld(of, user, &update.user, privacy.get(user).map(Arc::as_ref))
+            };
+            if *user != update.user && !withheld() {
+                connections.iter().for_each(&mut each);
             }
         });
-        (told, dropped)
     }
 
     /// Sends a frame to all connections of a device. Returns whether one took it.

@@ -1,5 +1,5 @@
 //! Typing: from a session to the sessions of other members that have the conversation on their screen, in every region.
-//! Nothing of it is stored, and whatever finds a queue full is dropped.
+//! Nothing of it is stored, and whatever finds a queue full is dropped. Who is told is decided in `region_model::typing`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hearth_protocol::client::{ServerFrame, TypingPayload, encode_server_frame};
-use hearth_protocol::mesh::{self, Body, MeshFrame};
+use hearth_protocol::mesh::{self, MeshFrame};
 use hearth_protocol::{ConversationId, LogId, Refusal, RegionId, UserId};
 use prost::Message;
-use region_model::typing::{TypingBook, Update};
-use region_model::{Lane, LogView};
+use region_model::Lane;
+use region_model::typing::{self, Heard, Telling, TypingBook, Update};
 use tokio::sync::mpsc;
 
 use crate::edge::{Connection, EdgeEvent};
@@ -54,6 +54,14 @@ impl Typing {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
+
+    /// Counts what came of an update that was for a session.
+    fn count(&self, taken: Option<bool>) {
+        if let Some(taken) = taken {
+            let counter = if taken { &self.told } else { &self.dropped };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Runs until the region stops.
@@ -79,7 +87,7 @@ pub(crate) async fn run(region: Arc<Region>, mut said: mpsc::Receiver<Said>) {
             () = over => {}
         }
         for update in book.expire(now()) {
-            region.tell_typing(&update, None).await;
+            region.tell_typing(&update).await;
         }
     }
 }
@@ -88,83 +96,57 @@ impl Region {
     async fn take_typing(&self, book: &mut TypingBook, said: Said, now: u64) {
         match said {
             Said::Typing { connection, request, conversation, typing } => {
-                let (log, user) = (LogId::conversation(conversation), &connection.user);
-                if let Err(refusal) = self.may_type(log, user).await {
-                    return refuse(&connection, request.as_deref(), &refusal);
-                }
-                let update = if typing { book.start(log, user, now) } else { book.stop(log, user, true) };
-                if let Some(update) = update {
-                    self.tell_typing(&update, None).await;
+                let log = LogId::conversation(conversation);
+                let said = match self.view(log, true).await {
+                    Ok(view) => book.said((log, &view), &connection.user, typing, now),
+                    Err(refusal) => Err(refusal),
+                };
+                match said {
+                    Ok(Some(update)) => self.tell_typing(&update).await,
+                    Ok(None) => {}
+                    Err(refusal) => refuse(&connection, request.as_deref(), &refusal),
                 }
             }
             Said::View { connection, request, conversation } => {
                 let log = LogId::conversation(conversation);
-                if let Err(refusal) = self.may_type(log, &connection.user).await {
-                    return refuse(&connection, request.as_deref(), &refusal);
-                }
-                for user in book.typing_in(log).into_iter().filter(|user| *user != connection.user) {
-                    let told = connection.offer_typing(&user, &frame(conversation, &user, true));
-                    let counter = if told { &self.typing.told } else { &self.typing.dropped };
-                    counter.fetch_add(1, Ordering::Relaxed);
+                let privacy = self.hub.privacy_of(&connection.user);
+                let viewed = match self.view(log, true).await {
+                    Ok(view) => book.viewed((log, &view), &connection.user, privacy.as_deref()),
+                    Err(refusal) => Err(refusal),
+                };
+                match viewed {
+                    Ok(users) => users.iter().for_each(|user| {
+                        let taken = connection.offer_typing(conversation, user, true, &frame(conversation, user, true));
+                        self.typing.count(taken);
+                    }),
+                    Err(refusal) => refuse(&connection, request.as_deref(), &refusal),
                 }
             }
             Said::Frame(peer, heard) => {
-                let (Some(log), Ok(user)) = (LogId::from_bytes(&heard.log), UserId::new(&heard.user)) else { return };
-                let update = if heard.typing { book.heard(log, &user, now) } else { book.stop(log, &user, false) };
-                if let Some(update) = update {
-                    self.tell_typing(&update, Some(&peer)).await;
+                let Some(heard) = Heard::of(&heard) else { return };
+                let Ok(view) = self.view(heard.log, false).await else { return };
+                if let Some(update) = book.told(&heard, &peer, &view, now) {
+                    self.tell_typing(&update).await;
                 }
             }
         }
     }
 
-    /// Whether a user is a member, as far as this region knows: of a conversation that it does not hold, members' other
-    /// regions do.
-    async fn may_type(&self, log: LogId, user: &UserId) -> Result<(), Refusal> {
-        let view = self.view(log, true).await?;
-        let member = match view.view.members().filter(|_| view.held) {
-            Some(members) => members.contains_key(user),
-            None => view.placement.is_some(),
-        };
-        if member { Ok(()) } else { Err(Refusal::no_conversation()) }
-    }
-
-    /// Tells sessions here, and other regions: the home tells all that hold the conversation, others tell the home.
-    async fn tell_typing(&self, update: &Update, from: Option<&RegionId>) {
+    /// Tells sessions here, and other regions.
+    async fn tell_typing(&self, update: &Update) {
         let Ok(view) = self.view(update.log, false).await else { return };
-        if let (Some(members), Some(conversation)) = (view.view.members(), update.log.as_conversation())
-            && view.held
-        {
-            if !members.contains_key(&update.user) {
-                return;
-            }
+        let telling = Telling::of(update, &view, self.me());
+        if let Some((conversation, members)) = telling.audience {
             let frame = frame(conversation, &update.user, update.typing);
-            let (told, dropped) = self.hub.to_viewers(conversation, members, &update.user, &frame);
-            self.typing.told.fetch_add(told, Ordering::Relaxed);
-            self.typing.dropped.fetch_add(dropped, Ordering::Relaxed);
+            self.hub.to_viewers((conversation, members), update, |connection| {
+                self.typing.count(connection.offer_typing(conversation, &update.user, update.typing, &frame));
+            });
         }
-        self.send_typing(update, &view, from);
-    }
-
-    fn send_typing(&self, update: &Update, view: &LogView, from: Option<&RegionId>) {
-        let Some(placement) = &view.placement else { return };
-        let at_home = placement.home == *self.me();
-        // What another region told is passed on by the home alone, and what ends by itself ends everywhere by itself.
-        let passed_on = update.here || (at_home && from.is_some());
-        if !passed_on {
+        if telling.peers.is_empty() {
             return;
         }
-        let mut peers: Vec<&RegionId> =
-            if at_home { view.replicas.iter().chain(&placement.voters).collect() } else { vec![&placement.home] };
-        peers.sort();
-        peers.dedup();
-        let typing = mesh::Typing {
-            log: Bytes::copy_from_slice(&update.log.to_bytes()),
-            user: update.user.as_str().to_owned(),
-            typing: update.typing,
-        };
-        let frame = Bytes::from(MeshFrame { body: Some(Body::Typing(typing)) }.encode_to_vec());
-        for peer in peers.into_iter().filter(|peer| *peer != self.me() && Some(*peer) != from) {
+        let frame = Bytes::from(MeshFrame { body: Some(typing::body(update)) }.encode_to_vec());
+        for peer in telling.peers {
             if self.links.send(peer, Lane::Bulk, frame.clone()).is_err() {
                 self.typing.dropped.fetch_add(1, Ordering::Relaxed);
             }

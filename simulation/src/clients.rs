@@ -161,6 +161,7 @@ impl World {
         let now = self.now;
         self.presence_acts(connection);
         self.push_acts(connection);
+        self.typing_acts(connection);
         let due = |of: &Outstanding| of.retry_at.map_or(!of.queued && now > of.sent_at + AGAIN, |at| now >= at);
         if self.clients[number].outstanding.iter().any(due) {
             self.send_all_again(number);
@@ -302,6 +303,7 @@ impl World {
         self.trace.count(self.now, "connect", number as u64, region as u64);
         self.presence_connected(id);
         self.push_looks_at(id, None);
+        self.typing_connected(id);
         self.input(region, Input::DeviceConnected(user, device));
         for conversation in conversations {
             self.begin_with(id, conversation);
@@ -313,6 +315,7 @@ impl World {
     pub(crate) fn disconnect(&mut self, id: u64, wait: u64) {
         self.presence_gone(id);
         self.push_gone(id);
+        self.typing_gone(id);
         let Some(connection) = self.connections.remove(&id) else { return };
         let client = &mut self.clients[connection.client];
         client.connection = None;

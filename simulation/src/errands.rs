@@ -443,6 +443,9 @@ impl World {
             let id = self.random.uuid();
             let command = change(sender, log, EntryKind::Member, id, members.encode(), self, region);
             self.conversations[conversation].churn = Some((command, comes, self.now));
+            if comes {
+                self.typing_unsure(log);
+            }
         }
         let Some((command, ..)) = self.conversations[conversation].churn.clone() else { return };
         self.trace.count(self.now, "members-change", conversation as u64, u64::from(comes));

@@ -14,6 +14,7 @@ impl World {
         self.trace.add(self.now, fault.kind.name(), u64::from(fault.number), fault.lasts);
         self.history.add(self.now, history::Event::FaultBegins(fault.number, fault.kind.name()));
         self.push_troubled(fault.kind, true);
+        self.typing_troubled(fault.kind, true);
         match fault.kind {
             FaultKind::Cut(one, other) => {
                 self.cut(one, other);
@@ -65,6 +66,7 @@ impl World {
         let fault = self.plan.faults[index];
         self.history.add(self.now, history::Event::FaultEnds(fault.number));
         self.push_troubled(fault.kind, false);
+        self.typing_troubled(fault.kind, false);
         match fault.kind {
             FaultKind::Cut(one, other) => {
                 self.heal(one, other);

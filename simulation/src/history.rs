@@ -336,6 +336,67 @@ pub enum Event {
         /// Who decides, and under which epoch of the user's record; `None` where something has changed lately.
         decides: Option<(usize, u64)>,
     },
+    /// A session says that its user types in a conversation, or does so no longer, and its region takes it.
+    Typed {
+        /// Which.
+        session: SessionId,
+        /// Whose.
+        user: UserId,
+        /// Where.
+        conversation: ConversationId,
+        /// Whether it types.
+        typing: bool,
+    },
+    /// What a session has in view, from now on.
+    InView {
+        /// Which.
+        session: SessionId,
+        /// Whose.
+        user: UserId,
+        /// At which region.
+        region: usize,
+        /// What.
+        conversation: Option<ConversationId>,
+        /// Whether it is in the background.
+        aside: bool,
+    },
+    /// A session is told that a user types, or does so no longer.
+    TypingTold {
+        /// Which.
+        session: SessionId,
+        /// Who.
+        user: UserId,
+        /// Where.
+        conversation: ConversationId,
+        /// Whether it types.
+        typing: bool,
+    },
+    /// So long ago a user started to type that everybody in reach knows.
+    TypingReached {
+        /// Who.
+        user: UserId,
+        /// Where.
+        conversation: ConversationId,
+        /// When.
+        since: u64,
+        /// Sessions of other members with which there has been nothing in between for long.
+        sessions: Vec<SessionId>,
+    },
+    /// In a direct conversation a user blocks the other one, all the time.
+    Blocks(ConversationId, UserId, UserId),
+    /// A region has shown that a user was removed from a conversation, or that is not so any more, or not for certain.
+    ShownOut {
+        /// Which.
+        region: usize,
+        /// From which conversation.
+        conversation: ConversationId,
+        /// Who.
+        user: UserId,
+        /// Whether.
+        is_out: bool,
+    },
+    /// A region stands still from now on, or goes on.
+    StandsStill(usize, bool),
     /// Whether a user is a member of a conversation at the end, by its line and by the user's own record.
     MembershipEnd {
         /// Of which conversation.

@@ -35,6 +35,7 @@ mod sessions;
 mod shrink;
 mod stores;
 mod trace;
+mod typing;
 mod visitors;
 mod woken;
 mod world;

@@ -321,6 +321,9 @@ impl World {
         if let Some(frame) = region_model::push::wire::of_body(&body) {
             return self.push_frame(to, from, frame);
         }
+        if let Some(frame) = region_model::typing::of_body(&body) {
+            return self.typing_frame(to, from, frame);
+        }
         let decoded = &mut self.decoded;
         let Ok(entries) = body.stored_entries().iter().map(|encoded| decoded.decode(encoded)).collect() else { return };
         let peer = self.regions[from].id.clone();

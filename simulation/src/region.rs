@@ -8,6 +8,7 @@ use hearth_protocol::record::{OutboxRecord, ParkedSend, Record};
 use hearth_protocol::{LogId, RegionId, UserId, mesh};
 use region_model::ports::LogAppend;
 use region_model::presence::PresenceBook;
+use region_model::typing::TypingBook;
 use region_model::view::Bounds;
 use region_model::{CoreOptions, DeviceOutcome, Effect, Input, Lane, Now, Outcome, ParkingBounds, RegionCore};
 
@@ -83,6 +84,8 @@ pub(crate) struct Region {
     pub(crate) presence: Option<PresenceBook>,
     /// Who is woken, as it decides, while it runs.
     pub(crate) push: Option<PushTask>,
+    /// Who types, as it knows it, while it runs.
+    pub(crate) typing: Option<TypingBook>,
     /// How far users have read, as it was told.
     pub(crate) reads: Reads,
 }
@@ -111,6 +114,7 @@ impl Region {
             stores: Stores::default(),
             presence: None,
             push: None,
+            typing: None,
             reads: Reads::default(),
         }
     }
@@ -151,6 +155,7 @@ impl World {
         self.map_at_start(place);
         self.presence_start(place);
         self.push_start(place);
+        self.typing_start(place);
     }
 
     /// A region dies: its memory goes, and of what its store was doing, a part from the front is done unheard. When
@@ -161,6 +166,7 @@ impl World {
         region.keeper.process_ended();
         region.presence = None;
         region.push = None;
+        region.typing = None;
         region.telling.clear();
         let writes = std::mem::take(&mut region.writes);
         let done = region.random.below(writes.len() + 1);
@@ -366,15 +372,19 @@ impl World {
             Effect::View(ticket, view) => self.view(place, ticket, &view),
             Effect::Deliver { log, entry, audience, skip } => {
                 self.push_delivered(place, log);
+                self.typing_delivered(place, log, &audience);
                 self.deliver(place, log, &entry, &audience, skip);
             }
             Effect::Began { log, epoch, from, at, before, audience } => {
                 self.trace.count(self.now, "began", from, at);
+                self.typing_unsure(log);
+                self.typing_delivered(place, log, &audience);
                 let users: BTreeSet<UserId> = before.keys().chain(audience.keys()).cloned().collect();
                 self.skipped(place, log, epoch, (from, at), &users);
             }
             Effect::LineChanged { log, line, audience } => {
                 self.trace.count(self.now, "line-changed", place as u64, line.epoch().0);
+                self.typing_unsure(log);
                 self.line_changed(place, log, &line, &audience);
             }
             Effect::HomeChanged(log) => self.push_home_changed(place, log),

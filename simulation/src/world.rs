@@ -22,6 +22,7 @@ use crate::push::Push;
 use crate::random::Random;
 use crate::region::{Region, Ticket};
 use crate::trace::Trace;
+use crate::typing::{self, Typing};
 use crate::visitors::Visitors;
 
 /// What may happen in a simulated second, in the mean: far above what a failover takes.
@@ -88,6 +89,8 @@ pub(crate) enum Event {
     MapTell { to: usize, start: u64, told: Box<MapTold> },
     /// Something comes to a region's book of who is there.
     Presence { region: usize, start: u64, said: Box<presence::Said> },
+    /// A word about typing comes to a region.
+    Typing { region: usize, start: u64, connection: u64, said: typing::Said },
     /// A region hears of a newer map.
     MapSeen { region: usize, map: Arc<MapState> },
 }
@@ -105,6 +108,7 @@ impl Event {
             | Self::Sent { region, .. }
             | Self::Keep { region, .. }
             | Self::Presence { region, .. }
+            | Self::Typing { region, .. }
             | Self::MapSeen { region, .. } => Some(*region),
             Self::Frame { to, .. } | Self::MapTell { to, .. } => Some(*to),
             Self::Notices { side, .. } => Some(*side),
@@ -199,6 +203,8 @@ pub(crate) struct World {
     pub(crate) visitors: Visitors,
     /// Who is woken.
     pub(crate) push: Push,
+    /// Who types.
+    pub(crate) typing: Typing,
 }
 
 impl World {
@@ -241,6 +247,7 @@ impl World {
             presence: Presence::new(seed),
             visitors: Visitors::new(seed),
             push: Push::new(seed, plan.size.regions),
+            typing: Typing::new(seed),
             plan,
         };
         world.begin();
@@ -261,6 +268,7 @@ impl World {
         self.connect_links();
         self.after(LINKS, Event::Links);
         self.make_clients();
+        self.typing_begins();
         if self.plan.size.joins {
             self.after(SECOND, Event::Visitors);
         }
@@ -325,6 +333,9 @@ impl World {
             Event::Presence { region, start, said } if self.is_current(region, start) => {
                 self.presence_said(region, *said);
             }
+            Event::Typing { region, start, connection, said } if self.is_current(region, start) => {
+                self.typing_said(region, connection, said);
+            }
             Event::MapTell { to, start, told } if self.is_current(to, start) => self.map_tell(to, &told),
             Event::Written { .. }
             | Event::Answer { .. }
@@ -333,6 +344,7 @@ impl World {
             | Event::Struck { .. }
             | Event::Keep { .. }
             | Event::Presence { .. }
+            | Event::Typing { .. }
             | Event::MapTell { .. } => {}
             Event::Frame { from, to, connection, body } => self.arrive(from, to, connection, body),
             Event::Notices { side, peer, connection } => self.notice(side, peer, connection),
@@ -340,6 +352,7 @@ impl World {
                 self.input(region, Input::Tick);
                 self.presence_tick(region);
                 self.push_round(region);
+                self.typing_round(region);
                 self.look_at_waits(region);
                 self.after(TICK, Event::Tick(region));
             }
@@ -400,6 +413,7 @@ impl World {
             return;
         }
         *known = placement.epoch.0;
+        self.typing.has_moved(placement.log, self.now);
         self.trace.count(self.now, "opening", placement.epoch.0, placement.first);
         let (Some(loss), Some(conversation)) = (&placement.loss, placement.log.as_conversation()) else { return };
         self.trace.count(self.now, "loss-statement", loss.epoch.0, loss.from);

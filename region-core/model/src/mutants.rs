@@ -38,11 +38,15 @@ pub enum Mutant {
     WaitingCountsAsDecided,
     /// Who comes again is offered what was said while it was no member.
     JoinsOverlooked,
+    /// What another region told of who types is not over by itself.
+    TypingWithoutEnd,
+    /// Whoever is a member is told who types, whatever is in view.
+    TypingOutOfView,
 }
 
 impl Mutant {
     /// Every mutant with its name on the command line.
-    pub const ALL: [(&'static str, Self); 35] = [
+    pub const ALL: [(&'static str, Self); 37] = [
         ("seal-off", Self::Rule(Flaw::SealOff)),
         ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
         ("longest-wins", Self::Rule(Flaw::LongestWins)),
@@ -78,6 +82,8 @@ impl Mutant {
         ("hole-untold", Self::HoleUntold),
         ("waiting-counts-as-decided", Self::WaitingCountsAsDecided),
         ("joins-overlooked", Self::JoinsOverlooked),
+        ("typing-without-end", Self::TypingWithoutEnd),
+        ("typing-out-of-view", Self::TypingOutOfView),
     ];
 
     /// Whether it is switched on.

@@ -12,10 +12,13 @@ mod memberships;
 mod planted;
 #[cfg(test)]
 mod planted_pushes;
+#[cfg(test)]
+mod planted_typing;
 mod presence;
 mod push;
 mod receipts;
 mod sessions;
+mod typing;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,6 +64,8 @@ pub enum Guarantee {
     Recorded,
     /// Users are woken once for what they missed, and for nothing else.
     Push,
+    /// Who types is told to those who look, for as long as it is so.
+    Typing,
     /// Every send is answered once everything is healed.
     Answered,
 }
@@ -238,6 +243,7 @@ pub fn check(history: &History) -> Report {
     presence::check(history, &mut report);
     push::check(history, &facts, &mut report);
     memberships::check(history, &mut report);
+    typing::check(history, &mut report);
     report.sends = facts.sent.values().filter(|sent| sent.invoked.is_some()).count();
     report.acked = facts.sent.values().filter(|sent| !sent.acks.is_empty()).count();
     overlaps(history, &facts, &mut report);
