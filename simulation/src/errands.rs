@@ -445,6 +445,8 @@ impl World {
             self.conversations[conversation].churn = Some((command, comes, self.now));
             if comes {
                 self.typing_unsure(log);
+            } else {
+                self.typing_leaves(conversation, true);
             }
         }
         let Some((command, ..)) = self.conversations[conversation].churn.clone() else { return };
@@ -469,6 +471,7 @@ impl World {
         let Some(guest) = of.guest else { return };
         of.guest_is_in = comes;
         if comes {
+            self.typing_leaves(conversation, false);
             self.clients[guest].conversations.push(conversation);
             if let Some(id) = self.clients[guest].connection {
                 self.follow_with(id, conversation);

@@ -395,6 +395,9 @@ pub enum Event {
         /// Whether.
         is_out: bool,
     },
+    /// Somebody asks that a user is removed from a conversation (`true`): regions may know before they show it, and tell it
+    /// nothing more. Or that it is a member again, and regions know that.
+    Leaves(ConversationId, UserId, bool),
     /// A region stands still from now on, or goes on.
     StandsStill(usize, bool),
     /// Whether a user is a member of a conversation at the end, by its line and by the user's own record.

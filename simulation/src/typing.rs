@@ -173,6 +173,14 @@ impl World {
         self.forget_removals(|(_, of)| *of == conversation);
     }
 
+    /// Somebody asks that a guest is removed, or it is a member again.
+    pub(crate) fn typing_leaves(&mut self, conversation: usize, leaves: bool) {
+        let Conversation { id, guest, .. } = self.conversations[conversation];
+        if let Some(user) = guest.map(|guest| self.clients[guest].user.clone()) {
+            self.history.add(self.now, history::Event::Leaves(id, user, leaves));
+        }
+    }
+
     pub(crate) fn typing_connected(&mut self, id: u64) {
         self.typing.screens.insert(id, Screen::default());
         self.typing.came.insert(id, self.now);

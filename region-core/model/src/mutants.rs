@@ -42,11 +42,13 @@ pub enum Mutant {
     TypingWithoutEnd,
     /// Whoever is a member is told who types, whatever is in view.
     TypingOutOfView,
+    /// A home keeps to itself what another region told of who types.
+    TypingNotPassedOn,
 }
 
 impl Mutant {
     /// Every mutant with its name on the command line.
-    pub const ALL: [(&'static str, Self); 37] = [
+    pub const ALL: [(&'static str, Self); 38] = [
         ("seal-off", Self::Rule(Flaw::SealOff)),
         ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
         ("longest-wins", Self::Rule(Flaw::LongestWins)),
@@ -84,6 +86,7 @@ impl Mutant {
         ("joins-overlooked", Self::JoinsOverlooked),
         ("typing-without-end", Self::TypingWithoutEnd),
         ("typing-out-of-view", Self::TypingOutOfView),
+        ("typing-not-passed-on", Self::TypingNotPassedOn),
     ];
 
     /// Whether it is switched on.

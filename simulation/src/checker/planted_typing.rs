@@ -125,6 +125,10 @@ fn telling_one_who_was_removed_or_is_parted_or_types_itself_is_found() {
     assert_eq!(found(with(vec![(5 * SECOND, out(true)), (6 * SECOND, out(false))])), Vec::<String>::new());
     let removed = story().into_iter().filter(|(at, _)| *at < 15 * SECOND).chain([(14 * SECOND, out(true))]).collect();
     assert_eq!(found(removed), Vec::<String>::new(), "who was removed hears nothing of the end");
+    let leaving = |leaves| [(14 * SECOND, Event::Leaves(HERE, user("bob"), leaves))];
+    let unheard = || without(&told(false)).into_iter();
+    assert_eq!(found(unheard().chain(leaving(true)).collect()), Vec::<String>::new(), "its region may know already");
+    finds("still", unheard().chain(leaving(false)).collect());
     for (one, other) in [("ann", "bob"), ("bob", "ann")] {
         finds("blocks", with(vec![(0, Event::Blocks(HERE, user(one), user(other)))]));
     }

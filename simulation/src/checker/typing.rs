@@ -90,6 +90,8 @@ struct Known<'a> {
     /// Who of a direct conversation is not told of whom.
     parted: BTreeSet<(ConversationId, &'a UserId, &'a UserId)>,
     out: BTreeSet<(usize, ConversationId, &'a UserId)>,
+    /// Who may have been removed, and is told no ends.
+    leaving: BTreeSet<(ConversationId, &'a UserId)>,
     still: BTreeMap<usize, Span>,
     any_still: Span,
     faults: Span,
@@ -146,6 +148,8 @@ impl<'a> Known<'a> {
             Event::ShownOut { region, conversation, user, is_out: false } => {
                 self.out.remove(&(*region, *conversation, user));
             }
+            Event::Leaves(conversation, user, true) => drop(self.leaving.insert((*conversation, user))),
+            Event::Leaves(conversation, user, false) => drop(self.leaving.remove(&(*conversation, user))),
             Event::StandsStill(region, begins) => {
                 self.still.entry(*region).or_default().change(at, *begins);
                 self.any_still.change(at, *begins);
@@ -195,6 +199,9 @@ impl<'a> Known<'a> {
     /// Whether a session takes somebody for typing for longer than it may.
     fn overdue(&self, session: SessionId, looks: &Looks<'a>, at: u64, report: &mut Report) {
         let (Some(conversation), false) = (looks.view, looks.aside) else { return };
+        if self.leaving.contains(&(conversation, looks.user)) {
+            return;
+        }
         for (user, shown) in &looks.shown {
             self.still_shown(session, looks, (conversation, user), *shown, at, report);
         }
@@ -243,7 +250,8 @@ impl<'a> Known<'a> {
             found(at, &format!("{about}, where it is no member"), report);
         }
         let before = looks.shown.remove(user);
-        if let Some(before) = before {
+        let leaving = self.leaving.contains(&(conversation, looks.user));
+        if let Some(before) = before.filter(|_| !leaving) {
             self.still_shown(session, &looks, (conversation, user), before, at, report);
         }
         let by_look = looks.looked == at;

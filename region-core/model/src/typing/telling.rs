@@ -8,6 +8,7 @@ use hearth_protocol::{ConversationId, LogId, Refusal, RegionId, UserId, mesh};
 
 use super::book::{TypingBook, Update};
 use crate::LogView;
+use crate::mutants::Mutant;
 use crate::view::{Members, PrivacyState};
 
 /// Members of a direct conversation.
@@ -156,7 +157,7 @@ fn peers<'a>(update: &'a Update, view: &'a LogView, me: &RegionId) -> Vec<&'a Re
     let Some(placement) = &view.placement else { return Vec::new() };
     let at_home = placement.home == *me;
     // What another region told is passed on by the home alone, and what ends by itself ends everywhere by itself.
-    let passed_on = update.here || (at_home && update.from.is_some());
+    let passed_on = update.here || (at_home && update.from.is_some() && !Mutant::TypingNotPassedOn.is_on());
     if !passed_on {
         return Vec::new();
     }
