@@ -160,9 +160,9 @@ impl World {
         let of = &self.conversations[conversation];
         let Some(guest) = of.guest else { return };
         let is_out = !audience.contains_key(&self.clients[guest].user);
-        // Once somebody asks that the guest is a member again, some regions know before they show it.
-        let comes = of.churn.as_ref().is_some_and(|(_, comes, _)| *comes);
-        if !comes || !is_out {
+        // Once somebody asks that the guest is a member again, some regions know before they show even the removal.
+        let is_removed = of.churn.as_ref().map_or(!of.guest_is_in, |(_, comes, _)| !comes);
+        if is_removed || !is_out {
             self.note_removal(place, conversation, is_out);
         }
     }
