@@ -38,11 +38,19 @@ pub enum Mutant {
     WaitingCountsAsDecided,
     /// Who comes again is offered what was said while it was no member.
     JoinsOverlooked,
+    /// Media go by what a copy says that may lack something.
+    MediaByOldCopies,
+    /// A conversation is looked through for media from a number on, whatever the line has there now.
+    ScanGoesOnBlindly,
+    /// An entry that a failover put apart counts as gone for good.
+    PutApartIsGone,
+    /// The records of media go before their bytes.
+    RecordBeforeBytes,
 }
 
 impl Mutant {
     /// Every mutant with its name on the command line.
-    pub const ALL: [(&'static str, Self); 35] = [
+    pub const ALL: [(&'static str, Self); 39] = [
         ("seal-off", Self::Rule(Flaw::SealOff)),
         ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
         ("longest-wins", Self::Rule(Flaw::LongestWins)),
@@ -78,6 +86,10 @@ impl Mutant {
         ("hole-untold", Self::HoleUntold),
         ("waiting-counts-as-decided", Self::WaitingCountsAsDecided),
         ("joins-overlooked", Self::JoinsOverlooked),
+        ("media-by-old-copies", Self::MediaByOldCopies),
+        ("scan-goes-on-blindly", Self::ScanGoesOnBlindly),
+        ("put-apart-is-gone", Self::PutApartIsGone),
+        ("record-before-bytes", Self::RecordBeforeBytes),
     ];
 
     /// Whether it is switched on.

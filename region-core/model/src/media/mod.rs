@@ -9,14 +9,25 @@
 //! follow the text that carries them, and need no order of their own.
 
 pub mod ports;
+mod shown;
+mod sweep;
+mod trace;
 
+use bytes::Bytes;
 use hearth_protocol::media::{CreateMedia, MediaId, MediaLimits};
 use hearth_protocol::record::MediaRecord;
-use hearth_protocol::{Change, ConversationId, EntryKind, ErrorCode, Position, Refusal, SealedEntry, Timestamp};
+use hearth_protocol::{
+    Change, ConversationId, EntryKind, ErrorCode, Position, Refusal, SealedEntry, Timestamp, UserId,
+};
 use serde::Deserialize;
 
+use crate::mutants::Mutant;
 use crate::view::is_expired;
 use ports::StoredMedia;
+
+pub use shown::{MediaKnown, Shown, ShownStep};
+pub use sweep::{Items, Sweep, SweepStep, SweepTold, Traced};
+pub use trace::{LookThrough, Looked, Trace, TraceQuestion};
 
 /// Entries that carry the same media and are remembered: of more, the first. Media stay as long as one of those does.
 pub const USES: usize = 64;
@@ -40,6 +51,8 @@ pub struct MediaRules {
     pub unused_for: u64,
     /// How long an upload may wait to begin.
     pub upload_for: u64,
+    /// How long one may last that began in time.
+    pub upload_lasts: u64,
     /// How long a link to the bytes is good.
     pub link_for: u64,
 }
@@ -90,6 +103,45 @@ impl MediaRules {
         Ok(())
     }
 
+    /// The record of media that a user asks to put under a key, by the one that was there before.
+    ///
+    /// # Errors
+    /// `DUPLICATE_MESSAGE` where the key was used for other media, and as [`Self::check_room`].
+    pub fn record(
+        &self,
+        before: Option<&MediaRecord>,
+        wanted: &CreateMedia,
+        user: &UserId,
+        room: Room,
+        now: Timestamp,
+    ) -> Result<MediaRecord, Refusal> {
+        let upload_until = Timestamp(now.0 + self.upload_for);
+        match before {
+            Some(known) if known.content_type != wanted.content_type || known.size != wanted.size => {
+                Err(Refusal::new(ErrorCode::DuplicateMessage, "the key was used for other media"))
+            }
+            Some(known) => Ok(MediaRecord { upload_until, ..known.clone() }),
+            None => {
+                self.check_room(wanted.size, room)?;
+                Ok(MediaRecord {
+                    uploader: user.clone(),
+                    content_type: wanted.content_type.clone(),
+                    size: wanted.size,
+                    created_at: now,
+                    upload_until,
+                    stored: false,
+                    uses: Vec::new(),
+                    rewound: false,
+                })
+            }
+        }
+    }
+
+    /// From when on no upload can be under way that began in time.
+    fn last_upload(&self, record: &MediaRecord) -> u64 {
+        record.upload_until.0.saturating_add(2 * self.upload_lasts)
+    }
+
     /// What clients are told.
     #[must_use]
     pub fn limits(&self) -> MediaLimits {
@@ -112,18 +164,25 @@ pub fn carried(content: &[u8], conversation: ConversationId) -> Option<MediaId> 
     MediaId::of_url(carries.media_url.as_deref()?, conversation)
 }
 
-/// The media of its conversation that an entry gives to its message. `None` for entries that carry none, and where the
-/// content is gone.
+/// The content that an entry gives to its message: its own, or its new one. `None` for entries that give none, and where
+/// it is gone.
 #[must_use]
-pub fn carried_by(entry: &SealedEntry, conversation: ConversationId) -> Option<MediaId> {
+pub fn given_content(entry: &SealedEntry) -> Option<Bytes> {
     match entry.entry.fixed.kind {
-        EntryKind::Message => carried(entry.content()?, conversation),
+        EntryKind::Message => entry.content().cloned(),
         EntryKind::Edit => match entry.change()? {
-            Change::Edit { content, .. } => carried(content.as_bytes(), conversation),
+            Change::Edit { content, .. } => Some(content.into()),
             _ => None,
         },
         _ => None,
     }
+}
+
+/// The media of its conversation that an entry gives to its message. `None` for entries that carry none, and where the
+/// content is gone.
+#[must_use]
+pub fn carried_by(entry: &SealedEntry, conversation: ConversationId) -> Option<MediaId> {
+    carried(&given_content(entry)?, conversation)
 }
 
 /// What became of an entry that carried media.
@@ -185,7 +244,7 @@ pub fn follow(
 ) -> Fate {
     assert_eq!(record.uses.len(), standings.len(), "one standing a use");
     let was_used = !record.uses.is_empty();
-    record.rewound |= standings.contains(&Standing::Rewound);
+    record.rewound |= standings.contains(&Standing::Rewound) && !Mutant::PutApartIsGone.is_on();
     let mut of_use = standings.iter();
     record.uses.retain(|_| of_use.next() == Some(&Standing::Stands));
     if !record.uses.is_empty() {
@@ -198,18 +257,13 @@ pub fn follow(
         (false, false) => rules.unused_for,
     };
     // Bytes that may still come find their record.
-    let may_come = if record.stored { 0 } else { last_upload(record) };
+    let may_come = if record.stored { 0 } else { rules.last_upload(record) };
     if record.created_at.0.saturating_add(stays_for).max(may_come) <= now.0 { Fate::Goes } else { Fate::Stays }
-}
-
-/// From when on no upload can be under way that began in time.
-fn last_upload(record: &MediaRecord) -> u64 {
-    record.upload_until.0.saturating_add(2 * UPLOAD_LASTS)
 }
 
 /// Brings a record whose bytes were not seen yet to what the store has, and says whether it stays: other bytes than those
 /// that were asked for go, and so does a record for which none came in time.
-pub fn arrived(record: &mut MediaRecord, stored: Option<&StoredMedia>, now: Timestamp) -> Fate {
+pub fn arrived(record: &mut MediaRecord, stored: Option<&StoredMedia>, now: Timestamp, rules: &MediaRules) -> Fate {
     match stored {
         Some(stored) => {
             let other_type = stored.content_type.as_ref().is_some_and(|of| *of != record.content_type);
@@ -219,7 +273,7 @@ pub fn arrived(record: &mut MediaRecord, stored: Option<&StoredMedia>, now: Time
             record.stored = true;
             Fate::Stays
         }
-        None if now.0 >= last_upload(record) => Fate::Goes,
+        None if now.0 >= rules.last_upload(record) => Fate::Goes,
         None => Fate::Stays,
     }
 }

@@ -17,6 +17,7 @@ fn rules() -> MediaRules {
         unused_of_user: 2,
         unused_for: 1_000,
         upload_for: 100,
+        upload_lasts: UPLOAD_LASTS,
         link_for: 50,
     }
 }
@@ -136,13 +137,13 @@ fn bytes_that_came_are_noted_others_go_and_what_does_not_come_is_given_up_once_n
     let of = |size, content_type: Option<&str>| {
         let stored = StoredMedia { size, content_type: content_type.map(str::to_owned) };
         let mut record = pending.clone();
-        (arrived(&mut record, Some(&stored), Timestamp(50)), record.stored)
+        (arrived(&mut record, Some(&stored), Timestamp(50), &rules()), record.stored)
     };
     assert_eq!(of(10, None), (Fate::Stays, true));
     assert_eq!(of(10, Some("image/png")), (Fate::Stays, true));
     assert_eq!(of(11, Some("image/png")), (Fate::Goes, false));
     assert_eq!(of(10, Some("text/html")), (Fate::Goes, false));
-    let nothing = |now| arrived(&mut pending.clone(), None, Timestamp(now));
+    let nothing = |now| arrived(&mut pending.clone(), None, Timestamp(now), &rules());
     assert_eq!(nothing(99 + 2 * UPLOAD_LASTS), Fate::Stays);
     assert_eq!(nothing(100 + 2 * UPLOAD_LASTS), Fate::Goes);
     let unused = |now| follow(&mut pending.clone(), &[], KEPT_FOR, Timestamp(now), &rules());
