@@ -19,7 +19,7 @@ use hearth_protocol::UserId;
 use hearth_protocol::record::MediaRecord;
 use parking_lot::Mutex;
 use region_model::media::ports::{MediaObject, MediaStore};
-use region_model::media::{MediaRules, Room};
+use region_model::media::{MediaRules, Room, is_unused};
 use region_model::ports::{MapStore, MapSync, StoreError};
 use tokio::sync::{Notify, Semaphore};
 
@@ -43,10 +43,6 @@ struct Kept {
     items: usize,
     /// Of each user those that no message carries yet; as many users as items at most.
     unused: HashMap<UserId, usize>,
-}
-
-fn is_unused(record: &MediaRecord) -> bool {
-    record.uses.is_empty() && !record.rewound
 }
 
 impl Kept {

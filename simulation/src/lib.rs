@@ -23,6 +23,7 @@ pub mod history;
 #[cfg(feature = "mutants")]
 pub mod hunt;
 mod map;
+mod media;
 mod memberships;
 mod network;
 mod plan;
@@ -35,6 +36,7 @@ mod sessions;
 mod shrink;
 mod stores;
 mod trace;
+mod uploads;
 mod visitors;
 mod woken;
 mod world;

@@ -191,7 +191,7 @@ impl World {
     }
 
     /// What a region knows of a log, as its core would answer; the placement as its steward would, where it knows none.
-    fn push_look(&self, place: usize, log: LogId, ask: bool) -> LogView {
+    pub(crate) fn push_look(&self, place: usize, log: LogId, ask: bool) -> LogView {
         let region = &self.regions[place];
         let Some(core) = &region.core else { return LogView::default() };
         let now = self.now_of(place);

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::history;
 use crate::map::Keeper;
+use crate::media::MediaTask;
 use crate::push::PushTask;
 use crate::random::Random;
 use crate::stores::Stores;
@@ -83,6 +84,8 @@ pub(crate) struct Region {
     pub(crate) presence: Option<PresenceBook>,
     /// Who is woken, as it decides, while it runs.
     pub(crate) push: Option<PushTask>,
+    /// The media that it takes away, while it runs.
+    pub(crate) media: Option<MediaTask>,
     /// How far users have read, as it was told.
     pub(crate) reads: Reads,
 }
@@ -111,6 +114,7 @@ impl Region {
             stores: Stores::default(),
             presence: None,
             push: None,
+            media: None,
             reads: Reads::default(),
         }
     }
@@ -151,6 +155,7 @@ impl World {
         self.map_at_start(place);
         self.presence_start(place);
         self.push_start(place);
+        self.media_start(place);
     }
 
     /// A region dies: its memory goes, and of what its store was doing, a part from the front is done unheard. When
@@ -161,6 +166,7 @@ impl World {
         region.keeper.process_ended();
         region.presence = None;
         region.push = None;
+        region.media = None;
         region.telling.clear();
         let writes = std::mem::take(&mut region.writes);
         let done = region.random.below(writes.len() + 1);

@@ -15,6 +15,7 @@ use crate::clients::{Client, Connection, Conversation, Sending};
 use crate::errands::Errand;
 use crate::history::{self, History};
 use crate::map::{MapService, MapTold, Proposal};
+use crate::media::Media;
 use crate::network::{Decoded, Links};
 use crate::plan::{Plan, SECOND};
 use crate::presence::{self, Presence};
@@ -199,6 +200,8 @@ pub(crate) struct World {
     pub(crate) visitors: Visitors,
     /// Who is woken.
     pub(crate) push: Push,
+    /// What was put beside messages.
+    pub(crate) media: Media,
 }
 
 impl World {
@@ -241,6 +244,7 @@ impl World {
             presence: Presence::new(seed),
             visitors: Visitors::new(seed),
             push: Push::new(seed, plan.size.regions),
+            media: Media::new(seed),
             plan,
         };
         world.begin();
@@ -340,6 +344,7 @@ impl World {
                 self.input(region, Input::Tick);
                 self.presence_tick(region);
                 self.push_round(region);
+                self.media_round(region);
                 self.look_at_waits(region);
                 self.after(TICK, Event::Tick(region));
             }
@@ -369,7 +374,9 @@ impl World {
         self.after(ANTI_ENTROPY, Event::AntiEntropy(region));
         let wall = self.regions[region].clock.wall(self.now);
         self.regions[region].disk.take_expired(wall);
+        self.regions[region].disk.take_deleted();
         let erased = self.regions[region].disk.take_forgotten();
+        self.media_swept(region);
         if self.regions[region].core.is_none() {
             return;
         }

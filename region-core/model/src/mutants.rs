@@ -44,13 +44,11 @@ pub enum Mutant {
     ScanGoesOnBlindly,
     /// An entry that a failover put apart counts as gone for good.
     PutApartIsGone,
-    /// The records of media go before their bytes.
-    RecordBeforeBytes,
 }
 
 impl Mutant {
     /// Every mutant with its name on the command line.
-    pub const ALL: [(&'static str, Self); 39] = [
+    pub const ALL: [(&'static str, Self); 38] = [
         ("seal-off", Self::Rule(Flaw::SealOff)),
         ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
         ("longest-wins", Self::Rule(Flaw::LongestWins)),
@@ -89,7 +87,6 @@ impl Mutant {
         ("media-by-old-copies", Self::MediaByOldCopies),
         ("scan-goes-on-blindly", Self::ScanGoesOnBlindly),
         ("put-apart-is-gone", Self::PutApartIsGone),
-        ("record-before-bytes", Self::RecordBeforeBytes),
     ];
 
     /// Whether it is switched on.

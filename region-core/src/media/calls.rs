@@ -224,11 +224,11 @@ impl Region {
         looked: &Looked,
     ) -> Result<(), StoreError> {
         let _order = self.media.order.lock().await;
-        for (position, id) in &looked.references {
-            let object = MediaObject { conversation, id: *id };
+        for (position, id, carrier) in looked.uses() {
+            let object = MediaObject { conversation, id };
             let Some(known) = rows::one(&*self.stores.map, object).await? else { continue };
             let mut record = known.clone();
-            if used_by(&mut record, *position) {
+            if used_by(&mut record, position, carrier) {
                 self.put_media(object, Some(&known), Some(&record), MapSync::Kernel).await?;
             }
         }

@@ -7,9 +7,12 @@
 mod acks;
 mod changes;
 mod lines;
+mod media;
 mod memberships;
 #[cfg(test)]
 mod planted;
+#[cfg(test)]
+mod planted_media;
 #[cfg(test)]
 mod planted_pushes;
 mod presence;
@@ -61,6 +64,8 @@ pub enum Guarantee {
     Recorded,
     /// Users are woken once for what they missed, and for nothing else.
     Push,
+    /// Media are there as long as a message shows them, for whoever is shown it, and go then.
+    Media,
     /// Every send is answered once everything is healed.
     Answered,
 }
@@ -237,6 +242,7 @@ pub fn check(history: &History) -> Report {
     changes::check(history, &mut report);
     presence::check(history, &mut report);
     push::check(history, &facts, &mut report);
+    media::check(history, &facts, &mut report);
     memberships::check(history, &mut report);
     report.sends = facts.sent.values().filter(|sent| sent.invoked.is_some()).count();
     report.acked = facts.sent.values().filter(|sent| !sent.acks.is_empty()).count();

@@ -20,6 +20,7 @@ use hearth_protocol::{
     Change, ConversationId, EntryKind, ErrorCode, Position, Refusal, SealedEntry, Timestamp, UserId,
 };
 use serde::Deserialize;
+use uuid::Uuid;
 
 use crate::mutants::Mutant;
 use crate::view::is_expired;
@@ -132,6 +133,8 @@ impl MediaRules {
                     stored: false,
                     uses: Vec::new(),
                     rewound: false,
+                    carriers: Vec::new(),
+                    apart: Vec::new(),
                 })
             }
         }
@@ -185,6 +188,12 @@ pub fn carried_by(entry: &SealedEntry, conversation: ConversationId) -> Option<M
     carried(&given_content(entry)?, conversation)
 }
 
+/// Whether no message carries them or may come back that did.
+#[must_use]
+pub fn is_unused(record: &MediaRecord) -> bool {
+    record.uses.is_empty() && !record.rewound && record.apart.is_empty()
+}
+
 /// What became of an entry that carried media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Standing {
@@ -220,14 +229,32 @@ pub enum Fate {
     Goes,
 }
 
-/// Notes that an entry carries them. Returns whether that is new.
-pub fn used_by(record: &mut MediaRecord, position: Position) -> bool {
+/// Notes that an entry carries them, with its id where that is known. Returns whether that is new.
+pub fn used_by(record: &mut MediaRecord, position: Position, carrier: Option<Uuid>) -> bool {
     if record.uses.contains(&position) || record.uses.len() >= USES {
         return false;
     }
+    record.carriers.resize(record.uses.len(), Uuid::nil());
     record.uses.push(position);
+    record.carriers.push(carrier.unwrap_or_default());
+    record.apart.retain(|apart| Some(*apart) != carrier);
     record.rewound = false;
     true
+}
+
+/// What may come back of what carried them: the line has something else where it stood, and nowhere else the same.
+fn put_apart(record: &mut MediaRecord, standings: &[Standing]) {
+    record.carriers.resize(record.uses.len(), Uuid::nil());
+    for (at, _) in standings.iter().enumerate().filter(|(_, standing)| **standing == Standing::Rewound) {
+        let carrier = record.carriers[at];
+        let is_it = |other: usize| other != at && record.carriers[other] == carrier;
+        let is_back = (0..standings.len()).any(|other| standings[other] != Standing::Rewound && is_it(other));
+        if carrier.is_nil() || record.apart.len() >= USES {
+            record.rewound = true;
+        } else if !is_back && !record.apart.contains(&carrier) {
+            record.apart.push(carrier);
+        }
+    }
 }
 
 /// Brings a record to what became of its uses, given in their order, and says whether the media stay. `kept_for` is how
@@ -244,13 +271,18 @@ pub fn follow(
 ) -> Fate {
     assert_eq!(record.uses.len(), standings.len(), "one standing a use");
     let was_used = !record.uses.is_empty();
-    record.rewound |= standings.contains(&Standing::Rewound) && !Mutant::PutApartIsGone.is_on();
+    if !Mutant::PutApartIsGone.is_on() {
+        put_apart(record, standings);
+    }
     let mut of_use = standings.iter();
     record.uses.retain(|_| of_use.next() == Some(&Standing::Stands));
+    let mut of_use = standings.iter();
+    record.carriers.retain(|_| of_use.next() == Some(&Standing::Stands));
     if !record.uses.is_empty() {
         return Fate::Stays;
     }
-    let stays_for = match (record.rewound, was_used) {
+    let may_come_back = record.rewound || !record.apart.is_empty();
+    let stays_for = match (may_come_back, was_used) {
         // What was put apart comes back with the region that has it, unless retention is over for it first.
         (true, _) => kept_for.max(rules.unused_for),
         (false, true) => 0,

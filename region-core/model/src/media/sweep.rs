@@ -17,7 +17,6 @@ use uuid::Uuid;
 use super::ports::{MediaObject, StoredMedia};
 use super::trace::Trace;
 use super::{Fate, MediaRules, Standing, arrived, follow};
-use crate::mutants::Mutant;
 
 /// Calls that look through one conversation in one sweep; what is left is looked through by the next.
 const CALLS: usize = 256;
@@ -258,17 +257,9 @@ impl Sweep {
                 let fate = arrived(&mut item.record, stored.as_ref(), now, rules);
                 after_fate(item, fate, page.may_go)
             }
-            (SweepStep::IsSame(..), SweepTold::Is(true)) if Mutant::RecordBeforeBytes.is_on() => {
-                Some(item.put_nothing())
-            }
             // Others wait for no store.
             (SweepStep::IsSame(..), SweepTold::Is(true)) => Some(SweepStep::Delete(item.object)),
-            (SweepStep::Put(_, _, None), SweepTold::Done) if Mutant::RecordBeforeBytes.is_on() => {
-                Some(SweepStep::Delete(item.object))
-            }
-            (SweepStep::Delete(_), SweepTold::Is(true)) if !Mutant::RecordBeforeBytes.is_on() => {
-                Some(item.put_nothing())
-            }
+            (SweepStep::Delete(_), SweepTold::Is(true)) => Some(SweepStep::Put(item.object, item.known.clone(), None)),
             // The store is asked again by the next sweep.
             (SweepStep::Delete(_), SweepTold::Is(false)) => return self.next_conversation(),
             _ => None,
@@ -280,12 +271,6 @@ impl Sweep {
                 self.decide(page, now, rules)
             }
         }
-    }
-}
-
-impl Item {
-    fn put_nothing(&self) -> SweepStep {
-        SweepStep::Put(self.object, self.known.clone(), None)
     }
 }
 

@@ -21,10 +21,21 @@ const LOOKED_THROUGH: usize = 4_096;
 pub struct Looked {
     /// Entries that carry media of a region: where, and which.
     pub references: Vec<(Position, Uuid)>,
+    /// The id of each of them, in their order.
+    #[serde(default)]
+    pub carriers: Vec<Uuid>,
     /// The last entry that was looked at.
     pub scanned: Option<Position>,
     /// Whether there is more behind it.
     pub more: bool,
+}
+
+impl Looked {
+    /// Entries that carry media: where, which media, and the entry's id where it was told.
+    pub fn uses(&self) -> impl Iterator<Item = (Position, Uuid, Option<Uuid>)> {
+        let carriers = self.carriers.iter().copied().map(Some).chain(std::iter::repeat(None));
+        self.references.iter().zip(carriers).map(|((position, media), carrier)| (*position, *media, carrier))
+    }
 }
 
 /// What the region of media is told.
@@ -139,7 +150,10 @@ impl LookThrough {
         self.looked.scanned = Some(last.entry.fixed.position);
         for entry in page {
             let found = carried_by(entry, self.conversation).filter(|found| found.region == self.region);
-            self.looked.references.extend(found.map(|MediaId { id, .. }| (entry.entry.fixed.position, id)));
+            if let Some(MediaId { id, .. }) = found {
+                self.looked.references.push((entry.entry.fixed.position, id));
+                self.looked.carriers.push(entry.entry.fixed.id);
+            }
         }
         true
     }
