@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use hearth_protocol::record::{ChangeRecord, MessageChange};
+use hearth_protocol::record::ChangeRecord;
 use hearth_protocol::{LogId, Position, Timestamp, UserId};
 use region_model::Input;
 use region_model::ports::{StoreError, TakenContent};
@@ -106,7 +106,7 @@ impl Region {
         }
         match &taking.user {
             Some(user) => self.input(Input::Erased(log, user.clone(), taking.until)).await,
-            None => self.take_edits_of(log, &taking.line, by).await?,
+            None => self.take_edits_of(log, taking, by).await?,
         }
         self.take_of_line(log, taking).await?;
         self.take_of_tail(log, taking).await?;
@@ -115,14 +115,12 @@ impl Region {
     }
 
     /// Edits below `by` of messages below the floor: those that stand above it have nothing to show either.
-    async fn take_edits_of(&self, log: LogId, below: &Range<u64>, by: u64) -> Result<(), StoreError> {
-        let mut next = below.start;
-        while next < below.end {
-            let to = below.end.min(next + TARGETS);
+    async fn take_edits_of(&self, log: LogId, taking: &Taking, by: u64) -> Result<(), StoreError> {
+        let Range { start: mut next, end } = taking.line;
+        while next < end {
+            let to = end.min(next + TARGETS);
             let changes = self.stores.log.changes(log, next, to, by).await?;
-            let edits = changes.iter().filter(|change| change.what == MessageChange::Edited);
-            let above = edits.filter(|edit| edit.position.sequence.0 >= below.end);
-            let entries = above.map(|edit| edit.position).collect();
+            let entries = taking.edits_above(by, &changes).collect();
             self.take(TakenContent { log, entries, tail: Vec::new(), done: None }).await?;
             next = to;
         }

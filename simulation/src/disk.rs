@@ -324,7 +324,12 @@ impl Disk {
         for (log, stored) in &mut self.logs {
             let open = stored.open().is_some();
             let marked = stored.changes.values().filter(|change| change.position.sequence.0 < stored.mark && !open);
-            for taking in marked.filter_map(|change| Taking::of(*log, change)) {
+            let marked = marked.map(|change| (change.position.sequence.0, Taking::of(*log, change)));
+            for (by, taking) in marked.filter_map(|(by, taking)| Some((by, taking?))) {
+                for edit in taking.edits_above(by, stored.changes.values()) {
+                    let edit = stored.entries.get_mut(&edit.sequence.0).filter(|entry| entry.content().is_some());
+                    edit.into_iter().for_each(|entry| *entry = entry.without_content());
+                }
                 let line = stored.entries.range_mut(taking.line.clone()).map(|(_, entry)| entry);
                 line.filter(|entry| taking.takes(entry)).for_each(|entry| *entry = entry.without_content());
                 let tail = stored.tail.values_mut().filter(|entry| taking.takes_of_tail(entry));

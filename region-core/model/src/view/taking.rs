@@ -56,6 +56,20 @@ impl Taking {
         std::iter::once(message).chain(edits.map(|edit| edit.position))
     }
 
+    /// Edits below `by` that stand above the messages that a floor takes and are of those: they have nothing to show either.
+    pub fn edits_above<'a>(
+        &'a self,
+        by: u64,
+        changes: impl IntoIterator<Item = &'a ChangeRecord>,
+    ) -> impl Iterator<Item = Position> {
+        let of_it = move |change: &&ChangeRecord| {
+            let number = change.position.sequence.0;
+            let above = (self.line.end..by).contains(&number) && self.line.contains(&change.target);
+            self.user.is_none() && above && change.what == MessageChange::Edited
+        };
+        changes.into_iter().filter(of_it).map(|edit| edit.position)
+    }
+
     /// Whether an entry of a tail gives content to a message that was deleted: it is the message, or an edit of it.
     #[must_use]
     pub fn gives_content(entry: &SealedEntry, message: Uuid, sender: &UserId) -> bool {
