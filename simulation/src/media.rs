@@ -112,16 +112,13 @@ impl World {
         let step = self.regions[place].media.as_ref().and_then(|task| task.sweep.as_ref()?.step());
         let told = step.map(|step| self.sweep_step(place, step));
         let now = self.now_of(place).wall;
-        let (task, rules) = (&mut self.regions[place].media, &self.media.rules);
-        let Some((task, sweep)) = task.as_mut().and_then(|task| Some((&mut task.has_compared, &mut task.sweep))) else {
-            return;
-        };
-        let Some(under_way) = sweep else { return };
-        match told {
-            Some(told) => under_way.take(told, now, rules),
-            None => *sweep = None,
+        let rules = &self.media.rules;
+        let Some(task) = &mut self.regions[place].media else { return };
+        match (told, &mut task.sweep) {
+            (Some(told), Some(sweep)) => sweep.take(told, now, rules),
+            _ => task.sweep = None,
         }
-        *task |= sweep.as_ref().is_none_or(Sweep::has_compared);
+        task.has_compared |= task.sweep.as_ref().is_none_or(Sweep::has_compared);
     }
 
     fn sweep_step(&mut self, place: usize, step: SweepStep) -> SweepTold {

@@ -126,7 +126,7 @@ enum Stage {
         of: Vec<(MediaObject, MediaRecord)>,
     },
     /// The step that the first item of the page waits for.
-    Item(SweepStep, Page),
+    Item(Box<SweepStep>, Page),
     ForgetScan,
     Over,
 }
@@ -170,7 +170,7 @@ impl Sweep {
                 let uses = items.iter().flat_map(|(_, record)| record.uses.iter().copied()).collect();
                 Some(SweepStep::Trace(of, user.clone(), uses))
             }
-            Stage::Item(step, _) => Some(step.clone()),
+            Stage::Item(step, _) => Some(SweepStep::clone(step)),
             Stage::ForgetScan => Some(SweepStep::ForgetScan(of)),
             Stage::Over => None,
         }
@@ -240,10 +240,10 @@ impl Sweep {
             let fate = follow(&mut item.record, &item.standings, page.kept_for, now, rules);
             if fate == Fate::Stays && !item.record.stored {
                 let step = SweepStep::Stat(item.object);
-                return Stage::Item(step, page);
+                return Stage::Item(Box::new(step), page);
             }
             if let Some(step) = after_fate(item, fate, page.may_go) {
-                return Stage::Item(step, page);
+                return Stage::Item(Box::new(step), page);
             }
             page.items.pop_front();
         }
@@ -265,7 +265,7 @@ impl Sweep {
             _ => None,
         };
         match next {
-            Some(step) => Stage::Item(step, page),
+            Some(step) => Stage::Item(Box::new(step), page),
             None => {
                 page.items.pop_front();
                 self.decide(page, now, rules)
