@@ -21,8 +21,8 @@ use hearth_protocol::{ErrorCode, Refusal, Timestamp};
 use rand::RngCore;
 use region_core::MediaOptions;
 use region_media::{LinkClaim, LinkKey, LocalStore, Right, S3Options, S3Store, UPLOADS};
-use region_model::media::MediaRules;
 use region_model::media::ports::{Download, disposition};
+use region_model::media::{MediaRules, UPLOAD_LASTS};
 use region_model::ports::{MapChange, MapStore, MapSync};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
@@ -66,6 +66,7 @@ pub(crate) fn rules(media: &MediaSection) -> MediaRules {
         unused_of_user: UNUSED_OF_USER,
         unused_for: milliseconds(media.unused_for),
         upload_for: milliseconds(media.upload_for),
+        upload_lasts: UPLOAD_LASTS,
         link_for: milliseconds(media.link_for),
     }
 }

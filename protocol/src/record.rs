@@ -279,8 +279,15 @@ pub struct MediaRecord {
     pub stored: bool,
     /// Entries of the conversation that carry them.
     pub uses: Vec<Position>,
-    /// Whether an entry that carried them was put apart by a failover, and was not seen since.
+    /// Whether an entry that carried them, and of which only the place is known, was put apart by a failover, and no other
+    /// was seen since.
     pub rewound: bool,
+    /// The ids of the entries of `uses`, as far as they are known; nil where one is not.
+    #[serde(skip)]
+    pub carriers: Vec<Uuid>,
+    /// The ids of entries that carried them, were put apart by a failover, and have not come back.
+    #[serde(skip)]
+    pub apart: Vec<Uuid>,
 }
 
 /// How far a conversation was looked through for media of this region.
@@ -347,6 +354,30 @@ impl Record for OutboxRecord {}
 impl Record for CursorRecord {}
 impl Record for PushRecord {}
 impl Record for PushJobRecord {}
-impl Record for MediaRecord {}
+/// Version 2 adds the ids of entries behind what version 1 has; a record without any is written as version 1.
+impl Record for MediaRecord {
+    const VERSION: u8 = 2;
+
+    fn encode_into(&self, mut bytes: Vec<u8>) -> Vec<u8> {
+        const ENCODES: &str = "records hold nothing that postcard refuses";
+        let plain = self.carriers.is_empty() && self.apart.is_empty();
+        bytes.push(if plain { 1 } else { Self::VERSION });
+        let bytes = postcard::to_extend(self, bytes).expect(ENCODES);
+        if plain { bytes } else { postcard::to_extend(&(&self.carriers, &self.apart), bytes).expect(ENCODES) }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let form = |_| RecordError::Form;
+        match bytes.split_first() {
+            Some((1, rest)) => postcard::from_bytes(rest).map_err(form),
+            Some((2, rest)) => {
+                let (mut record, behind) = postcard::take_from_bytes::<Self>(rest).map_err(form)?;
+                (record.carriers, record.apart) = postcard::from_bytes(behind).map_err(form)?;
+                Ok(record)
+            }
+            other => Err(RecordError::Version(other.map(|(version, _)| *version))),
+        }
+    }
+}
 impl Record for MediaScanRecord {}
 impl Record for StoreIdentity {}

@@ -64,8 +64,7 @@ impl Region {
 
     /// Whether reads of a log can be answered from this region: it votes, or has all that the home told of.
     pub(crate) fn holds(&self, view: &LogView) -> bool {
-        let votes = view.placement.as_ref().is_none_or(|placement| placement.voters.contains(self.me()));
-        view.held && (votes || !view.behind)
+        view.is_read_at(self.me())
     }
 
     /// Passes a call on to the home, or to another voter when the home is out of reach.
@@ -76,10 +75,10 @@ impl Region {
         call: &ApiCall,
         pass_on: bool,
     ) -> Result<ApiAnswer, Refusal> {
-        let placement = view.placement.as_ref().ok_or_else(Refusal::no_conversation)?;
-        let mut holders = std::iter::once(&placement.home).chain(&placement.voters);
-        let target = holders.find(|region| *region != self.me() && self.links.is_up(region));
-        match target {
+        if view.placement.is_none() {
+            return Err(Refusal::no_conversation());
+        }
+        match view.holders(self.me()).find(|region| self.links.is_up(region)) {
             Some(region) if pass_on => Ok(self.proxy(region, user, call).await),
             _ => Err(no_holder()),
         }

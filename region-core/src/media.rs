@@ -15,18 +15,17 @@ mod trace;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use hearth_protocol::UserId;
 use hearth_protocol::record::MediaRecord;
-use hearth_protocol::{Position, UserId};
 use parking_lot::Mutex;
 use region_model::media::ports::{MediaObject, MediaStore};
-use region_model::media::{MediaRules, Room};
+use region_model::media::{MediaRules, Room, is_unused};
 use region_model::ports::{MapStore, MapSync, StoreError};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::region::Region;
+pub use region_model::media::{MediaKnown, TraceQuestion};
 pub(crate) use sweep::run;
-pub use trace::TraceQuestion;
 
 /// How a region keeps media.
 #[derive(Clone, Debug)]
@@ -37,17 +36,6 @@ pub struct MediaOptions {
     pub rules: MediaRules,
 }
 
-/// What the region of media knows of their uses: whoever holds the conversation goes on from there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MediaKnown {
-    /// Who put them: as long as nothing carries them they are shown to nobody else.
-    pub uploader: UserId,
-    /// Entries that carry them.
-    pub uses: Vec<Position>,
-    /// Up to where the conversation was looked through.
-    pub scanned: Option<Position>,
-}
-
 /// What is kept, counted.
 #[derive(Debug, Default)]
 struct Kept {
@@ -55,10 +43,6 @@ struct Kept {
     items: usize,
     /// Of each user those that no message carries yet; as many users as items at most.
     unused: HashMap<UserId, usize>,
-}
-
-fn is_unused(record: &MediaRecord) -> bool {
-    record.uses.is_empty() && !record.rewound
 }
 
 impl Kept {

@@ -11,7 +11,8 @@ use hearth_protocol::rest::{
 use hearth_protocol::{ConversationId, ErrorCode, LogId, Refusal, UserId, limits};
 use region_model::LogView;
 use region_model::ports::StoreError;
-use region_model::view::{ConversationState, Member, View};
+pub(crate) use region_model::seen::{Seen, seen};
+use region_model::view::View;
 
 use crate::api::unreadable;
 use crate::call::ApiCall;
@@ -29,24 +30,6 @@ const LAST_MESSAGE_WITHIN: u64 = 256;
 const SYNCED_AT_ONCE: usize = 64;
 /// Participants in the single row of a conversation.
 const PARTICIPANTS: usize = 100;
-
-/// A conversation as one member may see it.
-pub(crate) struct Seen<'a> {
-    pub(crate) state: &'a Arc<ConversationState>,
-    pub(crate) member: &'a Member,
-    /// The lowest number that it may see.
-    pub(crate) from: u64,
-    /// Exclusive end of what it may see.
-    pub(crate) to: u64,
-}
-
-/// Checks that a user may see a conversation that this region holds.
-pub(crate) fn seen<'a>(view: &'a LogView, user: &UserId) -> Result<Seen<'a>, Refusal> {
-    let View::Conversation(state) = &view.view else { return Err(Refusal::no_conversation()) };
-    let member = state.members.get(user).ok_or_else(Refusal::no_conversation)?;
-    let from = state.visible_from(member).max(view.floor);
-    Ok(Seen { state, member, from, to: view.shown().max(1) })
-}
 
 /// In partition mode `fail` a region that does not reach the home shows a conversation to nobody. Who is no member is
 /// told what non-members are told.
@@ -94,7 +77,7 @@ pub(crate) fn has_rows_of(view: &LogView, user: &UserId, call: &ApiCall, read: u
 
 /// Whether rows `from <= sequence < to` are here: none of them is in an open range.
 pub(crate) fn has_rows(view: &LogView, from: u64, to: u64) -> bool {
-    view.open.is_none_or(|(low, high)| from >= to || to <= low || from >= high)
+    view.has_rows(from, to)
 }
 
 impl Region {

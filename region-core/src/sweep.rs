@@ -6,8 +6,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use hearth_protocol::record::{ChangeRecord, MessageChange};
-use hearth_protocol::{EntryKind, LogId, Position, SealedEntry, Timestamp, UserId};
+use hearth_protocol::record::ChangeRecord;
+use hearth_protocol::{LogId, Position, Timestamp, UserId};
 use region_model::Input;
 use region_model::ports::{StoreError, TakenContent};
 use region_model::view::Taking;
@@ -45,17 +45,6 @@ pub(crate) async fn run(region: Arc<Region>) {
             },
         }
     }
-}
-
-/// Whether an entry gives a message its content: it is the message, or an edit of it.
-fn is_content_of(entry: &SealedEntry, message: Uuid, sender: &UserId) -> bool {
-    let fixed = &entry.entry.fixed;
-    let is_it = match fixed.kind {
-        EntryKind::Message => fixed.id == message,
-        EntryKind::Edit => fixed.target == Some(message),
-        _ => false,
-    };
-    is_it && fixed.sender == *sender && entry.content().is_some()
 }
 
 impl Region {
@@ -103,10 +92,8 @@ impl Region {
             return Ok(None);
         };
         let fixed = &message.entry.fixed;
-        // Edits above the delete came back with a tail, without their content.
         let changes = self.stores.log.changes(log, target, target + 1, by).await?;
-        let edits = changes.iter().filter(|change| change.what == MessageChange::Edited);
-        let entries = std::iter::once(fixed.position).chain(edits.map(|edit| edit.position)).collect();
+        let entries = Taking::with_delete(&delete, fixed.position, &changes).collect();
         let tail = self.tail_content(log, fixed.id, &fixed.sender).await?;
         Ok(Some(TakenContent { log, entries, tail, done: Some(delete) }))
     }
@@ -119,7 +106,7 @@ impl Region {
         }
         match &taking.user {
             Some(user) => self.input(Input::Erased(log, user.clone(), taking.until)).await,
-            None => self.take_edits_of(log, &taking.line, by).await?,
+            None => self.take_edits_of(log, taking, by).await?,
         }
         self.take_of_line(log, taking).await?;
         self.take_of_tail(log, taking).await?;
@@ -128,14 +115,12 @@ impl Region {
     }
 
     /// Edits below `by` of messages below the floor: those that stand above it have nothing to show either.
-    async fn take_edits_of(&self, log: LogId, below: &Range<u64>, by: u64) -> Result<(), StoreError> {
-        let mut next = below.start;
-        while next < below.end {
-            let to = below.end.min(next + TARGETS);
+    async fn take_edits_of(&self, log: LogId, taking: &Taking, by: u64) -> Result<(), StoreError> {
+        let Range { start: mut next, end } = taking.line;
+        while next < end {
+            let to = end.min(next + TARGETS);
             let changes = self.stores.log.changes(log, next, to, by).await?;
-            let edits = changes.iter().filter(|change| change.what == MessageChange::Edited);
-            let above = edits.filter(|edit| edit.position.sequence.0 >= below.end);
-            let entries = above.map(|edit| edit.position).collect();
+            let entries = taking.edits_above(by, &changes).collect();
             self.take(TakenContent { log, entries, tail: Vec::new(), done: None }).await?;
             next = to;
         }
@@ -186,7 +171,7 @@ impl Region {
             let page = self.stores.log.read_tail(log, after, TAIL_PAGE).await?;
             let Some(last) = page.last() else { return Ok(found) };
             after = Some(last.entry.fixed.position);
-            let of_it = page.iter().filter(|entry| is_content_of(entry, message, sender));
+            let of_it = page.iter().filter(|entry| Taking::gives_content(entry, message, sender));
             found.extend(of_it.map(|entry| entry.entry.fixed.position));
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use hearth_protocol::media::MediaId;
 use hearth_protocol::{
     ConversationId, DeviceId, EntryKind, Level, LogId, MessageId, Position, SealedEntry, Timestamp, UserId,
 };
@@ -66,6 +67,8 @@ pub(crate) struct Sending {
     expires_at: Option<Timestamp>,
     /// What it asks for; a message where there is none.
     change: Option<Alteration>,
+    /// What it carries.
+    media: Option<MediaId>,
 }
 
 /// One user with one device at a time.
@@ -162,6 +165,7 @@ impl World {
         self.presence_acts(connection);
         self.push_acts(connection);
         self.typing_acts(connection);
+        self.media_acts(connection);
         let due = |of: &Outstanding| of.retry_at.map_or(!of.queued && now > of.sent_at + AGAIN, |at| now >= at);
         if self.clients[number].outstanding.iter().any(due) {
             self.send_all_again(number);
@@ -201,12 +205,14 @@ impl World {
         let message = MessageId(client.random.uuid());
         let named = client.named.entry(conversation).or_default();
         let change = named.pick(&mut client.random, message);
+        let (change, media) = self.with_media(number, conversation, message, change);
+        let client = &mut self.clients[number];
         let writes = change.as_ref().is_none_or(|change| change.kind == EntryKind::Edit);
         let region =
             client.connection.and_then(|id| self.connections.get(&id)).map_or(0, |connection| connection.region);
         let wall = self.regions[region].clock.wall(self.now);
         let expires_at = expiry_of(message, wall).filter(|_| change.is_none());
-        let sending = Sending { client: number, conversation, message, level, expires_at, change };
+        let sending = Sending { client: number, conversation, message, level, expires_at, change, media };
         client.outstanding.push(Outstanding { sending: sending.clone(), sent_at: 0, queued: false, retry_at: None });
         let step = sending.change.as_ref().and_then(|change| change.kind.as_str()).unwrap_or("send");
         self.trace.count(self.now, step, number as u64, conversation as u64);
@@ -250,9 +256,10 @@ impl World {
     /// What a client sent arrived at its region.
     pub(crate) fn sent(&mut self, region: usize, connection: u64, sending: Sending) {
         let Some(device) = self.connections.get(&connection).map(|connection| connection.device) else { return };
-        let Sending { client, conversation, message, level, expires_at, change } = sending;
+        let Sending { client, conversation, message, level, expires_at, change, media } = sending;
         self.own_sent(connection, conversation);
-        let text = || said_by(client, message);
+        let url = media.map(|media| media.url(self.conversations[conversation].id, None));
+        let text = || said_by(client, message, url.as_deref());
         let command = Command {
             log: self.conversations[conversation].log,
             kind: change.as_ref().map_or(EntryKind::Message, |change| change.kind),

@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_protocol::record::{ChangeRecord, DedupRecord, LogRecord, OutboxRecord, ParkedSend};
+use hearth_protocol::record::{
+    ChangeRecord, DedupRecord, LogRecord, MediaRecord, MediaScanRecord, OutboxRecord, ParkedSend,
+};
 use hearth_protocol::{
     ConversationId, Epoch, LogId, Placement, Position, RegionId, SealedEntry, Timestamp, UserId, mesh,
 };
+use region_model::media::ports::MediaObject;
 use region_model::ports::{DedupKey, LoadedLog, LogAppend, TargetFound, TargetKey, length_of};
 use region_model::push::Kept;
 use region_model::push::ports::PushJob;
@@ -27,6 +30,8 @@ pub(crate) struct StoredLog {
     pub(crate) tail: BTreeMap<Position, Arc<SealedEntry>>,
     /// What was done to messages, by the number of what did it.
     pub(crate) changes: BTreeMap<u64, ChangeRecord>,
+    /// Deletes whose content was taken away.
+    taken: BTreeSet<u64>,
     /// When content is to go, with the number of what it is of; some of it may have left the line or gone otherwise.
     expiring: BTreeSet<(Timestamp, u64)>,
 }
@@ -50,6 +55,8 @@ enum Undo {
     Told(OutboxRecord),
     PushKept(KeptKey, Option<(Epoch, Kept)>),
     PushJob(JobKey, Option<PushJob>),
+    Media(MediaObject, Option<MediaRecord>),
+    Scan(ConversationId, Option<MediaScanRecord>),
 }
 
 /// The user's record and the conversation that something is kept of.
@@ -74,6 +81,12 @@ pub(crate) struct Disk {
     pub(crate) push_kept: BTreeMap<KeptKey, (Epoch, Kept)>,
     /// Pushes that no service has yet.
     pub(crate) push_jobs: BTreeMap<JobKey, PushJob>,
+    /// Media that were asked for here.
+    pub(crate) media: BTreeMap<MediaObject, MediaRecord>,
+    /// How far conversations were looked through for them.
+    pub(crate) scans: BTreeMap<ConversationId, MediaScanRecord>,
+    /// Media that came, with their sizes: in a folder of their own, each with a sync.
+    pub(crate) bytes: BTreeMap<MediaObject, u64>,
     soft: Vec<Undo>,
 }
 
@@ -111,12 +124,14 @@ impl Disk {
             }
             self.outbox.retain(|(log, sequence, _), _| *log != append.log || *sequence < from);
             stored.changes.retain(|by, _| *by < from);
+            stored.taken.retain(|by| *by < from);
             stored.mark = stored.mark.min(from);
             stored.snapshot = stored.snapshot.take().filter(|(length, _)| *length <= from);
         }
         if let Some(begin) = &append.begin {
             stored.entries.retain(|sequence, _| !begin.dropped.contains(sequence));
             stored.changes.retain(|by, _| !begin.dropped.contains(by));
+            stored.taken.retain(|by| !begin.dropped.contains(by));
         }
         let entries = append.filled.into_iter().chain(append.entries);
         for entry in entries {
@@ -181,6 +196,8 @@ impl Disk {
                 Undo::Told(item) => drop(self.outbox.insert(outbox_key(&item), item)),
                 Undo::PushKept(key, before) => put_back(&mut self.push_kept, key, before),
                 Undo::PushJob(key, before) => put_back(&mut self.push_jobs, key, before),
+                Undo::Media(object, before) => put_back(&mut self.media, object, before),
+                Undo::Scan(conversation, before) => put_back(&mut self.scans, conversation, before),
             }
         }
     }
@@ -201,6 +218,29 @@ impl Disk {
             None => self.push_jobs.remove(&key),
         };
         self.soft.push(Undo::PushJob(key, before));
+    }
+
+    /// Puts a record of media, or takes it away.
+    pub(crate) fn put_media(&mut self, object: MediaObject, record: Option<MediaRecord>) {
+        let before = match record {
+            Some(record) => self.media.insert(object, record),
+            None => self.media.remove(&object),
+        };
+        self.soft.push(Undo::Media(object, before));
+    }
+
+    /// Says how far a conversation was looked through, or forgets it.
+    pub(crate) fn put_scan(&mut self, conversation: ConversationId, scan: Option<MediaScanRecord>) {
+        let before = match scan {
+            Some(scan) => self.scans.insert(conversation, scan),
+            None => self.scans.remove(&conversation),
+        };
+        self.soft.push(Undo::Scan(conversation, before));
+    }
+
+    /// What was written is durable.
+    pub(crate) fn sync(&mut self) {
+        self.soft.clear();
     }
 
     /// Of pushes that wait, those that would go with the power.
@@ -254,6 +294,29 @@ impl Disk {
         }
     }
 
+    /// Takes the content of deleted messages away, as far as the log is whole.
+    pub(crate) fn take_deleted(&mut self) {
+        for stored in self.logs.values_mut().filter(|stored| stored.open().is_none()) {
+            let mark = stored.mark;
+            let due = stored.changes.values().filter(|change| change.position.sequence.0 < mark);
+            let deletes = due.filter_map(|change| Some((Taking::deleted(change)?, change)));
+            let new = deletes.filter(|(_, delete)| !stored.taken.contains(&delete.position.sequence.0));
+            for (target, delete) in new.map(|(target, delete)| (target, delete.clone())).collect::<Vec<_>>() {
+                stored.taken.insert(delete.position.sequence.0);
+                let Some(message) = stored.entries.get(&target).cloned() else { continue };
+                let fixed = &message.entry.fixed;
+                for at in Taking::with_delete(&delete, fixed.position, stored.changes.values()) {
+                    let entry = stored.entries.get_mut(&at.sequence.0);
+                    let entry = entry.filter(|entry| entry.entry.fixed.position == at && entry.content().is_some());
+                    entry.into_iter().for_each(|entry| *entry = entry.without_content());
+                }
+                let tail = stored.tail.values_mut();
+                let tail = tail.filter(|entry| Taking::gives_content(entry, fixed.id, &fixed.sender));
+                tail.for_each(|entry| *entry = entry.without_content());
+            }
+        }
+    }
+
     /// Takes away what is kept no longer, as far as the log is whole below what says so. Returns who was erased where, and
     /// when: what they parked goes, too.
     pub(crate) fn take_forgotten(&mut self) -> Vec<(LogId, UserId, Timestamp)> {
@@ -261,7 +324,12 @@ impl Disk {
         for (log, stored) in &mut self.logs {
             let open = stored.open().is_some();
             let marked = stored.changes.values().filter(|change| change.position.sequence.0 < stored.mark && !open);
-            for taking in marked.filter_map(|change| Taking::of(*log, change)) {
+            let marked = marked.map(|change| (change.position.sequence.0, Taking::of(*log, change)));
+            for (by, taking) in marked.filter_map(|(by, taking)| Some((by, taking?))) {
+                for edit in taking.edits_above(by, stored.changes.values()) {
+                    let edit = stored.entries.get_mut(&edit.sequence.0).filter(|entry| entry.content().is_some());
+                    edit.into_iter().for_each(|entry| *entry = entry.without_content());
+                }
                 let line = stored.entries.range_mut(taking.line.clone()).map(|(_, entry)| entry);
                 line.filter(|entry| taking.takes(entry)).for_each(|entry| *entry = entry.without_content());
                 let tail = stored.tail.values_mut().filter(|entry| taking.takes_of_tail(entry));

@@ -191,6 +191,7 @@ impl World {
             return;
         }
         self.trace.count(self.now, "erase-asked", number as u64, client as u64);
+        self.media_erased(number, &user);
         let content = Change::Forget(Forget::User(user)).encode();
         let command = self.own(at, self.conversations[number].log, EntryKind::System, content);
         self.begin_errand(at, [Step::Command(Box::new(command))], Done::Nothing);
@@ -213,6 +214,7 @@ impl World {
         }
         let content = Change::Forget(Forget::Below { from, floor, before, previous: below.hash }).encode();
         self.trace.count(self.now, "floor-asked", number as u64, floor);
+        self.media_floor(number, floor);
         let command = self.own(home, log, EntryKind::System, content);
         self.begin_errand(home, [Step::Command(Box::new(command))], Done::Nothing);
     }

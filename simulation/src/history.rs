@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hearth_protocol::client::PresenceStatus;
 use hearth_protocol::push::Preferences;
 use hearth_protocol::{ConversationId, Level, MessageId, Position, UserId};
+use region_model::media::ports::MediaObject;
 use region_model::push::Withheld;
 
 /// A session of the history, by its place in [`History::sessions`].
@@ -150,6 +151,19 @@ pub struct ReadRow {
     pub bare: bool,
     /// Reactions that it tells of, each with its count.
     pub reactions: Vec<(String, u64)>,
+}
+
+/// How a region answers a user who asks for media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaAnswer {
+    /// With a link to them; whether there are bytes behind it.
+    Given(bool),
+    /// There is nothing for this user.
+    NotShown,
+    /// To come again later.
+    Later,
+    /// There are no such media, or they have not come.
+    None,
 }
 
 /// What happened.
@@ -400,6 +414,51 @@ pub enum Event {
     Leaves(ConversationId, UserId, bool),
     /// A region stands still from now on, or goes on.
     StandsStill(usize, bool),
+    /// Media came whole to a region.
+    MediaCame(MediaObject),
+    /// The bytes of media go.
+    MediaTaken {
+        /// Which.
+        media: MediaObject,
+        /// Messages that carry them, which some region shows though nobody was asked to take them away, and whose time is
+        /// not over by any clock: as somebody who sees all disks knows. With each, whether the region of the media ever
+        /// noted that it carries them.
+        shown: Vec<(MessageId, bool)>,
+        /// When whoever holds the conversation was asked what became of it.
+        asked_at: u64,
+    },
+    /// The store of a region is gone, or an older copy there, with the media that it had.
+    MediaGone(usize),
+    /// A user asks for media.
+    MediaAsked {
+        /// Who.
+        user: UserId,
+        /// For which.
+        media: MediaObject,
+        /// What it is answered.
+        answer: MediaAnswer,
+        /// Whether the region that judged has the user for a member.
+        is_member: bool,
+        /// Messages that carry them, which that region shows to the user.
+        shown: Vec<MessageId>,
+        /// Whether the user put them.
+        is_own: bool,
+    },
+    /// What is left of media long after the last fault.
+    MediaEnd {
+        /// Of which.
+        media: MediaObject,
+        /// The region that has them.
+        region: usize,
+        /// Whether there are bytes.
+        has_bytes: bool,
+        /// Whether there is a record.
+        has_record: bool,
+        /// Whether something is to keep them.
+        is_kept: bool,
+        /// Messages that carry them and are shown, each with whether the region of the media ever noted it.
+        shown: Vec<(MessageId, bool)>,
+    },
     /// Whether a user is a member of a conversation at the end, by its line and by the user's own record.
     MembershipEnd {
         /// Of which conversation.

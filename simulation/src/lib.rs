@@ -23,6 +23,7 @@ pub mod history;
 #[cfg(feature = "mutants")]
 pub mod hunt;
 mod map;
+mod media;
 mod memberships;
 mod network;
 mod plan;
@@ -36,6 +37,7 @@ mod shrink;
 mod stores;
 mod trace;
 mod typing;
+mod uploads;
 mod visitors;
 mod woken;
 mod world;

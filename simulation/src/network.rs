@@ -90,6 +90,12 @@ impl Links {
         takes.then(|| (link.connection, link.weather[direction(from, to)], link.way))
     }
 
+    /// Whether a question of a region to another one is answered now: nothing is cut on the way there or back.
+    pub(crate) fn calls(&mut self, from: usize, to: usize) -> bool {
+        let mut passes = |from, to| self.carries(from, to).is_some_and(|(_, weather, _)| weather.cuts == 0);
+        passes(from, to) && passes(to, from)
+    }
+
     /// The usual way between two regions, in microseconds.
     pub(crate) fn way(&self, one: usize, other: usize) -> u64 {
         self.links.get(&(one.min(other), one.max(other))).map_or(0, |link| link.way)

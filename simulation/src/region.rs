@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::history;
 use crate::map::Keeper;
+use crate::media::MediaTask;
 use crate::push::PushTask;
 use crate::random::Random;
 use crate::stores::Stores;
@@ -86,6 +87,8 @@ pub(crate) struct Region {
     pub(crate) push: Option<PushTask>,
     /// Who types, as it knows it, while it runs.
     pub(crate) typing: Option<TypingBook>,
+    /// The media that it takes away, while it runs.
+    pub(crate) media: Option<MediaTask>,
     /// How far users have read, as it was told.
     pub(crate) reads: Reads,
 }
@@ -115,6 +118,7 @@ impl Region {
             presence: None,
             push: None,
             typing: None,
+            media: None,
             reads: Reads::default(),
         }
     }
@@ -156,6 +160,7 @@ impl World {
         self.presence_start(place);
         self.push_start(place);
         self.typing_start(place);
+        self.media_start(place);
     }
 
     /// A region dies: its memory goes, and of what its store was doing, a part from the front is done unheard. When
@@ -167,6 +172,7 @@ impl World {
         region.presence = None;
         region.push = None;
         region.typing = None;
+        region.media = None;
         region.telling.clear();
         let writes = std::mem::take(&mut region.writes);
         let done = region.random.below(writes.len() + 1);

@@ -14,7 +14,7 @@ use crate::plan::{FaultKind, Plan, SECOND};
 use crate::world::World;
 
 /// Protocol steps that the end of a report counts, whether they happened or not.
-pub const STEPS: [&str; 73] = [
+pub const STEPS: [&str; 76] = [
     "send",
     "edit",
     "delete",
@@ -33,6 +33,9 @@ pub const STEPS: [&str; 73] = [
     "members-change",
     "visitor-asked",
     "joins-shared",
+    "media-put",
+    "media-asked",
+    "media-taken",
     "deliver",
     "began",
     "user-changed",
@@ -208,6 +211,7 @@ pub fn run_whole(plan: &Plan, told: bool) -> (Ran, History) {
     world.restart_all();
     world.run_until(world.now + RESTART);
     let after_restart = world.settle();
+    world.media_at_the_end();
     world.read_all(2, &mut given);
     world.memberships_at_the_end();
     world.visitors_at_the_end();

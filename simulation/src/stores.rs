@@ -75,6 +75,7 @@ impl World {
         self.trace.count(self.now, if restored { "store-restored" } else { "store-lost" }, place as u64, counter);
         self.tell_what_is_gone(place, &old);
         self.push_store_gone(place, &old);
+        self.history.add(self.now, history::Event::MediaGone(place));
         self.regions[place].stores.before.push((self.now, old));
     }
 

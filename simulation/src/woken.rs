@@ -58,10 +58,11 @@ fn mentioned(sender: usize, message: MessageId) -> Option<usize> {
     (chance % 4 == 0).then_some(sender / 8 * 8 + whom % 8)
 }
 
-/// What a message says.
-pub(crate) fn said_by(sender: usize, message: MessageId) -> Bytes {
+/// What a message says. `media`: the URL of what it carries.
+pub(crate) fn said_by(sender: usize, message: MessageId, media: Option<&str>) -> Bytes {
+    let media = media.map_or_else(String::new, |url| format!(",\"mediaUrl\":\"{url}\""));
     let mentions = mentioned(sender, message).map_or_else(String::new, |user| format!(",\"mentions\":[\"u{user}\"]"));
-    Bytes::from(format!("{{\"type\":\"text\",\"text\":\"{message}\"{mentions}}}"))
+    Bytes::from(format!("{{\"type\":\"text\",\"text\":\"{message}\"{mentions}{media}}}"))
 }
 
 impl World {

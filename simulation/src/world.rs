@@ -15,6 +15,7 @@ use crate::clients::{Client, Connection, Conversation, Sending};
 use crate::errands::Errand;
 use crate::history::{self, History};
 use crate::map::{MapService, MapTold, Proposal};
+use crate::media::Media;
 use crate::network::{Decoded, Links};
 use crate::plan::{Plan, SECOND};
 use crate::presence::{self, Presence};
@@ -205,6 +206,8 @@ pub(crate) struct World {
     pub(crate) push: Push,
     /// Who types.
     pub(crate) typing: Typing,
+    /// What was put beside messages.
+    pub(crate) media: Media,
 }
 
 impl World {
@@ -248,6 +251,7 @@ impl World {
             visitors: Visitors::new(seed),
             push: Push::new(seed, plan.size.regions),
             typing: Typing::new(seed),
+            media: Media::new(seed),
             plan,
         };
         world.begin();
@@ -353,6 +357,7 @@ impl World {
                 self.presence_tick(region);
                 self.push_round(region);
                 self.typing_round(region);
+                self.media_round(region);
                 self.look_at_waits(region);
                 self.after(TICK, Event::Tick(region));
             }
@@ -382,7 +387,9 @@ impl World {
         self.after(ANTI_ENTROPY, Event::AntiEntropy(region));
         let wall = self.regions[region].clock.wall(self.now);
         self.regions[region].disk.take_expired(wall);
+        self.regions[region].disk.take_deleted();
         let erased = self.regions[region].disk.take_forgotten();
+        self.media_swept(region);
         if self.regions[region].core.is_none() {
             return;
         }

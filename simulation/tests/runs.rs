@@ -105,11 +105,12 @@ fn conversations_whose_voters_change_under_faults_lose_nothing() {
 #[test]
 fn power_that_fails_at_the_moment_of_a_write_loses_nothing_that_was_promised() {
     let mut hits = 0;
-    for seed in 1..4 {
+    for seed in 1..9 {
         let ran = run(&Plan::new(seed, Size { seconds: 60, clients: 12, aimed: true, ..Size::default() }));
         println!("{}", ran.replay);
         assert_eq!(ran.violations, vec![]);
-        hits += ran.steps["power-cut-at-write"];
+        // In a short run with few clients what is aimed at may not happen.
+        hits += ran.steps.get("power-cut-at-write").copied().unwrap_or(0);
     }
     assert!(hits > 5, "{hits} hits");
 }

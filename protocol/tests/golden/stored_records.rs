@@ -299,6 +299,8 @@ fn media_record() -> MediaRecord {
         stored: true,
         uses: vec![position()],
         rewound: false,
+        carriers: Vec::new(),
+        apart: Vec::new(),
     }
 }
 
@@ -333,6 +335,7 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
     let (before, refused_before) = of_before("records.txt", "parked-refused");
     let refused_without = ParkedSend { joined: None, ..refused.clone() };
     assert_eq!(ParkedSend::decode(&before).expect("version 1 reads"), refused_without);
+    let media_with_ids = MediaRecord { carriers: vec![uuid(5)], apart: vec![uuid(4)], ..media_record() };
     let values = [
         ("log", log_before),
         ("log-2", golden(&log_record())),
@@ -355,7 +358,8 @@ fn every_other_record_has_its_golden_bytes_and_reads_back_under_its_version_alon
         ("push", golden(&push_record())),
         ("push-job", golden(&push_job(Some((3, true, Some(time())))))),
         ("push-job-clear", golden(&push_job(None))),
-        ("media", golden(&media_record())),
+        ("media", golden_of_any(&media_record())),
+        ("media-2", golden(&media_with_ids)),
         ("media-scan", golden(&MediaScanRecord { scanned: Some(position()) })),
     ];
     check("records.txt", &values);

@@ -240,6 +240,33 @@ impl LogView {
         self.placement.as_ref().filter(|placed| placed.epoch > epoch && placed.first != u64::MAX)
     }
 
+    /// Whether rows `from <= sequence < to` are here: none of them is in an open range.
+    #[must_use]
+    pub fn has_rows(&self, from: u64, to: u64) -> bool {
+        self.open.is_none_or(|(low, high)| from >= to || to <= low || from >= high)
+    }
+
+    /// Whether the copy of a region is good for what its clients read.
+    #[must_use]
+    pub fn is_read_at(&self, region: &RegionId) -> bool {
+        let votes = self.placement.as_ref().is_none_or(|placement| placement.voters.contains(region));
+        self.held && (votes || !self.behind)
+    }
+
+    /// Whether this copy lacks nothing that its home has told of, and would have been told: what is not in it was not
+    /// said, but for what is on its way.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        let reaches = self.placement.is_some() && !self.home_out_of_reach;
+        self.held && reaches && !self.behind && self.newer_opening().is_none()
+    }
+
+    /// Who may be asked for what is not here: the home before other voters.
+    pub fn holders<'a>(&'a self, me: &'a RegionId) -> impl Iterator<Item = &'a RegionId> {
+        let all = self.placement.iter().flat_map(|placement| std::iter::once(&placement.home).chain(&placement.voters));
+        all.filter(move |region| *region != me)
+    }
+
     /// Entries that may be shown and are in the line that this region knows of: a copy that has not gone over to the
     /// newest epoch may have others beyond its opening.
     #[must_use]

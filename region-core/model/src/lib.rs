@@ -30,6 +30,7 @@ mod ranges;
 pub mod receipts;
 pub mod region_map;
 mod replica;
+pub mod seen;
 pub mod session;
 mod succession;
 mod targets;

@@ -44,11 +44,17 @@ pub enum Mutant {
     TypingOutOfView,
     /// A home keeps to itself what another region told of who types.
     TypingNotPassedOn,
+    /// Media go by what a copy says that may lack something.
+    MediaByOldCopies,
+    /// A conversation is looked through for media from a number on, whatever the line has there now.
+    ScanGoesOnBlindly,
+    /// An entry that a failover put apart counts as gone for good.
+    PutApartIsGone,
 }
 
 impl Mutant {
     /// Every mutant with its name on the command line.
-    pub const ALL: [(&'static str, Self); 38] = [
+    pub const ALL: [(&'static str, Self); 41] = [
         ("seal-off", Self::Rule(Flaw::SealOff)),
         ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
         ("longest-wins", Self::Rule(Flaw::LongestWins)),
@@ -87,6 +93,9 @@ impl Mutant {
         ("typing-without-end", Self::TypingWithoutEnd),
         ("typing-out-of-view", Self::TypingOutOfView),
         ("typing-not-passed-on", Self::TypingNotPassedOn),
+        ("media-by-old-copies", Self::MediaByOldCopies),
+        ("scan-goes-on-blindly", Self::ScanGoesOnBlindly),
+        ("put-apart-is-gone", Self::PutApartIsGone),
     ];
 
     /// Whether it is switched on.

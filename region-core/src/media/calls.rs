@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hearth_protocol::media::{CreateMedia, MediaDownload, MediaId, MediaUpload, UploadLink};
-use hearth_protocol::record::{MediaRecord, MediaScanRecord};
+use hearth_protocol::record::MediaScanRecord;
 use hearth_protocol::rest::ApiAnswer;
 use hearth_protocol::{ConversationId, ErrorCode, LogId, Position, Refusal, Timestamp, UserId};
 use region_model::media::ports::{Download, MediaObject, Upload};
-use region_model::media::{Fate, arrived, used_by};
+use region_model::media::{Fate, Looked, MediaKnown, TraceQuestion, arrived, used_by};
 use region_model::ports::{MapSync, StoreError};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::trace::{Looked, TraceQuestion};
-use super::{MediaKnown, rows};
+use super::rows;
 use crate::api::{refusal_of, unreadable};
 use crate::call::ApiCall;
 use crate::region::Region;
@@ -53,27 +52,8 @@ impl Region {
         let start = self.last_entry(conversation).await?;
         let _order = self.media.order.lock().await;
         let now = wall();
-        let upload_until = Timestamp(now.0 + rules.upload_for);
         let before = rows::one(&*self.stores.map, object).await.map_err(refusal)?;
-        let record = match &before {
-            Some(known) if known.content_type != wanted.content_type || known.size != wanted.size => {
-                return Err(Refusal::new(ErrorCode::DuplicateMessage, "the key was used for other media"));
-            }
-            Some(known) => MediaRecord { upload_until, ..known.clone() },
-            None => {
-                rules.check_room(wanted.size, self.media.room(user))?;
-                MediaRecord {
-                    uploader: user.clone(),
-                    content_type: wanted.content_type.clone(),
-                    size: wanted.size,
-                    created_at: now,
-                    upload_until,
-                    stored: false,
-                    uses: Vec::new(),
-                    rewound: false,
-                }
-            }
-        };
+        let record = rules.record(before.as_ref(), wanted, user, self.media.room(user), now)?;
         if rows::scan(&*self.stores.map, conversation).await.map_err(refusal)?.is_none() {
             let scan = MediaScanRecord { scanned: start };
             let change = rows::scan_change(conversation, Some(scan));
@@ -82,7 +62,7 @@ impl Region {
         // On disk before a byte can come: there are no bytes that nobody remembers.
         self.put_media(object, before.as_ref(), Some(&record), MapSync::Disk).await.map_err(refusal)?;
         let status = if before.is_some() { 200 } else { 201 };
-        Ok(ApiAnswer::json(status, &self.upload_of(id, wanted, now, upload_until)))
+        Ok(ApiAnswer::json(status, &self.upload_of(id, wanted, now, record.upload_until)))
     }
 
     fn upload_of(&self, id: MediaId, wanted: &CreateMedia, now: Timestamp, until: Timestamp) -> MediaUpload {
@@ -108,10 +88,8 @@ impl Region {
     async fn last_entry(&self, conversation: ConversationId) -> Result<Option<Position>, Refusal> {
         let log = LogId::conversation(conversation);
         let view = self.view(log, false).await?;
-        if !self.holds(&view) || view.marked < 2 {
-            return Ok(None);
-        }
-        let entry = self.entry_at(log, view.marked - 1).await.map_err(|error| self.store_refusal(&error))?;
+        let Some(last) = TraceQuestion::begins_behind(&view, self.me()) else { return Ok(None) };
+        let entry = self.entry_at(log, last).await.map_err(|error| self.store_refusal(&error))?;
         Ok(entry.map(|entry| entry.entry.fixed.position))
     }
 
@@ -216,7 +194,7 @@ impl Region {
         let Some(before) = rows::one(&*self.stores.map, object).await.map_err(refusal)? else { return Ok(false) };
         let mut record = before.clone();
         // What is to go goes with the sweep.
-        if arrived(&mut record, stored.as_ref(), wall()) == Fate::Goes || !record.stored {
+        if arrived(&mut record, stored.as_ref(), wall(), &self.options.media.rules) == Fate::Goes || !record.stored {
             return Ok(false);
         }
         self.put_media(object, Some(&before), Some(&record), MapSync::Kernel).await.map_err(refusal)?;
@@ -246,11 +224,11 @@ impl Region {
         looked: &Looked,
     ) -> Result<(), StoreError> {
         let _order = self.media.order.lock().await;
-        for (position, id) in &looked.references {
-            let object = MediaObject { conversation, id: *id };
+        for (position, id, carrier) in looked.uses() {
+            let object = MediaObject { conversation, id };
             let Some(known) = rows::one(&*self.stores.map, object).await? else { continue };
             let mut record = known.clone();
-            if used_by(&mut record, *position) {
+            if used_by(&mut record, position, carrier) {
                 self.put_media(object, Some(&known), Some(&record), MapSync::Kernel).await?;
             }
         }

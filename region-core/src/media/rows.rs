@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use hearth_protocol::ConversationId;
 use hearth_protocol::record::{MediaRecord, MediaScanRecord, Record};
+use region_model::media::Items;
 use region_model::media::ports::MediaObject;
 use region_model::ports::{MapChange, MapStore, StoreError};
 use uuid::Uuid;
@@ -46,9 +47,6 @@ fn record_of(object: MediaObject, value: &[u8]) -> Option<MediaRecord> {
     }
     read.ok()
 }
-
-/// A page of records.
-pub(super) type Items = Vec<(MediaObject, Option<MediaRecord>)>;
 
 async fn range(store: &dyn MapStore, from: Bytes, to: Bytes) -> Result<Items, StoreError> {
     let rows = store.range(from, to, PAGE).await?;

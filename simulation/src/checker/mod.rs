@@ -7,9 +7,12 @@
 mod acks;
 mod changes;
 mod lines;
+mod media;
 mod memberships;
 #[cfg(test)]
 mod planted;
+#[cfg(test)]
+mod planted_media;
 #[cfg(test)]
 mod planted_pushes;
 #[cfg(test)]
@@ -66,6 +69,8 @@ pub enum Guarantee {
     Push,
     /// Who types is told to those who look, for as long as it is so.
     Typing,
+    /// Media are there as long as a message shows them, for whoever is shown it, and go then.
+    Media,
     /// Every send is answered once everything is healed.
     Answered,
 }
@@ -242,6 +247,7 @@ pub fn check(history: &History) -> Report {
     changes::check(history, &mut report);
     presence::check(history, &mut report);
     push::check(history, &facts, &mut report);
+    media::check(history, &facts, &mut report);
     memberships::check(history, &mut report);
     typing::check(history, &mut report);
     report.sends = facts.sent.values().filter(|sent| sent.invoked.is_some()).count();

@@ -142,7 +142,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     #[must_use]
     pub fn look(&self, id: LogId, now: Now) -> Option<LogView> {
         match self.logs.get(&id)? {
-            Slotted::Ready(log) => Some(self.told_of(id, log.view(), now)),
+            Slotted::Ready(log) => Some(self.told_of(id, log.view(), self.reaches_home_of(log, now))),
             Slotted::Loading(_) => None,
         }
     }
@@ -150,12 +150,13 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// As [`RegionCore::look`], of a log that is not in memory, as the store has it.
     #[must_use]
     pub fn look_at(&self, id: LogId, loaded: LoadedLog, now: Now) -> LogView {
-        self.told_of(id, Log::<R>::from_loaded(id, loaded, now.monotonic).view(), now)
+        let log = Log::<R>::from_loaded(id, loaded, now.monotonic);
+        self.told_of(id, log.view(), self.reaches_home_of(&log, now))
     }
 
     /// What a log's own view does not say.
-    fn told_of(&self, id: LogId, mut view: LogView, now: Now) -> LogView {
-        view.home_out_of_reach = !self.reaches_home(id, now);
+    fn told_of(&self, id: LogId, mut view: LogView, reaches_home: bool) -> LogView {
+        view.home_out_of_reach = !reaches_home;
         view.tail_settled = self.tails.get(&id).map(super::tails::Tail::is_settled);
         if self.follows.get(&id) == Some(&Following::Left) {
             // Nobody tells this region what happens there any more.
@@ -165,7 +166,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     }
 
     pub(super) fn query(&mut self, id: LogId, ask: bool, reply: R, now: Now, effects: &mut Vec<Effect<R>>) {
-        let view = self.look(id, now).unwrap_or_else(|| self.told_of(id, LogView::default(), now));
+        let view = self.look(id, now).unwrap_or_else(|| self.told_of(id, LogView::default(), true));
         if ask && view.placement.is_none() {
             self.look_up(id, Waiting::Query { ask: false, reply }, now, effects);
         } else {

@@ -6,7 +6,7 @@ use hearth_protocol::{ErrorCode, LogId, Refusal};
 use super::homes::covers;
 use super::{Now, RegionCore, Slotted, home_unreachable};
 use crate::command::Command;
-use crate::log::Waiter;
+use crate::log::{Log, Waiter};
 use crate::view::View;
 
 impl<R: Clone + std::fmt::Debug> RegionCore<R> {
@@ -14,6 +14,11 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// of which no home is known here counts as in reach.
     pub(super) fn reaches_home(&self, id: LogId, now: Now) -> bool {
         let Some(Slotted::Ready(log)) = self.logs.get(&id) else { return true };
+        self.reaches_home_of(log, now)
+    }
+
+    /// As `reaches_home`, of a log that is at hand.
+    pub(super) fn reaches_home_of(&self, log: &Log<R>, now: Now) -> bool {
         let Some(placement) = &log.placement else { return true };
         if placement.home == self.options.me {
             covers(now.right, &self.options.me, log)

@@ -9,14 +9,26 @@
 //! follow the text that carries them, and need no order of their own.
 
 pub mod ports;
+mod shown;
+mod sweep;
+mod trace;
 
+use bytes::Bytes;
 use hearth_protocol::media::{CreateMedia, MediaId, MediaLimits};
 use hearth_protocol::record::MediaRecord;
-use hearth_protocol::{Change, ConversationId, EntryKind, ErrorCode, Position, Refusal, SealedEntry, Timestamp};
+use hearth_protocol::{
+    Change, ConversationId, EntryKind, ErrorCode, Position, Refusal, SealedEntry, Timestamp, UserId,
+};
 use serde::Deserialize;
+use uuid::Uuid;
 
+use crate::mutants::Mutant;
 use crate::view::is_expired;
 use ports::StoredMedia;
+
+pub use shown::{MediaKnown, Shown, ShownStep};
+pub use sweep::{Items, Sweep, SweepStep, SweepTold, Traced};
+pub use trace::{LookThrough, Looked, Trace, TraceQuestion};
 
 /// Entries that carry the same media and are remembered: of more, the first. Media stay as long as one of those does.
 pub const USES: usize = 64;
@@ -40,6 +52,8 @@ pub struct MediaRules {
     pub unused_for: u64,
     /// How long an upload may wait to begin.
     pub upload_for: u64,
+    /// How long one may last that began in time.
+    pub upload_lasts: u64,
     /// How long a link to the bytes is good.
     pub link_for: u64,
 }
@@ -90,6 +104,47 @@ impl MediaRules {
         Ok(())
     }
 
+    /// The record of media that a user asks to put under a key, by the one that was there before.
+    ///
+    /// # Errors
+    /// `DUPLICATE_MESSAGE` where the key was used for other media, and as [`Self::check_room`].
+    pub fn record(
+        &self,
+        before: Option<&MediaRecord>,
+        wanted: &CreateMedia,
+        user: &UserId,
+        room: Room,
+        now: Timestamp,
+    ) -> Result<MediaRecord, Refusal> {
+        let upload_until = Timestamp(now.0 + self.upload_for);
+        match before {
+            Some(known) if known.content_type != wanted.content_type || known.size != wanted.size => {
+                Err(Refusal::new(ErrorCode::DuplicateMessage, "the key was used for other media"))
+            }
+            Some(known) => Ok(MediaRecord { upload_until, ..known.clone() }),
+            None => {
+                self.check_room(wanted.size, room)?;
+                Ok(MediaRecord {
+                    uploader: user.clone(),
+                    content_type: wanted.content_type.clone(),
+                    size: wanted.size,
+                    created_at: now,
+                    upload_until,
+                    stored: false,
+                    uses: Vec::new(),
+                    rewound: false,
+                    carriers: Vec::new(),
+                    apart: Vec::new(),
+                })
+            }
+        }
+    }
+
+    /// From when on no upload can be under way that began in time.
+    fn last_upload(&self, record: &MediaRecord) -> u64 {
+        record.upload_until.0.saturating_add(2 * self.upload_lasts)
+    }
+
     /// What clients are told.
     #[must_use]
     pub fn limits(&self) -> MediaLimits {
@@ -112,18 +167,31 @@ pub fn carried(content: &[u8], conversation: ConversationId) -> Option<MediaId> 
     MediaId::of_url(carries.media_url.as_deref()?, conversation)
 }
 
-/// The media of its conversation that an entry gives to its message. `None` for entries that carry none, and where the
-/// content is gone.
+/// The content that an entry gives to its message: its own, or its new one. `None` for entries that give none, and where
+/// it is gone.
 #[must_use]
-pub fn carried_by(entry: &SealedEntry, conversation: ConversationId) -> Option<MediaId> {
+pub fn given_content(entry: &SealedEntry) -> Option<Bytes> {
     match entry.entry.fixed.kind {
-        EntryKind::Message => carried(entry.content()?, conversation),
+        EntryKind::Message => entry.content().cloned(),
         EntryKind::Edit => match entry.change()? {
-            Change::Edit { content, .. } => carried(content.as_bytes(), conversation),
+            Change::Edit { content, .. } => Some(content.into()),
             _ => None,
         },
         _ => None,
     }
+}
+
+/// The media of its conversation that an entry gives to its message. `None` for entries that carry none, and where the
+/// content is gone.
+#[must_use]
+pub fn carried_by(entry: &SealedEntry, conversation: ConversationId) -> Option<MediaId> {
+    carried(&given_content(entry)?, conversation)
+}
+
+/// Whether no message carries them or may come back that did.
+#[must_use]
+pub fn is_unused(record: &MediaRecord) -> bool {
+    record.uses.is_empty() && !record.rewound && record.apart.is_empty()
 }
 
 /// What became of an entry that carried media.
@@ -161,14 +229,32 @@ pub enum Fate {
     Goes,
 }
 
-/// Notes that an entry carries them. Returns whether that is new.
-pub fn used_by(record: &mut MediaRecord, position: Position) -> bool {
+/// Notes that an entry carries them, with its id where that is known. Returns whether that is new.
+pub fn used_by(record: &mut MediaRecord, position: Position, carrier: Option<Uuid>) -> bool {
     if record.uses.contains(&position) || record.uses.len() >= USES {
         return false;
     }
+    record.carriers.resize(record.uses.len(), Uuid::nil());
     record.uses.push(position);
+    record.carriers.push(carrier.unwrap_or_default());
+    record.apart.retain(|apart| Some(*apart) != carrier);
     record.rewound = false;
     true
+}
+
+/// What may come back of what carried them: the line has something else where it stood, and nowhere else the same.
+fn put_apart(record: &mut MediaRecord, standings: &[Standing]) {
+    record.carriers.resize(record.uses.len(), Uuid::nil());
+    for (at, _) in standings.iter().enumerate().filter(|(_, standing)| **standing == Standing::Rewound) {
+        let carrier = record.carriers[at];
+        let is_it = |other: usize| other != at && record.carriers[other] == carrier;
+        let is_back = (0..standings.len()).any(|other| standings[other] != Standing::Rewound && is_it(other));
+        if carrier.is_nil() || record.apart.len() >= USES {
+            record.rewound = true;
+        } else if !is_back && !record.apart.contains(&carrier) {
+            record.apart.push(carrier);
+        }
+    }
 }
 
 /// Brings a record to what became of its uses, given in their order, and says whether the media stay. `kept_for` is how
@@ -185,31 +271,31 @@ pub fn follow(
 ) -> Fate {
     assert_eq!(record.uses.len(), standings.len(), "one standing a use");
     let was_used = !record.uses.is_empty();
-    record.rewound |= standings.contains(&Standing::Rewound);
+    if !Mutant::PutApartIsGone.is_on() {
+        put_apart(record, standings);
+    }
     let mut of_use = standings.iter();
     record.uses.retain(|_| of_use.next() == Some(&Standing::Stands));
+    let mut of_use = standings.iter();
+    record.carriers.retain(|_| of_use.next() == Some(&Standing::Stands));
     if !record.uses.is_empty() {
         return Fate::Stays;
     }
-    let stays_for = match (record.rewound, was_used) {
+    let may_come_back = record.rewound || !record.apart.is_empty();
+    let stays_for = match (may_come_back, was_used) {
         // What was put apart comes back with the region that has it, unless retention is over for it first.
         (true, _) => kept_for.max(rules.unused_for),
         (false, true) => 0,
         (false, false) => rules.unused_for,
     };
     // Bytes that may still come find their record.
-    let may_come = if record.stored { 0 } else { last_upload(record) };
+    let may_come = if record.stored { 0 } else { rules.last_upload(record) };
     if record.created_at.0.saturating_add(stays_for).max(may_come) <= now.0 { Fate::Goes } else { Fate::Stays }
-}
-
-/// From when on no upload can be under way that began in time.
-fn last_upload(record: &MediaRecord) -> u64 {
-    record.upload_until.0.saturating_add(2 * UPLOAD_LASTS)
 }
 
 /// Brings a record whose bytes were not seen yet to what the store has, and says whether it stays: other bytes than those
 /// that were asked for go, and so does a record for which none came in time.
-pub fn arrived(record: &mut MediaRecord, stored: Option<&StoredMedia>, now: Timestamp) -> Fate {
+pub fn arrived(record: &mut MediaRecord, stored: Option<&StoredMedia>, now: Timestamp, rules: &MediaRules) -> Fate {
     match stored {
         Some(stored) => {
             let other_type = stored.content_type.as_ref().is_some_and(|of| *of != record.content_type);
@@ -219,7 +305,7 @@ pub fn arrived(record: &mut MediaRecord, stored: Option<&StoredMedia>, now: Time
             record.stored = true;
             Fate::Stays
         }
-        None if now.0 >= last_upload(record) => Fate::Goes,
+        None if now.0 >= rules.last_upload(record) => Fate::Goes,
         None => Fate::Stays,
     }
 }

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use hearth_protocol::entry::Forget;
 use hearth_protocol::record::{ChangeRecord, MessageChange};
-use hearth_protocol::{Change, EntryKind, LogId, LogKind, SealedEntry, Timestamp, UserId};
+use hearth_protocol::{Change, EntryKind, LogId, LogKind, Position, SealedEntry, Timestamp, UserId};
+use uuid::Uuid;
 
 /// What one change takes away.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,52 @@ impl Taking {
             }
             MessageChange::Edited | MessageChange::Deleted | MessageChange::Reacted { .. } => None,
         }
+    }
+
+    /// The number of the message whose content a delete takes away; `None` for other changes.
+    #[must_use]
+    pub fn deleted(change: &ChangeRecord) -> Option<u64> {
+        (change.what == MessageChange::Deleted).then_some(change.target)
+    }
+
+    /// Entries of the line whose content goes with a delete: the message, and its edits below the delete. Those above it
+    /// came back with a tail, without their content.
+    pub fn with_delete<'a>(
+        delete: &'a ChangeRecord,
+        message: Position,
+        changes: impl IntoIterator<Item = &'a ChangeRecord>,
+    ) -> impl Iterator<Item = Position> {
+        let by = delete.position.sequence;
+        let edits = changes.into_iter().filter(move |change| {
+            change.what == MessageChange::Edited && change.target == delete.target && change.position.sequence < by
+        });
+        std::iter::once(message).chain(edits.map(|edit| edit.position))
+    }
+
+    /// Edits below `by` that stand above the messages that a floor takes and are of those: they have nothing to show either.
+    pub fn edits_above<'a>(
+        &'a self,
+        by: u64,
+        changes: impl IntoIterator<Item = &'a ChangeRecord>,
+    ) -> impl Iterator<Item = Position> {
+        let of_it = move |change: &&ChangeRecord| {
+            let number = change.position.sequence.0;
+            let above = (self.line.end..by).contains(&number) && self.line.contains(&change.target);
+            self.user.is_none() && above && change.what == MessageChange::Edited
+        };
+        changes.into_iter().filter(of_it).map(|edit| edit.position)
+    }
+
+    /// Whether an entry of a tail gives content to a message that was deleted: it is the message, or an edit of it.
+    #[must_use]
+    pub fn gives_content(entry: &SealedEntry, message: Uuid, sender: &UserId) -> bool {
+        let fixed = &entry.entry.fixed;
+        let is_it = match fixed.kind {
+            EntryKind::Message => fixed.id == message,
+            EntryKind::Edit => fixed.target == Some(message),
+            _ => false,
+        };
+        is_it && fixed.sender == *sender && entry.content().is_some()
     }
 
     /// Whether the content of an entry of the line goes. What changes members, names and settings stays: the log adds up
