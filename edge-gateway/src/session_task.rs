@@ -12,7 +12,7 @@ use futures_util::{FutureExt, StreamExt};
 use hearth_protocol::client::{CloseCode, ClosePayload, ServerFrame, encode_server_frame};
 use hearth_protocol::rest::{ApiAnswer, SyncCursor};
 use hearth_protocol::{DeviceId, ErrorCode, Refusal, UserId};
-use region_core::{Connection, QueueBounds, Replay, Taken};
+use region_core::{Connection, QueueBounds, Replay, SessionQuestion, SessionSent, Taken};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tracing::Instrument as _;
@@ -36,6 +36,19 @@ type Running = Pin<Box<dyn Future<Output = Done> + Send>>;
 enum Done {
     Answer(Ticket, ApiAnswer),
     Replayed(SyncCursor, Result<Replay, Refusal>),
+}
+
+/// An effect that takes time.
+enum Lasting {
+    /// So much waits to be written.
+    Write,
+    Close(CloseCode),
+    Open {
+        user: UserId,
+        device: DeviceId,
+        resumes: bool,
+    },
+    Told(Box<(SessionQuestion, SessionSent)>),
 }
 
 /// A session that the core knows; forgotten there when this is dropped.
@@ -344,6 +357,26 @@ impl<S: FrameStream> Runner<S> {
 
     /// Does what the session decided, and writes everything in as few writes as its size allows.
     async fn perform(&mut self) -> ControlFlow<End> {
+        loop {
+            let lasting = self.perform_at_once();
+            if let Some(Lasting::Open { user, device, resumes }) = lasting {
+                // Boxed: it is as large as the rest of the session's future, and is over in a moment.
+                Box::pin(self.open(user, device, resumes)).await;
+                continue;
+            }
+            self.write().await?;
+            match lasting {
+                None => return ControlFlow::Continue(()),
+                Some(Lasting::Close(code)) => return ControlFlow::Break(End::Closed(code)),
+                Some(Lasting::Told(told)) => told.0.answer(told.1),
+                Some(Lasting::Write | Lasting::Open { .. }) => {}
+            }
+        }
+    }
+
+    /// Does what takes no time. Gives the first effect that takes some; `None` when all is done but what is to be written.
+    /// Not in [`Self::perform`], whose future would have room for an effect as long as the session lives.
+    fn perform_at_once(&mut self) -> Option<Lasting> {
         while let Some(effect) = self.session.next_effect() {
             match effect {
                 Effect::Send(frame) => {
@@ -351,36 +384,12 @@ impl<S: FrameStream> Runner<S> {
                     self.batch_bytes += frame.len();
                     self.batch.push(frame);
                     if self.batch_bytes >= BATCH_BYTES {
-                        self.write().await?;
+                        return Some(Lasting::Write);
                     }
                 }
-                Effect::Close(code) => {
-                    self.write().await?;
-                    return ControlFlow::Break(End::Closed(code));
-                }
-                // Boxed: it is as large as the rest of the session's future, and is over in a moment.
-                Effect::Open { user, device, resumes } => Box::pin(self.open(user, device, resumes)).await,
-                Effect::Forward { request, send } => {
-                    if let Some(registered) = &self.registered {
-                        self.gateway.core.send(&registered.connection, request, *send);
-                    }
-                }
-                Effect::Receipt { request, receipt, sent } => {
-                    if let Some(registered) = &self.registered {
-                        self.gateway.core.receipt(&registered.connection, request, &receipt, sent);
-                    }
-                }
-                Effect::Typing { request, typing } => {
-                    if let Some(registered) = &self.registered {
-                        self.gateway.core.typing(&registered.connection, request, typing);
-                    }
-                }
-                Effect::View { request, conversation } => {
-                    if let Some(registered) = &self.registered {
-                        self.gateway.core.conversation_view(&registered.connection, request, conversation);
-                    }
-                }
-                Effect::PresenceSet(_) | Effect::PresenceUsers { .. } | Effect::Background(_) => self.presence(effect),
+                Effect::Close(code) => return Some(Lasting::Close(code)),
+                Effect::Open { user, device, resumes } => return Some(Lasting::Open { user, device, resumes }),
+                Effect::Told { question, sent } => return Some(Lasting::Told(Box::new((question, sent)))),
                 Effect::Api { ticket, call } => {
                     let (core, user) = (Arc::clone(&self.gateway.core), self.user());
                     self.call(Box::pin(async move { Done::Answer(ticket, core.api(&user, call).await) }));
@@ -392,22 +401,29 @@ impl<S: FrameStream> Runner<S> {
                         Done::Replayed(cursor, replayed)
                     }));
                 }
-                Effect::Told { question, sent } => {
-                    self.write().await?;
-                    question.answer(sent);
-                }
                 Effect::Refused(error) => self.gateway.metrics.refused(error),
                 Effect::Dropped(reason) => self.gateway.metrics.dropped(reason),
+                given @ (Effect::Forward { .. }
+                | Effect::Receipt { .. }
+                | Effect::Typing { .. }
+                | Effect::View { .. }
+                | Effect::PresenceSet(_)
+                | Effect::PresenceUsers { .. }
+                | Effect::Background(_)) => self.give(given),
             }
         }
-        self.write().await
+        None
     }
 
-    /// Gives what concerns presence to the core.
-    fn presence(&self, effect: Effect) {
+    /// Gives to the core what it takes of a session that it knows.
+    fn give(&self, effect: Effect) {
         let Some(Registered { connection, .. }) = &self.registered else { return };
         let core = &self.gateway.core;
         match effect {
+            Effect::Forward { request, send } => core.send(connection, request, *send),
+            Effect::Receipt { request, receipt, sent } => core.receipt(connection, request, &receipt, sent),
+            Effect::Typing { request, typing } => core.typing(connection, request, typing),
+            Effect::View { request, conversation } => core.conversation_view(connection, request, conversation),
             Effect::PresenceSet(set) => core.presence_set(connection, set),
             Effect::PresenceUsers { request, users } => core.presence_users(connection, request, users),
             Effect::Background(background) => core.client_state(connection, background),

@@ -8,6 +8,7 @@ use axum::extract::{Extension, Request, State, WebSocketUpgrade};
 use axum::http::header::SEC_WEBSOCKET_PROTOCOL;
 use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
 use hearth_protocol::{DeviceId, Refusal};
 
 use crate::access::{Peer, client_address};
@@ -43,11 +44,9 @@ pub(crate) async fn websocket(
     let upgrade = configure(upgrade, &gateway.options.limits);
     let response = upgrade.on_upgrade(move |socket| {
         let session = session_task::run(gateway, WebSocketFrames::new(socket), presented, TransportLabel::WebSocket);
-        // A task of its own: that of the upgrade is several times as large, and would last as long as the session.
-        tokio::spawn(async move {
-            let _places = (place, forwarded);
-            session.await;
-        });
+        // A task of its own: that of the upgrade is several times as large, and would last as long as the session. Mapped,
+        // since an async block has room for what it captures and once more for what it awaits.
+        tokio::spawn(session.map(move |()| drop((place, forwarded))));
         std::future::ready(())
     });
     Ok(response.into_response())
