@@ -20,7 +20,7 @@ const CALLS: usize = 256;
 
 /// Runs until the region stops: behind each sweep of contents.
 pub(crate) async fn run(region: Arc<Region>) {
-    let mut failed = region.failed.subscribe();
+    let mut failed = region.store.failed.subscribe();
     let mut looked_through = false;
     loop {
         let swept = async {
