@@ -92,10 +92,7 @@ impl Collector for RegionCollector {
             metric.encode(encoder.encode_family(&labels)?)?;
         }
         encode_decisions(&region, &mut encoder)?;
-        let spent = ConstCounter::new(load(&store.commit_microseconds) as f64 / 1e6);
-        let help = "Time in commits, sync included";
-        let mut seconds = encoder.encode_descriptor("hearth_store_commit_seconds", help, None, spent.metric_type())?;
-        spent.encode(seconds.encode_family(&labels)?)?;
+        encode_spent(&region, &mut encoder)?;
         let gauges = region.gauges.lock().clone();
         let away = region.store.away().is_some();
         let ready = i64::from(!region.has_failed() && !away && !*region.draining.borrow());
@@ -133,6 +130,13 @@ impl Collector for RegionCollector {
         }
         encode_lag(&region, &gauges, &mut encoder)
     }
+}
+
+fn encode_spent(region: &Region, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    let spent = ConstCounter::new(load(&region.stores.counters.commit_microseconds) as f64 / 1e6);
+    let help = "Time in commits, sync included";
+    let mut seconds = encoder.encode_descriptor("hearth_store_commit_seconds", help, None, spent.metric_type())?;
+    spent.encode(seconds.encode_family(&[("region", region.me().as_str())])?)
 }
 
 fn encode_decisions(region: &Region, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {

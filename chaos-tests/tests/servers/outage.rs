@@ -221,6 +221,20 @@ impl Story {
         }
     }
 
+    /// Takes Cassandra away and starts it again.
+    async fn is_without(&self, how: &str, away: impl FnOnce(&Cassandra)) {
+        let elsewhere = self.acks(2, 1);
+        tokio::task::block_in_place(|| away(&self.cassandra));
+        self.hears_of_the_outage().await;
+        tokio::time::sleep(GONE).await;
+        tokio::task::block_in_place(|| self.cassandra.up());
+        let (back, meanwhile) = (Instant::now(), self.acks(2, 1) - elsewhere);
+        self.until_ready(true).await;
+        println!("{how}: {meanwhile} acks elsewhere, ready again {:?} after the server was", back.elapsed());
+        self.goes_on().await;
+        println!("all acked again after {:?}", back.elapsed());
+    }
+
     /// Ends the load; every send ends.
     async fn settle(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -259,7 +273,7 @@ impl Story {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_region_outlasts_its_cassandra_stopped_and_killed_under_load_and_keeps_all_that_was_acked() {
+async fn a_region_outlasts_its_cassandra_paused_ended_and_killed_under_load_and_keeps_all_that_was_acked() {
     let mut story = Story::begin().await;
     story.goes_on().await;
     let (pid, before) = (story.pid(), resident_kib(story.pid()));
@@ -280,17 +294,10 @@ async fn a_region_outlasts_its_cassandra_stopped_and_killed_under_load_and_keeps
     story.goes_on().await;
     println!("all acked again after {:?}", back.elapsed());
 
-    let elsewhere = story.acks(2, 1);
-    story.cassandra.signal(Signal::SIGKILL);
-    story.hears_of_the_outage().await;
-    tokio::time::sleep(GONE).await;
-    tokio::task::block_in_place(|| story.cassandra.up());
-    let back = Instant::now();
-    let meanwhile = story.acks(2, 1) - elsewhere;
-    story.until_ready(true).await;
-    println!("killed: {meanwhile} acks elsewhere, ready again {:?} after the server was", back.elapsed());
-    story.goes_on().await;
-    println!("all acked again after {:?}", back.elapsed());
+    // Ended as an operator does it, which also has the tables on disk: with the settings of `services.d` a kill soon after
+    // they were made would take them.
+    story.is_without("ended", |cassandra| cassandra.services("down", &[])).await;
+    story.is_without("killed", |cassandra| cassandra.signal(Signal::SIGKILL)).await;
     let most = memory.end();
     println!("resident: {before} KiB before, at most {most} KiB");
     assert!(most < before + GROWTH_KIB, "{before} KiB grew to {most} KiB");
@@ -302,7 +309,7 @@ async fn a_region_outlasts_its_cassandra_stopped_and_killed_under_load_and_keeps
     let told = |text: &str| log.lines().filter(|line| line.contains(text)).count();
     let (begins, ends) = (told("the store does not answer"), told("the store answers again"));
     println!("{begins} outages told, {ends} ends");
-    assert!(begins >= 2 && begins == ends, "{log}");
+    assert!(begins >= 3 && begins == ends, "{log}");
     drop(story.peers);
     for served in story.served {
         served.end().await;

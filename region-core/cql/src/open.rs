@@ -29,6 +29,8 @@ const BUCKET: u64 = 1_024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
 /// For one connection to one node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a first session: a server that takes connections and says nothing is waited for by the driver for longer.
+const OPEN_PATIENCE: Duration = Duration::from_secs(20);
 /// Rows of a page of `open_logs`.
 const PAGE: i32 = 1_000;
 
@@ -77,7 +79,13 @@ async fn session(options: &CqlOptions) -> Result<Session, OpenError> {
         .fetch_full_schema_metadata(false)
         .refresh_metadata_on_auto_schema_agreement(false)
         .default_execution_profile_handle(profile.into_handle());
-    door::come_in(builder, options)?.build().await.map_err(|error| door::not_in(options, &error))
+    match tokio::time::timeout(OPEN_PATIENCE, door::come_in(builder, options)?.build()).await {
+        Ok(built) => built.map_err(|error| door::not_in(options, &error)),
+        Err(_) => {
+            let reason = format!("no answer for {OPEN_PATIENCE:?}");
+            Err(OpenError::Server { nodes: options.nodes.join(", "), reason })
+        }
+    }
 }
 
 fn failed(error: &dyn std::fmt::Display) -> OpenError {
