@@ -420,6 +420,7 @@ impl RegionConfig {
             tls.certificate.resolve(folder);
             tls.key.resolve(folder);
         }
+        self.store.resolve(folder);
         self.push.resolve(folder);
         self.media.resolve(folder);
         self.auth.jwks.iter_mut().for_each(absolute);

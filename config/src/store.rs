@@ -1,8 +1,12 @@
 //! `[store]`: where a region keeps what is durable.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+use crate::files::{FileError, read_text};
+use crate::values::{Pem, SecretText};
 
 /// `[store]`: where a region keeps what is durable. Default: one embedded store in its data folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -24,4 +28,41 @@ pub struct CqlSection {
     /// for development.
     #[serde(default)]
     pub data_centres: BTreeMap<String, u8>,
+    /// Who the servers know the region as; default none: they ask nobody.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// A file with the password of `username`; default none.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Authorities (PEM) that sign the certificates of the nodes, which name the nodes' addresses: with it TLS is spoken
+    /// to all of them. Default none: no TLS.
+    #[serde(default)]
+    pub authorities: Option<Pem>,
+    /// The certificate (PEM) that the region shows to nodes that ask for one; default none.
+    #[serde(default)]
+    pub certificate: Option<Pem>,
+    /// The key (PEM) of `certificate`.
+    #[serde(default)]
+    pub key: Option<Pem>,
+}
+
+impl CqlSection {
+    /// The password of `username`, of its file; none when there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read_password(&self) -> Result<Option<SecretText>, FileError> {
+        self.password_file.as_deref().map(|path| read_text(path).map(SecretText::new)).transpose()
+    }
+}
+
+impl StoreSection {
+    pub(crate) fn resolve(&mut self, folder: &Path) {
+        let Some(cql) = &mut self.cql else { return };
+        cql.password_file.iter_mut().for_each(|path| *path = folder.join(&*path));
+        [&mut cql.authorities, &mut cql.certificate, &mut cql.key]
+            .into_iter()
+            .flatten()
+            .for_each(|pem| pem.resolve(folder));
+    }
 }

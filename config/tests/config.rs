@@ -342,6 +342,40 @@ fn what_is_wrong_with_a_store_in_servers_is_told_by_its_key() {
 }
 
 #[test]
+fn who_a_region_is_to_its_servers_and_what_is_spoken_there_is_checked_by_key() {
+    let fixture = Fixture::new();
+    let section = |more: &str| {
+        let copies = "data_centres = { dc1 = 3 }";
+        format!("\n[store.cql]\nnodes = [\"a:9042\"]\nkeyspace = \"hearth\"\n{copies}\n{more}\n")
+    };
+    fixture.write("cassandra.password", "a password\n");
+    let login = "username = \"hearth\"\npassword_file = \"cassandra.password\"";
+    let tls = "authorities = \"ca.pem\"";
+    let good = section(&format!("{login}\n{tls}"));
+    let config = fixture.load(&(fixture.text() + &good), &[]).unwrap_or_else(|error| panic!("{}", error.render()));
+    let cql = config.store.cql.unwrap();
+    assert_eq!(cql.read_password().unwrap().unwrap().expose(), b"a password");
+    assert!(cql.authorities.unwrap().read().unwrap().contains("BEGIN CERTIFICATE"));
+    assert_eq!(check_file(&fixture.path("region.toml")).findings, []);
+    fixture.load(&(fixture.text() + &section(login)), &[]).unwrap();
+    let report = check_file(&fixture.path("region.toml"));
+    assert_eq!(report.count(Severity::Warning), 1, "a password in clear text is worth a word");
+    for (bad, key) in [
+        ("username = \"hearth\"", "store.cql.username"),
+        ("password_file = \"cassandra.password\"", "store.cql.password_file"),
+        ("username = \"hearth\"\npassword_file = \"none\"", "store.cql.password_file"),
+        ("authorities = \"cassandra.password\"", "store.cql.authorities"),
+        ("authorities = \"ca.pem\"\nkey = \"ca.pem\"", "store.cql.key"),
+        ("certificate = \"ca.pem\"\nkey = \"ca.pem\"", "store.cql.certificate"),
+    ] {
+        let error = fixture.load(&(fixture.text() + &section(bad)), &[]).unwrap_err();
+        let findings = &error.report().findings;
+        let errors: Vec<_> = findings.iter().filter(|it| it.severity == Severity::Error).collect();
+        assert!(errors.len() == 1 && errors[0].key == key && errors[0].help.is_some(), "{bad}: {}", error.render());
+    }
+}
+
+#[test]
 fn media_have_their_defaults_and_what_the_examples_show_of_them_is_those() {
     let fixture = Fixture::new();
     let config = fixture.load(&fixture.text(), &[]).unwrap();

@@ -175,6 +175,9 @@ impl RunningRegion {
         );
         tasks.spawn(push.dispatcher(&handle, &mut registry.lock()).run(stop.clone()));
         tasks.spawn(stop.clone().run_until_cancelled_owned(watch_store(store.broken(), handle.clone(), links.clone())));
+        if let Some(away) = store.away() {
+            tasks.spawn(stop.clone().run_until_cancelled_owned(watch_outages(away, handle.clone(), map.clone())));
+        }
         let http = match parts.http {
             Some(listener) => listener,
             None => bind_tcp(config.listen.http).await?,
@@ -274,6 +277,11 @@ impl RunningRegion {
     /// Ends everything: clients, links, store, in this order. What was acked is on disk.
     pub async fn stop(self) {
         self.gateway.shutdown().await;
+        if self.handle.store_away().is_some() {
+            // What waits for the store ends undone, and that is no failure.
+            self.handle.stop();
+        }
+        self.store.end();
         self.links.shutdown().await;
         self.map.stop().await;
         self.handle.stop();
@@ -319,6 +327,18 @@ async fn watch_store(
         _ = handle.failed() => {}
     }
     links.shutdown().await;
+}
+
+/// Tells the parts of a region whether its store answers.
+async fn watch_outages(mut away: tokio::sync::watch::Receiver<Option<Arc<str>>>, handle: RegionHandle, map: MapNode) {
+    loop {
+        let reason = away.borrow_and_update().clone();
+        map.set_away(reason.is_some());
+        handle.set_store_away(reason);
+        if away.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 fn region_id(text: &str) -> Result<RegionId, StartError> {

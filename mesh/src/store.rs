@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "cql")]
+use hearth_config::Pem;
 use hearth_config::{CqlSection, RegionConfig};
 use hearth_protocol::RegionId;
 #[cfg(feature = "cql")]
-use region_cql::{Cql, CqlOptions, Replication};
+use region_cql::{Cql, CqlOptions, Login, Replication, Tls};
 use region_model::ports::Stores;
 use region_store::embedded::{Embedded, EmbeddedOptions, OpenError};
 use serde::Serialize;
@@ -25,7 +27,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(crate) enum RegionStore {
     /// In files of the data folder.
     Embedded(Embedded),
-    /// In servers. The sender says nothing: whether they answer is said by each call.
+    /// In servers. The sender says nothing: what they refuse is said by each call.
     #[cfg(feature = "cql")]
     Cql(Cql, watch::Sender<Option<Arc<str>>>),
 }
@@ -53,7 +55,7 @@ impl RegionStore {
     #[cfg(feature = "cql")]
     async fn in_servers(cql: &CqlSection, region: &RegionId) -> Result<Self, StartError> {
         // Boxed: it is large, and is over once the region runs.
-        let opened = Box::pin(Cql::open(&options(cql), region)).await;
+        let opened = Box::pin(Cql::open(&options(cql)?, region)).await;
         let store = opened.map_err(|error| StartError::Servers(error.to_string()))?;
         Ok(Self::Cql(store, watch::Sender::new(None)))
     }
@@ -79,6 +81,24 @@ impl RegionStore {
             Self::Embedded(store) => store.broken(),
             #[cfg(feature = "cql")]
             Self::Cql(_, never) => never.subscribe(),
+        }
+    }
+
+    /// Says why, while the store does not answer and calls wait for it. An embedded one never does that: `None`.
+    pub(crate) fn away(&self) -> Option<watch::Receiver<Option<Arc<str>>>> {
+        match self {
+            Self::Embedded(_) => None,
+            #[cfg(feature = "cql")]
+            Self::Cql(store, _) => Some(store.away()),
+        }
+    }
+
+    /// The region ends: calls do not wait any longer for a store that does not answer.
+    pub(crate) fn end(&self) {
+        match self {
+            Self::Embedded(_) => {}
+            #[cfg(feature = "cql")]
+            Self::Cql(store, _) => store.end(),
         }
     }
 
@@ -129,7 +149,7 @@ pub async fn migrate(config: &RegionConfig, dry_run: bool) -> Result<Vec<Migrati
 
 #[cfg(feature = "cql")]
 async fn migrate_servers(cql: &CqlSection, dry_run: bool) -> Result<Vec<MigrationStep>, StartError> {
-    let steps = region_cql::migrate(&options(cql), dry_run).await;
+    let steps = region_cql::migrate(&options(cql)?, dry_run).await;
     let steps = steps.map_err(|error| StartError::Servers(error.to_string()))?;
     let step = |step: region_cql::Migration| MigrationStep {
         number: step.number,
@@ -152,8 +172,24 @@ fn left_out() -> StartError {
 }
 
 #[cfg(feature = "cql")]
-fn options(cql: &CqlSection) -> CqlOptions {
+fn options(cql: &CqlSection) -> Result<CqlOptions, StartError> {
+    let config = |key: &str, error: &dyn std::fmt::Display| StartError::Config(format!("store.cql.{key}: {error}"));
+    let read = |key: &str, pem: &Pem| pem.read().map_err(|error| config(key, &error));
     let copies: Vec<(String, u8)> = cql.data_centres.iter().map(|(name, copies)| (name.clone(), *copies)).collect();
     let replication = if copies.is_empty() { Replication::One } else { Replication::DataCentres(copies) };
-    CqlOptions { nodes: cql.nodes.clone(), keyspace: cql.keyspace.clone(), replication, bucket_size: None }
+    let password = cql.read_password().map_err(|error| config("password_file", &error))?;
+    let login = cql.username.clone().zip(password).map(|(username, password)| Login {
+        username,
+        password: String::from_utf8_lossy(password.expose()).into_owned(),
+    });
+    let identity = match (&cql.certificate, &cql.key) {
+        (Some(certificate), Some(key)) => Some((read("certificate", certificate)?, read("key", key)?)),
+        _ => None,
+    };
+    let tls = match &cql.authorities {
+        Some(authorities) => Some(Tls { authorities: read("authorities", authorities)?, identity }),
+        None => None,
+    };
+    let (nodes, keyspace) = (cql.nodes.clone(), cql.keyspace.clone());
+    Ok(CqlOptions { nodes, keyspace, replication, login, tls, bucket_size: None })
 }

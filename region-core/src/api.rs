@@ -85,7 +85,10 @@ impl Region {
     }
 
     async fn answer(self: &Arc<Self>, user: &UserId, call: ApiCall, pass_on: bool) -> Result<ApiAnswer, Refusal> {
-        self.check_store()?;
+        self.while_there(self.answer_call(user, call, pass_on)).await
+    }
+
+    async fn answer_call(self: &Arc<Self>, user: &UserId, call: ApiCall, pass_on: bool) -> Result<ApiAnswer, Refusal> {
         match &call {
             ApiCall::CreateDirect { other } => self.create_direct(user, other.clone(), pass_on).await,
             ApiCall::CreateGroup { group, key, keyed } => {

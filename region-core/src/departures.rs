@@ -21,7 +21,7 @@ const SWEEP: Duration = Duration::from_secs(3_600);
 pub(crate) async fn run(region: Arc<Region>) {
     let every = SWEEP.min(region.options.resident_for / 10).max(Duration::from_millis(200));
     let mut sweep = tokio::time::interval(every);
-    let mut failed = region.failed.subscribe();
+    let mut failed = region.store.failed.subscribe();
     loop {
         tokio::select! {
             () = Region::until_failed(&mut failed) => return,

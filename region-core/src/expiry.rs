@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Runs until the region stops.
 pub(crate) async fn run(region: Arc<Region>) {
     let mut sweep = tokio::time::interval(SWEEP);
-    let mut failed = region.failed.subscribe();
+    let mut failed = region.store.failed.subscribe();
     loop {
         let swept = async {
             sweep.tick().await;

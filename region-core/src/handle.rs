@@ -168,8 +168,11 @@ impl RegionHandle {
     /// Whether the region serves: its store works and it is not draining.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        if let Some(reason) = self.region.failed.borrow().as_ref() {
+        if let Some(reason) = self.region.store.failed.borrow().as_ref() {
             return Readiness::NotReady(format!("STORE_UNAVAILABLE: {reason}"));
+        }
+        if let Some(reason) = self.region.store.away() {
+            return Readiness::NotReady(format!("STORE_UNAVAILABLE: the store does not answer now: {reason}"));
         }
         if *self.region.draining.borrow() {
             return Readiness::NotReady("DRAINING: sessions are leaving".to_owned());
@@ -179,7 +182,7 @@ impl RegionHandle {
 
     /// Resolves with the reason once the store failed.
     pub async fn failed(&self) -> String {
-        let mut failed = self.region.failed.subscribe();
+        let mut failed = self.region.store.failed.subscribe();
         match failed.wait_for(Option::is_some).await {
             Ok(reason) => reason.clone().unwrap_or_default(),
             Err(_) => "the region is gone".to_owned(),
@@ -189,6 +192,22 @@ impl RegionHandle {
     /// Tells the region that its store broke outside a call.
     pub fn fail(&self, reason: &str) {
         self.region.fail(reason);
+    }
+
+    /// Tells the region that its store does not answer, and why, or that it does again: what waits for it goes on then.
+    pub fn set_store_away(&self, reason: Option<Arc<str>>) {
+        self.region.set_away(reason);
+    }
+
+    /// Why the store does not answer, while it does not.
+    #[must_use]
+    pub fn store_away(&self) -> Option<Arc<str>> {
+        self.region.store.away()
+    }
+
+    /// Resolves once the store does not answer.
+    pub async fn until_store_away(&self) {
+        self.region.store.until_away().await;
     }
 
     /// Ends the core: nothing is sequenced any more. What was acked is on disk.
@@ -241,7 +260,7 @@ impl RegionHandle {
             while region.arrive(&user).await.is_err() {
                 tokio::time::sleep(ARRIVAL_AGAIN).await;
                 // Nobody waits for the arrival of a session that left.
-                if late.upgrade().is_none() || region.check_store().is_err() {
+                if late.upgrade().is_none() || region.has_failed() {
                     return;
                 }
             }
@@ -356,7 +375,7 @@ impl RegionHandle {
         rows: usize,
         newest: bool,
     ) -> Result<Replay, Refusal> {
-        self.region.replay(user, cursor, rows, newest).await
+        self.region.while_there(self.region.replay(user, cursor, rows, newest)).await
     }
 
     /// Moves the home of a log that is here to another of its voters; returns once it moved.

@@ -20,6 +20,7 @@ mod losses;
 mod media;
 mod metrics;
 mod notices;
+mod outage;
 mod outbox;
 pub mod ownership;
 mod presence;

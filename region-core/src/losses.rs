@@ -71,7 +71,7 @@ struct Known {
 
 /// Counts open statements for `/metrics` until the region stops.
 pub(crate) async fn run(region: Arc<Region>) {
-    let mut failed = region.failed.subscribe();
+    let mut failed = region.store.failed.subscribe();
     let sweeps = async {
         loop {
             let began = Instant::now();

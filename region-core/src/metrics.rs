@@ -65,11 +65,12 @@ impl Collector for RegionCollector {
         let store = &region.stores.counters;
         let labels = [("region", region.me().as_str().to_owned())];
         let push = &region.push.counters;
-        let counters: [(&str, &str, u64); 18] = [
+        let counters: [(&str, &str, u64); 19] = [
             ("hearth_store_commits", "Durable commits", load(&store.commits)),
             ("hearth_store_syncs", "Syncs asked of the kernel", load(&store.syncs)),
             ("hearth_store_appends", "Log appends in commits", load(&store.appends)),
             ("hearth_store_entries", "Entries in commits", load(&store.entries)),
+            ("hearth_store_repeated", "Requests to servers that were made again", load(&store.repeated)),
             ("hearth_home_deliveries", "Entries handed to sessions", load(&region.hub.delivered)),
             ("hearth_home_deliveries_dropped", "Entries that a session did not take", load(&region.hub.dropped)),
             ("hearth_mesh_frames_not_sent", "Frames that a link did not take", load(&region.counters.frames_not_sent)),
@@ -91,17 +92,16 @@ impl Collector for RegionCollector {
             metric.encode(encoder.encode_family(&labels)?)?;
         }
         encode_decisions(&region, &mut encoder)?;
-        let spent = ConstCounter::new(load(&store.commit_microseconds) as f64 / 1e6);
-        let help = "Time in commits, sync included";
-        let mut seconds = encoder.encode_descriptor("hearth_store_commit_seconds", help, None, spent.metric_type())?;
-        spent.encode(seconds.encode_family(&labels)?)?;
+        encode_spent(&region, &mut encoder)?;
         let gauges = region.gauges.lock().clone();
-        let ready = i64::from(region.failed.borrow().is_none() && !*region.draining.borrow());
+        let away = region.store.away().is_some();
+        let ready = i64::from(!region.has_failed() && !away && !*region.draining.borrow());
         let losses = signed(load(&region.counters.open_losses));
         let presence = region.presence.sizes();
         let (members, (media_bytes, media)) = (signed(region.receipts.members() as u64), region.media.sizes());
-        let values: [(&str, &str, i64); 17] = [
+        let values: [(&str, &str, i64); 18] = [
             ("hearth_region_ready", "1 while the region serves", ready),
+            ("hearth_store_away", "1 while the store does not answer", i64::from(away)),
             ("hearth_store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),
             (
                 "hearth_home_fanout_queue",
@@ -130,6 +130,13 @@ impl Collector for RegionCollector {
         }
         encode_lag(&region, &gauges, &mut encoder)
     }
+}
+
+fn encode_spent(region: &Region, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    let spent = ConstCounter::new(load(&region.stores.counters.commit_microseconds) as f64 / 1e6);
+    let help = "Time in commits, sync included";
+    let mut seconds = encoder.encode_descriptor("hearth_store_commit_seconds", help, None, spent.metric_type())?;
+    spent.encode(seconds.encode_family(&[("region", region.me().as_str())])?)
 }
 
 fn encode_decisions(region: &Region, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {

@@ -11,7 +11,7 @@ use crate::region::Region;
 
 /// Runs until the region stops.
 pub(crate) async fn run(region: Arc<Region>, mut notices: mpsc::Receiver<Notice>) {
-    let mut failed = region.failed.subscribe();
+    let mut failed = region.store.failed.subscribe();
     loop {
         // The region holds the sender of this queue: that it is closed is no end.
         let notice = tokio::select! {

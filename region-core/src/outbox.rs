@@ -22,7 +22,7 @@ const PAGE: usize = 1_024;
 pub(crate) async fn run(region: Arc<Region>, mut ready: mpsc::Receiver<OutboxRecord>) {
     let mut telling = FuturesUnordered::new();
     let mut sweep = tokio::time::interval(SWEEP);
-    let mut failed = region.failed.subscribe();
+    let mut failed = region.store.failed.subscribe();
     loop {
         tokio::select! {
             () = Region::until_failed(&mut failed) => return,

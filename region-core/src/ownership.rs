@@ -23,7 +23,7 @@ pub trait Ownership: Send + Sync + fmt::Debug {
 /// Tells the core of every new map, until the map or the region ends.
 pub(crate) async fn run(region: Arc<Region>) {
     let mut map = region.ownership.map();
-    let mut failed = region.failed.subscribe();
+    let mut failed = region.store.failed.subscribe();
     loop {
         let state = Arc::clone(&map.borrow_and_update());
         if state.version > 0 {

@@ -207,7 +207,7 @@ struct Desk {
 
 /// Runs until the region stops.
 pub(crate) async fn run(region: Arc<Region>, mut said: mpsc::Receiver<Said>) {
-    let mut failed = region.failed.subscribe();
+    let mut failed = region.store.failed.subscribe();
     let again = tokio::spawn(visible::run(region.clone()));
     let mut desk = Desk::new(region);
     let mut batch = Vec::with_capacity(BATCH);

@@ -195,7 +195,7 @@ struct Task {
 
 /// Runs until the region stops.
 pub(crate) async fn run(region: Arc<Region>, mut said: mpsc::Receiver<Said>) {
-    let mut failed = region.failed.subscribe();
+    let mut failed = region.store.failed.subscribe();
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let times = region.options.push.times;

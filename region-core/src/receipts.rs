@@ -155,7 +155,7 @@ impl Receipts {
 
 /// Runs until the region stops.
 pub(crate) async fn run(region: Arc<Region>, mut frames: mpsc::Receiver<(RegionId, Body)>) {
-    let mut failed = region.failed.subscribe();
+    let mut failed = region.store.failed.subscribe();
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut compare = interval(region.options.anti_entropy);

@@ -30,6 +30,7 @@ use crate::hub::Hub;
 use crate::links::{LinkEvent, Links};
 use crate::media::{Media, MediaOptions};
 use crate::metrics::Measures;
+use crate::outage::StoreState;
 use crate::ownership::Ownership;
 use crate::presence::Presence;
 use crate::push::{Push, PushOptions};
@@ -125,7 +126,7 @@ pub(crate) struct Region {
     pub(crate) push: Push,
     pub(crate) delivery: Delivery,
     pub(crate) media: Media,
-    pub(crate) failed: watch::Sender<Option<String>>,
+    pub(crate) store: StoreState,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) gauges: Mutex<CoreGauges>,
     pub(crate) counters: ShellCounters,
@@ -173,7 +174,7 @@ impl Region {
             push,
             delivery,
             media,
-            failed: watch::Sender::new(None),
+            store: StoreState::default(),
             draining: watch::Sender::new(false),
             gauges: Mutex::new(CoreGauges::default()),
             counters: ShellCounters::default(),
@@ -196,36 +197,6 @@ impl Region {
 
     pub(crate) fn new_connection_id(&self) -> u64 {
         self.next_connection.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// The store failed: nothing is sequenced any more, and everybody is told why.
-    pub(crate) fn fail(&self, reason: &str) {
-        let first = self.failed.send_if_modified(|failed| {
-            let first = failed.is_none();
-            if first {
-                *failed = Some(reason.to_owned());
-            }
-            first
-        });
-        if first && reason != STOPPED {
-            tracing::error!(region = %self.me(), reason, "the store failed: this region stops");
-        }
-    }
-
-    /// What everybody is told once the store failed.
-    pub(crate) fn unavailable(&self) -> Refusal {
-        Refusal::new(ErrorCode::StoreUnavailable, "this region's store is unavailable; other regions serve")
-            .with_retry_after(5)
-    }
-
-    /// Resolves once the store failed.
-    pub(crate) async fn until_failed(failed: &mut watch::Receiver<Option<String>>) {
-        // The sender lives in the region that the waiter holds.
-        let _ = failed.wait_for(Option::is_some).await;
-    }
-
-    pub(crate) fn check_store(&self) -> Result<(), Refusal> {
-        if self.failed.borrow().is_some() { Err(self.unavailable()) } else { Ok(()) }
     }
 
     /// Queues an input without waiting. Returns whether it was taken.
@@ -294,10 +265,12 @@ impl Region {
     }
 
     async fn hear_within(&self, heard: oneshot::Receiver<Heard>, patience: Duration) -> Result<Heard, Refusal> {
-        let mut failed = self.failed.subscribe();
+        let mut failed = self.store.failed.subscribe();
         tokio::select! {
+            biased;
             heard = heard => heard.map_err(|_| Refusal::new(ErrorCode::Overloaded, "the request was dropped")),
             () = Self::until_failed(&mut failed) => Err(self.unavailable()),
+            () = self.store.until_away() => Err(self.away_for_now()),
             () = tokio::time::sleep(patience) => Err(Refusal::new(
                 ErrorCode::HomeUnreachable,
                 "the copies or the home that this needs are out of reach; it may still be done: retry with the same key",
@@ -329,7 +302,7 @@ impl Region {
         let (sender, receiver) = oneshot::channel();
         self.requests.lock().insert(request_id, sender);
         let frame = Bytes::from(MeshFrame { body: Some(body) }.encode_to_vec());
-        let mut failed = self.failed.subscribe();
+        let mut failed = self.store.failed.subscribe();
         let answer = match self.links.send(to, Lane::Control, frame) {
             // A region that stops waits for nobody: whoever waits holds its store.
             Ok(()) => tokio::select! {

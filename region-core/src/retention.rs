@@ -27,7 +27,7 @@ pub(crate) async fn run(region: Arc<Region>) {
     let period = region.options.content_sweep;
     let mut sweep = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut failed = region.failed.subscribe();
+    let mut failed = region.store.failed.subscribe();
     let mut due = HashMap::new();
     loop {
         let raised = async {

@@ -115,7 +115,7 @@ impl Runtime {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         anti_entropy.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
-        let mut failed = self.region.failed.subscribe();
+        let mut failed = self.region.store.failed.subscribe();
         loop {
             let accepting = self.operations.len() < OPERATIONS;
             tokio::select! {
@@ -133,10 +133,13 @@ impl Runtime {
                     self.again.extend(batch.drain(..));
                 }
                 _ = tick.tick() => {
-                    self.again.push_back(Input::Tick);
+                    // Ticks ask the store for more: while it does as much as it may, they wait, too.
+                    if accepting {
+                        self.again.push_back(Input::Tick);
+                    }
                     *self.region.gauges.lock() = self.core.gauges();
                 }
-                _ = anti_entropy.tick() => {
+                _ = anti_entropy.tick(), if accepting && self.region.store.away().is_none() => {
                     self.again.push_back(Input::AntiEntropy);
                     self.region.compare_next_page();
                 }
@@ -160,7 +163,7 @@ impl Runtime {
 
     /// Handles everything at hand, performs what follows, and goes on with what the store answered at once.
     async fn turn(&mut self) {
-        while !self.again.is_empty() && self.region.failed.borrow().is_none() {
+        while !self.again.is_empty() && self.region.store.failed.borrow().is_none() {
             let (now, at) = (self.now(), wall_micros());
             for input in self.again.drain(..) {
                 self.hops.input(&input, at);

@@ -30,7 +30,7 @@ const PAGE_BYTES: usize = 1024 * 1024;
 pub(crate) async fn run(region: Arc<Region>) {
     let mut sweep = tokio::time::interval(region.options.content_sweep);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut failed = region.failed.subscribe();
+    let mut failed = region.store.failed.subscribe();
     loop {
         let swept = async {
             sweep.tick().await;

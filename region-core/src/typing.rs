@@ -66,7 +66,7 @@ impl Typing {
 
 /// Runs until the region stops.
 pub(crate) async fn run(region: Arc<Region>, mut said: mpsc::Receiver<Said>) {
-    let mut failed = region.failed.subscribe();
+    let mut failed = region.store.failed.subscribe();
     let started = Instant::now();
     let now = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let mut book = TypingBook::new(MOST, u64::try_from(region.options.typing_for.as_millis()).unwrap_or(u64::MAX / 2));

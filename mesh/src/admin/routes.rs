@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -39,7 +40,23 @@ pub(super) fn routes(node: Node) -> Router {
         .route(admin::CHANGES, post(change))
         .fallback(async || refuse(StatusCode::NOT_FOUND, Refusal::new(ErrorCode::NotFound, "no such route")))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(middleware::from_fn_with_state(Arc::clone(&node), while_the_store_answers))
         .with_state(node)
+}
+
+/// Nobody waits for a store that does not answer: most of what is asked here is in it.
+async fn while_the_store_answers(State(node): State<Node>, request: Request, next: Next) -> Response {
+    let away = || {
+        let reason = node.handle.store_away().unwrap_or_default();
+        let text = format!("the store of {} does not answer now ({reason}): ask again, or another region", node.region);
+        let refusal = Refusal::new(ErrorCode::StoreUnavailable, text).with_retry_after(2);
+        refuse(StatusCode::SERVICE_UNAVAILABLE, refusal)
+    };
+    tokio::select! {
+        biased;
+        () = node.handle.until_store_away() => away(),
+        answer = next.run(request) => answer,
+    }
 }
 
 fn refuse(status: StatusCode, refusal: Refusal) -> Response {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_protocol::RegionId;
-use region_cql::{Cql, CqlOptions, Replication};
+use region_cql::{Cql, CqlOptions};
 use region_model::conformance::samples::{append, conversation};
 use region_model::ports::{AppendOutcome, Stores};
 use scylla::client::session_builder::SessionBuilder;
@@ -34,8 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let seconds = std::env::args().nth(1).map_or(Ok(3), |seconds| seconds.parse())?;
     let node = std::env::var("HEARTH_CASSANDRA").unwrap_or_else(|_| "127.0.0.1:19042".into());
     let keyspace = format!("rate_{}", std::process::id());
-    let options =
-        CqlOptions { nodes: vec![node], keyspace: keyspace.clone(), replication: Replication::One, bucket_size: None };
+    let options = CqlOptions { nodes: vec![node], keyspace: keyspace.clone(), ..CqlOptions::default() };
     let store = Cql::open(&options, &RegionId::new("eu")?).await?;
     println!("logs  messages an append  appends/s  messages/s  p50 ms  p99 ms  batches/append");
     let mut first = 1;

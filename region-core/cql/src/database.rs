@@ -2,14 +2,12 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use region_model::ports::StoreError;
 use scylla::client::session::Session;
 use scylla::deserialize::row::DeserializeRow;
-use scylla::errors::ExecutionError;
 use scylla::response::query_result::QueryResult;
 use scylla::response::{PagingState, PagingStateResponse};
 use scylla::statement::batch::{Batch, BatchType};
@@ -17,15 +15,15 @@ use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, SerialConsistency};
 use scylla::value::{CqlValue, Row};
 
+use crate::outage::{Failed, Outages, Pauses};
 use crate::statements::Statements;
 use crate::values::Values;
 
 /// Writes and reads of one call that are under way at a time.
 const AT_ONCE: usize = 32;
-/// How often a conditional write is asked for whose answer did not come.
+/// How often a conditional write is asked for whose answer did not come, while the store is opened. Later as often as it
+/// takes.
 const ATTEMPTS: u32 = 6;
-/// The wait before a second attempt; it doubles.
-const FIRST_WAIT: Duration = Duration::from_millis(20);
 
 /// A statement and its values.
 pub(crate) type Write<'a> = (&'a PreparedStatement, Values);
@@ -56,6 +54,7 @@ pub(crate) enum Seen {
 pub(crate) struct Database {
     pub(crate) session: Session,
     pub(crate) statements: Statements,
+    pub(crate) outages: Outages,
 }
 
 /// Runs all, some at a time; their results in their order, or the first error.
@@ -65,12 +64,6 @@ pub(crate) async fn all<'a, T>(
     // Boxed: the compiler does not see through closures over references that a task is to send.
     let futures: Vec<BoxFuture<'a, Result<T, StoreError>>> = futures.map(|future| future.boxed()).collect();
     stream::iter(futures).buffered(AT_ONCE).try_collect().await
-}
-
-/// A driver's error leaves the outcome open: a coordinator that does not answer may have done it.
-fn unknown(error: &ExecutionError) -> StoreError {
-    tracing::warn!(%error, "the CQL store did not answer");
-    StoreError::Unknown
 }
 
 /// An answer of a form that this build does not know: the schema is another one.
@@ -97,9 +90,14 @@ fn read_applied(result: QueryResult) -> Result<bool, StoreError> {
 }
 
 impl Database {
+    /// Asks for one statement until it is answered: a read, or a write whose timestamp says when it was.
+    async fn execute(&self, statement: &PreparedStatement, values: Values) -> Result<QueryResult, StoreError> {
+        self.outages.repeated(|| self.session.execute_unpaged(statement, &values)).await
+    }
+
     /// One write, or one read whose rows nobody wants.
     pub(crate) async fn run(&self, statement: &PreparedStatement, values: Values) -> Result<(), StoreError> {
-        self.session.execute_unpaged(statement, values).await.map(drop).map_err(|error| unknown(&error))
+        self.execute(statement, values).await.map(drop)
     }
 
     /// Many, in no order: where their order matters their timestamps say it.
@@ -112,8 +110,7 @@ impl Database {
     where
         R: for<'frame> DeserializeRow<'frame, 'frame>,
     {
-        let result = self.session.execute_unpaged(statement, values).await.map_err(|error| unknown(&error))?;
-        let rows = result.into_rows_result().map_err(unreadable)?;
+        let rows = self.execute(statement, values).await?.into_rows_result().map_err(unreadable)?;
         rows.rows::<R>().map_err(unreadable)?.map(|row| row.map_err(unreadable)).collect()
     }
 
@@ -134,8 +131,8 @@ impl Database {
     where
         R: for<'frame> DeserializeRow<'frame, 'frame>,
     {
-        let page = self.session.execute_single_page(statement, (), from).await;
-        let (result, next) = page.map_err(|error| unknown(&error))?;
+        let page = self.outages.repeated(|| self.session.execute_single_page(statement, (), from.clone())).await;
+        let (result, next) = page?;
         let rows = result.into_rows_result().map_err(unreadable)?;
         let rows =
             rows.rows::<R>().map_err(unreadable)?.map(|row| row.map_err(unreadable)).collect::<Result<_, _>>()?;
@@ -150,7 +147,7 @@ impl Database {
     pub(crate) async fn together(&self, writes: Vec<Write<'_>>) -> Result<(), StoreError> {
         let (mut batch, values) = batch_of(writes);
         batch.set_is_idempotent(true);
-        self.session.batch(&batch, values).await.map(drop).map_err(|error| unknown(&error))
+        self.outages.repeated(|| self.session.batch(&batch, &values)).await.map(drop)
     }
 
     /// A batch of one partition, at least one statement of which is conditional. It may be asked for again as often as
@@ -163,32 +160,31 @@ impl Database {
     ) -> Result<Cas, StoreError> {
         let (mut batch, values) = batch_of(writes);
         batch.set_serial_consistency(Some(SerialConsistency::LocalSerial));
-        let mut wait = FIRST_WAIT;
-        let mut lost = false;
-        for _ in 0..ATTEMPTS {
-            let answer = match self.session.batch(&batch, &values).await {
-                Ok(result) => Some(read_applied(result)?),
-                Err(error) => {
-                    tracing::debug!(%error, "a conditional write has an unknown outcome");
-                    None
+        let asking = async {
+            let mut pauses = Pauses::within(ATTEMPTS);
+            let mut lost = false;
+            loop {
+                let answer = match self.outages.request(Box::pin(self.session.batch(&batch, &values))).await {
+                    Ok(result) => Some(read_applied(result)?),
+                    Err(Failed::Passing) => None,
+                    Err(Failed::Final(error)) => return Err(error),
+                };
+                match answer {
+                    Some(true) => return Ok(Cas::Applied),
+                    Some(false) if !lost => return Ok(Cas::Refused),
+                    Some(false) | None => lost = true,
                 }
-            };
-            match answer {
-                Some(true) => return Ok(Cas::Applied),
-                Some(false) if !lost => return Ok(Cas::Refused),
-                Some(false) | None => lost = true,
+                match look().await {
+                    Ok(Seen::Done) => return Ok(Cas::Applied),
+                    Ok(Seen::Never) => return Ok(Cas::Refused),
+                    Ok(Seen::Unclear) => return Err(StoreError::Unknown),
+                    Ok(Seen::NotYet) | Err(StoreError::Unknown) => {}
+                    Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                }
+                self.outages.pause(&mut pauses).await?;
             }
-            match look().await {
-                Ok(Seen::Done) => return Ok(Cas::Applied),
-                Ok(Seen::Never) => return Ok(Cas::Refused),
-                Ok(Seen::Unclear) => return Err(StoreError::Unknown),
-                Ok(Seen::NotYet) | Err(StoreError::Unknown) => {}
-                Err(error @ StoreError::Unavailable(_)) => return Err(error),
-            }
-            tokio::time::sleep(wait).await;
-            wait *= 2;
-        }
-        Err(StoreError::Unknown)
+        };
+        self.outages.outlast(asking).await
     }
 }
 

@@ -13,15 +13,17 @@
 //! Two processes may hold one keyspace at once: at each position exactly one of them succeeds. What is remembered of a
 //! log is never believed where it would refuse an append, and a load reads anew.
 //!
-//! A server that does not answer makes a call [`StoreError::Unknown`], never `Unavailable`: that is said of rows that
-//! this build does not read.
+//! A call waits for servers that do not answer (`outage`): whether they will is said by [`Cql::away`]. An answer that
+//! would be the same again makes it [`StoreError::Unavailable`], as rows do that this build does not read.
 
 mod append;
 mod database;
+mod door;
 mod effects;
 mod indexes;
 mod moving;
 mod open;
+mod outage;
 mod ports;
 mod queue;
 mod reads;
@@ -30,6 +32,7 @@ mod stamps;
 mod state;
 mod statements;
 mod values;
+mod verdict;
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,9 +41,10 @@ use hearth_protocol::RegionId;
 use hearth_protocol::record::StoreIdentity;
 use parking_lot::Mutex;
 use region_model::ports::{StoreCounters, Stores};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use database::Database;
+pub use door::{Login, Tls};
 use ports::Ports;
 use queue::Queues;
 pub use schema::Migration;
@@ -51,7 +55,7 @@ use state::States;
 use region_model::ports::StoreError;
 
 /// How a keyspace is opened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct CqlOptions {
     /// Nodes to begin with, `host:port`; the others are learned from them.
     pub nodes: Vec<String>,
@@ -59,14 +63,19 @@ pub struct CqlOptions {
     pub keyspace: String,
     /// What the keyspace is made with where it is not there yet; see [`Replication`].
     pub replication: Replication,
+    /// Who the region is to servers that ask.
+    pub login: Option<Login>,
+    /// TLS, where the servers speak it.
+    pub tls: Option<Tls>,
     /// Entries of a bucket, from 1; read only where the keyspace is new. 1,024 where it is not set.
     pub bucket_size: Option<u64>,
 }
 
 /// Copies of each row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Replication {
     /// One copy: for development and tests.
+    #[default]
     One,
     /// Copies in each of these data centres. A region's data centres must be near: every append waits for a majority of
     /// the copies in the one that is asked.
@@ -82,6 +91,14 @@ pub enum OpenError {
         /// Where it was asked.
         nodes: String,
         /// What the driver says.
+        reason: String,
+    },
+    /// The servers do not let this region in.
+    #[error("the CQL servers at {nodes} do not let this region in: {reason}")]
+    Login {
+        /// Where it was asked.
+        nodes: String,
+        /// What they say, or what to do.
         reason: String,
     },
     /// Not a name of a keyspace.
@@ -132,7 +149,19 @@ impl Cql {
     pub async fn open(options: &CqlOptions, region: &RegionId) -> Result<Self, OpenError> {
         let store = Arc::new(open::open(options, region).await?);
         open::finish(&store).await?;
+        store.database.outages.opened();
         Ok(Self { store })
+    }
+
+    /// Why the servers do not answer, while they do not: a call has waited for longer than 3 s, and waits.
+    #[must_use]
+    pub fn away(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.store.database.outages.away()
+    }
+
+    /// Nobody will wait for servers that do not answer: from now on such a call is [`StoreError::Unknown`].
+    pub fn end(&self) {
+        self.store.database.outages.ending();
     }
 
     /// The ports.

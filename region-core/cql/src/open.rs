@@ -14,13 +14,14 @@ use scylla::value::CqlValue;
 use tokio::sync::Semaphore;
 
 use crate::database::{Cas, Database, all, unreadable};
+use crate::outage::Outages;
 use crate::queue::{QUEUE_BOUND, Queues};
 use crate::schema::Migration;
 use crate::stamps::{Stamps, away, read_meta, set_meta};
 use crate::state::States;
 use crate::statements::Statements;
 use crate::values::{SHARDS, blob, int};
-use crate::{CqlOptions, OpenError, Replication, Store, schema};
+use crate::{CqlOptions, OpenError, Replication, Store, door, schema};
 
 /// Entries of a bucket of a new keyspace: about a megabyte of messages a partition.
 const BUCKET: u64 = 1_024;
@@ -28,6 +29,8 @@ const BUCKET: u64 = 1_024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
 /// For one connection to one node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a first session: a server that takes connections and says nothing is waited for by the driver for longer.
+const OPEN_PATIENCE: Duration = Duration::from_secs(20);
 /// Rows of a page of `open_logs`.
 const PAGE: i32 = 1_000;
 
@@ -68,17 +71,21 @@ async fn session(options: &CqlOptions) -> Result<Session, OpenError> {
         .serial_consistency(Some(SerialConsistency::LocalSerial))
         .request_timeout(Some(REQUEST_TIMEOUT))
         .build();
-    SessionBuilder::new()
+    let builder = SessionBuilder::new()
         .known_nodes(&options.nodes)
         .connection_timeout(CONNECT_TIMEOUT)
         // Which node holds what is all that is asked of the schema: tables are known from here.
         .keyspaces_to_fetch([&options.keyspace])
         .fetch_full_schema_metadata(false)
         .refresh_metadata_on_auto_schema_agreement(false)
-        .default_execution_profile_handle(profile.into_handle())
-        .build()
-        .await
-        .map_err(|error| OpenError::Server { nodes: options.nodes.join(", "), reason: error.to_string() })
+        .default_execution_profile_handle(profile.into_handle());
+    match tokio::time::timeout(OPEN_PATIENCE, door::come_in(builder, options)?.build()).await {
+        Ok(built) => built.map_err(|error| door::not_in(options, &error)),
+        Err(_) => {
+            let reason = format!("no answer for {OPEN_PATIENCE:?}");
+            Err(OpenError::Server { nodes: options.nodes.join(", "), reason })
+        }
+    }
 }
 
 fn failed(error: &dyn std::fmt::Display) -> OpenError {
@@ -107,7 +114,9 @@ pub(crate) async fn open(options: &CqlOptions, region: &RegionId) -> Result<Stor
     let session = session(options).await?;
     up_to_date(&session, options).await?;
     let statements = Statements::prepare(&session).await.map_err(|error| failed(&error))?;
-    let database = Arc::new(Database { session, statements });
+    let counters = Arc::new(StoreCounters::default());
+    let outages = Outages::new(Arc::clone(&counters));
+    let database = Arc::new(Database { session, statements, outages });
     let bucket = bucket_size(&database, options.bucket_size.unwrap_or(BUCKET)).await?;
     let identity = next_identity(&database, region).await?;
     let runtime = tokio::runtime::Handle::current();
@@ -122,7 +131,7 @@ pub(crate) async fn open(options: &CqlOptions, region: &RegionId) -> Result<Stor
         runtime,
         bucket,
         identity,
-        counters: Arc::new(StoreCounters::default()),
+        counters,
     })
 }
 
@@ -227,7 +236,7 @@ mod tests {
     #[test]
     fn a_keyspace_is_made_with_the_copies_that_were_asked_for() {
         let options =
-            |replication| CqlOptions { nodes: vec![], keyspace: "hearth".into(), replication, bucket_size: None };
+            |replication| CqlOptions { nodes: vec![], keyspace: "hearth".into(), replication, ..CqlOptions::default() };
         let made = create(&options(Replication::DataCentres(vec![("eu".into(), 3), ("o'd".into(), 2)])));
         let copies = "{'class': 'NetworkTopologyStrategy', 'eu': 3, 'o''d': 2}";
         assert_eq!(made, format!("CREATE KEYSPACE IF NOT EXISTS hearth WITH replication = {copies}"));

@@ -125,6 +125,13 @@ pub(crate) async fn run(node: MapNode) {
         }
         let metrics = live.metrics();
         let times = node.inner.options.times;
+        if node.is_away() {
+            // Nothing that a member says is on disk: a leader says nothing, so that the others elect another, and who
+            // follows asks for no votes.
+            live.gives_way.store(metrics.state == ServerState::Leader, Ordering::Relaxed);
+            campaign = Campaign::new(Instant::now());
+            continue;
+        }
         if metrics.state == ServerState::Leader {
             campaign = Campaign::new(Instant::now());
             let leading = leading.get_or_insert_with(Leading::new);

@@ -94,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) reach: Reach,
     /// Fences that were committed here.
     pub(crate) fences: AtomicU64,
+    /// Set while the store does not answer.
+    pub(crate) away: AtomicBool,
     live: RwLock<Arc<Live>>,
     /// Held while the member is replaced.
     replacing: tokio::sync::Mutex<()>,
@@ -128,8 +130,9 @@ impl MapNode {
         let applied = Applied::new(clock.clone());
         let live = RwLock::new(Arc::new(start_member(&options.region, &store, &network, &applied, me).await?));
         let (replacing, stop, tasks) = (tokio::sync::Mutex::default(), CancellationToken::new(), TaskTracker::new());
-        let (reach, fences) = (Reach::default(), AtomicU64::new(0));
-        let inner = Inner { options, store, network, clock, applied, reach, fences, live, replacing, stop, tasks };
+        let (reach, fences, away) = (Reach::default(), AtomicU64::new(0), AtomicBool::new(false));
+        let inner =
+            Inner { options, store, network, clock, applied, reach, fences, away, live, replacing, stop, tasks };
         let node = Self { inner: Arc::new(inner) };
         node.spawn(elections::run(node.clone()));
         node.spawn(members::run(node.clone()));
@@ -143,7 +146,17 @@ impl MapNode {
         self.inner.tasks.spawn(self.inner.stop.clone().run_until_cancelled_owned(task));
     }
 
-    /// Answers a request of another region; `None` when it does not read.
+    /// Says whether the store of this region does not answer. Meanwhile the region is silent, as one that is gone: it
+    /// cannot keep its lease, and whoever counts on it fails it over as the rules of the mesh say.
+    pub fn set_away(&self, away: bool) {
+        self.inner.away.store(away, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_away(&self) -> bool {
+        self.inner.away.load(Ordering::Relaxed)
+    }
+
+    /// Answers a request of another region; `None` when it does not read, or the store does not answer.
     pub async fn handle(&self, from: &RegionId, request: Bytes) -> Option<Bytes> {
         let request = match Request::decode(&request) {
             Ok(request) => request,
@@ -153,6 +166,9 @@ impl MapNode {
             }
         };
         self.asked_by(from);
+        if self.is_away() {
+            return None;
+        }
         Some(Bytes::from(self.answer(from, request).await.encode()))
     }
 

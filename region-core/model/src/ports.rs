@@ -496,4 +496,6 @@ pub struct StoreCounters {
     pub commit_microseconds: std::sync::atomic::AtomicU64,
     /// Calls waiting for the committer now.
     pub waiting: std::sync::atomic::AtomicU64,
+    /// Requests to servers that were not answered, and were made again.
+    pub repeated: std::sync::atomic::AtomicU64,
 }

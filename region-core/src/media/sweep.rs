@@ -17,7 +17,7 @@ const OBJECTS: usize = 1_024;
 
 /// Runs until the region stops: behind each sweep of contents.
 pub(crate) async fn run(region: Arc<Region>) {
-    let mut failed = region.failed.subscribe();
+    let mut failed = region.store.failed.subscribe();
     let mut has_compared = false;
     loop {
         let swept = async {

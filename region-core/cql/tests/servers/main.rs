@@ -1,7 +1,11 @@
 //! The contract of the ports against a real server. `./services up cassandra` starts it; one that is not there fails.
 
+#[cfg(feature = "tls")]
+mod door;
 #[cfg(test)]
 mod lost;
+#[cfg(test)]
+mod outage;
 #[cfg(test)]
 mod races;
 #[cfg(test)]
@@ -11,7 +15,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hearth_protocol::RegionId;
-use region_cql::{Cql, CqlOptions, Replication};
+use region_cql::{Cql, CqlOptions};
 use region_model::conformance::Subject;
 use region_model::ports::Stores;
 use scylla::client::session::Session;
@@ -32,7 +36,7 @@ fn options(bucket_size: u64) -> CqlOptions {
     static KEYSPACES: AtomicU32 = AtomicU32::new(0);
     let keyspace = format!("test_{}_{}", std::process::id(), KEYSPACES.fetch_add(1, Ordering::Relaxed));
     let node = std::env::var("HEARTH_CASSANDRA").unwrap_or_else(|_| "127.0.0.1:19042".into());
-    CqlOptions { nodes: vec![node], keyspace, replication: Replication::One, bucket_size: Some(bucket_size) }
+    CqlOptions { nodes: vec![node], keyspace, bucket_size: Some(bucket_size), ..CqlOptions::default() }
 }
 
 /// Waits from a thread of its own: tests are inside a runtime already.
