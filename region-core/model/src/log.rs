@@ -323,6 +323,7 @@ impl<R: Clone> Log<R> {
             view: self.view.clone(),
             mode: self.partition_mode(),
             home_out_of_reach: false,
+            compared: false,
             tail_settled: None,
         }
     }

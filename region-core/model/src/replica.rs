@@ -233,15 +233,16 @@ impl<R: Clone> Log<R> {
         });
     }
 
-    /// Compares with what the home has (anti-entropy): asks for what is missing, takes the mark.
-    pub(crate) fn compare(&mut self, peer: &RegionId, length: &mesh::Length, context: &mut Context<'_, R>) {
+    /// Compares with what the home has (anti-entropy): asks for what is missing, takes the mark. Returns whether all of it
+    /// is here.
+    pub(crate) fn compare(&mut self, peer: &RegionId, length: &mesh::Length, context: &mut Context<'_, R>) -> bool {
         if self.record.as_ref().is_some_and(|record| record.accepted.0 < length.epoch) {
             // It opened an epoch, and its word of that was lost.
             self.say(peer, false, false, context);
-            return;
+            return false;
         }
         if self.record.as_ref().is_some_and(|record| record.home != *peer) {
-            return;
+            return false;
         }
         if self.durable == length.length && self.durable == self.length {
             if !self.counts() {
@@ -250,7 +251,7 @@ impl<R: Clone> Log<R> {
             let tip = self.tip.as_ref().filter(|_| !length.hash.is_empty());
             if tip.is_some_and(|tip| tip.hash[..] != length.hash[..]) {
                 self.say(peer, false, true, context);
-                return;
+                return false;
             }
             self.told_mark = self.told_mark.max(length.mark);
             self.show(context);
@@ -261,6 +262,7 @@ impl<R: Clone> Log<R> {
         } else if self.length < length.length {
             self.ask_again(peer, context);
         }
+        self.record.is_some() && self.durable >= length.length
     }
 }
 
