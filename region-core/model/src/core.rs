@@ -19,7 +19,6 @@ mod rounds;
 mod routing;
 mod standing;
 mod tails;
-mod told;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -242,7 +241,8 @@ pub struct RegionCore<R> {
     held: BTreeMap<LogId, Vec<Waiting<R>>>,
     /// Homes here that promised a newer epoch, and since when in milliseconds.
     sealed_homes: BTreeMap<LogId, u64>,
-    told: told::Told,
+    /// Marks that homes told, of logs that are being read again.
+    told: BTreeMap<LogId, u64>,
     /// Rounds of forwards, by log.
     rounds: rounds::Rounds,
     /// Placements that came while their log was being read.
@@ -298,7 +298,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             owned: BTreeMap::new(),
             held: BTreeMap::new(),
             sealed_homes: BTreeMap::new(),
-            told: told::Told::default(),
+            told: BTreeMap::new(),
             rounds: rounds::Rounds::default(),
             learned: BTreeMap::new(),
             failovers: failover::Failovers::default(),
@@ -471,7 +471,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return;
         }
         let mut log = Log::from_loaded(id, loaded, now.monotonic);
-        let told = self.told.marks.remove(&id);
+        let told = self.told.remove(&id);
         log.told_mark = log.told_mark.max(told.unwrap_or_default());
         let home_here = log.is_home_of(&self.options.me) && log.is_held();
         let unmarked = !log.pending.is_empty();
@@ -542,7 +542,9 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
                     false => log.resend_asked = None,
                 });
             }
-            Waiting::Compare(peer, length) => self.compare(id, &peer, &length, now, effects),
+            Waiting::Compare(peer, length) => {
+                self.with_log(id, now, effects, |log, context| log.compare(&peer, &length, context));
+            }
         }
     }
 

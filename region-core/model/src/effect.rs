@@ -220,8 +220,6 @@ pub struct LogView {
     pub mode: PartitionMode,
     /// Whether the home is out of the reach of this region: behind a link that is down, or here without a lease.
     pub home_out_of_reach: bool,
-    /// Whether the home is here, or all that it had was here when it compared, since the link to it came up.
-    pub compared: bool,
     /// Whether the present home took, or refused for good, all of the tail that is kept here; `None` without a tail.
     pub tail_settled: Option<bool>,
 }
@@ -256,11 +254,11 @@ impl LogView {
     }
 
     /// Whether this copy lacks nothing that its home has told of, and would have been told: what is not in it was not
-    /// said, but for what is on its way. What was said before the link came up is on its way until the home has compared.
+    /// said, but for what is on its way.
     #[must_use]
     pub fn is_current(&self) -> bool {
         let reaches = self.placement.is_some() && !self.home_out_of_reach;
-        self.held && reaches && self.compared && !self.behind && self.newer_opening().is_none()
+        self.held && reaches && !self.behind && self.newer_opening().is_none()
     }
 
     /// Who may be asked for what is not here: the home before other voters.

@@ -323,7 +323,6 @@ impl<R: Clone> Log<R> {
             view: self.view.clone(),
             mode: self.partition_mode(),
             home_out_of_reach: false,
-            compared: false,
             tail_settled: None,
         }
     }

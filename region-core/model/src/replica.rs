@@ -233,16 +233,15 @@ impl<R: Clone> Log<R> {
         });
     }
 
-    /// Compares with what the home has (anti-entropy): asks for what is missing, takes the mark. Returns whether all of it
-    /// is here.
-    pub(crate) fn compare(&mut self, peer: &RegionId, length: &mesh::Length, context: &mut Context<'_, R>) -> bool {
+    /// Compares with what the home has (anti-entropy): asks for what is missing, takes the mark.
+    pub(crate) fn compare(&mut self, peer: &RegionId, length: &mesh::Length, context: &mut Context<'_, R>) {
         if self.record.as_ref().is_some_and(|record| record.accepted.0 < length.epoch) {
             // It opened an epoch, and its word of that was lost.
             self.say(peer, false, false, context);
-            return false;
+            return;
         }
         if self.record.as_ref().is_some_and(|record| record.home != *peer) {
-            return false;
+            return;
         }
         if self.durable == length.length && self.durable == self.length {
             if !self.counts() {
@@ -251,7 +250,7 @@ impl<R: Clone> Log<R> {
             let tip = self.tip.as_ref().filter(|_| !length.hash.is_empty());
             if tip.is_some_and(|tip| tip.hash[..] != length.hash[..]) {
                 self.say(peer, false, true, context);
-                return false;
+                return;
             }
             self.told_mark = self.told_mark.max(length.mark);
             self.show(context);
@@ -262,7 +261,6 @@ impl<R: Clone> Log<R> {
         } else if self.length < length.length {
             self.ask_again(peer, context);
         }
-        self.record.is_some() && self.durable >= length.length
     }
 }
 

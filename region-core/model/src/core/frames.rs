@@ -112,20 +112,6 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         }
     }
 
-    /// A home says how long its log is.
-    pub(super) fn compare(
-        &mut self,
-        id: LogId,
-        home: &RegionId,
-        length: &mesh::Length,
-        now: Now,
-        effects: &mut Vec<Effect<R>>,
-    ) {
-        let mut is_here = false;
-        self.with_log(id, now, effects, |log, context| is_here = log.compare(home, length, context));
-        self.told.compared(home, id, is_here);
-    }
-
     pub(super) fn log_frame(
         &mut self,
         id: LogId,

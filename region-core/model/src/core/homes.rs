@@ -214,7 +214,7 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     fn unload(&mut self, id: LogId, effects: &mut Vec<Effect<R>>) {
         let waiting = self.take_waiters(id, effects);
         if let Some(Slotted::Ready(log)) = self.logs.get(&id) {
-            self.told.marks.insert(id, log.told_mark);
+            self.told.insert(id, log.told_mark);
         }
         self.logs.insert(id, Slotted::Loading(waiting));
         self.open.remove(&id);

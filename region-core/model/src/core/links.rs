@@ -46,7 +46,6 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
         self.links_up.remove(peer);
         self.forget_askers(peer);
         self.rounds.forget(peer);
-        self.told.link_down(peer);
         let broken: Vec<u64> =
             self.forwards.iter().filter(|(_, forwarded)| forwarded.home == *peer).map(|(id, _)| *id).collect();
         self.withdraw(broken, now, effects);

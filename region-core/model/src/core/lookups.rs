@@ -157,8 +157,6 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
     /// What a log's own view does not say.
     fn told_of(&self, id: LogId, mut view: LogView, reaches_home: bool) -> LogView {
         view.home_out_of_reach = !reaches_home;
-        let home = view.placement.as_ref().map(|placement| &placement.home);
-        view.compared = home.is_some_and(|home| *home == self.options.me || self.told.has_compared(home, id));
         view.tail_settled = self.tails.get(&id).map(super::tails::Tail::is_settled);
         if self.follows.get(&id) == Some(&Following::Left) {
             // Nobody tells this region what happens there any more.
