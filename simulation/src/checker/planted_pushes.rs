@@ -26,9 +26,13 @@ fn at(epoch: u64, sequence: u64) -> Position {
 }
 
 fn decided(sequence: u64, withheld: Option<Withheld>) -> Event {
+    decided_by(sequence, withheld, (0, 1, 1))
+}
+
+fn decided_by(sequence: u64, withheld: Option<Withheld>, by: (usize, u64, u64)) -> Event {
     let (user, conversation, message) = (bob(), CONVERSATION, id(sequence));
     let position = at(1, sequence);
-    Event::PushDecided { user, conversation, message, position, withheld, by: (0, 1, 1), in_view_since: None }
+    Event::PushDecided { user, conversation, message, position, withheld, by, in_view_since: None }
 }
 
 fn sent(sequence: u64, notify: bool) -> Event {
@@ -154,6 +158,11 @@ fn who_is_not_woken_for_a_reason_that_is_not_so_or_without_any_is_found() {
     for why in Withheld::ALL {
         finds(why.label(), because(why));
     }
+    // The process that had it waiting at another position ends before that is decided, and the next one decides it here.
+    let next = (5 * SECOND / 4, decided_by(2, Some(Withheld::Read), (0, 1, 2)));
+    let read = (SECOND, Event::ReadUpTo(bob(), CONVERSATION, at(1, 2)));
+    let events = [because(Withheld::Repeated), vec![next, read, (2 * SECOND, sent(1, true))]].concat();
+    assert_eq!(found(events), Vec::<String>::new(), "repeated, and decided by the next process");
     let mut forgotten = story();
     forgotten.remove(1);
     finds("nothing decided", forgotten.clone());

@@ -93,7 +93,6 @@ pub(super) fn check(history: &History, facts: &Facts, report: &mut Report) {
         }
     }
     known.unsent(history, report);
-    known.repeated(report);
 }
 
 impl<'a> Known<'a> {
@@ -279,9 +278,10 @@ impl<'a> Known<'a> {
             if row.sender == user.as_str() || row.sequence < *since {
                 continue;
             }
-            if self.decided.contains_key(&(user, conversation, *message))
-                || self.began_above(pair, *message, row, facts)
-            {
+            // What is withheld as repeated is decided at another position, or by the next process if this one ended before.
+            let mut all = self.decided.get(&(user, conversation, *message)).into_iter().flatten();
+            let decided = all.any(|decided| decided.withheld != Some(Withheld::Repeated));
+            if decided || self.began_above(pair, *message, row, facts) {
                 continue;
             }
             let what = format!(
@@ -299,17 +299,6 @@ impl<'a> Known<'a> {
             start.sequence.0 >= row.sequence && (self.clocks_jumped || acked_at + MINUTE <= *at)
         };
         self.of.get(&pair).is_some_and(|of| of.starts.iter().any(above))
-    }
-
-    /// What is withheld as repeated was decided at another position, where that was not lost with the process.
-    fn repeated(&self, report: &mut Report) {
-        for ((user, conversation, message), all) in &self.decided {
-            let first = all.first().filter(|first| first.withheld == Some(Withheld::Repeated));
-            if let Some(first) = first.filter(|first| !all.iter().any(|other| other.position != first.position)) {
-                let what = format!("{message} of {conversation} was decided for {user} as repeated alone: {first:?}");
-                report.add(Guarantee::Push, what);
-            }
-        }
     }
 
     /// What was decided goes out, or is too old by then.

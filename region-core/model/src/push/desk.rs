@@ -215,9 +215,12 @@ impl Desk {
         }
         let decided = kept.and_then(|kept| kept.decided);
         held.stands.insert(log, Stand { joined: position, decided, answered: false });
-        // Those who were watched for before miss nothing by it: what they were offered goes on.
-        self.logs.entry(log).or_default().users.insert(user.clone());
-        turn.wishes.extend(held.wanted(user, log).map(|wanted| Wish { log, fresh: false, users: vec![wanted] }));
+        // Those who were watched for before miss nothing by it: what they were offered goes on. A home that does not know
+        // of them takes this for nothing, and is told of all by the next wish.
+        let watched = self.logs.entry(log).or_default();
+        let fresh = watched.users.is_empty();
+        watched.users.insert(user.clone());
+        turn.wishes.extend(held.wanted(user, log).map(|wanted| Wish { log, fresh, users: vec![wanted] }));
     }
 
     fn unwatch(&mut self, user: &UserId, log: LogId, turn: &mut Turn) {
@@ -358,14 +361,16 @@ impl Desk {
 }
 
 impl Held {
-    /// Finds out whether offers answer this user's wish, or begin below what it lacks.
+    /// Finds out whether offers answer this user's wish. What answers those of others alone may be of before its home knew
+    /// of this user, and say nothing of whether a message names it, or whether it is a member. A home of an earlier version
+    /// says nothing of whom it answers where something is decided of all: that counts if it begins below what is lacked.
     fn begin(&mut self, user: &UserId, log: LogId, offers: &Offers, turn: &mut Turn) {
         let taken = self.push.taken(log);
         let Some(stand) = self.stands.get_mut(&log).filter(|_| offers.begins) else { return };
         let start = offers.starts.iter().find(|(of, _)| of == user).map(|(_, start)| *start);
         let sequence = Sequence(offers.from.saturating_sub(1));
         let goes_on = Some(Position { epoch: offers.epoch, sequence }) <= stand.decided.max(taken);
-        stand.answered |= start.is_some() || goes_on;
+        stand.answered |= start.is_some() || (offers.starts.is_empty() && goes_on);
         if let Some(start) = start.filter(|_| stand.decided.is_none()) {
             self.pass(user, log, start, turn);
         }
@@ -485,6 +490,28 @@ mod tests {
         desk.wish(log(1));
         desk.offers(log(1), &Offers { starts: Vec::new(), ..offers(4, 5, true, 1) }, Timestamp(9_001));
         assert_eq!(desk.elapsed(Timestamp(19_000)).decisions.len(), 2);
+    }
+
+    #[test]
+    fn what_a_home_offers_that_does_not_know_of_a_user_yet_is_not_taken_for_messages_that_do_not_name_it() {
+        let mut desk = Desk::new(TIMES);
+        let mentions = Preferences { policy: PushPolicy::Mentions, muted_until: None };
+        let mut fresh = Vec::new();
+        for user in ["bob", "cem"] {
+            let kept = BTreeMap::from([(log(1), Kept { decided: Some(at(1, 2)), shown: Vec::new() })]);
+            let wants = DeskUser { preferences: BTreeMap::from([(log(1), mentions)]), ..record(user, &[1], 0) };
+            fresh.extend(desk.user(&name(user), wants, &kept, Timestamp(0)).wishes.into_iter().map(|wish| wish.fresh));
+        }
+        assert_eq!(fresh, [true, false], "the first one says that it is all");
+        // The home knows of bob alone, and begins below what cem lacks.
+        let for_bob = Offers { starts: vec![(name("bob"), at(1, 2))], ..offers(1, 4, true, 1) };
+        desk.offers(log(1), &for_bob, Timestamp(1));
+        let mut for_both = Offers { starts: ["bob", "cem"].map(|user| (name(user), at(1, 2))).into(), ..for_bob };
+        for_both.items[2].mentions.insert(name("cem"));
+        desk.offers(log(1), &for_both, Timestamp(2));
+        let turn = desk.elapsed(Timestamp(9_000));
+        let why = turn.decisions.iter().map(|(user, decision)| (user.as_str(), decision.withheld));
+        assert_eq!(why.collect::<Vec<_>>(), [("bob", Some(Withheld::NotMentioned)), ("cem", None)]);
     }
 
     #[test]

@@ -114,13 +114,15 @@ impl Watchers {
         self.users
     }
 
-    /// A region says for whom it wants a conversation's messages; with `fresh`, for nobody else. Returns how many users
-    /// were not taken for want of room.
+    /// A region says for whom it wants a conversation's messages; with `fresh`, for nobody else, and otherwise for those
+    /// of before as well: where they are not known here, that says nothing, and the region says all of it again. Returns
+    /// how many users were not taken for want of room.
     pub fn watch(&mut self, log: LogId, region: RegionId, fresh: bool, wanted: Vec<Wanted>) -> usize {
         if fresh {
             self.end(log, &region);
         }
-        if wanted.is_empty() {
+        let knows_others = fresh || self.logs.get(&log).is_some_and(|regions| regions.contains_key(&region));
+        if wanted.is_empty() || !knows_others {
             return 0;
         }
         let watch = self.logs.entry(log).or_default().entry(region).or_default();
@@ -276,6 +278,8 @@ mod tests {
         assert_eq!((due[0].read.len(), due[1].read.len()), (1, 0));
         let cem = UserId::new("cem").unwrap();
         watchers.lost(&there);
+        assert_eq!(watchers.watch(log(1), there.clone(), false, vec![wanted("dan")]), 0);
+        assert_eq!(watchers.watched(log(1), &there), None, "cem is wanted there, too, and not known any more");
         assert_eq!(
             (watchers.users(), watchers.known(log(1), &cem)),
             (2, Some(Position::default())),
