@@ -183,7 +183,8 @@ impl World {
         let Some(scan) = self.regions[place].disk.scans.get(&conversation).copied() else {
             return Traced::NothingLookedFor;
         };
-        let question = TraceQuestion { region: self.regions[place].id.clone(), scanned: scan.scanned, uses };
+        let question =
+            TraceQuestion { region: self.regions[place].id.clone(), scanned: scan.scanned, uses, judges: true };
         self.media.asked_at.insert((place, conversation), self.now);
         self.trace_media(place, conversation, &question, true).map_or(Traced::OutOfReach, Traced::Said)
     }
@@ -191,8 +192,12 @@ impl World {
     /// Looks through what is new in a conversation for media of a region. Returns whether there is more, if anybody can say.
     fn look_for_uses(&mut self, place: usize, conversation: ConversationId, pass_on: bool) -> Option<bool> {
         let Some(scan) = self.regions[place].disk.scans.get(&conversation).copied() else { return Some(false) };
-        let question =
-            TraceQuestion { region: self.regions[place].id.clone(), scanned: scan.scanned, uses: Vec::new() };
+        let question = TraceQuestion {
+            region: self.regions[place].id.clone(),
+            scanned: scan.scanned,
+            uses: Vec::new(),
+            judges: false,
+        };
         let looked = self.trace_media(place, conversation, &question, pass_on)?.looked;
         let disk = &mut self.regions[place].disk;
         for (position, id, carrier) in looked.uses() {
@@ -259,7 +264,7 @@ impl World {
         };
         let standings = question.uses.iter().map(standing).collect();
         let looked = self.look_through(place, (conversation, &question.region), view, question.scanned)?;
-        Some(TraceQuestion::answer(view, standings, looked, DAY))
+        Some(TraceQuestion::answer(&self.regions[place].id, view, standings, looked, DAY))
     }
 
     fn look_through(

@@ -210,7 +210,8 @@ impl Region {
     ) -> Result<bool, Refusal> {
         let refusal = |error: StoreError| self.store_refusal(&error);
         let Some(scan) = rows::scan(&*self.stores.map, conversation).await.map_err(refusal)? else { return Ok(false) };
-        let question = TraceQuestion { region: self.me().clone(), scanned: scan.scanned, uses: Vec::new() };
+        let question =
+            TraceQuestion { region: self.me().clone(), scanned: scan.scanned, uses: Vec::new(), judges: false };
         let looked = self.trace(user, conversation, &question, pass_on).await?.looked;
         self.note_uses(conversation, scan, &looked).await.map_err(refusal)?;
         Ok(looked.more)

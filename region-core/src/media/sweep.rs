@@ -93,7 +93,7 @@ impl Region {
         let Some(scan) = rows::scan(&*self.stores.map, conversation).await? else {
             return Ok(Traced::NothingLookedFor);
         };
-        let question = TraceQuestion { region: self.me().clone(), scanned: scan.scanned, uses };
+        let question = TraceQuestion { region: self.me().clone(), scanned: scan.scanned, uses, judges: true };
         Ok(self.trace(user, conversation, &question, true).await.map_or(Traced::OutOfReach, Traced::Said))
     }
 

@@ -127,7 +127,7 @@ impl Region {
         }
         let looked = self.look_through(id, view, &question.region, question.scanned).await?;
         let day = u64::try_from(self.options.retention_day.as_millis()).unwrap_or(u64::MAX);
-        Ok(TraceQuestion::answer(view, standings, looked, day))
+        Ok(TraceQuestion::answer(self.me(), view, standings, looked, day))
     }
 
     /// Answers what regions ask each other about media.

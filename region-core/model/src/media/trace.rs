@@ -47,8 +47,8 @@ pub struct Trace {
     pub standings: Vec<Standing>,
     /// How long the conversation keeps its messages, in milliseconds.
     pub kept_for: u64,
-    /// Whether the copy that was looked at lacks nothing but what is on its way. What is not in one that may lack
-    /// something was said to others all the same.
+    /// Whether the log's home answered, which has the right to number: what is not in it was not said. What is not in
+    /// another copy, which may not have heard of it yet, was said to others all the same.
     #[serde(default)]
     pub current: bool,
 }
@@ -71,12 +71,18 @@ pub struct TraceQuestion {
     pub scanned: Option<Position>,
     /// Entries that carried some.
     pub uses: Vec<Position>,
+    /// Whether media are to go by the answer: then nobody but the home gives one.
+    #[serde(default)]
+    pub judges: bool,
 }
 
 impl TraceQuestion {
     /// Whether the copy of a region can answer it: nothing is missing in it that is asked about.
     #[must_use]
     pub fn is_answered_at(&self, region: &RegionId, view: &LogView) -> bool {
+        if self.judges && !is_home(view, region) && !Mutant::MediaByOldCopies.is_on() {
+            return false;
+        }
         let positions = self.uses.iter().chain(&self.scanned);
         let lowest = positions.map(|position| position.sequence.0).min().unwrap_or(view.floor);
         view.is_read_at(region) && view.held && view.has_rows(lowest, view.marked)
@@ -91,9 +97,14 @@ impl TraceQuestion {
 
     /// The answer, by what became of the uses and what was found behind them.
     #[must_use]
-    pub fn answer(view: &LogView, standings: Vec<Standing>, looked: Looked, day: u64) -> Trace {
-        Trace { looked, standings, kept_for: kept_for(view, day), current: view.is_current() }
+    pub fn answer(region: &RegionId, view: &LogView, standings: Vec<Standing>, looked: Looked, day: u64) -> Trace {
+        Trace { looked, standings, kept_for: kept_for(view, day), current: is_home(view, region) }
     }
+}
+
+/// Whether a region is the home of a log, and has the right to number.
+fn is_home(view: &LogView, region: &RegionId) -> bool {
+    view.is_current() && view.placement.as_ref().is_some_and(|placement| placement.home == *region)
 }
 
 /// How long a conversation keeps its messages, with days of so many milliseconds.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::entry::{ConversationKind, Role};
-use hearth_protocol::{EntryKind, ErrorCode, Header, Position, SealedEntry, UserId};
+use hearth_protocol::placement::PartitionMode;
+use hearth_protocol::{
+    EntryKind, Epoch, ErrorCode, Header, Level, LogId, Placement, Position, RegionId, SealedEntry, UserId,
+};
 
 use super::super::{LookThrough, Looked, MediaKnown, Shown, ShownStep, TraceQuestion};
 use super::{at, conversation, entry, media};
@@ -63,9 +66,37 @@ fn rows_that_are_missing_are_not_looked_through_and_answer_no_question() {
     };
     assert!(!look(None, None));
     assert!(look(Some(at(1, 6)), Some(carrying(at(1, 6)))));
-    let question = |uses| TraceQuestion { region: region.clone(), scanned: Some(at(1, 6)), uses };
+    let question = |uses| TraceQuestion { region: region.clone(), scanned: Some(at(1, 6)), uses, judges: false };
     assert!(question(Vec::new()).is_answered_at(&region, &view));
     assert!(!question(vec![at(1, 2)]).is_answered_at(&region, &view));
+}
+
+#[test]
+fn media_go_by_the_word_of_the_home_alone_which_has_the_right_to_number() {
+    let [home, other] = ["eu", "us"].map(|name| RegionId::new(name).unwrap());
+    let placement = Placement {
+        log: LogId::conversation(conversation()),
+        home: home.clone(),
+        epoch: Epoch(1),
+        voters: vec![home.clone(), other.clone()],
+        durability: Level::Region,
+        partition_mode: PartitionMode::Park,
+        allowed_regions: None,
+        generation: 0,
+        first: 0,
+        previous: [0; 32],
+        loss: None,
+    };
+    let view = LogView { marked: 9, floor: 1, held: true, placement: Some(placement), ..LogView::default() };
+    let question = |judges| TraceQuestion { region: other.clone(), scanned: None, uses: Vec::new(), judges };
+    assert!(question(true).is_answered_at(&home, &view));
+    assert!(!question(true).is_answered_at(&other, &view), "it may not have heard of everything yet");
+    assert!(question(false).is_answered_at(&other, &view));
+    let current =
+        |region, view: &LogView| TraceQuestion::answer(region, view, Vec::new(), Looked::default(), 1).current;
+    assert!(current(&home, &view) && !current(&other, &view));
+    let without_right = LogView { home_out_of_reach: true, ..view };
+    assert!(!question(true).is_answered_at(&home, &without_right) && !current(&home, &without_right));
 }
 
 /// What a reader is told of media that these numbers carry, where it sees `from` to `to`, and `shows` what those rows show.
