@@ -150,7 +150,7 @@ pub async fn run(options: DevOptions, ready: impl FnOnce(&[RegionRow])) -> Resul
     let patience = if mesh_file(&folder.path).exists() { PORT_PATIENCE } else { Duration::ZERO };
     let (spec, bound) = settle(&options, folder.path.clone(), patience).await?;
     folder.certify(&spec)?;
-    let listener = bind_tcp(loopback(0)).await.map_err(|error| DevError::Failed(error.to_string()))?;
+    let listener = bind_tcp(loopback(0)).map_err(|error| DevError::Failed(error.to_string()))?;
     let control = listener.local_addr().map_err(|error| DevError::Failed(error.to_string()))?.port();
     let file = MeshFile { control, secret: random_secret(), spec: spec.clone() };
     write_mesh_file(&folder.path, &file)?;
@@ -244,9 +244,9 @@ async fn bind_region(port: u16) -> Result<BoundRegion, DevError> {
         other => DevError::Failed(other.to_string()),
     };
     let link = bind_udp(loopback(0)).map_err(in_use)?;
-    let administration = bind_tcp(loopback(0)).await.map_err(in_use)?;
+    let administration = bind_tcp(loopback(0)).map_err(in_use)?;
     for _ in 0..PORT_TRIES {
-        let http = bind_tcp(loopback(port)).await.map_err(in_use)?;
+        let http = bind_tcp(loopback(port)).map_err(in_use)?;
         let chosen = http.local_addr().map_err(|error| DevError::Failed(error.to_string()))?.port();
         match bind_udp(loopback(chosen)) {
             Ok(webtransport) => return Ok(BoundRegion { http, webtransport, link, administration }),
