@@ -397,12 +397,15 @@ impl World {
             Effect::UserChanged { log, entry } => self.push_user_changed(place, log, &entry),
             Effect::Outbox(item) => self.tell(place, item),
             Effect::Device { send, ended } => self.tell_device(place, &send, ended),
-            Effect::Fork { log, peer } => {
-                let peer = self.place_of(&peer).unwrap_or(0);
-                self.trace.count(self.now, "fork", place as u64, peer as u64);
-                self.broken.push(format!("{} and {} fork in {log}", self.regions[place].id, self.regions[peer].id));
-            }
+            Effect::Fork { log, peer } => self.forked(place, log, &peer),
         }
+    }
+
+    /// Two regions have other entries at the same position, which is never to be.
+    fn forked(&mut self, place: usize, log: LogId, peer: &RegionId) {
+        let peer = self.place_of(peer).unwrap_or(0);
+        self.trace.count(self.now, "fork", place as u64, peer as u64);
+        self.broken.push(format!("{} and {} fork in {log}", self.regions[place].id, self.regions[peer].id));
     }
 
     /// A parked send ended: its device is told on whatever connection it has here.
