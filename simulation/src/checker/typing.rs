@@ -140,16 +140,16 @@ impl<'a> Known<'a> {
             }
             Event::ShownOut { region, conversation, user, is_out: true } => {
                 self.out.insert((*region, *conversation, user));
-                self.forget(*conversation, user, |looks| looks.region == *region);
+                let here = |looks: &&mut Looks<'_>| looks.user == user && looks.region == *region;
+                for looks in self.sessions.values_mut().filter(here).filter(|looks| looks.view == Some(*conversation)) {
+                    looks.shown.clear();
+                }
             }
             Event::ShownOut { region, conversation, user, is_out: false } => {
                 self.out.remove(&(*region, *conversation, user));
             }
             Event::Leaves(conversation, user, true) => drop(self.leaving.insert((*conversation, user))),
-            Event::Leaves(conversation, user, false) if self.leaving.remove(&(*conversation, user)) => {
-                // Its region may have told it no ends meanwhile; it hears that it was removed, and forgets who typed.
-                self.forget(*conversation, user, |_| true);
-            }
+            Event::Leaves(conversation, user, false) => drop(self.leaving.remove(&(*conversation, user))),
             Event::StandsStill(region, begins) => {
                 self.still.entry(*region).or_default().change(at, *begins);
                 self.any_still.change(at, *begins);
@@ -158,13 +158,6 @@ impl<'a> Known<'a> {
             Event::FaultEnds(_) => self.faults.change(at, false),
             _ => {}
         }
-    }
-
-    /// Sessions of a removed member take nobody for typing.
-    fn forget(&mut self, conversation: ConversationId, user: &UserId, of: impl Fn(&Looks<'_>) -> bool) {
-        let sessions = self.sessions.values_mut();
-        let sessions = sessions.filter(|looks| looks.user == user && looks.view == Some(conversation) && of(looks));
-        sessions.for_each(|looks| looks.shown.clear());
     }
 
     fn stood(&self, region: usize, at: u64) -> u64 {
