@@ -149,6 +149,26 @@ pub struct PlacementV1 {
     allowed_regions: Option<Vec<RegionId>>,
 }
 
+impl Placement {
+    /// The placement of a log that has nothing yet, under its first epoch.
+    #[must_use]
+    pub fn first(log: LogId, home: RegionId, voters: Vec<RegionId>, durability: Level) -> Self {
+        Self {
+            log,
+            home,
+            epoch: Epoch(1),
+            voters,
+            durability,
+            partition_mode: PartitionMode::Park,
+            allowed_regions: None,
+            generation: 0,
+            first: 0,
+            previous: [0; 32],
+            loss: None,
+        }
+    }
+}
+
 impl From<PlacementV1> for Placement {
     fn from(old: PlacementV1) -> Self {
         let PlacementV1 { log, home, epoch, voters, durability, partition_mode, allowed_regions } = old;
@@ -221,37 +241,14 @@ impl RegionMap {
     /// The placement of a slot's own placement log.
     #[must_use]
     pub fn placement_log(&self, slot: Slot) -> Placement {
-        let steward = self.steward(slot).clone();
-        Placement {
-            log: LogId::placement(slot),
-            voters: self.voters(&steward),
-            home: steward,
-            epoch: Epoch(self.version),
-            durability: Level::Majority,
-            partition_mode: PartitionMode::Park,
-            allowed_regions: None,
-            generation: 0,
-            first: 0,
-            previous: [0; 32],
-            loss: None,
-        }
+        let steward = self.steward(slot);
+        let first = Placement::first(LogId::placement(slot), steward.clone(), self.voters(steward), Level::Majority);
+        Placement { epoch: Epoch(self.version), ..first }
     }
 
     /// The placement that a new log gets when `home` asks first.
     #[must_use]
     pub fn first_placement(&self, log: LogId, home: &RegionId, durability: Level) -> Placement {
-        Placement {
-            log,
-            home: home.clone(),
-            epoch: Epoch(1),
-            voters: self.voters(home),
-            durability,
-            partition_mode: PartitionMode::Park,
-            allowed_regions: None,
-            generation: 0,
-            first: 0,
-            previous: [0; 32],
-            loss: None,
-        }
+        Placement::first(log, home.clone(), self.voters(home), durability)
     }
 }

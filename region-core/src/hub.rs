@@ -298,12 +298,10 @@ impl Hub {
         update: &Update,
         mut each: impl FnMut(&Arc<Connection>),
     ) {
-        each_here(&self.users.read(), of.1, |(user, connections)| {
-            let withheld = || {
-                let privacy = self.privacy.read();
-                is_withheld(of, user, &update.user, privacy.get(user).map(Arc::as_ref))
-            };
-            if *user != update.user && !withheld() {
+        let (users, privacy) = (self.users.read(), self.privacy.read());
+        each_here(&users, of.1, |(user, connections)| {
+            let withheld = is_withheld(of, user, &update.user, privacy.get(user).map(Arc::as_ref));
+            if *user != update.user && !withheld {
                 connections.iter().for_each(&mut each);
             }
         });

@@ -72,11 +72,6 @@ pub(crate) fn has_rows_of(view: &LogView, user: &UserId, call: &ApiCall, read: u
         ApiCall::Conversation { .. } => return false,
         _ => return true,
     };
-    has_rows(view, from, to)
-}
-
-/// Whether rows `from <= sequence < to` are here: none of them is in an open range.
-pub(crate) fn has_rows(view: &LogView, from: u64, to: u64) -> bool {
     view.has_rows(from, to)
 }
 
@@ -315,7 +310,7 @@ impl Region {
     ) -> Result<SyncedConversation, Refusal> {
         let view = self.view(LogId::conversation(cursor.conversation_id), pass_on).await?;
         check_mode(&view, user)?;
-        let missing = |seen: Seen<'_>| !has_rows(&view, cursor.last_sequence.saturating_add(1).max(seen.from), seen.to);
+        let missing = |seen: Seen<'_>| !view.has_rows(cursor.last_sequence.saturating_add(1).max(seen.from), seen.to);
         if self.holds(&view) && !seen(&view, user).is_ok_and(missing) {
             return self.sync_conversation(cursor, &view, user, limit).await;
         }

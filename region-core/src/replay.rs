@@ -12,7 +12,7 @@ use region_model::session::rewound_for;
 use crate::call::ApiCall;
 use crate::handle::Replay;
 use crate::present::Reader;
-use crate::reads::{check_mode, has_rows, seen};
+use crate::reads::{check_mode, seen};
 use crate::region::Region;
 
 impl Region {
@@ -38,7 +38,7 @@ impl Region {
         let first = cursor.last_sequence.saturating_add(1).max(seen.from);
         let count = u64::try_from(rows).unwrap_or(u64::MAX);
         let from = if newest { first.max(seen.to.saturating_sub(count)) } else { first };
-        if !has_rows(&view, from, seen.to) {
+        if !view.has_rows(from, seen.to) {
             return self.replay_elsewhere(user, cursor, rows, newest, &view).await;
         }
         let reader = Reader::of(user, &seen, self.blocked_since(user, seen.state).await);

@@ -13,7 +13,6 @@ use region_model::ports::{StoreError, TakenContent};
 use region_model::view::Taking;
 use uuid::Uuid;
 
-use crate::reads::has_rows;
 use crate::region::Region;
 use crate::runtime::wall;
 
@@ -85,7 +84,7 @@ impl Region {
     async fn content_of(&self, log: LogId, delete: ChangeRecord) -> Result<Option<TakenContent>, StoreError> {
         let Ok(view) = self.view(log, false).await else { return Ok(None) };
         let (target, by) = (delete.target, delete.position.sequence.0);
-        if !view.held || by >= view.marked || !has_rows(&view, target, by + 1) {
+        if !view.held || by >= view.marked || !view.has_rows(target, by + 1) {
             return Ok(None);
         }
         let Some(message) = self.stores.log.read(log, target, target + 1, 1, usize::MAX).await?.pop() else {
@@ -130,7 +129,7 @@ impl Region {
     /// Whether a change is marked, and everything from a number up to it is here.
     async fn is_whole(&self, log: LogId, from: u64, by: u64) -> bool {
         let view = self.view(log, false).await;
-        view.is_ok_and(|view| view.held && by < view.marked && has_rows(&view, from, by + 1))
+        view.is_ok_and(|view| view.held && by < view.marked && view.has_rows(from, by + 1))
     }
 
     async fn take_of_line(&self, log: LogId, taking: &Taking) -> Result<(), StoreError> {

@@ -309,7 +309,7 @@ impl World {
         self.regions[region].sessions.entry(user.clone()).or_default().push(id);
         self.trace.count(self.now, "connect", number as u64, region as u64);
         self.presence_connected(id);
-        self.push_looks_at(id, None);
+        self.looks_at(id, None);
         self.typing_connected(id);
         self.input(region, Input::DeviceConnected(user, device));
         for conversation in conversations {

@@ -194,47 +194,35 @@ impl Disk {
                 Undo::Placement(log, None) => drop(self.placements.remove(&log)),
                 Undo::Unparked(send) => drop(self.parked.insert(send.number, send)),
                 Undo::Told(item) => drop(self.outbox.insert(outbox_key(&item), item)),
-                Undo::PushKept(key, before) => put_back(&mut self.push_kept, key, before),
-                Undo::PushJob(key, before) => put_back(&mut self.push_jobs, key, before),
-                Undo::Media(object, before) => put_back(&mut self.media, object, before),
-                Undo::Scan(conversation, before) => put_back(&mut self.scans, conversation, before),
+                Undo::PushKept(key, before) => drop(put(&mut self.push_kept, key, before)),
+                Undo::PushJob(key, before) => drop(put(&mut self.push_jobs, key, before)),
+                Undo::Media(object, before) => drop(put(&mut self.media, object, before)),
+                Undo::Scan(conversation, before) => drop(put(&mut self.scans, conversation, before)),
             }
         }
     }
 
     /// Keeps what is decided of a user's conversation, or nothing.
     pub(crate) fn keep_push(&mut self, key: KeptKey, kept: Option<(Epoch, Kept)>) {
-        let before = match kept {
-            Some(kept) => self.push_kept.insert(key, kept),
-            None => self.push_kept.remove(&key),
-        };
+        let before = put(&mut self.push_kept, key, kept);
         self.soft.push(Undo::PushKept(key, before));
     }
 
     /// A push waits, in the place of one that waits, or is over.
     pub(crate) fn put_push(&mut self, key: JobKey, job: Option<PushJob>) {
-        let before = match job {
-            Some(job) => self.push_jobs.insert(key, job),
-            None => self.push_jobs.remove(&key),
-        };
+        let before = put(&mut self.push_jobs, key, job);
         self.soft.push(Undo::PushJob(key, before));
     }
 
     /// Puts a record of media, or takes it away.
     pub(crate) fn put_media(&mut self, object: MediaObject, record: Option<MediaRecord>) {
-        let before = match record {
-            Some(record) => self.media.insert(object, record),
-            None => self.media.remove(&object),
-        };
+        let before = put(&mut self.media, object, record);
         self.soft.push(Undo::Media(object, before));
     }
 
     /// Says how far a conversation was looked through, or forgets it.
     pub(crate) fn put_scan(&mut self, conversation: ConversationId, scan: Option<MediaScanRecord>) {
-        let before = match scan {
-            Some(scan) => self.scans.insert(conversation, scan),
-            None => self.scans.remove(&conversation),
-        };
+        let before = put(&mut self.scans, conversation, scan);
         self.soft.push(Undo::Scan(conversation, before));
     }
 
@@ -409,10 +397,11 @@ impl Disk {
     }
 }
 
-fn put_back<K: Ord, V>(rows: &mut BTreeMap<K, V>, key: K, before: Option<V>) {
-    match before {
-        Some(before) => drop(rows.insert(key, before)),
-        None => drop(rows.remove(&key)),
+/// Puts a row, or takes it away. Returns the one of before.
+fn put<K: Ord, V>(rows: &mut BTreeMap<K, V>, key: K, row: Option<V>) -> Option<V> {
+    match row {
+        Some(row) => rows.insert(key, row),
+        None => rows.remove(&key),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hearth_protocol::media::MediaId;
 use hearth_protocol::record::MediaScanRecord;
-use hearth_protocol::{ConversationId, LogId, MessageId, Position, Refusal, SealedEntry, UserId};
+use hearth_protocol::{ConversationId, LogId, MessageId, Position, SealedEntry, UserId};
 use region_model::LogView;
 use region_model::media::ports::{MediaObject, StoredMedia};
 use region_model::media::{
@@ -238,12 +238,12 @@ impl World {
         pass_on: bool,
     ) -> Option<Trace> {
         let log = LogId::conversation(conversation);
-        let view = self.push_look(place, log, pass_on);
+        let view = self.look(place, log, pass_on);
         if question.is_answered_at(&self.regions[place].id, &view) {
             return self.trace_here(place, conversation, &view, question);
         }
         let to = self.asks(place, &view).filter(|_| pass_on)?;
-        let view = self.push_look(to, log, false);
+        let view = self.look(to, log, false);
         let answered = question.is_answered_at(&self.regions[to].id, &view);
         if answered { self.trace_here(to, conversation, &view, question) } else { None }
     }
@@ -289,7 +289,7 @@ impl World {
     pub(crate) fn ask_for_media(&mut self, place: usize, user: &UserId, conversation: ConversationId, media: &MediaId) {
         let object = MediaObject { conversation, id: media.id };
         let log = LogId::conversation(conversation);
-        let view = self.push_look(place, log, true);
+        let view = self.look(place, log, true);
         let given = match self.place_of(&media.region) {
             Some(at) if at == place || self.answers(place, at) => self.give_media(at, object),
             _ => Err(MediaAnswer::Later),
@@ -299,7 +299,7 @@ impl World {
         let here = known.map_or(view.is_read_at(me), |known| known.is_judged_at(me, &view));
         let judge = if here { Some(place) } else { self.asks(place, &view) };
         let view = match judge.filter(|judge| *judge != place) {
-            Some(judge) => self.push_look(judge, log, false),
+            Some(judge) => self.look(judge, log, false),
             None => view,
         };
         let of = judge.map(|judge| &self.regions[judge].id);
@@ -347,7 +347,6 @@ impl World {
     fn judge(&self, place: usize, of: (ConversationId, &MediaId), view: &LogView, mut shown: Shown) -> MediaAnswer {
         let (conversation, media) = of;
         let object = MediaObject { conversation, id: media.id };
-        let to_come_again = |refusal: Refusal| refusal.retry_after.is_some();
         loop {
             match shown.step() {
                 ShownStep::Look(scanned) => {
@@ -365,7 +364,7 @@ impl World {
                     let has_bytes = self.place_of(&media.region).is_some_and(|at| self.has_bytes(at, object));
                     return MediaAnswer::Given(has_bytes);
                 }
-                ShownStep::Known(Err(refusal)) if to_come_again(refusal.clone()) => return MediaAnswer::Later,
+                ShownStep::Known(Err(refusal)) if refusal.retry_after.is_some() => return MediaAnswer::Later,
                 ShownStep::Known(Err(_)) => return MediaAnswer::NotShown,
             }
         }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use hearth_protocol::{LogId, LogKind, MessageId, Placement, RegionId, SealedEntry, UserId, mesh};
+use hearth_protocol::{LogId, LogKind, MessageId, RegionId, SealedEntry, UserId, mesh};
 use region_model::LogView;
 use region_model::line::Line;
 use region_model::push::ports::PushJob;
@@ -190,23 +190,6 @@ impl World {
         }
     }
 
-    /// What a region knows of a log, as its core would answer; the placement as its steward would, where it knows none.
-    pub(crate) fn push_look(&self, place: usize, log: LogId, ask: bool) -> LogView {
-        let region = &self.regions[place];
-        let Some(core) = &region.core else { return LogView::default() };
-        let now = self.now_of(place);
-        let mut view = core.look(log, now).unwrap_or_else(|| core.look_at(log, region.disk.load(log), now));
-        if ask && view.placement.is_none() {
-            view.placement = self.newest_placement(log).cloned();
-        }
-        view
-    }
-
-    pub(crate) fn newest_placement(&self, log: LogId) -> Option<&Placement> {
-        let placements = self.regions.iter().filter_map(|region| region.disk.placement(log));
-        placements.max_by_key(|placement| placement.epoch)
-    }
-
     /// Does what is due in a region.
     pub(crate) fn push_round(&mut self, place: usize) {
         if self.regions[place].push.is_none() {
@@ -242,7 +225,7 @@ impl World {
     }
 
     fn look_at_record(&mut self, place: usize, record: LogId) {
-        let view = self.push_look(place, record, true);
+        let view = self.look(place, record, true);
         let View::User(state) = &view.view else { return };
         let Some(state) = self.with_subscriptions(state) else { return };
         let (now, wall) = (self.now, self.now_of(place).wall);
@@ -360,7 +343,7 @@ impl World {
     fn offer_round(&mut self, place: usize) {
         let due = self.regions[place].push.as_ref().map(|task| task.watchers.due(LOGS)).unwrap_or_default();
         for log in due {
-            let view = self.push_look(place, log, false);
+            let view = self.look(place, log, false);
             let me = self.regions[place].id.clone();
             let home = view.placement.as_ref().map(|placement| &placement.home);
             let is_home = home == Some(&me) && view.held;
@@ -491,7 +474,7 @@ impl World {
     }
 
     fn tell_screen(&mut self, place: usize, user: &UserId, device: hearth_protocol::DeviceId) {
-        let view = self.push_look(place, LogId::user(user), true);
+        let view = self.look(place, LogId::user(user), true);
         let (View::User(_), Some(placement)) = (&view.view, &view.placement) else { return };
         let Some(task) = &self.regions[place].push else { return };
         let shown = task.screens.of(user, device).map(LogId::conversation);

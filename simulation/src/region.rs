@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use hearth_protocol::record::{OutboxRecord, ParkedSend, Record};
-use hearth_protocol::{LogId, RegionId, UserId, mesh};
+use hearth_protocol::{LogId, Placement, RegionId, UserId, mesh};
+use region_model::LogView;
 use region_model::ports::LogAppend;
 use region_model::presence::PresenceBook;
 use region_model::typing::TypingBook;
@@ -42,7 +43,7 @@ const PAGE: usize = 64;
 pub(crate) enum Write {
     Append(Box<LogAppend>),
     Mark(LogId, u64),
-    Placement(Box<hearth_protocol::Placement>),
+    Placement(Box<Placement>),
     Park(Box<ParkedSend>),
     Unpark(u64),
     Told(OutboxRecord),
@@ -399,6 +400,23 @@ impl World {
             Effect::Device { send, ended } => self.tell_device(place, &send, ended),
             Effect::Fork { log, peer } => self.forked(place, log, &peer),
         }
+    }
+
+    /// What a region knows of a log, as its core would answer; the placement as its steward would, where it knows none.
+    pub(crate) fn look(&self, place: usize, log: LogId, ask: bool) -> LogView {
+        let region = &self.regions[place];
+        let Some(core) = &region.core else { return LogView::default() };
+        let now = self.now_of(place);
+        let mut view = core.look(log, now).unwrap_or_else(|| core.look_at(log, region.disk.load(log), now));
+        if ask && view.placement.is_none() {
+            view.placement = self.newest_placement(log).cloned();
+        }
+        view
+    }
+
+    pub(crate) fn newest_placement(&self, log: LogId) -> Option<&Placement> {
+        let placements = self.regions.iter().filter_map(|region| region.disk.placement(log));
+        placements.max_by_key(|placement| placement.epoch)
     }
 
     /// Two regions have other entries at the same position, which is never to be.

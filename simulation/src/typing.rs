@@ -288,7 +288,7 @@ impl World {
         let (session, client) = (of.session, of.client);
         let Conversation { id: named, log, .. } = self.conversations[conversation];
         let (user, now) = (self.clients[client].user.clone(), self.now_of(place).monotonic);
-        let view = self.push_look(place, log, true);
+        let view = self.look(place, log, true);
         let Some(book) = &mut self.regions[place].typing else { return };
         let Ok(update) = book.said((log, &view), &user, typing, now) else { return };
         self.trace.count(self.now, "typed", place as u64, u64::from(typing));
@@ -311,7 +311,7 @@ impl World {
         self.note_view(id, named, aside);
         let (Some(conversation), Some(named)) = (conversation, named) else { return };
         let (log, user) = (self.conversations[conversation].log, self.clients[client].user.clone());
-        let view = self.push_look(place, log, true);
+        let view = self.look(place, log, true);
         let Some(book) = &self.regions[place].typing else { return };
         let Ok(users) = book.viewed((log, &view), &user, self.typing.privacy.get(&user)) else { return };
         for user in users {
@@ -348,7 +348,7 @@ impl World {
     pub(crate) fn typing_frame(&mut self, place: usize, from: usize, frame: &mesh::Typing) {
         let Some(heard) = Heard::of(frame) else { return };
         let writes = self.writes_under_way();
-        let (view, now) = (self.push_look(place, heard.log, false), self.now_of(place).monotonic);
+        let (view, now) = (self.look(place, heard.log, false), self.now_of(place).monotonic);
         let peer = self.regions[from].id.clone();
         let book = self.regions[place].typing.as_mut();
         if let Some(update) = book.and_then(|book| book.told(&heard, &peer, &view, now)) {
@@ -359,7 +359,7 @@ impl World {
 
     /// Sessions of a region are told, and other regions.
     fn tell_typing(&mut self, place: usize, update: &Update) {
-        let view = self.push_look(place, update.log, false);
+        let view = self.look(place, update.log, false);
         let me = self.regions[place].id.clone();
         let telling = Telling::of(update, &view, &me);
         if let Some((conversation, members)) = telling.audience {

@@ -152,7 +152,7 @@ impl World {
         let (now, content_type) = (self.now_of(place).wall, "image/png".to_owned());
         let wanted = CreateMedia { conversation_id: id, content_type, size: SIZE, name: None };
         let record = self.media.rules.record(None, &wanted, &user, region_model::media::Room::default(), now).ok()?;
-        let view = self.push_look(place, log, false);
+        let view = self.look(place, log, false);
         let last = TraceQuestion::begins_behind(&view, &self.regions[place].id);
         let disk = &mut self.regions[place].disk;
         if !disk.scans.contains_key(&id) {
@@ -209,7 +209,7 @@ impl World {
         let log = LogId::conversation(object.conversation);
         let mut shown = BTreeSet::new();
         for place in 0..self.regions.len() {
-            let view = self.push_look(place, log, false);
+            let view = self.look(place, log, false);
             let carried = self.carried_at(place, &view, object).into_iter();
             shown.extend(carried.filter(|of| !self.is_asked_away(place, log, of)).map(|(_, entry, _)| entry));
         }
@@ -247,7 +247,7 @@ impl World {
         let log = LogId::conversation(object.conversation);
         let Some(home) = self.home_of(put.conversation) else { return true };
         let Some(stored) = self.regions[home].disk.logs.get(&log) else { return true };
-        let view = self.push_look(home, log, false);
+        let view = self.look(home, log, false);
         let Some(forgotten) = view.view.forgotten() else { return true };
         let (mut found, now) = (BTreeSet::new(), self.regions[home].clock.wall(self.now));
         for entry in stored.entries.values() {
@@ -299,7 +299,7 @@ impl World {
         let home = self.home_of(put.conversation).unwrap_or(region);
         let disk = &self.regions[region].disk;
         let (has_bytes, has_record) = (disk.bytes.contains_key(&object), disk.media.contains_key(&object));
-        let view = self.push_look(home, LogId::conversation(object.conversation), false);
+        let view = self.look(home, LogId::conversation(object.conversation), false);
         let log = LogId::conversation(object.conversation);
         // A delete may go with a store, and what it took with it is gone.
         let asked_away = |of: &_| self.plan.size.stores && self.is_asked_away(home, log, of);

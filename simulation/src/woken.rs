@@ -111,7 +111,7 @@ impl World {
     }
 
     /// A connection has another conversation on its screen.
-    pub(crate) fn push_looks_at(&mut self, id: u64, conversation: Option<usize>) {
+    pub(crate) fn looks_at(&mut self, id: u64, conversation: Option<usize>) {
         let Some(of) = self.connections.get(&id) else { return };
         let (region, client, device) = (of.region, of.client, of.device);
         let user = self.clients[client].user.clone();
@@ -130,7 +130,7 @@ impl World {
     /// Before the connection is forgotten.
     pub(crate) fn push_gone(&mut self, id: u64) {
         if self.push.screens.contains_key(&id) {
-            self.push_looks_at(id, None);
+            self.looks_at(id, None);
         }
     }
 
@@ -146,7 +146,7 @@ impl World {
             let of = &self.clients[client].conversations;
             let looked_at = of.get(random.below(2 * of.len())).copied();
             let ready = looked_at.filter(|at| self.conversations[*at].ready);
-            self.push_looks_at(id, ready);
+            self.looks_at(id, ready);
         }
         let Some((conversation, _)) = self.push.screens.get(&id).copied() else { return };
         if let Some(up_to) = self.clients[client].cursors.get(&conversation).copied() {

@@ -253,12 +253,12 @@ impl LogView {
         self.held && (votes || !self.behind)
     }
 
-    /// Whether this copy lacks nothing that its home has told of, and would have been told: what is not in it was not
-    /// said, but for what is on its way.
+    /// Whether a region, whose view this is, is the log's home and has the right to number: what is not in its copy was
+    /// not said.
     #[must_use]
-    pub fn is_current(&self) -> bool {
-        let reaches = self.placement.is_some() && !self.home_out_of_reach;
-        self.held && reaches && !self.behind && self.newer_opening().is_none()
+    pub fn is_home_at(&self, region: &RegionId) -> bool {
+        let is_named = self.placement.as_ref().is_some_and(|placement| placement.home == *region);
+        is_named && self.held && !self.home_out_of_reach && !self.behind && self.newer_opening().is_none()
     }
 
     /// Who may be asked for what is not here: the home before other voters.

@@ -20,7 +20,6 @@ use tokio::sync::mpsc;
 
 use super::hops::{Ask, Stands};
 use crate::edge::Connection;
-use crate::reads::has_rows;
 use crate::region::Region;
 use crate::runtime::wall;
 
@@ -76,7 +75,7 @@ impl Region {
         view: &LogView,
         sequence: u64,
     ) -> Result<Option<Arc<SealedEntry>>, Refusal> {
-        if !view.held || sequence == 0 || sequence >= view.length || !has_rows(view, sequence, sequence + 1) {
+        if !view.held || sequence == 0 || sequence >= view.length || !view.has_rows(sequence, sequence + 1) {
             return Ok(None);
         }
         let log = LogId::conversation(conversation);

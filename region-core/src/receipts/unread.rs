@@ -8,7 +8,7 @@ use region_model::line::Line;
 
 use crate::present::Reader;
 use crate::privacy::is_withheld;
-use crate::reads::{Seen, has_rows};
+use crate::reads::Seen;
 use crate::region::Region;
 
 /// Members whose counts are remembered.
@@ -113,5 +113,5 @@ impl Region {
 
 /// Whether the rows that unread messages are counted from are here.
 pub(crate) fn can_count(view: &LogView, read: u64) -> bool {
-    read == 0 || has_rows(view, read + 1, view.length)
+    read == 0 || view.has_rows(read + 1, view.length)
 }

@@ -8,7 +8,7 @@ use hearth_protocol::entry::{Fixed, content_digest};
 use hearth_protocol::record::{DedupRecord, LogRecord, Opening, OutboxRecord, ParkedSend};
 use hearth_protocol::{
     ConversationId, DeviceId, Entry, EntryKind, Epoch, Level, LogId, LogKind, MessageId, Placement, Position, RegionId,
-    SealedEntry, Sequence, Timestamp, UserId, placement::PartitionMode,
+    SealedEntry, Sequence, Timestamp, UserId,
 };
 use uuid::Uuid;
 
@@ -139,19 +139,8 @@ pub fn append(log: LogId, expect: u64, count: u64) -> LogAppend {
 /// A placement under an epoch.
 #[must_use]
 pub fn placement(log: LogId, epoch: u64) -> Placement {
-    Placement {
-        log,
-        home: region("eu"),
-        epoch: Epoch(epoch),
-        voters: vec![region("eu"), region("us")],
-        durability: Level::Majority,
-        partition_mode: PartitionMode::Park,
-        allowed_regions: None,
-        generation: 0,
-        first: 0,
-        previous: [0; 32],
-        loss: None,
-    }
+    let first = Placement::first(log, region("eu"), vec![region("eu"), region("us")], Level::Majority);
+    Placement { epoch: Epoch(epoch), ..first }
 }
 
 /// A parked send of a number.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use hearth_protocol::placement::PartitionMode;
 use hearth_protocol::{
     Change, EntryKind, Epoch, ErrorCode, Level, LogId, LogKind, Placement, Refusal, RegionId, SealedEntry, Slot,
 };
@@ -53,19 +52,14 @@ impl<R: Clone + std::fmt::Debug> RegionCore<R> {
             return self.options.map.placement_log(slot);
         };
         let (fence, epoch) = (self.generation_of(&group.steward), Epoch(group.since));
+        let voters = group.voters.clone();
+        let placement = Placement::first(LogId::placement(slot), group.steward.clone(), voters, Level::Majority);
         Placement {
-            log: LogId::placement(slot),
-            home: group.steward.clone(),
             epoch,
-            voters: group.voters.clone(),
-            durability: Level::Majority,
-            partition_mode: PartitionMode::Park,
-            allowed_regions: None,
             // A fence after it was named ended its right to it.
             generation: if fence < group.since { fence } else { u64::MAX },
             first: if epoch == FOUNDING { 0 } else { u64::MAX },
-            previous: [0; 32],
-            loss: None,
+            ..placement
         }
     }
 

@@ -80,7 +80,7 @@ impl TraceQuestion {
     /// Whether the copy of a region can answer it: nothing is missing in it that is asked about.
     #[must_use]
     pub fn is_answered_at(&self, region: &RegionId, view: &LogView) -> bool {
-        if self.judges && !is_home(view, region) && !Mutant::MediaByOldCopies.is_on() {
+        if self.judges && !view.is_home_at(region) && !Mutant::MediaByOldCopies.is_on() {
             return false;
         }
         let positions = self.uses.iter().chain(&self.scanned);
@@ -98,13 +98,8 @@ impl TraceQuestion {
     /// The answer, by what became of the uses and what was found behind them.
     #[must_use]
     pub fn answer(region: &RegionId, view: &LogView, standings: Vec<Standing>, looked: Looked, day: u64) -> Trace {
-        Trace { looked, standings, kept_for: kept_for(view, day), current: is_home(view, region) }
+        Trace { looked, standings, kept_for: kept_for(view, day), current: view.is_home_at(region) }
     }
-}
-
-/// Whether a region is the home of a log, and has the right to number.
-fn is_home(view: &LogView, region: &RegionId) -> bool {
-    view.is_current() && view.placement.as_ref().is_some_and(|placement| placement.home == *region)
 }
 
 /// How long a conversation keeps its messages, with days of so many milliseconds.

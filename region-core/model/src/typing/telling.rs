@@ -172,8 +172,7 @@ fn peers<'a>(update: &'a Update, view: &'a LogView, me: &RegionId) -> Vec<&'a Re
 #[cfg(test)]
 mod tests {
     use hearth_protocol::entry::{ConversationKind, Role};
-    use hearth_protocol::placement::PartitionMode;
-    use hearth_protocol::{Epoch, Level, Placement, Timestamp};
+    use hearth_protocol::{Level, Placement, Timestamp};
 
     use super::*;
     use crate::few::FewMap;
@@ -206,19 +205,8 @@ mod tests {
             partition_mode: None,
             forgotten: Forgotten::default(),
         };
-        let placement = Placement {
-            log,
-            home: region("eu"),
-            epoch: Epoch(1),
-            voters: vec![region("ap"), region("eu"), region("us")],
-            durability: Level::Region,
-            partition_mode: PartitionMode::Park,
-            allowed_regions: None,
-            generation: 0,
-            first: 0,
-            previous: [0; 32],
-            loss: None,
-        };
+        let voters = vec![region("ap"), region("eu"), region("us")];
+        let placement = Placement::first(log, region("eu"), voters, Level::Region);
         LogView {
             placement: Some(placement),
             held: true,

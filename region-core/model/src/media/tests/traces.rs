@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hearth_protocol::entry::{ConversationKind, Role};
-use hearth_protocol::placement::PartitionMode;
-use hearth_protocol::{
-    EntryKind, Epoch, ErrorCode, Header, Level, LogId, Placement, Position, RegionId, SealedEntry, UserId,
-};
+use hearth_protocol::{EntryKind, ErrorCode, Header, Level, LogId, Placement, Position, RegionId, SealedEntry, UserId};
 
 use super::super::{LookThrough, Looked, MediaKnown, Shown, ShownStep, TraceQuestion};
 use super::{at, conversation, entry, media};
@@ -74,19 +71,8 @@ fn rows_that_are_missing_are_not_looked_through_and_answer_no_question() {
 #[test]
 fn media_go_by_the_word_of_the_home_alone_which_has_the_right_to_number() {
     let [home, other] = ["eu", "us"].map(|name| RegionId::new(name).unwrap());
-    let placement = Placement {
-        log: LogId::conversation(conversation()),
-        home: home.clone(),
-        epoch: Epoch(1),
-        voters: vec![home.clone(), other.clone()],
-        durability: Level::Region,
-        partition_mode: PartitionMode::Park,
-        allowed_regions: None,
-        generation: 0,
-        first: 0,
-        previous: [0; 32],
-        loss: None,
-    };
+    let voters = vec![home.clone(), other.clone()];
+    let placement = Placement::first(LogId::conversation(conversation()), home.clone(), voters, Level::Region);
     let view = LogView { marked: 9, floor: 1, held: true, placement: Some(placement), ..LogView::default() };
     let question = |judges| TraceQuestion { region: other.clone(), scanned: None, uses: Vec::new(), judges };
     assert!(question(true).is_answered_at(&home, &view));
