@@ -129,6 +129,11 @@ fn telling_one_who_was_removed_or_is_parted_or_types_itself_is_found() {
     let unheard = || without(&told(false)).into_iter();
     assert_eq!(found(unheard().chain(leaving(true)).collect()), Vec::<String>::new(), "its region may know already");
     finds("still", unheard().chain(leaving(false)).collect());
+    let back = [(20 * SECOND, Event::Leaves(HERE, user("bob"), false))];
+    let again = || unheard().chain(leaving(true)).chain(back.clone());
+    assert_eq!(found(again().collect()), Vec::<String>::new(), "the end came while it was no member");
+    let types = [(25 * SECOND, typed(true)), (25 * SECOND + 1, told(true))];
+    finds("still", again().chain(types).collect());
     for (one, other) in [("ann", "bob"), ("bob", "ann")] {
         finds("blocks", with(vec![(0, Event::Blocks(HERE, user(one), user(other)))]));
     }

@@ -38,6 +38,8 @@ struct Shown {
     stood: u64,
     /// Whether it was told since it began to look, or came back, and not by a start.
     by_look: bool,
+    /// Whether the end may have come while its user was no member, and was told nothing.
+    excused: bool,
 }
 
 /// What a session looks at.
@@ -149,7 +151,7 @@ impl<'a> Known<'a> {
                 self.out.remove(&(*region, *conversation, user));
             }
             Event::Leaves(conversation, user, true) => drop(self.leaving.insert((*conversation, user))),
-            Event::Leaves(conversation, user, false) => drop(self.leaving.remove(&(*conversation, user))),
+            Event::Leaves(conversation, user, false) => self.is_back((*conversation, user)),
             Event::StandsStill(region, begins) => {
                 self.still.entry(*region).or_default().change(at, *begins);
                 self.any_still.change(at, *begins);
@@ -157,6 +159,15 @@ impl<'a> Known<'a> {
             Event::FaultBegins(..) => self.faults.change(at, true),
             Event::FaultEnds(_) => self.faults.change(at, false),
             _ => {}
+        }
+    }
+
+    /// Who is a member again may have missed the ends of whoever typed before.
+    fn is_back(&mut self, (conversation, user): (ConversationId, &'a UserId)) {
+        if self.leaving.remove(&(conversation, user)) {
+            let looks = |looks: &&mut Looks<'_>| looks.user == user && looks.view == Some(conversation);
+            let shown = self.sessions.values_mut().filter(looks).flat_map(|looks| looks.shown.values_mut());
+            shown.for_each(|shown| shown.excused = true);
         }
     }
 
@@ -219,7 +230,7 @@ impl<'a> Known<'a> {
         let stood = self.stood(looks.region, at) - shown.stood;
         let told_until = shown.at + OVER + stood;
         let until = self.over((conversation, user), at).map_or(told_until, |over| over.min(told_until));
-        if at > until.max(looks.looked + BACK + stood) {
+        if !shown.excused && at > until.max(looks.looked + BACK + stood) {
             let told = shown.at;
             let what = format!("session {session} takes {user} for typing in {conversation} still, as told at {told}");
             found(at, &what, report);
@@ -263,7 +274,8 @@ impl<'a> Known<'a> {
             if let Some(before) = before.filter(|before| !by_look && !before.by_look && at < before.at + TOLD_EVERY) {
                 found(at, &format!("{about}, again after {}", before.at), report);
             }
-            looks.shown.insert(user, Shown { at, stood: self.stood(looks.region, at), by_look });
+            let stood = self.stood(looks.region, at);
+            looks.shown.insert(user, Shown { at, stood, by_look, excused: false });
         }
         self.sessions.insert(session, looks);
     }
