@@ -67,7 +67,7 @@ pub(crate) enum Switch {
 pub(crate) enum Stores {
     /// In files of the data folder.
     Embedded,
-    /// In one server of each kind. Not built yet.
+    /// In servers: one of each kind, with a keyspace for each region. In builds with the feature `cql`.
     Production,
 }
 
@@ -119,6 +119,9 @@ pub(crate) struct DevArguments {
     /// Where the regions keep what is durable.
     #[arg(long, value_enum, default_value = "embedded")]
     pub(crate) stores: Stores,
+    /// With `--stores production`, the CQL server; `./services up cassandra` starts one at this address.
+    #[arg(long, value_name = "HOST:PORT", env = "HEARTH_CASSANDRA", default_value = "127.0.0.1:19042")]
+    pub(crate) cassandra: String,
     /// One line of JSON on standard output, and nothing else.
     #[arg(long)]
     pub(crate) json: bool,

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use hearth_config::{FailoverSection, LogFormat, init_logging};
-use hearth_mesh::dev::{self, ControlRequest, DevError, DevOptions, Latency, RegionRow, read_mesh_file, ready_line};
+use hearth_mesh::HAS_CQL;
+use hearth_mesh::dev::{
+    self, ControlRequest, DevError, DevOptions, DevStores, Latency, RegionRow, read_mesh_file, ready_line,
+};
 use serde_json::{Value, json};
 
 use crate::arguments::{
@@ -46,9 +49,15 @@ pub(crate) async fn dev(arguments: DevArguments) -> ExitCode {
 
 async fn start_mesh(arguments: DevArguments) -> ExitCode {
     let json = arguments.json;
-    if let Some((message, hint)) = not_built(&arguments) {
-        return output::failure(2, &message, hint, json);
-    }
+    let stores = match arguments.stores {
+        Stores::Embedded => DevStores::Embedded,
+        Stores::Production if HAS_CQL => DevStores::Production { cassandra: arguments.cassandra },
+        Stores::Production => {
+            let message = "--stores production: this build has no adapters of servers";
+            let hint = "build it with them: cargo run --release --features cql -- dev --stores production";
+            return output::failure(2, message, hint, json);
+        }
+    };
     let latency = match arguments.latency.as_deref() {
         None => Latency::Default,
         Some("none") => Latency::Fixed(Duration::ZERO),
@@ -94,6 +103,7 @@ async fn start_mesh(arguments: DevArguments) -> ExitCode {
         failover: arguments.failover == Switch::On,
         failover_after: arguments.failover_after,
         processes: arguments.processes,
+        stores,
     };
     if let Err(error) = init_logging(LogFormat::Text, "warn,hearth=info,hearth_mesh=info,region_push=info") {
         return output::failure(2, &error.to_string(), "mend HEARTH_LOG or RUST_LOG", json);
@@ -106,15 +116,6 @@ async fn start_mesh(arguments: DevArguments) -> ExitCode {
         }
     });
     end(ended.await, json)
-}
-
-/// What was asked for and does not exist in this version, and what to type instead.
-fn not_built(arguments: &DevArguments) -> Option<(String, &'static str)> {
-    if arguments.stores == Stores::Production {
-        let message = "--stores production: stores in servers (CQL, PostgreSQL, Redis, Kafka) are not built yet";
-        return Some((message.to_owned(), "leave it out, or: hearth dev --stores embedded"));
-    }
-    None
 }
 
 fn end(ended: Result<(), DevError>, json: bool) -> ExitCode {

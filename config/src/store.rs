@@ -47,6 +47,21 @@ pub struct CqlSection {
 }
 
 impl CqlSection {
+    /// One node and one keyspace, for development: no password, no TLS, one copy of each row.
+    #[must_use]
+    pub fn new(node: String, keyspace: String) -> Self {
+        Self {
+            nodes: vec![node],
+            keyspace,
+            data_centres: BTreeMap::new(),
+            username: None,
+            password_file: None,
+            authorities: None,
+            certificate: None,
+            key: None,
+        }
+    }
+
     /// The password of `username`, of its file; none when there is none.
     ///
     /// # Errors

@@ -15,4 +15,4 @@ pub mod serve;
 mod store;
 
 pub use region::{RegionParts, RunningRegion, StartError};
-pub use store::{MigrationStep, migrate};
+pub use store::{HAS_CQL, MigrationStep, migrate};

@@ -22,6 +22,9 @@ use crate::region::StartError;
 const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// Whether this build can keep a region's store in servers that speak CQL.
+pub const HAS_CQL: bool = cfg!(feature = "cql");
+
 /// An open store.
 #[derive(Debug)]
 pub(crate) enum RegionStore {
@@ -162,6 +165,25 @@ async fn migrate_servers(cql: &CqlSection, dry_run: bool) -> Result<Vec<Migratio
 #[cfg(not(feature = "cql"))]
 #[expect(clippy::unused_async, reason = "as where there is CQL")]
 async fn migrate_servers(_: &CqlSection, _: bool) -> Result<Vec<MigrationStep>, StartError> {
+    Err(left_out())
+}
+
+/// Drops keyspaces of a development mesh, those that are there.
+///
+/// # Errors
+/// As [`migrate`].
+#[cfg(feature = "cql")]
+pub(crate) async fn drop_keyspaces(node: &str, keyspaces: &[String]) -> Result<(), StartError> {
+    for keyspace in keyspaces {
+        let dropped = region_cql::drop_keyspace(&options(&CqlSection::new(node.to_owned(), keyspace.clone()))?).await;
+        dropped.map_err(|error| StartError::Servers(error.to_string()))?;
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "cql"))]
+#[expect(clippy::unused_async, reason = "as where there is CQL")]
+pub(crate) async fn drop_keyspaces(_: &str, _: &[String]) -> Result<(), StartError> {
     Err(left_out())
 }
 

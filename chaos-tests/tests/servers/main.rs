@@ -1,6 +1,7 @@
 //! Stories over regions whose stores are in servers. They need Cassandra (`./services up cassandra`) and a binary that has
 //! CQL, named by `HEARTH`: see `docs/operations/stores.md`.
 
+mod dev;
 mod outage;
 
 use std::time::Duration;

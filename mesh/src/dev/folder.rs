@@ -36,6 +36,14 @@ pub enum FolderError {
     /// There are other things in it.
     #[error("{0} is not empty and is no data folder of `hearth dev`")]
     Foreign(PathBuf),
+    /// Its regions have the other kind of store.
+    #[error("the regions of {path} keep what is durable in {has} stores")]
+    Stores {
+        /// The folder.
+        path: PathBuf,
+        /// `embedded` or `production`.
+        has: &'static str,
+    },
     /// It cannot be read or written.
     #[error("{path}: {reason}")]
     Failed {
@@ -59,6 +67,14 @@ impl std::fmt::Debug for Secrets {
     }
 }
 
+/// A data folder that is locked for this process, and may still have to be emptied.
+#[derive(Debug)]
+pub(crate) struct LockedFolder {
+    pub(crate) path: PathBuf,
+    known: bool,
+    lock: File,
+}
+
 /// An open data folder, locked for this process.
 #[derive(Debug)]
 pub(crate) struct Folder {
@@ -67,20 +83,19 @@ pub(crate) struct Folder {
     _lock: File,
 }
 
-fn failed(path: &Path, reason: impl std::fmt::Display) -> FolderError {
+pub(crate) fn failed(path: &Path, reason: impl std::fmt::Display) -> FolderError {
     FolderError::Failed { path: path.to_owned(), reason: reason.to_string() }
 }
 
-impl Folder {
-    /// Opens or makes the folder, and locks it. `fresh` empties it first, if it is a data folder and nobody uses it.
-    pub(crate) fn open(path: &Path, fresh: bool) -> Result<Self, FolderError> {
+impl LockedFolder {
+    /// Finds or makes the folder, and locks it, if it is a data folder and nobody uses it.
+    pub(crate) fn of(path: &Path) -> Result<Self, FolderError> {
         if path.is_file() {
             return Err(failed(path, "this is a file, and a folder is needed"));
         }
         create_folder(path).map_err(|error| failed(path, error))?;
         let path = path.canonicalize().map_err(|error| failed(path, error))?;
-        let version_file = path.join("version");
-        let known = version_file.exists();
+        let known = path.join("version").exists();
         if !known && !is_empty(&path)? {
             return Err(FolderError::Foreign(path));
         }
@@ -89,6 +104,13 @@ impl Folder {
         if !FileExt::try_lock_exclusive(&lock).map_err(|error| failed(&lock_path, error))? {
             return Err(FolderError::InUse(path));
         }
+        Ok(Self { path, known, lock })
+    }
+
+    /// Opens it. `fresh` empties it first.
+    pub(crate) fn open(self, fresh: bool) -> Result<Folder, FolderError> {
+        let Self { path, known, lock } = self;
+        let version_file = path.join("version");
         if fresh {
             empty(&path)?;
         } else if known {
@@ -97,9 +119,11 @@ impl Folder {
         write_atomic(&version_file, VERSION.to_string().as_bytes(), PUBLIC)
             .map_err(|error| failed(&version_file, error))?;
         let secrets = secrets(&path)?;
-        Ok(Self { path, secrets, _lock: lock })
+        Ok(Folder { path, secrets, _lock: lock })
     }
+}
 
+impl Folder {
     /// Reads the secrets of a folder that another process of the same mesh has locked.
     pub(crate) fn secrets_of(path: &Path) -> Result<Secrets, FolderError> {
         secrets(path)

@@ -6,6 +6,7 @@ mod mesh;
 mod processes;
 mod routes;
 mod run;
+mod servers;
 mod spec;
 
 pub use control::{ControlAnswer, ControlRequest, ask};
@@ -13,4 +14,5 @@ pub use folder::{FolderError, MeshFile, admin_pem, read_mesh_file};
 pub use mesh::{DevMesh, RegionRow};
 pub use processes::child;
 pub use run::{DevError, ready_line, run};
-pub use spec::{DevOptions, DevSpec, Latency, RegionSpec};
+pub use servers::DevServers;
+pub use spec::{DevOptions, DevSpec, DevStores, Latency, RegionSpec};

@@ -26,6 +26,8 @@ pub(crate) const CHILD: &str = "HEARTH_DEV_CHILD";
 const READY: &str = "ready";
 /// Longest wait for a child to serve.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// The same where it makes its tables in servers first.
+const PATIENCE_WITH_SERVERS: Duration = Duration::from_secs(90);
 /// Longest wait for a child to do what was asked, beside the time that it was given for it. It gives up on links before.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -95,7 +97,7 @@ pub(super) async fn supervise(
 
 impl Running {
     /// Waits until the region of this child serves.
-    async fn ready(&mut self, region: &str) -> Result<(), DevError> {
+    async fn ready(&mut self, region: &str, patience: Duration) -> Result<(), DevError> {
         let read = async {
             while let Ok(Some(line)) = self.output.next_line().await {
                 if line == READY {
@@ -104,14 +106,14 @@ impl Running {
             }
             false
         };
-        match tokio::time::timeout(PATIENCE, read).await {
+        match tokio::time::timeout(patience, read).await {
             Ok(true) => Ok(()),
             Ok(false) => {
                 let ended = self.child.wait().await.ok();
                 let code = ended.and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
                 Err(DevError::Child { region: region.to_owned(), code })
             }
-            Err(_) => Err(DevError::Failed(format!("region {region}: not ready within {} s", PATIENCE.as_secs()))),
+            Err(_) => Err(DevError::Failed(format!("region {region}: not ready within {} s", patience.as_secs()))),
         }
     }
 
@@ -127,6 +129,10 @@ impl Running {
 }
 
 impl Supervisor {
+    fn patience(&self) -> Duration {
+        if self.spec.servers.is_some() { PATIENCE_WITH_SERVERS } else { PATIENCE }
+    }
+
     async fn start_all(&self) -> Result<Vec<RegionRow>, DevError> {
         let mut children = self.children.lock().await;
         for region in &self.spec.regions {
@@ -135,7 +141,7 @@ impl Supervisor {
         let mut rows = Vec::new();
         for region in &self.spec.regions {
             let Some(running) = children.get_mut(&region.id) else { continue };
-            running.ready(&region.id).await?;
+            running.ready(&region.id, self.patience()).await?;
             rows.push(RegionRow { pid: Some(running.pid), ..RegionRow::of(region) });
         }
         linked(&mut children).await.map_err(DevError::Failed)?;
@@ -200,7 +206,7 @@ impl Supervisor {
             Ok(running) => running,
             Err(error) => return failed(error.to_string()),
         };
-        if let Err(error) = running.ready(region).await {
+        if let Err(error) = running.ready(region, self.patience()).await {
             return failed(error.to_string());
         }
         children.insert(region.to_owned(), running);

@@ -8,10 +8,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::control::{self, ControlAnswer, ControlRequest};
-use super::folder::{Folder, FolderError, MeshFile, mesh_file, random_secret, write_mesh_file};
+use super::folder::{FolderError, LockedFolder, MeshFile, mesh_file, random_secret, write_mesh_file};
 use super::mesh::{BoundRegion, DevMesh, RegionRow};
-use super::processes;
 use super::spec::{DevOptions, DevSpec, RegionSpec, loopback};
+use super::{processes, servers};
 use crate::region::{StartError, bind_tcp, bind_udp};
 
 /// Longest drain of the sessions of a mesh or a region that ends.
@@ -43,6 +43,9 @@ pub enum DevError {
         /// Why.
         error: StartError,
     },
+    /// What an emptied folder had in servers cannot be dropped.
+    #[error("what the folder has in servers cannot be dropped: {0}")]
+    Servers(StartError),
     /// The process of a region ended before it served; it has said why on standard error.
     #[error("region {region}: its process ended before it served")]
     Child {
@@ -61,14 +64,14 @@ impl DevError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) => 2,
+            Self::Usage(_) | Self::Folder(FolderError::Stores { .. }) => 2,
             Self::PortInUse(_) => 3,
             Self::Folder(FolderError::InUse(_)) => 4,
             Self::Folder(FolderError::Version { .. }) => 5,
             Self::Region { error: StartError::InUse { .. }, .. } => 3,
             Self::Region { error: StartError::Store(region_store::embedded::OpenError::Version { .. }), .. } => 5,
             Self::Child { code: Some(code @ 3..=5), .. } => *code,
-            Self::Folder(_) | Self::Region { .. } | Self::Child { .. } | Self::Failed(_) => 70,
+            Self::Folder(_) | Self::Servers(_) | Self::Region { .. } | Self::Child { .. } | Self::Failed(_) => 70,
         }
     }
 
@@ -91,6 +94,15 @@ impl DevError {
             }
             Self::Folder(FolderError::Foreign(_)) => {
                 "name an empty or a new folder: `hearth dev --data DIR`".to_owned()
+            }
+            Self::Folder(FolderError::Stores { path, has }) => {
+                format!(
+                    "use another folder: `hearth dev --data DIR`; or that kind: `--stores {has}`; or drop what is in it: `--fresh --data {}`",
+                    path.display()
+                )
+            }
+            Self::Servers(_) | Self::Region { error: StartError::Servers(_), .. } => {
+                "start one: `./services up cassandra`; or name another: `--cassandra HOST:PORT`".to_owned()
             }
             Self::Folder(FolderError::Failed { .. }) => {
                 "make it readable and writable, or use another folder: `hearth dev --data DIR`".to_owned()
@@ -145,10 +157,17 @@ pub fn ready_line(regions: &[RegionRow]) -> String {
 pub async fn run(options: DevOptions, ready: impl FnOnce(&[RegionRow])) -> Result<(), DevError> {
     check_regions(&options.regions)?;
     let mut signals = Signals::caught()?;
-    let folder = Folder::open(&options.data, options.fresh)?;
+    let locked = LockedFolder::of(&options.data)?;
+    if options.fresh {
+        // Before the folder is emptied: it alone knows their names.
+        servers::forget(&locked.path, &options.stores).await.map_err(DevError::Servers)?;
+    }
+    let folder = locked.open(options.fresh)?;
+    let servers = servers::settle(&folder.path, &options)?;
     // Left behind by a mesh that was killed: its regions' processes may hold their ports for another moment.
     let patience = if mesh_file(&folder.path).exists() { PORT_PATIENCE } else { Duration::ZERO };
-    let (spec, bound) = settle(&options, folder.path.clone(), patience).await?;
+    let (mut spec, bound) = settle(&options, folder.path.clone(), patience).await?;
+    spec.servers = servers;
     folder.certify(&spec)?;
     let listener = bind_tcp(loopback(0)).map_err(|error| DevError::Failed(error.to_string()))?;
     let control = listener.local_addr().map_err(|error| DevError::Failed(error.to_string()))?.port();
@@ -234,6 +253,7 @@ async fn settle(
         retention_day: options.retention_day,
         failover: options.failover,
         failover_after: options.failover_after,
+        servers: None,
     };
     Ok((spec, bound))
 }

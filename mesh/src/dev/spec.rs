@@ -7,11 +7,12 @@ use std::time::Duration;
 use hearth_config::{
     AdministrationSection, AuthSection, DrainSection, FailoverSection, Limits, ListenSection, LogSection, MediaSection,
     MeshRegion, MeshSection, Pem, PushSection, RegionConfig, RegionSection, ReplicationSection, ResumeKey, SecretText,
-    StoreSection, WebTransportCertificate,
+    WebTransportCertificate,
 };
 use serde::{Deserialize, Serialize};
 
 use super::folder::Secrets;
+use super::servers::DevServers;
 
 /// One-way delay of the links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,18 @@ impl Latency {
     }
 }
 
+/// Where the regions of a development mesh keep what is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DevStores {
+    /// In files of the data folder.
+    Embedded,
+    /// In servers, in builds that speak to them.
+    Production {
+        /// The CQL server, `host:port`.
+        cassandra: String,
+    },
+}
+
 /// Options of `hearth dev`.
 #[derive(Clone, Debug)]
 pub struct DevOptions {
@@ -68,6 +81,8 @@ pub struct DevOptions {
     pub failover_after: Duration,
     /// One process a region.
     pub processes: bool,
+    /// Where the regions keep what is durable.
+    pub stores: DevStores,
 }
 
 impl Default for DevOptions {
@@ -85,6 +100,7 @@ impl Default for DevOptions {
             failover: FailoverSection::default().automatic,
             failover_after: FailoverSection::default().after,
             processes: false,
+            stores: DevStores::Embedded,
         }
     }
 }
@@ -125,6 +141,9 @@ pub struct DevSpec {
     pub failover: bool,
     /// How long it is out of reach before.
     pub failover_after: Duration,
+    /// What it has in servers; `None` with embedded stores.
+    #[serde(default)]
+    pub servers: Option<DevServers>,
 }
 
 pub(crate) fn loopback(port: u16) -> SocketAddr {
@@ -217,7 +236,7 @@ impl DevSpec {
             failover: FailoverSection { automatic: self.failover, after: self.failover_after },
             administration: AdministrationSection { listen: loopback(region.administration_port) },
             drain: DrainSection { within: Duration::from_secs(5) },
-            store: StoreSection::default(),
+            store: self.servers.as_ref().map(|servers| servers.store(&region.id)).unwrap_or_default(),
             push: PushSection { log: true, ..PushSection::default() },
             media: MediaSection::default(),
             log: LogSection::default(),

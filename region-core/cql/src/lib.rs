@@ -134,6 +134,14 @@ pub async fn migrate(options: &CqlOptions, dry_run: bool) -> Result<Vec<Migratio
     open::migrate(options, dry_run).await
 }
 
+/// Drops a keyspace with all that is in it, where it is there.
+///
+/// # Errors
+/// [`OpenError`].
+pub async fn drop_keyspace(options: &CqlOptions) -> Result<(), OpenError> {
+    open::drop_keyspace(options).await
+}
+
 /// An open keyspace.
 #[derive(Clone, Debug)]
 pub struct Cql {

@@ -109,6 +109,13 @@ pub(crate) async fn migrate(options: &CqlOptions, dry_run: bool) -> Result<Vec<M
     if dry_run { schema::pending(&session, &options.keyspace).await } else { up_to_date(&session, options).await }
 }
 
+/// See [`crate::drop_keyspace`].
+pub(crate) async fn drop_keyspace(options: &CqlOptions) -> Result<(), OpenError> {
+    let session = session(options).await?;
+    let dropped = session.query_unpaged(format!("DROP KEYSPACE IF EXISTS {}", options.keyspace), ()).await;
+    dropped.map(drop).map_err(|error| failed(&error))
+}
+
 /// Opens the keyspace.
 pub(crate) async fn open(options: &CqlOptions, region: &RegionId) -> Result<Store, OpenError> {
     let session = session(options).await?;

@@ -1,0 +1,134 @@
+//! The servers in which the regions of a development mesh keep their stores with `--stores production`: where they are,
+//! and what in them is this mesh's. The data folder remembers both, so that `--fresh` finds what it has to drop.
+
+use std::path::{Path, PathBuf};
+
+use hearth_config::{CqlSection, PRIVATE, StoreSection, write_atomic};
+use serde::{Deserialize, Serialize};
+
+use super::folder::{FolderError, failed};
+use super::spec::{DevOptions, DevStores};
+use crate::region::StartError;
+use crate::store::drop_keyspaces;
+
+/// Characters of the id that a folder's names in servers carry.
+const ID: usize = 8;
+
+/// What a mesh has in servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DevServers {
+    /// The CQL server, `host:port`.
+    pub cassandra: String,
+    /// What the names of this mesh carry: a folder has its own.
+    pub id: String,
+    /// Every region that was ever started from the folder.
+    pub regions: Vec<String>,
+}
+
+impl DevServers {
+    /// The keyspace of a region, within the 48 characters that Cassandra takes.
+    #[must_use]
+    pub fn keyspace(&self, region: &str) -> String {
+        format!("dev_{}_{}", self.id, region.replace('-', "_"))
+    }
+
+    /// `[store]` of a region.
+    pub(crate) fn store(&self, region: &str) -> StoreSection {
+        StoreSection { cql: Some(CqlSection::new(self.cassandra.clone(), self.keyspace(region))) }
+    }
+}
+
+fn file(folder: &Path) -> PathBuf {
+    folder.join("stores.json")
+}
+
+/// What a folder remembers; `None` where its regions are embedded, or it is new.
+fn remembered(folder: &Path) -> Result<Option<DevServers>, FolderError> {
+    let file = file(folder);
+    match std::fs::read(&file) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(&file, error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(&file, error)),
+    }
+}
+
+/// Drops what a folder that is about to be emptied has in servers. Where they do not answer, or this build does not speak
+/// to them, a warning names what stays: a mesh whose stores are embedded has no use for them.
+pub(super) async fn forget(folder: &Path, stores: &DevStores) -> Result<(), StartError> {
+    let Ok(Some(old)) = remembered(folder) else { return Ok(()) };
+    let keyspaces: Vec<String> = old.regions.iter().map(|region| old.keyspace(region)).collect();
+    match drop_keyspaces(&old.cassandra, &keyspaces).await {
+        Err(error) if *stores == DevStores::Embedded => {
+            tracing::warn!(%error, cassandra = old.cassandra, ?keyspaces, "keyspaces of the folder stay");
+            Ok(())
+        }
+        dropped => dropped,
+    }
+}
+
+/// What the mesh of a folder has in servers from now on, by what was asked for; `None` for embedded stores.
+///
+/// # Errors
+/// [`FolderError::Stores`] where its regions have stores of the other kind.
+pub(super) fn settle(folder: &Path, options: &DevOptions) -> Result<Option<DevServers>, FolderError> {
+    let known = remembered(folder)?;
+    let other = |has: &'static str| FolderError::Stores { path: folder.to_owned(), has };
+    let DevStores::Production { cassandra } = &options.stores else {
+        return if known.is_none() { Ok(None) } else { Err(other("production")) };
+    };
+    if known.is_none() && folder.join("regions").exists() {
+        return Err(other("embedded"));
+    }
+    let new = || DevServers { cassandra: cassandra.clone(), id: new_id(), regions: Vec::new() };
+    let mut servers = DevServers { cassandra: cassandra.clone(), ..known.unwrap_or_else(new) };
+    let more = options.regions.iter().filter(|region| !servers.regions.contains(region));
+    let more: Vec<String> = more.cloned().collect();
+    servers.regions.extend(more);
+    let (file, bytes) = (file(folder), serde_json::to_vec(&servers));
+    let bytes = bytes.map_err(|error| failed(&file, error))?;
+    write_atomic(&file, &bytes, PRIVATE).map_err(|error| failed(&file, error))?;
+    Ok(Some(servers))
+}
+
+fn new_id() -> String {
+    let mut id = uuid::Uuid::new_v4().simple().to_string();
+    id.truncate(ID);
+    id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn production(regions: &[&str]) -> DevOptions {
+        let stores = DevStores::Production { cassandra: "127.0.0.1:19042".to_owned() };
+        DevOptions { stores, regions: regions.iter().map(|name| (*name).to_owned()).collect(), ..DevOptions::default() }
+    }
+
+    #[test]
+    fn a_folder_keeps_its_names_in_servers_and_every_region_that_it_had_and_stays_with_its_kind_of_store() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = settle(folder.path(), &production(&["eu-west", "us-east"])).expect("new").expect("servers");
+        assert_eq!(first.keyspace("eu-west"), format!("dev_{}_eu_west", first.id));
+        let second = settle(folder.path(), &production(&["us-east", "ap-south"])).expect("known").expect("servers");
+        assert_eq!(second.id, first.id);
+        assert_eq!(second.regions, ["eu-west", "us-east", "ap-south"]);
+        let asked = settle(folder.path(), &DevOptions::default());
+        assert!(matches!(asked, Err(FolderError::Stores { has: "production", .. })), "{asked:?}");
+
+        let embedded = tempfile::tempdir().expect("a folder");
+        assert_eq!(settle(embedded.path(), &DevOptions::default()).expect("new"), None);
+        std::fs::create_dir(embedded.path().join("regions")).expect("made");
+        let asked = settle(embedded.path(), &production(&["eu-west"]));
+        assert!(matches!(asked, Err(FolderError::Stores { has: "embedded", .. })), "{asked:?}");
+    }
+
+    #[test]
+    fn the_longest_name_of_a_region_gives_a_name_that_cassandra_takes() {
+        let servers = DevServers { cassandra: String::new(), id: new_id(), regions: Vec::new() };
+        let longest = (1..=200).map(|length| "a".repeat(length));
+        let longest = longest.take_while(|name| hearth_protocol::RegionId::new(name).is_ok()).last().expect("a name");
+        let keyspace = servers.keyspace(&longest);
+        assert!(keyspace.len() <= 48, "{keyspace}");
+    }
+}
