@@ -39,6 +39,9 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
+    if matches!(arguments.verb, Verb::Sim(_)) {
+        sim::keep_memory();
+    }
     // Another provider may be compiled in by a dependency some day: ours is chosen, first thing.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         return output::failure(70, "another TLS provider was installed first", "this is a fault of the build", false);

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use simulation::{Plan, Ran, STEPS, Size, Verdict, run, run_told, shrink};
 
@@ -99,6 +100,22 @@ fn size_of(arguments: &SimArguments) -> Size {
         ..
     } = *arguments;
     Size { seconds, regions, clients, pace, successions, stores, voters, erasures, by_hand, aimed, joins }
+}
+
+/// How long mimalloc waits before it gives freed memory back, in milliseconds; -1: for ever.
+const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
+
+/// Starts this process anew with memory that it frees kept for what comes next: a run ends with all of its memory freed,
+/// and the kernel would empty it for the next one, a third of its time. mimalloc reads the variable once, at the start.
+/// Where that does not work the runs are slower and nothing else.
+pub(crate) fn keep_memory() {
+    if std::env::var_os(PURGE_DELAY).is_some() {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut again = Command::new(program);
+    let failed = again.args(std::env::args_os().skip(1)).env(PURGE_DELAY, "-1").exec();
+    tracing::debug!(%failed, "memory is given back after each run");
 }
 
 /// Runs the verb.

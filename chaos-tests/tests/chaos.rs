@@ -14,8 +14,12 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 const NO_PAUSE: Duration = Duration::from_secs(5);
 
 async fn held(plan: Plan) -> Report {
+    held_by(plan, &Population::few()).await
+}
+
+async fn held_by(plan: Plan, population: &Population) -> Report {
     let _permit = ONE_AT_A_TIME.lock().await;
-    let report = run(&plan, &Population::few(), None, |text| println!("{text}")).await;
+    let report = run(&plan, population, None, |text| println!("{text}")).await;
     assert_eq!(report.verdict(), Verdict::Held, "{}", report.story());
     println!("{}", report.json());
     report
@@ -34,6 +38,11 @@ async fn a_region_killed_under_load_and_started_again_loses_doubles_and_reorders
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_stopped_past_its_lease_that_goes_on_loses_doubles_and_reorders_nothing() {
     held(Plan::of(3, USUAL)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_users_who_do_all_of_chat_through_cuts_and_a_failover_lose_nothing_and_agree_at_the_end() {
+    held_by(Plan::of(2, USUAL), &Population::crowd()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
