@@ -19,8 +19,6 @@ mod track;
 pub use events::{Delivery, DeliveryLimits, LeftOut, LineChanged, Live, Replay, Rewound, Skipped};
 use track::{Behind, Held, Track};
 
-/// Numbers of own messages remembered per conversation: the core does not send these to the connection that sent them.
-const OWN_NUMBERS: usize = 256;
 /// For how long a message waits behind a hole that may be an own message whose ack is on its way, in milliseconds.
 const OWN_ACK_MS: u64 = 2_000;
 /// For how long a message counts as sent and not acked, in milliseconds.
@@ -223,13 +221,9 @@ impl<F> Deliveries<F> {
     ) {
         let Some(track) = self.tracks.get_mut(&conversation) else { return };
         track.own_unacked = track.own_unacked.saturating_sub(1);
-        if track.own.contains(&(sequence, epoch)) {
+        if !track.add_own((sequence, epoch)) {
             return;
         }
-        if track.own.len() == OWN_NUMBERS {
-            track.own.pop_front();
-        }
-        track.own.push_back((sequence, epoch));
         if track.begun {
             track.absorb_own();
         }

@@ -9,6 +9,9 @@ use super::events::{Delivery, Live, Rewound};
 use crate::line::Line;
 use crate::mutants::Mutant;
 
+/// Numbers of own messages remembered per conversation: the core does not send these to the connection that sent them.
+const OWN_NUMBERS: usize = 256;
+
 /// What is known of one conversation: numbers `first..=sent` were sent, but for those in `own`.
 #[derive(Debug)]
 pub(super) struct Track<F> {
@@ -22,6 +25,8 @@ pub(super) struct Track<F> {
     pub(super) begun: bool,
     /// Own messages, with the epochs under which they were acked.
     pub(super) own: VecDeque<(u64, Epoch)>,
+    /// Nothing in `own` is above it: what is needs no look through them all.
+    pub(super) own_highest: u64,
     pub(super) own_unacked: u64,
     pub(super) own_until: u64,
     pub(super) held: Option<Held<F>>,
@@ -64,6 +69,7 @@ impl<F> Track<F> {
             sent,
             begun: true,
             own: VecDeque::new(),
+            own_highest: 0,
             own_unacked: 0,
             own_until: 0,
             held: None,
@@ -106,8 +112,23 @@ impl<F> Track<F> {
         now <= self.own_until && missing <= self.own_unacked
     }
 
+    /// An own message was acked. Returns `false` where that was known.
+    pub(super) fn add_own(&mut self, own: (u64, Epoch)) -> bool {
+        if own.0 <= self.own_highest && self.own.contains(&own) {
+            return false;
+        }
+        if self.own.len() == OWN_NUMBERS {
+            self.own.pop_front();
+        }
+        self.own.push_back(own);
+        self.own_highest = self.own_highest.max(own.0);
+        true
+    }
+
     pub(super) fn absorb_own(&mut self) {
-        while let Some((own, acked)) = self.own.iter().find(|(own, _)| *own == self.sent + 1) {
+        while self.sent < self.own_highest {
+            // The newest is the likeliest.
+            let Some((own, acked)) = self.own.iter().rev().find(|(own, _)| *own == self.sent + 1) else { return };
             (self.epoch, self.sent) = (self.epoch.max(*acked), *own);
         }
     }
