@@ -446,6 +446,9 @@ pub(crate) struct SimArguments {
     /// Run seeds in turn for so many simulated hours.
     #[arg(long)]
     pub(crate) hours: Option<f64>,
+    /// Runs at a time with --hours; each takes one core. Default: as many as there are cores.
+    #[arg(long, value_name = "RUNS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) jobs: Option<u16>,
     /// The first seed of --hours: go on where an earlier call ended.
     #[arg(long, default_value_t = 1)]
     pub(crate) from: u64,

@@ -49,14 +49,9 @@ pub(crate) async fn dev(arguments: DevArguments) -> ExitCode {
 
 async fn start_mesh(arguments: DevArguments) -> ExitCode {
     let json = arguments.json;
-    let stores = match arguments.stores {
-        Stores::Embedded => DevStores::Embedded,
-        Stores::Production if HAS_CQL => DevStores::Production { cassandra: arguments.cassandra },
-        Stores::Production => {
-            let message = "--stores production: this build has no adapters of servers";
-            let hint = "build it with them: cargo run --release --features cql -- dev --stores production";
-            return output::failure(2, message, hint, json);
-        }
+    let stores = match stores(arguments.stores, arguments.cassandra, HAS_CQL) {
+        Ok(stores) => stores,
+        Err((message, hint)) => return output::failure(2, message, hint, json),
     };
     let latency = match arguments.latency.as_deref() {
         None => Latency::Default,
@@ -116,6 +111,19 @@ async fn start_mesh(arguments: DevArguments) -> ExitCode {
         }
     });
     end(ended.await, json)
+}
+
+/// Where the regions keep what is durable, by what was asked for and whether this build has it; else what to say and what
+/// to type.
+fn stores(asked: Stores, cassandra: String, has_cql: bool) -> Result<DevStores, (&'static str, &'static str)> {
+    match asked {
+        Stores::Embedded => Ok(DevStores::Embedded),
+        Stores::Production if has_cql => Ok(DevStores::Production { cassandra }),
+        Stores::Production => Err((
+            "--stores production: this build has no adapters of servers",
+            "build it with them: cargo run --release --features cql -- dev --stores production",
+        )),
+    }
 }
 
 fn end(ended: Result<(), DevError>, json: bool) -> ExitCode {
@@ -274,5 +282,20 @@ pub(crate) async fn chat(arguments: ChatArguments) -> ExitCode {
     match hearth_client::chat::chat(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => output::failure(70, &error.to_string(), "see `hearth chat --help`", false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stores_in_servers_are_for_builds_that_have_them_and_another_says_what_to_type() {
+        let cassandra = || "127.0.0.1:19042".to_owned();
+        let production = Ok(DevStores::Production { cassandra: cassandra() });
+        assert_eq!(stores(Stores::Production, cassandra(), true), production);
+        let (message, hint) = stores(Stores::Production, cassandra(), false).expect_err("left out");
+        assert!(message.contains("no adapters of servers") && hint.contains("--features cql"));
+        assert_eq!(stores(Stores::Embedded, cassandra(), false), Ok(DevStores::Embedded));
     }
 }

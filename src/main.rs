@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         sim::keep_memory();
     }
     // Another provider may be compiled in by a dependency some day: ours is chosen, first thing.
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+    if hearth_config::crypto_provider().install_default().is_err() {
         return output::failure(70, "another TLS provider was installed first", "this is a fault of the build", false);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::iter::StepBy;
+use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::mpsc::sync_channel;
+use std::time::Instant;
 
-use simulation::{Plan, Ran, STEPS, Size, Verdict, run, run_told, shrink};
+use simulation::{Plan, Ran, STEPS, Size, Verdict, run_told, shrink};
 
 use crate::arguments::SimArguments;
 use crate::output;
@@ -36,7 +41,6 @@ impl Total {
         self.violated += usize::from(ran.verdict == Verdict::Violated);
         self.inconclusive += usize::from(ran.verdict == Verdict::Inconclusive);
         self.simulated += ran.simulated_seconds;
-        self.real += ran.real_seconds;
         for (sum, of) in [(&mut self.faults, &ran.faults), (&mut self.steps, &ran.steps)] {
             for (name, count) in of {
                 *sum.entry(name).or_default() += count;
@@ -125,14 +129,31 @@ pub(crate) fn sim(arguments: &SimArguments) -> ExitCode {
         return mutants(arguments, name);
     }
     let size = size_of(arguments);
-    let plans: Box<dyn Iterator<Item = Plan>> = match (arguments.seed, arguments.hours) {
+    let began = Instant::now();
+    let mut total = Total::default();
+    match (arguments.seed, arguments.hours) {
         (Some(seed), None) => match narrowed(arguments, Plan::new(seed, size)) {
-            Ok(plan) => Box::new(std::iter::once(plan)),
+            Ok(plan) => {
+                announce(arguments, &plan);
+                let ran = run_told(&plan, arguments.trace);
+                tell(arguments, &plan, ran, &mut total);
+            }
             Err(message) => return output::failure(USAGE, &message, "see `hearth sim --help`", arguments.json),
         },
         (None, Some(hours)) => {
             let runs = (hours * 3_600.0 / size.seconds as f64).ceil() as u64;
-            Box::new((arguments.from..arguments.from + runs).map(move |seed| Plan::new(seed, size)))
+            let seeds = arguments.from..arguments.from.saturating_add(runs);
+            let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+            let jobs = if arguments.trace { 1 } else { arguments.jobs.map_or_else(cores, usize::from) };
+            let ran = |seed| {
+                let plan = Plan::new(seed, size);
+                let ran = run_told(&plan, arguments.trace);
+                (plan, ran)
+            };
+            in_turn(seeds, jobs, ran, |plan, ran| {
+                announce(arguments, plan);
+                tell(arguments, plan, ran, &mut total);
+            });
         }
         _ => {
             let message = "give either --seed or --hours";
@@ -140,21 +161,49 @@ pub(crate) fn sim(arguments: &SimArguments) -> ExitCode {
             return output::failure(USAGE, message, hint, arguments.json);
         }
     };
-    let mut total = Total::default();
-    for plan in plans {
-        one(arguments, &plan, &mut total);
-    }
+    total.real = began.elapsed().as_secs_f64();
     if !arguments.json {
         total.print();
     }
     total.exit()
 }
 
-fn one(arguments: &SimArguments, plan: &Plan, total: &mut Total) {
+/// Runs seeds, so many at a time, and tells of them in their order. Each worker has one run that waits to be told of, at
+/// most, beside the one under way.
+fn in_turn(seeds: Range<u64>, jobs: usize, ran: impl Fn(u64) -> (Plan, Ran) + Sync, mut told: impl FnMut(&Plan, Ran)) {
+    let ran = &ran;
+    std::thread::scope(|scope| {
+        let worker = |mine: StepBy<Range<u64>>| {
+            let (done, waits) = sync_channel(1);
+            scope.spawn(move || {
+                for seed in mine {
+                    if done.send(ran(seed)).is_err() {
+                        return;
+                    }
+                }
+            });
+            waits
+        };
+        let firsts = seeds.clone().take(jobs);
+        let workers: Vec<_> = firsts.map(|first| worker((first..seeds.end).step_by(jobs))).collect();
+        for (seed, worker) in seeds.zip(workers.iter().cycle()) {
+            let Ok((plan, ran)) = worker.recv() else {
+                // The scope says more of it once the others are done.
+                return output::note(&format!("seed {seed} did not end"));
+            };
+            told(&plan, ran);
+        }
+    });
+}
+
+/// Says what to type to see a run again.
+fn announce(arguments: &SimArguments, plan: &Plan) {
     if !arguments.json {
         output::line(&plan.replay());
     }
-    let ran = if arguments.trace { run_told(plan, true) } else { run(plan) };
+}
+
+fn tell(arguments: &SimArguments, plan: &Plan, ran: Ran, total: &mut Total) {
     total.add(&ran);
     print(arguments.json, &ran);
     if ran.verdict != Verdict::Violated {

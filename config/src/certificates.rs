@@ -9,7 +9,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, RootCertStore};
+use rustls::{CertificateError, NamedGroup, RootCertStore};
 use x509_parser::extensions::GeneralName;
 
 use crate::ca::ADMIN_URI;
@@ -51,7 +51,7 @@ pub enum Fault {
 pub fn check_pair(certificate_pem: &str, key_pem: &str) -> Result<(), Fault> {
     let chain = chain(certificate_pem).map_err(Fault::Certificate)?;
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| Fault::Key(error.to_string()))?;
-    match CertifiedKey::from_der(chain, key, &provider()) {
+    match CertifiedKey::from_der(chain, key, &crypto_provider()) {
         Ok(_) => Ok(()),
         Err(rustls::Error::InconsistentKeys(_)) => Err(Fault::Mismatch),
         Err(rustls::Error::InvalidCertificate(error)) => Err(Fault::Certificate(error.to_string())),
@@ -68,7 +68,7 @@ pub fn verify(certificate_pem: &str, authority_pem: &str, name: &str, now: Syste
     for certificate in chain(authority_pem).map_err(Fault::Authority)? {
         roots.add(certificate).map_err(|error| Fault::Authority(error.to_string()))?;
     }
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(provider()))
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(crypto_provider()))
         .build()
         .map_err(|error| Fault::Authority(error.to_string()))?;
     let chain = chain(certificate_pem).map_err(Fault::Certificate)?;
@@ -134,6 +134,13 @@ pub(crate) fn private_key_der(key_pem: &str) -> Option<Vec<u8>> {
     }
 }
 
-fn provider() -> CryptoProvider {
-    aws_lc_rs::default_provider()
+/// What encrypts and signs, everywhere in this process once it is installed. Key exchange with ML-KEM comes last: whoever
+/// wants it gets it, and a storm of logins does not pay for it. Which features of rustls a dependency switches on changes
+/// that order otherwise.
+#[must_use]
+pub fn crypto_provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    // A stable sort: the others stay in the library's order.
+    provider.kx_groups.sort_by_key(|group| group.name() == NamedGroup::X25519MLKEM768);
+    provider
 }

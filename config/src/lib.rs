@@ -21,7 +21,7 @@ pub use ca::{
     ADMIN, CaError, CaPaths, CertificateAuthority, IssueOptions, IssuedCertificate, IssuedPaths, init, issue,
     issue_admin, self_signed_webtransport,
 };
-pub use certificates::{Fault, admin_name, check_pair, time_left, verify};
+pub use certificates::{Fault, admin_name, check_pair, crypto_provider, time_left, verify};
 pub use files::{FileError, PRIVATE, PUBLIC, create_folder, read_text, sync_folder, write_atomic};
 pub use limits::Limits;
 pub use load::{check_file, environment, load, load_at};

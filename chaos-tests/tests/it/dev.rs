@@ -108,21 +108,14 @@ async fn regions_listen_one_after_the_other_from_the_given_port_on_loopback_with
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_build_leaves_out_is_refused_with_2_and_says_what_to_type() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let data = folder.path().join("data").to_string_lossy().into_owned();
-    let exit = run(&["dev", "--json", "--data", &data, "--stores", "production"]).await;
-    assert_eq!(exit.code, 2, "{exit:?}");
-    let told = exit.json();
-    assert!(told["message"].as_str().is_some_and(|text| text.contains("no adapters of servers")), "{exit:?}");
-    assert!(told["hint"].as_str().is_some_and(|text| text.contains("--features cql")), "{exit:?}");
-    assert!(!Path::new(&data).exists(), "nothing was made");
+async fn the_help_names_every_flag_and_stores_in_the_data_folder_are_the_default() {
     let help = run(&["dev", "--help"]).await;
     assert_eq!(help.code, 0);
     for word in ["--failover", "--failover-after", "--stores", "--cassandra", "--processes", "--anti-entropy"] {
         assert!(help.out.contains(word), "{word}: {}", help.out);
     }
     let mesh = Mesh::quick(&["--stores", "embedded", "--failover", "off"]).await;
+    assert!(mesh.data().join("regions").join(id(&mesh, 0)).join("store").exists(), "in the data folder");
     mesh.end().await;
 }
 
