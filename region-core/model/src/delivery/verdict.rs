@@ -5,6 +5,7 @@ use hearth_protocol::{ConversationId, Epoch, ErrorCode, MessageId, Refusal, Regi
 
 use super::part::{EntryFacts, LogFacts, RegionPart, SessionSent};
 use super::ways;
+use crate::mutants::Mutant;
 
 /// Blocks of one kind that one answer names.
 const BLOCKS: usize = 16;
@@ -66,7 +67,8 @@ pub fn explain(
     known.allow(asker)?;
     let about_user = asker.operator || asker.user == question.user || known.sender == Some(asker.user);
     // That one is blocked is told to nobody else than who blocks, and to operators: for the sender the user is away.
-    let hides_block = known.is_blocked() && !asker.operator && asker.user != question.user;
+    let hides_block =
+        known.is_blocked() && !asker.operator && asker.user != question.user && !Mutant::BlocksAreTold.is_on();
     if !about_user {
         // Nobody who was reached knows whose message that is: nothing of it is told.
         let nothing = Known { parts: &[], entry: None, ..known };
@@ -157,6 +159,10 @@ impl<'a> Known<'a> {
         if as_if_away {
             return (DeliveryState::Waiting, self.on_its_way(entry, true));
         }
+        // What its clients have up to a number says nothing of what stands below what they may see.
+        if let Some(later) = self.joined_later(entry) {
+            return (DeliveryState::Withheld, vec![later]);
+        }
         if self.parts.iter().any(|part| part.user.read.up_to >= entry.sequence) && entry.sender != *self.question.user {
             return (DeliveryState::Read, Vec::new());
         }
@@ -184,6 +190,12 @@ impl<'a> Known<'a> {
         blocks
     }
 
+    fn joined_later(&self, entry: &EntryFacts) -> Option<Block> {
+        let (member, user) = (self.log?.member?, self.question.user);
+        let text = format!("{user} came later and sees what stands from {} on", member.visible_from);
+        (entry.sequence < member.visible_from).then(|| block(BlockReason::JoinedLater, None, text))
+    }
+
     /// Why it will not come to the user.
     fn withheld(&self, entry: &EntryFacts) -> Option<Block> {
         let (log, user) = (self.log?, self.question.user);
@@ -191,12 +203,8 @@ impl<'a> Known<'a> {
             let text = format!("retention took it: the conversation begins at {} now", log.floor);
             return Some(block(BlockReason::BelowFloor, None, text));
         }
-        let Some(member) = log.member else {
+        if log.member.is_none() {
             return Some(block(BlockReason::NotAMember, None, format!("{user} is no member of the conversation")));
-        };
-        if entry.sequence < member.visible_from {
-            let text = format!("{user} came later and sees what stands from {} on", member.visible_from);
-            return Some(block(BlockReason::JoinedLater, None, text));
         }
         if self.is_blocked() {
             return Some(block(BlockReason::Blocked, None, format!("{user} blocks its sender")));
