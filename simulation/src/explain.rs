@@ -28,8 +28,8 @@ use crate::world::World;
 const MESSAGES: usize = 1_024;
 const MOVES: usize = 256;
 /// Of a thousand times that a client does something, it says that it has what it was shown, and asks where a message is.
-const SAYS: u64 = 20;
-const ASKS: u64 = 5;
+const SAYS: u64 = 100;
+const ASKS: u64 = 25;
 /// Of each conversation, so many of the newest messages are explained at the end, each for so many members.
 const MESSAGES_AT_THE_END: usize = 2;
 const MEMBERS_AT_THE_END: usize = 3;
@@ -256,6 +256,7 @@ impl World {
         let mut parked = region.disk.parked.values();
         AskedRegion {
             region: at,
+            ahead: now - self.now,
             known_since: self.now.saturating_sub(now.saturating_sub(kept)),
             has: self.on_disk_of(at, conversation, asks).map(|(position, _)| position),
             waits: parked.any(|send| (send.conversation, send.id) == (conversation, asks.message)),

@@ -192,6 +192,8 @@ pub struct Explained {
 pub struct AskedRegion {
     /// Which.
     pub region: usize,
+    /// What its wall clock, in microseconds since the epoch, is ahead of the clock of the run.
+    pub ahead: u64,
     /// From when on it says to know of every step, in microseconds of the run.
     pub known_since: u64,
     /// Where the message stands on its disk.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hearth_protocol::client::{BlockReason, DeliveryState, ExplanationPayload, HopKind};
+use hearth_protocol::client::{BlockReason, DeliveryState, ExplanationPayload, Hop, HopKind};
 use hearth_protocol::{ConversationId, Epoch, Position, RegionId, Sequence, UserId};
 
 use super::{Facts, Guarantee, Key, Report};
@@ -304,9 +304,16 @@ impl Case<'_> {
     /// The ack of a message that had one number all the time: it was handed over after something else was acked under that
     /// epoch. `None` for others, and where the answer is of another position.
     fn only_ack(&self) -> Option<&Acked> {
-        let (_, acked) = self.of.acks.iter().find(|(_, acked)| Some(acked.position) == self.says_position())?;
+        let acked = self.ack()?;
         let begun = self.known.begun.get(&(self.explained.conversation, acked.position.epoch))?;
-        (*begun < self.invoked?).then_some(*acked)
+        (*begun < self.invoked?).then_some(acked)
+    }
+
+    /// The ack of the position that is answered.
+    fn ack(&self) -> Option<&Acked> {
+        let acks = || self.of.acks.iter().map(|(_, acked)| *acked);
+        let there = acks().filter(|acked| Some(acked.position) == self.says_position());
+        there.min_by_key(|acked| acked.again)
     }
 
     /// When a step was taken at a region, in microseconds by its clock.
@@ -330,20 +337,35 @@ impl Case<'_> {
             self.found(report, &format!("it was handed to the user in {name}, which was not shown it there"));
         }
         let only = self.only_ack();
-        let home = only.filter(|acked| !acked.again).and_then(|acked| acked.home);
-        if taken(HopKind::HomeAppend) && home.is_some_and(|home| home != place) {
+        let home = |acked: &Acked| acked.home.filter(|_| !acked.again);
+        if taken(HopKind::HomeAppend) && only.and_then(home).is_some_and(|home| home != place) {
             self.found(report, &format!("{name} numbered it, and another region did"));
         }
         let clock_was_set = self.known.clocks.get(&place).is_some_and(|set| Some(*set) >= self.invoked);
+        if !clock_was_set {
+            self.in_time(asked, report);
+        }
         if clock_was_set || self.invoked.is_none_or(|invoked| invoked < asked.known_since) {
             return;
         }
         self.in_order(place, only.is_some(), report);
-        if home == Some(place) && !taken(HopKind::HomeAppend) {
+        if self.ack().and_then(home) == Some(place) && !taken(HopKind::HomeAppend) {
             self.found(report, &format!("{name} numbered it, and does not say when"));
         }
         if only.is_some() && !taken(HopKind::Acked) && self.of.acks.iter().any(|(region, _)| *region == place) {
             self.found(report, &format!("it was acked in {name}, which does not say when"));
+        }
+    }
+
+    /// No step was taken before the message was handed over, or after it was asked for.
+    fn in_time(&self, asked: &AskedRegion, report: &mut Report) {
+        let (name, Some(invoked)) = (&self.regions[asked.region], self.invoked) else { return };
+        let of_region = |hop: &&Hop| hop.region.as_ref().is_some_and(|region| region.as_str() == name);
+        for hop in self.answer.hops.iter().filter(of_region) {
+            let taken = (hop.at.0 * 1_000 + u64::from(hop.micros.unwrap_or(0))).saturating_sub(asked.ahead);
+            if taken < invoked || taken > self.at {
+                self.found(report, &format!("{:?} in {name} at {taken}, and it was handed over at {invoked}", hop.hop));
+            }
         }
     }
 

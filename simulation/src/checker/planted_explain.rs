@@ -1,6 +1,6 @@
 //! The checker of explanations judged: each thing that it looks for is planted once in a history that is good otherwise.
 
-use hearth_protocol::client::{Block, BlockReason, DeliveryState, ExplanationPayload, Hop, HopKind};
+use hearth_protocol::client::{Block, BlockReason, DeliveryState, ExplanationPayload, Hop, HopKind, KeptHops, KeptWhy};
 use hearth_protocol::{ConversationId, Epoch, Level, MessageId, Position, RegionId, Sequence, Timestamp, UserId};
 use uuid::Uuid;
 
@@ -83,8 +83,14 @@ fn answer() -> ExplanationPayload {
 }
 
 fn explained(change: impl FnOnce(&mut Explained, &mut ExplanationPayload)) -> (u64, Event) {
-    let asked =
-        |region| AskedRegion { region, known_since: SECOND, has: Some(at(1, 5)), waits: false, connected: region < 2 };
+    let asked = |region| AskedRegion {
+        region,
+        ahead: [18, 36, 50][region] * SECOND,
+        known_since: SECOND,
+        has: Some(at(1, 5)),
+        waits: false,
+        connected: region < 2,
+    };
     let mut explained = Explained {
         asker: user("ann"),
         operator: false,
@@ -243,6 +249,19 @@ fn steps_of_one_region_out_of_their_order_are_found_unless_its_clock_was_set() {
         let set = (6 * SECOND, Event::ClockSet(usize::from(first > 2)));
         assert_eq!(found(vec![said(false), set, explained(swap)]), Vec::<String>::new());
     }
+}
+
+#[test]
+fn steps_before_it_was_handed_over_or_after_the_answer_are_found() {
+    let to = |second: u64| {
+        move |explained: &mut Explained, answer: &mut ExplanationPayload| {
+            explained.asked[0].ahead = 10 * SECOND;
+            answer.hops = (0..3).map(|at| hop(answer.hops[at].hop, 0, second)).collect();
+        }
+    };
+    holds(to(13));
+    finds("and it was handed over at", to(11));
+    finds("and it was handed over at", to(21));
 }
 
 #[test]
