@@ -156,6 +156,9 @@ impl<'a> Known<'a> {
     /// How far it is, and why it is not further. With `as_if_away` what it would be for a user who is away.
     fn judge(&self, as_if_away: bool) -> (DeliveryState, Vec<Block>) {
         let Some(entry) = self.entry else { return (DeliveryState::Waiting, self.before_the_log()) };
+        if let Some(left) = self.left_the_line(entry) {
+            return (DeliveryState::Waiting, vec![left]);
+        }
         if as_if_away {
             return (DeliveryState::Waiting, self.on_its_way(entry, true));
         }
@@ -163,18 +166,19 @@ impl<'a> Known<'a> {
         if let Some(later) = self.joined_later(entry) {
             return (DeliveryState::Withheld, vec![later]);
         }
-        if self.parts.iter().any(|part| part.user.read.up_to >= entry.sequence) && entry.sender != *self.question.user {
+        // A number says nothing of this message where another line has another one there.
+        let on_its_line = || self.parts.iter().filter(|part| part.entry.is_some());
+        let is_own = entry.sender == *self.question.user;
+        if !is_own && on_its_line().any(|part| part.user.read.up_to >= entry.sequence) {
             return (DeliveryState::Read, Vec::new());
         }
-        if self.parts.iter().any(|part| part.user.delivered.up_to >= entry.sequence)
-            && entry.sender != *self.question.user
-        {
+        if !is_own && on_its_line().any(|part| part.user.delivered.up_to >= entry.sequence) {
             return (DeliveryState::Delivered, Vec::new());
         }
         if let Some(withheld) = self.withheld(entry) {
             return (DeliveryState::Withheld, vec![withheld]);
         }
-        if entry.sender == *self.question.user {
+        if is_own {
             let blocks = self.at_home(entry);
             let state = if blocks.is_empty() { DeliveryState::Own } else { DeliveryState::Waiting };
             return (state, blocks);
@@ -188,6 +192,18 @@ impl<'a> Known<'a> {
             blocks.extend(self.at_the_user(entry, as_if_away));
         }
         blocks
+    }
+
+    /// A copy has it that has not heard of a failover: the home has another message there. It comes back with what that
+    /// copy puts apart.
+    fn left_the_line(&self, entry: &EntryFacts) -> Option<Block> {
+        let home = self.home_part().filter(|part| part.entry.is_none())?;
+        home.log.as_ref().filter(|log| log.has(entry.sequence) && entry.sequence >= log.floor)?;
+        let holder = self.parts.iter().find(|part| part.entry.is_some())?;
+        let (here, to) = (&holder.region, &home.region);
+        let text = format!("{here} has it on a line that a failover left: it goes to the home {to}, to be numbered anew");
+        let link_up = holder.log.as_ref().map(|log| log.reaches_home);
+        Some(Block { waits_for: vec![to.clone()], link_up, ..block(BlockReason::OnItsWay, Some(here), text) })
     }
 
     fn joined_later(&self, entry: &EntryFacts) -> Option<Block> {
@@ -361,7 +377,8 @@ impl<'a> Known<'a> {
             let text = format!("{region}, where {} is connected, holds no copy yet", self.question.user);
             return vec![block(BlockReason::NotFollowed, Some(region), text)];
         };
-        if !log.has(sequence) && !part.standing.home_here {
+        let lacks = !log.has(sequence) || part.entry.is_none();
+        if lacks && !part.standing.home_here {
             return vec![self.replica_behind(region, Some(log.reaches_home))];
         }
         if log.marked <= sequence {
