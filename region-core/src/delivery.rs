@@ -1,4 +1,4 @@
-//! Where a message is on its way to a user. The loop of the core keeps when each message passed it ([`hops`]); what is asked
+//! Where a message is on its way to a user. The loop of the core keeps when each message passed it; what is asked
 //! goes to every region that is in reach, since a message may have come in anywhere and a user may be connected anywhere;
 //! the answers are joined by `region_model::delivery`.
 
@@ -119,14 +119,7 @@ impl Delivery {
     pub(crate) fn moved<'a>(&self, log: LogId, changes: impl Iterator<Item = &'a Change>) {
         let Some(conversation) = log.as_conversation() else { return };
         let mut moves = self.moves.lock();
-        for change in changes {
-            for (kind, moved) in [(CursorKind::Delivered, &change.delivered), (CursorKind::Read, &change.read)] {
-                if let Some(moved) = moved {
-                    let whose = (conversation, &change.user, kind);
-                    moves.moved(whose, (moved.from, moved.reached.up_to), moved.reached.at);
-                }
-            }
-        }
+        changes.for_each(|change| moves.changed(conversation, change));
     }
 
     fn passed(
@@ -267,7 +260,7 @@ impl Region {
         }
         let call = DeliveryCall::Locate { conversation, name };
         let asked = reached.iter().map(|region| self.ask_region::<Option<EntryFacts>>(region, asker, &call));
-        Ok(join_all(asked).await.into_iter().flatten().flatten().max_by_key(|entry| entry.epoch))
+        Ok(EntryFacts::newest(join_all(asked).await.into_iter().flatten().flatten()))
     }
 }
 

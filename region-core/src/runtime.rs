@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use hearth_protocol::client::{MessageName, encode_server_frame};
+use hearth_protocol::client::encode_server_frame;
 use hearth_protocol::mesh::{Body, MeshFrame, Response};
 use hearth_protocol::record::Record;
 use hearth_protocol::{LogId, Placement, Timestamp};
@@ -21,7 +21,7 @@ use region_model::{DeviceOutcome, Effect, Input, Lane, Now, RegionCore};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::delivery::hops::{Ask, Hops, Stands};
+use crate::delivery::hops::{Ask, Stands, of_session};
 use crate::fail_point::fail_point;
 use crate::fanout::{FanOut, Job};
 use crate::region::{Region, salt};
@@ -58,7 +58,7 @@ pub(crate) struct Runtime {
     fan_out: FanOut,
     inputs: mpsc::Receiver<Input<ReplyTo>>,
     asks: mpsc::Receiver<Ask>,
-    hops: Hops,
+    hops: HopBook,
     operations: FuturesUnordered<Operation>,
     started: Instant,
     effects: Vec<Effect<ReplyTo>>,
@@ -92,7 +92,7 @@ impl Runtime {
         (inputs, asks): (mpsc::Receiver<Input<ReplyTo>>, mpsc::Receiver<Ask>),
     ) -> Self {
         let others = region.options.map.regions.iter().filter(|other| *other != region.me()).cloned().collect();
-        let book = HopBook::new(region.options.explained_messages, others, rand::random(), wall_micros());
+        let hops = HopBook::new(region.options.explained_messages, others, rand::random(), wall_micros());
         let fan_out = FanOut::start(&region);
         Self {
             region,
@@ -100,7 +100,7 @@ impl Runtime {
             fan_out,
             inputs,
             asks,
-            hops: Hops { book },
+            hops,
             operations: FuturesUnordered::new(),
             started: Instant::now(),
             effects: Vec::new(),
@@ -166,13 +166,13 @@ impl Runtime {
         while !self.again.is_empty() && self.region.store.failed.borrow().is_none() {
             let (now, at) = (self.now(), wall_micros());
             for input in self.again.drain(..) {
-                self.hops.input(&input, at);
+                self.hops.input(&input, of_session, at);
                 self.core.handle(input, now, &mut self.effects);
             }
             let mut work = StoreWork::default();
             let effects = std::mem::take(&mut self.effects);
             for effect in effects {
-                self.hops.effect(&effect, at);
+                self.hops.effect(&effect, of_session, at);
                 self.perform(effect, &mut work).await;
             }
             self.store(work).await;
@@ -228,10 +228,12 @@ impl Runtime {
                 self.region.outbox_ready(item);
             }
             Effect::Device { send, ended } => {
-                let refused = matches!(ended, DeviceOutcome::Refused(_));
-                let frame = encode_server_frame(&device_frame(&send, ended), None);
-                if self.region.hub.to_device(&send.sender, send.device, &frame) && refused {
-                    self.again.push_back(Input::RefusalTold(send.number));
+                let frame = encode_server_frame(&device_frame(&send, ended.clone()), None);
+                if self.region.hub.to_device(&send.sender, send.device, &frame) {
+                    self.hops.told_device(&send, &ended, wall_micros());
+                    if matches!(ended, DeviceOutcome::Refused(_)) {
+                        self.again.push_back(Input::RefusalTold(send.number));
+                    }
                 }
             }
             Effect::Fork { log, peer } => self.region.forked(log, &peer),
@@ -248,16 +250,13 @@ impl Runtime {
     fn answer(&self, ask: Ask) {
         let at = wall_micros();
         match ask {
-            Ask::Where { id, answer } => drop(answer.send(self.hops.book.conversations_of(id, at))),
-            Ask::Stands { conversation, name, sequence, sender, answer } => {
-                let id = match name {
-                    MessageName::Id(id) => Some(id.0),
-                    MessageName::Number(_) => None,
-                };
+            Ask::Where { id, answer } => drop(answer.send(self.hops.conversations_of(id, at))),
+            Ask::Stands { conversation, sought, answer } => {
+                let log = LogId::conversation(conversation);
                 drop(answer.send(Stands {
-                    hops: self.hops.book.find(conversation, (id, sender.as_ref(), sequence), at),
-                    kept: self.hops.book.kept(at),
-                    standing: self.core.standing(LogId::conversation(conversation), name, sequence, self.now()),
+                    hops: sought.hops(&self.hops, conversation, at),
+                    kept: self.hops.kept(at),
+                    standing: self.core.standing(log, sought.name, sought.sequence, self.now()),
                 }));
             }
         }

@@ -37,6 +37,12 @@ impl Named {
         note(&mut self.seen, message);
     }
 
+    /// One of the newest of its own, or of what it was shown.
+    pub(crate) fn some_message(&self, random: &mut Random, own: bool) -> Option<MessageId> {
+        let messages = if own { &self.own } else { &self.seen };
+        messages.get(random.below(messages.len())).copied()
+    }
+
     /// Now and then a client changes a message of its own, or reacts to one that it was shown, under a new id.
     pub(crate) fn pick(&self, random: &mut Random, id: MessageId) -> Option<Alteration> {
         if !random.percent(20) {

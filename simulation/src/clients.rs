@@ -35,7 +35,7 @@ const WAY: (u64, u64) = (2_000, 30_000);
 #[derive(Clone, Debug)]
 pub(crate) enum Waits {
     /// A connection, for a message.
-    Send { connection: u64, conversation: usize, message: MessageId },
+    Send { connection: u64, client: usize, conversation: usize, message: MessageId },
     /// A connection, to begin with a conversation.
     Replay { connection: u64, conversation: usize },
     /// An errand.
@@ -54,6 +54,13 @@ pub(crate) struct Outstanding {
     queued: bool,
     /// It was refused for now: everything is sent again then.
     retry_at: Option<u64>,
+}
+
+impl Outstanding {
+    /// The conversation and the message.
+    pub(crate) fn names(&self) -> (usize, MessageId) {
+        (self.sending.conversation, self.sending.message)
+    }
 }
 
 /// A message, or a change of one, on its way to a region.
@@ -111,6 +118,8 @@ pub(crate) struct Connection {
     pub(crate) region: usize,
     pub(crate) session: SessionId,
     pub(crate) device: DeviceId,
+    /// When it came, by the clock of its region.
+    pub(crate) since: Timestamp,
     /// What it was sent, and what it may be sent next.
     pub(crate) stream: Deliveries<Arc<SealedEntry>>,
     /// Conversations of which it was shown a delete.
@@ -166,6 +175,7 @@ impl World {
         self.push_acts(connection);
         self.typing_acts(connection);
         self.media_acts(connection);
+        self.explain_acts(connection);
         let due = |of: &Outstanding| of.retry_at.map_or(!of.queued && now > of.sent_at + AGAIN, |at| now >= at);
         if self.clients[number].outstanding.iter().any(due) {
             self.send_all_again(number);
@@ -275,7 +285,7 @@ impl World {
             joined: None,
         };
         let reply = self.number();
-        self.tickets.insert(reply, Waits::Send { connection, conversation, message });
+        self.tickets.insert(reply, Waits::Send { connection, client, conversation, message });
         let salt = self.regions[region].random.salt();
         self.input(region, Input::Command { command, salt, reply, device: Some(device) });
     }
@@ -299,6 +309,7 @@ impl World {
             region,
             session,
             device,
+            since: self.regions[region].clock.wall(self.now),
             stream: Deliveries::new(sessions::LIMITS, self.plan.seed),
             deletes: BTreeSet::new(),
             removed: BTreeSet::new(),
@@ -344,7 +355,7 @@ impl World {
     pub(crate) fn reply(&mut self, place: usize, ticket: Ticket, outcome: Outcome) {
         let Some(waits) = self.tickets.get(&ticket).cloned() else { return };
         match waits {
-            Waits::Send { connection, conversation, message } => {
+            Waits::Send { connection, conversation, message, .. } => {
                 let lost = self.now < self.plan.calm_at && self.regions[place].random.below(400) == 0;
                 if lost && matches!(outcome, Outcome::Acked(_)) {
                     self.trace.count(self.now, "ack-lost", place as u64, ticket);

@@ -15,6 +15,7 @@ impl World {
         self.history.add(self.now, history::Event::FaultBegins(fault.number, fault.kind.name()));
         self.push_troubled(fault.kind, true);
         self.typing_troubled(fault.kind, true);
+        self.explain_troubled(fault.kind);
         match fault.kind {
             FaultKind::Cut(one, other) => {
                 self.cut(one, other);
@@ -67,6 +68,7 @@ impl World {
         self.history.add(self.now, history::Event::FaultEnds(fault.number));
         self.push_troubled(fault.kind, false);
         self.typing_troubled(fault.kind, false);
+        self.explain_troubled(fault.kind);
         match fault.kind {
             FaultKind::Cut(one, other) => {
                 self.heal(one, other);

@@ -18,6 +18,7 @@ mod clients;
 mod clock;
 mod disk;
 mod errands;
+mod explain;
 mod faults;
 pub mod history;
 #[cfg(feature = "mutants")]

@@ -269,8 +269,9 @@ impl World {
 
     pub(crate) fn send_frame(&mut self, from: usize, peer: &RegionId, lane: Lane, body: mesh::Body) {
         let Some(to) = self.place_of(peer) else { return };
+        let Some((connection, weather, way)) = self.links.carries(from, to) else { return };
+        self.notes_frame(from, peer, &body);
         let links = &mut self.links;
-        let Some((connection, weather, way)) = links.carries(from, to) else { return };
         if weather.loss > 0 && links.random.percent(weather.loss) {
             self.trace.count(self.now, "frame-lost", from as u64, to as u64);
             return;

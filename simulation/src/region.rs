@@ -16,6 +16,7 @@ use region_model::{CoreOptions, DeviceOutcome, Effect, Input, Lane, Now, Outcome
 use crate::aimed::Target;
 use crate::clock::Clock;
 use crate::disk::Disk;
+use crate::explain::{Hops, Received};
 use crate::history;
 use crate::map::Keeper;
 use crate::media::MediaTask;
@@ -92,6 +93,10 @@ pub(crate) struct Region {
     pub(crate) media: Option<MediaTask>,
     /// How far users have read, as it was told.
     pub(crate) reads: Reads,
+    /// When messages passed it, while it runs.
+    pub(crate) hops: Option<Hops>,
+    /// How far members are, as it was told: it keeps that.
+    pub(crate) received: Received,
 }
 
 impl Region {
@@ -121,6 +126,8 @@ impl Region {
             typing: None,
             media: None,
             reads: Reads::default(),
+            hops: None,
+            received: Received::default(),
         }
     }
 
@@ -154,6 +161,7 @@ impl World {
         region.fail_sync = false;
         let parked: Vec<ParkedSend> = region.disk.parked.values().cloned().collect();
         self.trace.count(now, "start", place as u64, parked.len() as u64);
+        self.explain_start(place);
         self.input(place, Input::ParkedAtStart(parked));
         let tails = self.regions[place].disk.tails();
         self.input(place, Input::TailsAtStart(tails));
@@ -174,6 +182,7 @@ impl World {
         region.push = None;
         region.typing = None;
         region.media = None;
+        region.hops = None;
         region.telling.clear();
         let writes = std::mem::take(&mut region.writes);
         let done = region.random.below(writes.len() + 1);
@@ -207,12 +216,14 @@ impl World {
 
     /// Gives an input to a region that runs, and performs what follows.
     pub(crate) fn input(&mut self, place: usize, input: Input<Ticket>) {
-        let now = self.now_of(place);
+        let (now, at) = (self.now_of(place), self.micros_of(place));
         let mut effects = std::mem::take(&mut self.effects);
+        self.notes_input(place, &input, at);
         if let Some(core) = &mut self.regions[place].core {
             core.handle(input, now, &mut effects);
         }
         for effect in effects.drain(..) {
+            self.notes_effect(place, &effect, at);
             self.perform(place, effect);
         }
         if self.effects.capacity() < effects.capacity() {
@@ -441,6 +452,7 @@ impl World {
             self.history.add(self.now, event);
             return;
         };
+        self.notes_device(place, send, &ended);
         let outcome = match ended {
             DeviceOutcome::Acked(ack) => Outcome::Acked(ack),
             DeviceOutcome::Refused(refusal) => {

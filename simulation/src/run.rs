@@ -14,7 +14,7 @@ use crate::plan::{FaultKind, Plan, SECOND};
 use crate::world::World;
 
 /// Protocol steps that the end of a report counts, whether they happened or not.
-pub const STEPS: [&str; 76] = [
+pub const STEPS: [&str; 77] = [
     "send",
     "edit",
     "delete",
@@ -36,6 +36,7 @@ pub const STEPS: [&str; 76] = [
     "media-put",
     "media-asked",
     "media-taken",
+    "explain-asked",
     "deliver",
     "began",
     "user-changed",
@@ -206,6 +207,7 @@ pub fn run_whole(plan: &Plan, told: bool) -> (Ran, History) {
     let unsettled = world.settle();
     world.presence_at_the_end();
     world.push_at_the_end();
+    world.explain_at_the_end();
     let mut given = BTreeMap::new();
     world.read_all(1, &mut given);
     world.restart_all();

@@ -90,6 +90,11 @@ impl Typing {
         }
     }
 
+    /// What a user withholds in its direct conversations.
+    pub(crate) fn privacy_of(&self, user: &UserId) -> Option<&PrivacyState> {
+        self.privacy.get(user)
+    }
+
     /// A placement of a newer epoch is somewhere.
     pub(crate) fn has_moved(&mut self, log: LogId, now: u64) {
         self.moved.insert(log, now);

@@ -13,6 +13,7 @@ use region_model::{Effect, Input};
 
 use crate::clients::{Client, Connection, Conversation, Sending};
 use crate::errands::Errand;
+use crate::explain::Explaining;
 use crate::history::{self, History};
 use crate::map::{MapService, MapTold, Proposal};
 use crate::media::Media;
@@ -208,6 +209,8 @@ pub(crate) struct World {
     pub(crate) typing: Typing,
     /// What was put beside messages.
     pub(crate) media: Media,
+    /// Who asks where messages are.
+    pub(crate) explaining: Explaining,
 }
 
 impl World {
@@ -252,6 +255,7 @@ impl World {
             push: Push::new(seed, plan.size.regions),
             typing: Typing::new(seed),
             media: Media::new(seed),
+            explaining: Explaining::new(seed),
             plan,
         };
         world.begin();
@@ -400,6 +404,7 @@ impl World {
         for peer in 0..self.regions.len() {
             self.compare(region, peer);
         }
+        self.exchange_receipts(region);
         self.sweep_outbox(region);
         self.look_at_bounds(region);
     }

@@ -50,11 +50,17 @@ pub enum Mutant {
     ScanGoesOnBlindly,
     /// An entry that a failover put apart counts as gone for good.
     PutApartIsGone,
+    /// How far a user has read is the highest number that it said, whatever of that left the line since.
+    DeliveredOnAnyLine,
+    /// What passed under the number of a message is told of it, whatever message that was.
+    HopsByNumber,
+    /// Whoever asks is told that the user blocks the sender, and where it is.
+    BlocksAreTold,
 }
 
 impl Mutant {
     /// Every mutant with its name on the command line.
-    pub const ALL: [(&'static str, Self); 41] = [
+    pub const ALL: [(&'static str, Self); 44] = [
         ("seal-off", Self::Rule(Flaw::SealOff)),
         ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
         ("longest-wins", Self::Rule(Flaw::LongestWins)),
@@ -96,6 +102,9 @@ impl Mutant {
         ("media-by-old-copies", Self::MediaByOldCopies),
         ("scan-goes-on-blindly", Self::ScanGoesOnBlindly),
         ("put-apart-is-gone", Self::PutApartIsGone),
+        ("delivered-on-any-line", Self::DeliveredOnAnyLine),
+        ("hops-by-number", Self::HopsByNumber),
+        ("blocks-are-told", Self::BlocksAreTold),
     ];
 
     /// Whether it is switched on.

@@ -5,16 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_protocol::client::MessageName;
-use hearth_protocol::ids::direct_conversation;
 use hearth_protocol::record::Reached;
 use hearth_protocol::{ConversationId, LogId, Refusal, SealedEntry, UserId};
 use region_model::LogView;
 use region_model::delivery::{
-    CursorFacts, CursorKind, EntryFacts, LogFacts, MemberFacts, Question, RegionPart, SessionFacts, UserFacts,
+    CursorFacts, CursorKind, EntryFacts, LogFacts, Question, RegionPart, SessionFacts, Sought, UserFacts,
 };
 use region_model::line::Line;
 use region_model::ports::TargetKey;
-use region_model::receipts::Cursor;
 use region_model::view::View;
 use tokio::sync::mpsc;
 
@@ -89,14 +87,8 @@ impl Region {
         name: MessageName,
         entry: Option<&EntryFacts>,
     ) -> Result<Stands, Refusal> {
-        let name = entry.map_or(name, |entry| MessageName::Id(hearth_protocol::MessageId(entry.id)));
-        let number = match name {
-            MessageName::Number(number) => Some(number),
-            MessageName::Id(_) => None,
-        };
-        let sequence = entry.map(|entry| entry.sequence).or(number);
-        let sender = entry.map(|entry| entry.sender.clone());
-        self.ask_loop(|answer| Ask::Stands { conversation, name, sequence, sender, answer }).await
+        let sought = Sought::new(name, entry);
+        self.ask_loop(|answer| Ask::Stands { conversation, sought, answer }).await
     }
 
     /// All that this region knows.
@@ -118,31 +110,10 @@ impl Region {
             region: self.me().clone(),
             kept,
             hops,
-            // Where this region has another line, what it has is another message.
-            entry: held.filter(|held| entry.is_some_and(|entry| entry.id == held.id)),
-            log: self.log_facts(&view, asker, question.user),
+            entry: held.filter(|held| entry.is_some_and(|entry| entry.is_there(held))),
+            log: LogFacts::of(&view, asker, question.user),
             standing,
             user: self.user_facts(&view, question, entry, sequence).await?,
-        })
-    }
-
-    fn log_facts(&self, view: &LogView, asker: &UserId, user: &UserId) -> Option<LogFacts> {
-        let home = &view.placement.as_ref()?.home;
-        let state = match &view.view {
-            View::Conversation(state) => Some(state),
-            View::Empty | View::User(_) | View::Placements(_) => None,
-        };
-        let member = state.and_then(|state| Some((state, state.members.get(user)?)));
-        Some(LogFacts {
-            home: home.clone(),
-            reaches_home: !view.home_out_of_reach,
-            held: view.held,
-            length: view.length,
-            marked: view.marked,
-            open: view.open,
-            floor: view.floor,
-            asker_is_member: state.is_some_and(|state| state.members.contains_key(asker)),
-            member: member.map(|(state, member)| MemberFacts { visible_from: state.visible_from(member) }),
         })
     }
 
@@ -159,10 +130,7 @@ impl Region {
             View::User(state) if record.held => Some(state),
             _ => None,
         };
-        let blocks_sender = state.zip(entry).map(|(state, entry)| {
-            let direct = direct_conversation(user, &entry.sender) == conversation;
-            direct && state.privacy.blocks.get(&entry.sender).is_some_and(|since| entry.time >= *since)
-        });
+        let blocks_sender = state.zip(entry).map(|(state, entry)| entry.is_blocked(conversation, user, &state.privacy));
         let (delivered, read) = self.cursor_facts(conversation, view, user, sequence).await;
         Ok(UserFacts {
             sessions: self.session_facts(conversation, user, sequence).await,
@@ -188,11 +156,9 @@ impl Region {
         let Some(record) = self.receipts.record(log, user) else { return <(CursorFacts, CursorFacts)>::default() };
         let line = Line::of(view);
         let facts = |kind, reached: &[Reached]| {
-            let up_to = Cursor::of(reached.iter().copied()).reached(&line).map_or(0, |reached| reached.up_to);
-            let passing = sequence.filter(|sequence| *sequence <= up_to);
-            let passed =
-                passing.and_then(|sequence| self.delivery.passed((conversation, user, kind), sequence, wall()));
-            CursorFacts { up_to, passed }
+            CursorFacts::of(reached, &line, sequence, |sequence| {
+                self.delivery.passed((conversation, user, kind), sequence, wall())
+            })
         };
         (facts(CursorKind::Delivered, &record.delivered), facts(CursorKind::Read, &record.read))
     }

@@ -6,11 +6,14 @@
 
 mod acks;
 mod changes;
+mod explain;
 mod lines;
 mod media;
 mod memberships;
 #[cfg(test)]
 mod planted;
+#[cfg(test)]
+mod planted_explain;
 #[cfg(test)]
 mod planted_media;
 #[cfg(test)]
@@ -71,6 +74,8 @@ pub enum Guarantee {
     Typing,
     /// Media are there as long as a message shows them, for whoever is shown it, and go then.
     Media,
+    /// What is said of where a message is is so.
+    Explained,
     /// Every send is answered once everything is healed.
     Answered,
 }
@@ -250,6 +255,7 @@ pub fn check(history: &History) -> Report {
     media::check(history, &facts, &mut report);
     memberships::check(history, &mut report);
     typing::check(history, &mut report);
+    explain::check(history, &facts, &mut report);
     report.sends = facts.sent.values().filter(|sent| sent.invoked.is_some()).count();
     report.acked = facts.sent.values().filter(|sent| !sent.acks.is_empty()).count();
     overlaps(history, &facts, &mut report);

@@ -8,6 +8,7 @@
 //! Rows are numbered as they come, and each chain descends: what the ring has dropped ends the chains that lead to it, so
 //! that nothing is looked up to drop a row.
 
+use std::cmp::Reverse;
 use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
@@ -15,6 +16,8 @@ use hearth_protocol::client::KeptWhy;
 use hearth_protocol::{ConversationId, RegionId, SealedEntry, UserId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::mutants::Mutant;
 
 /// For how long hops are kept, in microseconds.
 pub const KEPT_MICROSECONDS: u64 = 3_600_000_000;
@@ -323,11 +326,17 @@ impl HopBook {
     ) -> Option<HopTimes> {
         let fits = |slot: &usize| {
             let row = &self.rows[*slot];
+            if Mutant::HopsByNumber.is_on() && sequence == Some(row.sequence) {
+                return self.is_kept(row, now);
+            }
             let sender = sender.is_none_or(|sender| row.sender == self.hasher.hash_one(sender.as_str()));
             sender && id.is_none_or(|id| row.id == halves(id)) && self.is_kept(row, now)
         };
-        let by_place = sequence.and_then(|sequence| self.of_place(halves(conversation.0), sequence));
-        let slot = by_place.filter(fits).or_else(|| {
+        let by_place = sequence.and_then(|sequence| {
+            let place = (halves(conversation.0), sequence);
+            self.of_place(place.0, place.1).filter(fits).or_else(|| self.at_place(place.0, place.1).find(fits))
+        });
+        let slot = by_place.or_else(|| {
             let mut of_id = self.slots_of_id(id?).filter(|slot| {
                 let row = &self.rows[*slot];
                 let placed = sequence.is_none_or(|sequence| row.sequence == 0 || row.sequence == sequence);
@@ -389,8 +398,16 @@ impl HopBook {
         self.chain(Chain::Id, self.hasher.hash_one(id)).filter(move |slot| self.rows[*slot].id == id)
     }
 
+    /// The row of what stands at a place here: of the messages that came there, that of the newest line.
     fn of_place(&self, conversation: [u64; 2], sequence: u64) -> Option<usize> {
-        self.chain(Chain::Place, self.hasher.hash_one((conversation, sequence))).find(|slot| {
+        let came =
+            self.at_place(conversation, sequence).filter(|slot| self.rows[*slot].times[Time::Came as usize] != 0);
+        came.min_by_key(|slot| Reverse(self.rows[*slot].epoch))
+    }
+
+    /// The rows of what stood at a place, on whatever line, the newest row first.
+    fn at_place(&self, conversation: [u64; 2], sequence: u64) -> impl Iterator<Item = usize> {
+        self.chain(Chain::Place, self.hasher.hash_one((conversation, sequence))).filter(move |slot| {
             let row = &self.rows[*slot];
             row.sequence == sequence && row.conversation == conversation
         })

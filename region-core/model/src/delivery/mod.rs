@@ -12,11 +12,15 @@
 
 mod book;
 mod moves;
+mod noting;
 mod part;
 mod verdict;
 mod ways;
 
 pub use book::{HopBook, HopTimes, KEPT_MICROSECONDS, Kept};
 pub use moves::{CursorKind, MoveBook};
-pub use part::{CursorFacts, EntryFacts, LogFacts, MemberFacts, RegionPart, SessionFacts, SessionSent, UserFacts};
+pub use noting::OfSession;
+pub use part::{
+    CursorFacts, EntryFacts, LogFacts, MemberFacts, RegionPart, SessionFacts, SessionSent, Sought, UserFacts,
+};
 pub use verdict::{Asker, Question, explain};

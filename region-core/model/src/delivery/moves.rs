@@ -9,6 +9,7 @@ use hashbrown::HashTable;
 use hearth_protocol::{ConversationId, Timestamp, UserId};
 
 use super::book::KEPT_MICROSECONDS;
+use crate::receipts::Change;
 
 /// One move of a cursor.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +62,16 @@ impl MoveBook {
     #[must_use]
     pub fn bytes(most: usize) -> usize {
         most * size_of::<Move>() + (most * 8 / 7).next_power_of_two() * (size_of::<u64>() + 1)
+    }
+
+    /// Cursors of a member moved.
+    pub fn changed(&mut self, conversation: ConversationId, change: &Change) {
+        for (kind, moved) in [(CursorKind::Delivered, &change.delivered), (CursorKind::Read, &change.read)] {
+            if let Some(moved) = moved {
+                let whose = (conversation, &change.user, kind);
+                self.moved(whose, (moved.from, moved.reached.up_to), moved.reached.at);
+            }
+        }
     }
 
     /// A cursor went from `from` to `up_to`; `at` as its region said.

@@ -5,6 +5,7 @@ use hearth_protocol::{ConversationId, Epoch, ErrorCode, MessageId, Refusal, Regi
 
 use super::part::{EntryFacts, LogFacts, RegionPart, SessionSent};
 use super::ways;
+use crate::mutants::Mutant;
 
 /// Blocks of one kind that one answer names.
 const BLOCKS: usize = 16;
@@ -66,7 +67,8 @@ pub fn explain(
     known.allow(asker)?;
     let about_user = asker.operator || asker.user == question.user || known.sender == Some(asker.user);
     // That one is blocked is told to nobody else than who blocks, and to operators: for the sender the user is away.
-    let hides_block = known.is_blocked() && !asker.operator && asker.user != question.user;
+    let hides_block =
+        known.is_blocked() && !asker.operator && asker.user != question.user && !Mutant::BlocksAreTold.is_on();
     if !about_user {
         // Nobody who was reached knows whose message that is: nothing of it is told.
         let nothing = Known { parts: &[], entry: None, ..known };
@@ -154,21 +156,29 @@ impl<'a> Known<'a> {
     /// How far it is, and why it is not further. With `as_if_away` what it would be for a user who is away.
     fn judge(&self, as_if_away: bool) -> (DeliveryState, Vec<Block>) {
         let Some(entry) = self.entry else { return (DeliveryState::Waiting, self.before_the_log()) };
+        if let Some(left) = self.left_the_line(entry) {
+            return (DeliveryState::Waiting, vec![left]);
+        }
         if as_if_away {
             return (DeliveryState::Waiting, self.on_its_way(entry, true));
         }
-        if self.parts.iter().any(|part| part.user.read.up_to >= entry.sequence) && entry.sender != *self.question.user {
+        // What its clients have up to a number says nothing of what stands below what they may see.
+        if let Some(later) = self.joined_later(entry) {
+            return (DeliveryState::Withheld, vec![later]);
+        }
+        // A number says nothing of this message where another line has another one there.
+        let on_its_line = || self.parts.iter().filter(|part| part.entry.is_some());
+        let is_own = entry.sender == *self.question.user;
+        if !is_own && on_its_line().any(|part| part.user.read.up_to >= entry.sequence) {
             return (DeliveryState::Read, Vec::new());
         }
-        if self.parts.iter().any(|part| part.user.delivered.up_to >= entry.sequence)
-            && entry.sender != *self.question.user
-        {
+        if !is_own && on_its_line().any(|part| part.user.delivered.up_to >= entry.sequence) {
             return (DeliveryState::Delivered, Vec::new());
         }
         if let Some(withheld) = self.withheld(entry) {
             return (DeliveryState::Withheld, vec![withheld]);
         }
-        if entry.sender == *self.question.user {
+        if is_own {
             let blocks = self.at_home(entry);
             let state = if blocks.is_empty() { DeliveryState::Own } else { DeliveryState::Waiting };
             return (state, blocks);
@@ -184,6 +194,24 @@ impl<'a> Known<'a> {
         blocks
     }
 
+    /// A copy has it that has not heard of a failover: the home has another message there. It comes back with what that
+    /// copy puts apart.
+    fn left_the_line(&self, entry: &EntryFacts) -> Option<Block> {
+        let home = self.home_part().filter(|part| part.entry.is_none())?;
+        home.log.as_ref().filter(|log| log.has(entry.sequence) && entry.sequence >= log.floor)?;
+        let holder = self.parts.iter().find(|part| part.entry.is_some())?;
+        let (here, to) = (&holder.region, &home.region);
+        let text = format!("{here} has it on a line that a failover left: it goes to the home {to}, to be numbered anew");
+        let link_up = holder.log.as_ref().map(|log| log.reaches_home);
+        Some(Block { waits_for: vec![to.clone()], link_up, ..block(BlockReason::OnItsWay, Some(here), text) })
+    }
+
+    fn joined_later(&self, entry: &EntryFacts) -> Option<Block> {
+        let (member, user) = (self.log?.member?, self.question.user);
+        let text = format!("{user} came later and sees what stands from {} on", member.visible_from);
+        (entry.sequence < member.visible_from).then(|| block(BlockReason::JoinedLater, None, text))
+    }
+
     /// Why it will not come to the user.
     fn withheld(&self, entry: &EntryFacts) -> Option<Block> {
         let (log, user) = (self.log?, self.question.user);
@@ -191,12 +219,8 @@ impl<'a> Known<'a> {
             let text = format!("retention took it: the conversation begins at {} now", log.floor);
             return Some(block(BlockReason::BelowFloor, None, text));
         }
-        let Some(member) = log.member else {
+        if log.member.is_none() {
             return Some(block(BlockReason::NotAMember, None, format!("{user} is no member of the conversation")));
-        };
-        if entry.sequence < member.visible_from {
-            let text = format!("{user} came later and sees what stands from {} on", member.visible_from);
-            return Some(block(BlockReason::JoinedLater, None, text));
         }
         if self.is_blocked() {
             return Some(block(BlockReason::Blocked, None, format!("{user} blocks its sender")));
@@ -353,7 +377,8 @@ impl<'a> Known<'a> {
             let text = format!("{region}, where {} is connected, holds no copy yet", self.question.user);
             return vec![block(BlockReason::NotFollowed, Some(region), text)];
         };
-        if !log.has(sequence) && !part.standing.home_here {
+        let lacks = !log.has(sequence) || part.entry.is_none();
+        if lacks && !part.standing.home_here {
             return vec![self.replica_behind(region, Some(log.reaches_home))];
         }
         if log.marked <= sequence {

@@ -44,8 +44,10 @@ pub(super) fn hops(parts: &[RegionPart], home: Option<&RegionId>, user_hidden: b
     let mut hops = Vec::new();
     parts.iter().for_each(|part| of_region(part, home, &mut hops));
     let told = |kind, at: Timestamp| Hop { hop: kind, region: None, to: None, at, micros: None };
-    let received = parts.iter().filter_map(|part| part.user.delivered.passed).min();
-    let read = parts.iter().filter_map(|part| part.user.read.passed).min();
+    // Where a region has another message at its number, cursors passed that one.
+    let on_its_line = || parts.iter().filter(|part| part.entry.is_some());
+    let received = on_its_line().filter_map(|part| part.user.delivered.passed).min();
+    let read = on_its_line().filter_map(|part| part.user.read.passed).min();
     hops.extend(received.map(|at| told(HopKind::ClientReceived, at)));
     hops.extend(read.map(|at| told(HopKind::ClientRead, at)));
     if user_hidden {
