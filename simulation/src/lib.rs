@@ -17,11 +17,13 @@ pub mod checker;
 mod clients;
 mod clock;
 mod disk;
+mod drains;
 mod errands;
 mod faults;
 pub mod history;
 #[cfg(feature = "mutants")]
 pub mod hunt;
+mod limits;
 mod map;
 mod media;
 mod memberships;
@@ -39,6 +41,7 @@ mod trace;
 mod typing;
 mod uploads;
 mod visitors;
+mod wishes;
 mod woken;
 mod world;
 

@@ -16,6 +16,7 @@ use region_model::view::View;
 use crate::history;
 use crate::network::Aside;
 use crate::plan::{FaultKind, SECOND};
+use crate::wishes::Wishes;
 use crate::world::World;
 
 /// Users of all watches of a region.
@@ -41,14 +42,16 @@ pub(crate) struct Push {
     pub(crate) screens: BTreeMap<u64, (usize, u64)>,
     /// Faults that trouble a region, and when that changed last.
     troubles: Vec<(u32, u64)>,
-    /// When a link, a region or a home changed last.
+    /// When a link, a region, a home or what a user wants changed last.
     pub(crate) changed: u64,
+    pub(crate) wishes: Wishes,
 }
 
 impl Push {
     pub(crate) fn new(seed: u64, regions: usize) -> Self {
         let aside = Aside::new(seed, "push");
-        Self { aside, screens: BTreeMap::new(), troubles: vec![(0, 0); regions], changed: 0 }
+        let (screens, troubles) = (BTreeMap::new(), vec![(0, 0); regions]);
+        Self { aside, screens, troubles, changed: 0, wishes: Wishes::new(seed) }
     }
 }
 
@@ -118,6 +121,7 @@ impl World {
             | FaultKind::StoreRestored(region, _)
             | FaultKind::PowerCutAt(region, _) => vec![region],
             FaultKind::Disconnect(_)
+            | FaultKind::DrainNode(..)
             | FaultKind::Move(..)
             | FaultKind::Drain(_)
             | FaultKind::Voters(..)
@@ -227,7 +231,7 @@ impl World {
     fn look_at_record(&mut self, place: usize, record: LogId) {
         let view = self.look(place, record, true);
         let View::User(state) = &view.view else { return };
-        let Some(state) = self.with_subscriptions(state) else { return };
+        let Some(state) = self.with_blocks(state) else { return };
         let (now, wall) = (self.now, self.now_of(place).wall);
         let region = &mut self.regions[place];
         let Some(task) = &mut region.push else { return };
@@ -420,6 +424,7 @@ impl World {
     }
 
     fn note_decisions(&mut self, place: usize, turn: &Turn) {
+        let wall = self.now_of(place).wall;
         for (user, decision) in &turn.decisions {
             let Some(conversation) = decision.log.as_conversation() else { continue };
             let Some(task) = &self.regions[place].push else { return };
@@ -435,6 +440,7 @@ impl World {
                 withheld: decision.withheld,
                 by: (place, epoch, self.regions[place].start),
                 in_view_since,
+                wall,
             };
             self.history.add(self.now, event);
         }

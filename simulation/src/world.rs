@@ -12,6 +12,7 @@ use region_model::session::Delivery;
 use region_model::{Effect, Input};
 
 use crate::clients::{Client, Connection, Conversation, Sending};
+use crate::drains::Drains;
 use crate::errands::Errand;
 use crate::history::{self, History};
 use crate::map::{MapService, MapTold, Proposal};
@@ -74,6 +75,8 @@ pub(crate) enum Event {
     Churn(usize),
     /// Visitors join a group.
     Visitors,
+    /// A client was told to leave its node now.
+    Slot(u64),
     /// Power fails in a region, at a write that was aimed at.
     Struck { region: usize, start: u64 },
     /// A region sees to its lease.
@@ -122,6 +125,7 @@ impl Event {
             | Self::Begin { .. }
             | Self::Churn(_)
             | Self::Visitors
+            | Self::Slot(_)
             | Self::CopyStore(_)
             | Self::FenceByHand(..)
             | Self::Struck { .. }
@@ -208,6 +212,8 @@ pub(crate) struct World {
     pub(crate) typing: Typing,
     /// What was put beside messages.
     pub(crate) media: Media,
+    /// Nodes that are drained.
+    pub(crate) drains: Drains,
 }
 
 impl World {
@@ -252,6 +258,7 @@ impl World {
             push: Push::new(seed, plan.size.regions),
             typing: Typing::new(seed),
             media: Media::new(seed),
+            drains: Drains::new(seed),
             plan,
         };
         world.begin();
@@ -359,6 +366,7 @@ impl World {
                 self.typing_round(region);
                 self.media_round(region);
                 self.look_at_waits(region);
+                self.close_drained(region);
                 self.after(TICK, Event::Tick(region));
             }
             Event::AntiEntropy(region) => self.anti_entropy(region),
@@ -375,6 +383,7 @@ impl World {
             Event::Errand(errand) => self.errand(errand),
             Event::Churn(conversation) => self.churn(conversation),
             Event::Visitors => self.visitors_come(),
+            Event::Slot(connection) => self.slot_comes(connection),
             Event::MapLook => self.map_look(),
             Event::FenceByHand(region, until) => self.fence_by_hand(region, until),
             Event::MapAsk { leader, proposal } => self.map_ask(leader, proposal),

@@ -11,12 +11,16 @@ use hearth_protocol::{ConversationId, Epoch};
 use crate::delivery::SessionSent;
 use crate::effect::LogView;
 
+mod drain;
 mod events;
+mod rate;
 #[cfg(test)]
 mod tests;
 mod track;
 
+pub use drain::{Drain, DrainSlot, Drained, Leave, Stay};
 pub use events::{Delivery, DeliveryLimits, LeftOut, LineChanged, Live, Replay, Rewound, Skipped};
+pub use rate::MessageRate;
 use track::{Behind, Held, Track};
 
 /// Numbers of own messages remembered per conversation: the core does not send these to the connection that sent them.

@@ -6,11 +6,17 @@
 
 mod acks;
 mod changes;
+mod drains;
+mod limits;
 mod lines;
 mod media;
 mod memberships;
 #[cfg(test)]
 mod planted;
+#[cfg(test)]
+mod planted_drains;
+#[cfg(test)]
+mod planted_limits;
 #[cfg(test)]
 mod planted_media;
 #[cfg(test)]
@@ -22,6 +28,7 @@ mod push;
 mod receipts;
 mod sessions;
 mod typing;
+mod wants;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -71,6 +78,10 @@ pub enum Guarantee {
     Typing,
     /// Media are there as long as a message shows them, for whoever is shown it, and go then.
     Media,
+    /// Sessions of a node that is drained are told when to leave, one after the other, and are gone in time.
+    Drained,
+    /// Rates hold, and refuse nothing else.
+    Limits,
     /// Every send is answered once everything is healed.
     Answered,
 }
@@ -250,6 +261,8 @@ pub fn check(history: &History) -> Report {
     media::check(history, &facts, &mut report);
     memberships::check(history, &mut report);
     typing::check(history, &mut report);
+    drains::check(history, &mut report);
+    limits::check(history, &mut report);
     report.sends = facts.sent.values().filter(|sent| sent.invoked.is_some()).count();
     report.acked = facts.sent.values().filter(|sent| !sent.acks.is_empty()).count();
     overlaps(history, &facts, &mut report);
