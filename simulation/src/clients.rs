@@ -366,6 +366,7 @@ impl World {
                     self.disconnect(connection, SECOND / 5);
                 } else {
                     let conversation = self.conversations[conversation].id;
+                    self.limited(conversation, message, &outcome);
                     self.hear(place, connection, conversation, message, outcome);
                 }
             }
@@ -388,7 +389,6 @@ impl World {
         let Some(Connection { session, client, .. }) = self.connections.get(&id) else { return };
         let (session, number) = (*session, *client);
         let now = self.now;
-        self.limited(conversation, message, &outcome);
         if let Outcome::Acked(ack) = &outcome {
             self.own_acked(id, conversation, ack.position);
         }

@@ -214,6 +214,8 @@ pub enum Event {
         user: UserId,
         /// With what.
         subscriptions: Vec<InForce<Option<Uuid>>>,
+        /// When it first asked to be: what was said before wakes nobody.
+        first_asked: u64,
     },
     /// A session says that its user types in a conversation, or does so no longer, and its region takes it.
     Typed {
@@ -401,7 +403,7 @@ pub enum Event {
         /// Whether it takes it.
         taken: bool,
     },
-    /// A client hears that a message came too fast, for its node or for the conversation's home.
+    /// A client hears that a message came too fast for the conversation's home.
     Limited(ConversationId, MessageId),
     /// Sessions begin at a node again that was drained.
     Serves(usize),

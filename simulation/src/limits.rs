@@ -62,7 +62,7 @@ impl World {
         taken
     }
 
-    /// A client hears how a message ended: whether a home had too many of its conversation.
+    /// A client hears of a region how a message ended: whether the home had too many of its conversation.
     pub(crate) fn limited(
         &mut self,
         conversation: hearth_protocol::ConversationId,

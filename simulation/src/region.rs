@@ -473,6 +473,7 @@ impl World {
                 return;
             }
         };
+        self.limited(send.conversation, send.id, &outcome);
         self.hear(place, connection, send.conversation, send.id, outcome);
     }
 }

@@ -38,6 +38,7 @@ enum Wish {
 #[derive(Debug)]
 struct Asked {
     client: usize,
+    at: u64,
     /// The id of its entry.
     entry: Uuid,
     wish: Wish,
@@ -68,6 +69,8 @@ impl Wishes {
 pub(crate) struct Says {
     pub(crate) subscriptions: Vec<InForce<Option<Uuid>>>,
     pub(crate) preferences: BTreeMap<ConversationId, Vec<InForce<Preferences>>>,
+    /// When it first asked to be subscribed, or `u64::MAX`.
+    pub(crate) first_asked: u64,
 }
 
 impl Says {
@@ -178,7 +181,7 @@ impl World {
         let sender = region_model::region_sender(&self.regions[home].id);
         let command = change(sender, log, EntryKind::User, entry, what.encode(), self, home);
         let number = self.push.wishes.asked.len();
-        self.push.wishes.asked.push(Asked { client, entry, wish, acked: None });
+        self.push.wishes.asked.push(Asked { client, at: self.now, entry, wish, acked: None });
         self.trace.count(self.now, "wish-asked", client as u64, number as u64);
         self.begin_errand(home, [Step::Command(Box::new(command))], Done::Wished(number));
     }
@@ -217,6 +220,9 @@ impl World {
             says.take(&before, &state.push, InForce { epoch: entry.epoch().0, from, known, what: () });
             before = state.push.clone();
         }
+        let of_client = wishes.asked.iter().filter(|asked| asked.client == client);
+        let subscribes = |asked: &&Asked| matches!(asked.wish, Wish::Subscription(Some(_)));
+        says.first_asked = of_client.filter(subscribes).map(|asked| asked.at).min().unwrap_or(u64::MAX);
         for (id, left_out) in asked {
             if let Some(from) = wishes.begun.get(&id) {
                 says.take_left_out(left_out.wish, *from);

@@ -267,8 +267,8 @@ impl World {
         }
         ends.into_iter().for_each(|end| self.history.add(self.now, end));
         for (user, says) in says {
-            let subscriptions = says.subscriptions;
-            self.history.add(self.now, history::Event::Subscribed { user, subscriptions });
+            let Says { subscriptions, first_asked, .. } = says;
+            self.history.add(self.now, history::Event::Subscribed { user, subscriptions, first_asked });
         }
     }
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use hearth_protocol::push::{Preferences, PushPolicy};
-use hearth_protocol::{ConversationId, Epoch, MessageId, Position, Sequence, Timestamp, UserId};
+use hearth_protocol::{ConversationId, Epoch, Level, MessageId, Position, Sequence, Timestamp, UserId};
 use region_model::push::Withheld;
 use uuid::Uuid;
 
 use super::{Guarantee, check};
-use crate::history::{Did, Event, History, InForce, ReadRow};
+use crate::history::{Acked, Did, Event, History, InForce, ReadRow, RegionSet};
 
 const SECOND: u64 = 1_000_000;
 const CONVERSATION: ConversationId = ConversationId(Uuid::from_u128(9));
@@ -219,7 +219,8 @@ fn who_decides_against_what_was_wanted_then_is_found_and_not_who_cannot_know_of_
 
 #[test]
 fn who_is_not_subscribed_is_not_decided_for_and_what_was_sent_to_a_subscription_that_is_over_is_found() {
-    let subscribed = |subscriptions| with(vec![(60 * SECOND, Event::Subscribed { user: bob(), subscriptions })]);
+    let subscribed =
+        |subscriptions| with(vec![(60 * SECOND, Event::Subscribed { user: bob(), subscriptions, first_asked: 0 })]);
     let (one, other) = (Some(Uuid::from_u128(1)), Some(Uuid::from_u128(2)));
     assert_eq!(found(subscribed(vec![says(1, 0, 0, one)])), Vec::<String>::new());
     finds("never subscribed", subscribed(Vec::new()));
@@ -227,6 +228,24 @@ fn who_is_not_subscribed_is_not_decided_for_and_what_was_sent_to_a_subscription_
     finds("over before", subscribed(vec![says(1, 0, 0, one), says(1, 0, 0, None)]));
     finds("sent to another one", subscribed(vec![says(1, 0, 0, one), says(1, 0, 0, other)]));
     assert_eq!(found(subscribed(vec![says(1, 0, 0, one), says(1, 30, 31, None)])), Vec::<String>::new(), "over later");
+    let acked = Acked {
+        position: at(1, 1),
+        time: 0,
+        level: Level::Region,
+        home: None,
+        regions: RegionSet::default(),
+        again: false,
+    };
+    let asked_at = |first_asked| {
+        let (conversation, message, acked) = (CONVERSATION, id(1), acked.clone());
+        let ack = Event::Ack { session: 0, conversation, message, acked, on_disk: None };
+        let decided = (20 * SECOND, decided_by(1, None, (0, 2, 2)));
+        let subscriptions = vec![says(1, 0, 0, one)];
+        let ends = Event::Subscribed { user: bob(), subscriptions, first_asked };
+        found(with(vec![(SECOND / 2, ack), decided, (21 * SECOND, sent(2, false)), (60 * SECOND, ends)]))
+    };
+    assert_eq!(asked_at(5 * SECOND), Vec::<String>::new(), "clocks are off");
+    assert!(!asked_at(10 * SECOND).is_empty(), "said before it subscribed");
 }
 
 #[test]
@@ -234,7 +253,9 @@ fn who_is_subscribed_again_is_woken_for_what_is_said_then_and_may_be_decided_for
     let one = Some(Uuid::from_u128(1));
     let again = |subscriptions| {
         let twice = vec![(20 * SECOND, decided(1, None)), (21 * SECOND, sent(2, false))];
-        found(with([twice, vec![(60 * SECOND, Event::Subscribed { user: bob(), subscriptions })]].concat()))
+        found(with(
+            [twice, vec![(60 * SECOND, Event::Subscribed { user: bob(), subscriptions, first_asked: 0 })]].concat(),
+        ))
     };
     assert!(!again(vec![says(1, 0, 0, one)]).is_empty(), "it knew of the first time");
     assert!(again(vec![says(1, 0, 0, one), says(1, 5, 6, None), says(1, 7, 8, one)]).is_empty(), "it was gone");
@@ -242,7 +263,7 @@ fn who_is_subscribed_again_is_woken_for_what_is_said_then_and_may_be_decided_for
         let mut events = story();
         events.remove(1);
         events.push((said * SECOND, Event::Invoke(0, CONVERSATION, id(2))));
-        events.push((60 * SECOND, Event::Subscribed { user: bob(), subscriptions }));
+        events.push((60 * SECOND, Event::Subscribed { user: bob(), subscriptions, first_asked: 0 }));
         found(events)
     };
     assert!(!missed(30, vec![says(1, 0, 0, one)]).is_empty(), "nothing was decided");

@@ -223,7 +223,12 @@ impl<'a> Known<'a> {
             let what = format!("{at}: {message} of {conversation} is decided for {user}, who is not subscribed");
             report.add(Guarantee::Push, what);
         }
-        let acked_at = facts.sent.get(&(conversation, message)).and_then(|sent| sent.acked_at);
+        // What a failover took away and comes back is said anew.
+        let there = facts.sent.get(&(conversation, message)).filter(|sent| {
+            let first = sent.acks.first().map(|ack| ack.position);
+            first == Some(decided.position)
+        });
+        let acked_at = there.and_then(|sent| sent.acked_at);
         let early = acked_at.is_some_and(|acked_at| self.wants.is_before_all(user, acked_at));
         if early && decided.withheld.is_none() && !self.clocks_jumped {
             let what = format!("{at}: {user} is woken for {message} of {conversation}, said before it subscribed");

@@ -127,6 +127,7 @@ fn device_order(conversation: ConversationId, order: &[MessageId], facts: &Facts
                 // copy of it was taken later, or the same one by a home that knew nothing of the refusal.
                 || (sent.depends && (sent.refusal_kept || facts.losses.contains_key(&conversation)))
                 || unknown(sent)
+                || facts.may_have_been_too_fast(conversation, sent)
                 || sent.acks.iter().chain(&sent.unheard).any(|ack| facts.is_named(conversation, ack))
         });
         let Some(row) = line.at.get(message).filter(|_| !moved) else { continue };

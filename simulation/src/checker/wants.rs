@@ -29,6 +29,7 @@ fn may_be<T: Copy>(said: &[InForce<T>], first: T, at: u64, epoch: u64) -> impl I
 pub(super) struct Wants<'a> {
     preferences: BTreeMap<(&'a UserId, ConversationId), &'a [InForce<Preferences>]>,
     subscriptions: BTreeMap<&'a UserId, &'a [InForce<Option<Uuid>>]>,
+    asked: BTreeMap<&'a UserId, u64>,
 }
 
 impl<'a> Wants<'a> {
@@ -39,8 +40,9 @@ impl<'a> Wants<'a> {
                 Event::PushEnd { user, conversation, wants: said, .. } => {
                     wants.preferences.insert((user, *conversation), said);
                 }
-                Event::Subscribed { user, subscriptions } => {
+                Event::Subscribed { user, subscriptions, first_asked } => {
                     wants.subscriptions.insert(user, subscriptions);
+                    wants.asked.insert(user, *first_asked);
                 }
                 _ => {}
             }
@@ -101,9 +103,8 @@ impl<'a> Wants<'a> {
         said.iter().any(|of| of.from <= on_its_way && said_by <= of.known.saturating_add(CLOCKS))
     }
 
-    /// Whether what was said by a time was surely said before a user subscribed, who has never been subscribed before.
+    /// Whether what was said by a time was surely said before a user first asked to be subscribed.
     pub(super) fn is_before_all(&self, user: &UserId, said_by: u64) -> bool {
-        let said = self.subscriptions.get(user).copied().unwrap_or_default();
-        said.first().is_some_and(|of| said_by.saturating_add(CLOCKS) <= of.from)
+        self.asked.get(user).is_some_and(|asked| said_by.saturating_add(CLOCKS) <= *asked)
     }
 }
