@@ -190,8 +190,9 @@ pub enum Event {
         /// The epoch of the user's record under which the sending region is its home, if it is.
         epoch: Option<u64>,
     },
-    /// The home of a conversation says where it begins for a user of whom the home of the record has kept nothing.
-    PushStart(UserId, ConversationId, Position),
+    /// The home of a conversation says where it begins for a user of whom the home of the record has kept nothing; and what
+    /// it showed of it then, up to below this number.
+    PushStart(UserId, ConversationId, Position, u64),
     /// What was kept of a user's decisions on a conversation is gone with the power, or a store.
     PushForgot(UserId, ConversationId),
     /// What a user should have been woken for of a conversation, long after the last fault.

@@ -45,13 +45,15 @@ pub(crate) struct Push {
     /// When a link, a region, a home or what a user wants changed last.
     pub(crate) changed: u64,
     pub(crate) wishes: Wishes,
+    /// What homes of conversations showed when they said where they begin for a user.
+    shown: BTreeMap<(LogId, UserId), u64>,
 }
 
 impl Push {
     pub(crate) fn new(seed: u64, regions: usize) -> Self {
         let aside = Aside::new(seed, "push");
         let (screens, troubles) = (BTreeMap::new(), vec![(0, 0); regions]);
-        Self { aside, screens, troubles, changed: 0, wishes: Wishes::new(seed) }
+        Self { aside, screens, troubles, changed: 0, wishes: Wishes::new(seed), shown: BTreeMap::new() }
     }
 }
 
@@ -339,7 +341,8 @@ impl World {
             if desk.and_then(|desk| desk.kept(user, log)).is_none_or(|kept| kept.decided.is_some()) {
                 continue;
             }
-            let event = history::Event::PushStart(user.clone(), conversation, *at);
+            let shown = self.push.shown.get(&(log, user.clone())).copied().unwrap_or(0);
+            let event = history::Event::PushStart(user.clone(), conversation, *at, shown);
             self.history.add(self.now, event);
         }
     }
@@ -382,6 +385,9 @@ impl World {
             .collect();
         let offering = Offering::new(view, due, &firsts);
         let rows = region.disk.read(log, offering.from(), view.marked.min(offering.from() + ROWS));
+        for wanted in &due.asked {
+            self.push.shown.insert((log, wanted.user.clone()), view.marked);
+        }
         let asked = due.asked.iter().map(|wanted| &wanted.user);
         let read: BTreeSet<&UserId> = asked.chain(&due.read).collect();
         let reads = read.into_iter().filter_map(|user| Some((user.clone(), region.reads.of(log, user)?))).collect();

@@ -178,7 +178,7 @@ fn who_is_not_woken_for_a_reason_that_is_not_so_or_without_any_is_found() {
     let mut forgotten = story();
     forgotten.remove(1);
     finds("nothing decided", forgotten.clone());
-    let start = |at_second: u64| (at_second * SECOND, Event::PushStart(bob(), CONVERSATION, at(1, 2)));
+    let start = |at_second: u64| (at_second * SECOND, Event::PushStart(bob(), CONVERSATION, at(1, 2), 3));
     let acked = |events: Vec<(u64, Event)>, at_second| [vec![start(at_second)], events].concat();
     assert_eq!(found(acked(forgotten, 59)), Vec::<String>::new(), "it was older than a minute");
 }

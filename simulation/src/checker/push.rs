@@ -48,8 +48,8 @@ struct Of {
     viewed: Option<u64>,
     read: Vec<Position>,
     forgot: Option<u64>,
-    /// Where it began anew, and when.
-    starts: Vec<(u64, Position)>,
+    /// Where it began anew, and when, and what was shown then.
+    starts: Vec<(u64, Position, u64)>,
     /// The newest push that a service was sent, when, and whether it says that there is something.
     sent: Option<(u64, Position, bool)>,
     /// The highest position that a service was sent something about, or that was too old.
@@ -142,8 +142,8 @@ impl<'a> Known<'a> {
             Event::PushForgot(user, conversation) => {
                 self.of.entry((user, *conversation)).or_default().forgot = Some(at);
             }
-            Event::PushStart(user, conversation, start) => {
-                self.of.entry((user, *conversation)).or_default().starts.push((at, *start));
+            Event::PushStart(user, conversation, start, shown) => {
+                self.of.entry((user, *conversation)).or_default().starts.push((at, *start, *shown));
             }
             Event::PushSent { user, conversation, position, notify, is_over, .. } => {
                 self.sent(at, event, report);
@@ -229,7 +229,10 @@ impl<'a> Known<'a> {
             first == Some(decided.position)
         });
         let acked_at = there.and_then(|sent| sent.acked_at);
-        let early = acked_at.is_some_and(|acked_at| self.wants.is_before_all(user, acked_at));
+        // What nobody was shown then, since a mark was lost with the power, is shown first when somebody is woken for it.
+        let start = self.of.get(&pair).and_then(|of| of.starts.last());
+        let was_shown = start.is_none_or(|(_, _, shown)| decided.position.sequence.0 < *shown);
+        let early = was_shown && acked_at.is_some_and(|acked_at| self.wants.is_before_all(user, acked_at));
         if early && decided.withheld.is_none() && !self.clocks_jumped {
             let what = format!("{at}: {user} is woken for {message} of {conversation}, said before it subscribed");
             report.add(Guarantee::Push, what);
@@ -341,7 +344,7 @@ impl<'a> Known<'a> {
     /// than the user's subscription.
     fn began_above(&self, pair: Pair<'a>, message: MessageId, row: &ReadRow, facts: &Facts) -> bool {
         let acked_at = facts.sent.get(&(pair.1, message)).and_then(|sent| sent.acked_at).unwrap_or(0);
-        let above = |(at, start): &(u64, Position)| {
+        let above = |(at, start, _): &(u64, Position, u64)| {
             let is_old = acked_at + MINUTE <= *at || self.wants.is_before_one(pair.0, acked_at, *at);
             start.sequence.0 >= row.sequence && (self.clocks_jumped || is_old)
         };
