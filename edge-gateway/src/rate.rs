@@ -1,18 +1,14 @@
 //! How many messages a user may send in a minute, over all of the user's sessions in this region.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use hearth_protocol::{ConversationId, MessageId, Refusal, UserId};
 use parking_lot::Mutex;
-use region_core::Bucket;
+use region_core::MessageRate;
 
 /// Users remembered. Above it, users without a session and with a full bucket go first, then any without a session.
 const USERS: usize = 100_000;
-/// Ids of a user whose retries are free.
-const RECENT: usize = 256;
-/// Free retries a minute, as a multiple of the limit: a retry is work too.
-const RETRIES: u64 = 10;
 
 /// Buckets of all users of this region.
 #[derive(Debug)]
@@ -21,19 +17,9 @@ pub(crate) struct RateLimiter {
     users: Mutex<HashMap<UserId, Arc<UserRate>>>,
 }
 
-/// The bucket of one user, shared by the user's sessions.
+/// The bucket of one user, shared by the user's sessions; `None`: no limit.
 #[derive(Debug)]
-pub(crate) struct UserRate {
-    per_minute: u32,
-    state: Mutex<RateState>,
-}
-
-#[derive(Debug)]
-struct RateState {
-    messages: Bucket,
-    retries: Bucket,
-    recent: VecDeque<(ConversationId, MessageId)>,
-}
+pub(crate) struct UserRate(Option<Mutex<MessageRate>>);
 
 impl RateLimiter {
     /// `per_minute` 0: no limit.
@@ -61,7 +47,7 @@ impl RateLimiter {
 }
 
 fn make_room(users: &mut HashMap<UserId, Arc<UserRate>>, now: u64) {
-    users.retain(|_, rate| Arc::strong_count(rate) > 1 || !rate.state.lock().messages.is_full(now));
+    users.retain(|_, rate| Arc::strong_count(rate) > 1 || !rate.is_idle(now));
     if users.len() >= USERS {
         users.retain(|_, rate| Arc::strong_count(rate) > 1);
     }
@@ -69,40 +55,19 @@ fn make_room(users: &mut HashMap<UserId, Arc<UserRate>>, now: u64) {
 
 impl UserRate {
     fn new(per_minute: u32, now: u64) -> Self {
-        let limit = u64::from(per_minute);
-        let state = RateState {
-            messages: Bucket::full(limit, now),
-            retries: Bucket::full(limit * RETRIES, now),
-            recent: VecDeque::new(),
-        };
-        Self { per_minute, state: Mutex::new(state) }
+        Self((per_minute > 0).then(|| Mutex::new(MessageRate::new(per_minute, now))))
     }
 
-    /// Counts a message at `now` (ticks). A retry of an id that was counted is free.
+    fn is_idle(&self, now: u64) -> bool {
+        self.0.as_ref().is_none_or(|rate| rate.lock().is_idle(now))
+    }
+
+    /// Counts a message at `now` (ticks), as [`MessageRate::take`].
     ///
     /// # Errors
     /// `RATE_LIMITED` with the limit and the whole seconds after which one message is free again.
     pub(crate) fn take(&self, conversation: ConversationId, message: MessageId, now: u64) -> Result<(), Refusal> {
-        if self.per_minute == 0 {
-            return Ok(());
-        }
-        let mut state = self.state.lock();
-        let key = (conversation, message);
-        let retried = state.recent.contains(&key);
-        let taken = if retried { state.retries.take(now) } else { state.messages.take(now) };
-        if let Err(wait) = taken {
-            let refusal = Refusal::new(hearth_protocol::ErrorCode::RateLimited, "too many messages, slow down");
-            return Err(refusal
-                .with_limit(format!("{} messages a minute", self.per_minute))
-                .with_retry_after(wait.div_ceil(1000).max(1)));
-        }
-        if !retried {
-            if state.recent.len() == RECENT {
-                state.recent.pop_front();
-            }
-            state.recent.push_back(key);
-        }
-        Ok(())
+        self.0.as_ref().map_or(Ok(()), |rate| rate.lock().take(conversation, message, now))
     }
 }
 

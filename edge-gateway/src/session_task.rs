@@ -273,7 +273,7 @@ impl<S: FrameStream> Runner<S> {
             Phase::Serving => {}
             Phase::Draining(order) => {
                 let endpoints = self.gateway.core.endpoints();
-                self.session.handle_drain(order.slot(self.number), endpoints, self.gateway.clock.now());
+                self.session.handle_drain(&order.notice(self.number), endpoints, self.gateway.clock.now());
             }
             Phase::Stopping => self.session.handle_shutdown(),
         }

@@ -7,6 +7,7 @@ use hearth_protocol::ErrorCode;
 use hearth_protocol::Refusal;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+use region_core::Drain;
 use tokio::sync::watch;
 
 use crate::admission::Admission;
@@ -15,7 +16,7 @@ use crate::connections::Connections;
 use crate::core_port::Core;
 use crate::metrics::GatewayMetrics;
 use crate::options::GatewayOptions;
-use crate::session::{DrainSlot, SessionShared};
+use crate::session::{DrainNotice, SessionShared};
 use crate::webtransport_server::CertificateHash;
 
 /// What the gateway is doing.
@@ -37,13 +38,11 @@ pub(crate) struct DrainOrder {
 }
 
 impl DrainOrder {
-    /// The slot of the session with this number. Multiples of the golden ratio spread any set of numbers evenly, so
-    /// that clients come back one after the other; all slots lie in the first four fifths of the time.
-    pub(crate) fn slot(&self, number: u64) -> DrainSlot {
-        let fraction = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        let window = self.milliseconds.min(u64::from(u32::MAX)) * 4 / 5;
+    /// What the session with this number is told.
+    pub(crate) fn notice(&self, number: u64) -> DrainNotice {
+        let drain = Drain { began: self.began.ticks, milliseconds: self.milliseconds };
         let end = self.began.plus(std::time::Duration::from_millis(self.milliseconds));
-        DrainSlot { reconnect_after: (window * fraction) >> 32, close_at: end.ticks, close_at_wall: end.wall }
+        DrainNotice { slot: drain.slot(number), close_at_wall: end.wall }
     }
 }
 
@@ -99,15 +98,10 @@ mod tests {
     use hearth_protocol::Timestamp;
 
     #[test]
-    fn drain_slots_are_spread_evenly_and_end_before_the_deadline() {
+    fn a_session_is_told_its_slot_and_when_the_drain_ends_by_the_wall() {
         let began = Moment { wall: Timestamp(1_000_000), ticks: 500 };
-        let order = DrainOrder { began, milliseconds: 10_000 };
-        let mut tenths = [0u32; 8];
-        for number in 0..8_000 {
-            let slot = order.slot(number);
-            assert_eq!((slot.close_at, slot.close_at_wall), (10_500, Timestamp(1_010_000)));
-            tenths[usize::try_from(slot.reconnect_after / 1_000).unwrap()] += 1;
-        }
-        assert!(tenths.iter().all(|count| (900..=1_100).contains(count)), "{tenths:?}");
+        let notice = DrainOrder { began, milliseconds: 10_000 }.notice(7);
+        assert_eq!(notice.slot, Drain { began: 500, milliseconds: 10_000 }.slot(7));
+        assert_eq!((notice.slot.close_at, notice.close_at_wall), (10_500, Timestamp(1_010_000)));
     }
 }

@@ -56,4 +56,7 @@ pub use queue::Taken;
 pub use region::RegionOptions;
 pub use region_model::Bucket;
 pub use region_model::delivery::SessionSent;
-pub use region_model::session::{Deliveries, Delivery, DeliveryLimits, LeftOut, LineChanged, Live, Rewound, Skipped};
+pub use region_model::session::{
+    Deliveries, Delivery, DeliveryLimits, Drain, DrainSlot, Drained, Leave, LeftOut, LineChanged, Live, MessageRate,
+    Rewound, Skipped, Stay,
+};

@@ -8,7 +8,7 @@ use hearth_protocol::media::MediaId;
 use hearth_protocol::{
     ConversationId, DeviceId, EntryKind, Level, LogId, MessageId, Position, SealedEntry, Timestamp, UserId,
 };
-use region_model::session::Deliveries;
+use region_model::session::{Deliveries, Stay};
 use region_model::{Ack, Command, Input, LogView, Outcome};
 
 use crate::alterations::{Alteration, Named, expiry_of};
@@ -126,6 +126,10 @@ pub(crate) struct Connection {
     pub(crate) deletes: BTreeSet<usize>,
     /// Conversations whose stream here has passed the removal of this user.
     pub(crate) removed: BTreeSet<usize>,
+    /// Its number at its node.
+    pub(crate) number: u64,
+    /// Whether it was told to leave.
+    pub(crate) stay: Stay,
     /// When what was sent last arrives.
     arrives: u64,
 }
@@ -267,6 +271,10 @@ impl World {
     pub(crate) fn sent(&mut self, region: usize, connection: u64, sending: Sending) {
         let Some(device) = self.connections.get(&connection).map(|connection| connection.device) else { return };
         let Sending { client, conversation, message, level, expires_at, change, media } = sending;
+        if let Err(refusal) = self.counted(region, client, conversation, message) {
+            let id = self.conversations[conversation].id;
+            return self.hear(region, connection, id, message, Outcome::Refused(refusal));
+        }
         self.own_sent(connection, conversation);
         let url = media.map(|media| media.url(self.conversations[conversation].id, None));
         let text = || said_by(client, message, url.as_deref());
@@ -293,15 +301,18 @@ impl World {
     fn connect(&mut self, number: usize) {
         let count = self.regions.len();
         let client = &mut self.clients[number];
-        let region = if client.random.percent(70) { client.prefers } else { client.random.below(count) };
-        if !self.regions[region].runs() {
-            client.connect_at = self.now + SECOND / 2;
+        let wanted = if client.random.percent(70) { client.prefers } else { client.random.below(count) };
+        let region = self.node_for(wanted);
+        if !self.begins_sessions(region) {
+            self.clients[number].connect_at = self.now + SECOND / 2;
             return;
         }
+        let client = &mut self.clients[number];
         let device = client.device;
         let user = client.user.clone();
         let conversations = client.conversations.clone();
         let id = self.number();
+        let number_here = self.regions[region].node.next_number();
         let named = u64::from_be_bytes(device.0.as_bytes()[..8].try_into().unwrap_or_default());
         let session = self.history.session(format!("{user} at {}", self.regions[region].id), named);
         let connection = Connection {
@@ -313,12 +324,15 @@ impl World {
             stream: Deliveries::new(sessions::LIMITS, self.plan.seed),
             deletes: BTreeSet::new(),
             removed: BTreeSet::new(),
+            number: number_here,
+            stay: Stay::Served,
             arrives: self.now,
         };
         self.connections.insert(id, connection);
         self.clients[number].connection = Some(id);
         self.regions[region].sessions.entry(user.clone()).or_default().push(id);
         self.trace.count(self.now, "connect", number as u64, region as u64);
+        self.resumes(id);
         self.presence_connected(id);
         self.looks_at(id, None);
         self.typing_connected(id);
@@ -335,6 +349,7 @@ impl World {
         self.push_gone(id);
         self.typing_gone(id);
         let Some(connection) = self.connections.remove(&id) else { return };
+        self.drained_gone(&connection);
         let client = &mut self.clients[connection.client];
         client.connection = None;
         client.connect_at = self.now + wait;
@@ -362,6 +377,7 @@ impl World {
                     self.disconnect(connection, SECOND / 5);
                 } else {
                     let conversation = self.conversations[conversation].id;
+                    self.limited(conversation, message, &outcome);
                     self.hear(place, connection, conversation, message, outcome);
                 }
             }

@@ -45,6 +45,7 @@ pub(crate) enum Done {
     Ready(usize),
     Told(OutboxRecord),
     Visited(usize),
+    Wished(usize),
 }
 
 /// Commands in a row.
@@ -267,7 +268,7 @@ impl World {
         if !self.regions[region].runs() {
             match errand.done {
                 Done::Ready(_) | Done::Visited(_) => self.go_on_after(number, SECOND),
-                Done::Nothing | Done::Told(_) => self.drop_errand(number),
+                Done::Nothing | Done::Told(_) | Done::Wished(_) => self.drop_errand(number),
             }
             return;
         }
@@ -410,6 +411,7 @@ impl World {
         match errand.done {
             Done::Nothing => {}
             Done::Visited(visitor) => self.visited(visitor),
+            Done::Wished(wish) => self.wished(wish),
             Done::Ready(conversation) => {
                 if !std::mem::replace(&mut self.conversations[conversation].ready, true) {
                     self.begin_for_all(conversation);

@@ -59,6 +59,7 @@ impl World {
                 self.after(SECOND / 2, Event::FenceByHand(region, self.now + fault.lasts));
             }
             FaultKind::PowerCutAt(region, aim) => self.regions[region].target.aim = Some(aim),
+            FaultKind::DrainNode(region, seconds) => self.drain_node(region, seconds),
         }
         self.after(fault.lasts, Event::FaultEnds(index));
     }
@@ -119,6 +120,7 @@ impl World {
                     self.comes_up(region);
                 }
             }
+            FaultKind::DrainNode(region, _) => self.node_serves(region),
             FaultKind::Disconnect(_)
             | FaultKind::Move(..)
             | FaultKind::Drain(_)

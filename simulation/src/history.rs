@@ -1,170 +1,21 @@
 //! What clients of a mesh saw, in the order of one clock. The simulator writes it, and so do the stories over real
 //! sockets; [`crate::checker`] judges both.
 
+mod parts;
+
 use std::sync::Arc;
 
 use hearth_protocol::client::{ExplanationPayload, PresenceStatus};
 use hearth_protocol::push::Preferences;
-use hearth_protocol::{ConversationId, Level, MessageId, Position, UserId};
+use hearth_protocol::{ConversationId, MessageId, Position, Timestamp, UserId};
 use region_model::media::ports::MediaObject;
 use region_model::push::Withheld;
+use uuid::Uuid;
+
+pub use parts::{Acked, Did, InForce, MediaAnswer, OnDisk, ReadRow, RegionSet, Row};
 
 /// A session of the history, by its place in [`History::sessions`].
 pub type SessionId = u32;
-
-/// Regions of the history by their place in [`History::regions`], as a set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RegionSet(u64);
-
-impl RegionSet {
-    /// Adds a region; one with a place above 63 is left out.
-    pub fn add(&mut self, region: usize) {
-        self.0 |= 1u64.checked_shl(u32::try_from(region).unwrap_or(u32::MAX)).unwrap_or(0);
-    }
-
-    /// How many there are.
-    #[must_use]
-    pub fn len(self) -> usize {
-        self.0.count_ones() as usize
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Whether all of these are among the others.
-    #[must_use]
-    pub fn is_within(self, others: Self) -> bool {
-        self.0 & !others.0 == 0
-    }
-}
-
-impl FromIterator<usize> for RegionSet {
-    fn from_iter<T: IntoIterator<Item = usize>>(regions: T) -> Self {
-        let mut set = Self::default();
-        regions.into_iter().for_each(|region| set.add(region));
-        set
-    }
-}
-
-/// An ack as a client got it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Acked {
-    /// Where the message stands.
-    pub position: Position,
-    /// When it was sequenced, in milliseconds since the Unix epoch.
-    pub time: u64,
-    /// The level that it was acked at.
-    pub level: Level,
-    /// The region that sequenced it; `None` when the ack does not say.
-    pub home: Option<usize>,
-    /// The regions that it names.
-    pub regions: RegionSet,
-    /// Whether it says that the message stood there before: any home of a later epoch may say so.
-    pub again: bool,
-}
-
-/// What somebody who sees all disks saw at the moment of an ack. Real clients cannot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OnDisk {
-    /// Voters of the conversation.
-    pub voters: usize,
-    /// Regions with this very entry on disk.
-    pub regions: RegionSet,
-}
-
-/// A row of a conversation, as a region gave it at the end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Its number, from 1.
-    pub sequence: u64,
-    /// Its epoch; 0 when the reader does not know it.
-    pub epoch: u64,
-    /// Its id.
-    pub message: MessageId,
-}
-
-/// What an entry does to a message, as its row says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Did {
-    /// It is one.
-    Message,
-    /// It gives this one other content.
-    Edit(MessageId),
-    /// It takes this one's content away.
-    Delete(MessageId),
-    /// A reaction comes or goes.
-    React {
-        /// To which message.
-        target: MessageId,
-        /// What it shows.
-        emoji: String,
-        /// Whether it comes.
-        added: bool,
-    },
-    /// The texts of this user in the rows above it are taken away.
-    Erase(String),
-    /// Rows below this number are shown no more.
-    Floor(u64),
-    /// Nothing.
-    Other,
-}
-
-impl Did {
-    /// Of a row of this kind with this target. `reaction`: its emoji, and whether it comes.
-    #[must_use]
-    pub fn of(kind: &str, target: Option<MessageId>, reaction: Option<(&str, bool)>) -> Self {
-        match (kind, target, reaction) {
-            ("message", ..) => Self::Message,
-            ("edit", Some(target), _) => Self::Edit(target),
-            ("delete", Some(target), _) => Self::Delete(target),
-            ("reaction", Some(target), Some((emoji, added))) => Self::React { target, emoji: emoji.to_owned(), added },
-            _ => Self::Other,
-        }
-    }
-}
-
-/// A row of a conversation with what it says, as somebody was given it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReadRow {
-    /// Its number.
-    pub sequence: u64,
-    /// Its id.
-    pub message: MessageId,
-    /// Who sent it.
-    pub sender: String,
-    /// When it was sequenced first, in milliseconds since the Unix epoch.
-    pub time: u64,
-    /// What it does.
-    pub did: Did,
-    /// The text that it gives.
-    pub text: Option<String>,
-    /// Whether it says that the message is deleted.
-    pub deleted: bool,
-    /// When its content is over, in milliseconds since the Unix epoch.
-    pub expires: Option<u64>,
-    /// Whether it says that this is so.
-    pub expired: bool,
-    /// Whether the disk that it was read from has no content of it, where that is known.
-    pub bare: bool,
-    /// Reactions that it tells of, each with its count.
-    pub reactions: Vec<(String, u64)>,
-}
-
-/// How a region answers a user who asks for media.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MediaAnswer {
-    /// With a link to them; whether there are bytes behind it.
-    Given(bool),
-    /// There is nothing for this user.
-    NotShown,
-    /// To come again later.
-    Later,
-    /// There are no such media, or they have not come.
-    None,
-}
 
 /// Somebody asked where a message is on its way to a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -357,6 +208,8 @@ pub enum Event {
         /// Since when a device of the user has had the conversation in view with nothing between it and that region, as
         /// somebody who sees everything knows.
         in_view_since: Option<u64>,
+        /// What the wall clock of that region said.
+        wall: Timestamp,
     },
     /// A service was sent what a user's devices are to show of a conversation.
     PushSent {
@@ -370,9 +223,14 @@ pub enum Event {
         notify: bool,
         /// Whether its time was over, and nothing was sent.
         is_over: bool,
+        /// To which of the user's subscriptions.
+        subscription: Uuid,
+        /// The epoch of the user's record under which the sending region is its home, if it is.
+        epoch: Option<u64>,
     },
-    /// The home of a conversation says where it begins for a user of whom the home of the record has kept nothing.
-    PushStart(UserId, ConversationId, Position),
+    /// The home of a conversation says where it begins for a user of whom the home of the record has kept nothing; and what
+    /// it showed of it then, up to below this number.
+    PushStart(UserId, ConversationId, Position, u64),
     /// What was kept of a user's decisions on a conversation is gone with the power, or a store.
     PushForgot(UserId, ConversationId),
     /// What a user should have been woken for of a conversation, long after the last fault.
@@ -383,10 +241,20 @@ pub enum Event {
         conversation: ConversationId,
         /// From above which number on, and up to which, the user was a member.
         spans: Vec<(u64, u64)>,
-        /// What it wants, all the time.
-        wants: Preferences,
+        /// What it wanted, in the order of its record; all, before anything was said.
+        wants: Vec<InForce<Preferences>>,
         /// Who decides, and under which epoch of the user's record; `None` where something has changed lately.
         decides: Option<(usize, u64)>,
+    },
+    /// What a user was subscribed with, in the order of its record: nothing, before anything was said. A user without this
+    /// event is subscribed all the time.
+    Subscribed {
+        /// Who.
+        user: UserId,
+        /// With what.
+        subscriptions: Vec<InForce<Option<Uuid>>>,
+        /// When it first asked to be: what was said before wakes nobody.
+        first_asked: u64,
     },
     /// A session says that its user types in a conversation, or does so no longer, and its region takes it.
     Typed {
@@ -536,6 +404,52 @@ pub enum Event {
         /// Acks with at least so many copies are covered.
         covered_copies: usize,
     },
+    /// A session begins, whose client has everything of a conversation up to a position, or was told of what it lacks.
+    Resumes(SessionId, ConversationId, Position),
+    /// A node is drained: no session begins there, and those that are there have to be gone within a time.
+    Drains {
+        /// Which.
+        region: usize,
+        /// The time, in microseconds.
+        within: u64,
+        /// Those that are there.
+        sessions: Vec<SessionId>,
+    },
+    /// A session is told that its node is drained.
+    ToldToLeave {
+        /// Which.
+        session: SessionId,
+        /// When it shall leave, in microseconds of the run.
+        at: u64,
+        /// When it is closed otherwise, in microseconds of the run.
+        until: u64,
+    },
+    /// A session that was told to leave is over, or one is closed for a drain.
+    LeftNode {
+        /// Which.
+        session: SessionId,
+        /// Whether its node closes it for the drain. Otherwise its client left, or something else ended it.
+        closed: bool,
+    },
+    /// A node counts a message of a user, or refuses it.
+    Counted {
+        /// The node's region, and a number of its process.
+        process: (usize, u64),
+        /// Whose.
+        user: UserId,
+        /// Where.
+        conversation: ConversationId,
+        /// Which.
+        message: MessageId,
+        /// How many the node takes of a user in a minute.
+        per_minute: u32,
+        /// Whether it takes it.
+        taken: bool,
+    },
+    /// A client hears that a message came too fast for the conversation's home.
+    Limited(ConversationId, MessageId),
+    /// Sessions begin at a node again that was drained.
+    Serves(usize),
     /// A queue or a cache of a region was looked at.
     Bound {
         /// Which.

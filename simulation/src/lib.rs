@@ -17,12 +17,14 @@ pub mod checker;
 mod clients;
 mod clock;
 mod disk;
+mod drains;
 mod errands;
 mod explain;
 mod faults;
 pub mod history;
 #[cfg(feature = "mutants")]
 pub mod hunt;
+mod limits;
 mod map;
 mod media;
 mod memberships;
@@ -40,6 +42,7 @@ mod trace;
 mod typing;
 mod uploads;
 mod visitors;
+mod wishes;
 mod woken;
 mod world;
 

@@ -63,6 +63,8 @@ pub enum FaultKind {
     FenceByHand(usize),
     /// The machine loses power the moment that the region hands its store such a write: nothing of that is done.
     PowerCutAt(usize, Aim),
+    /// The node of a region is drained within so many seconds, and serves again at the end: sessions leave it, homes stay.
+    DrainNode(usize, u64),
 }
 
 /// The write at which power fails.
@@ -78,7 +80,7 @@ pub enum Aim {
 
 impl FaultKind {
     /// All names, in the order of the table.
-    pub const NAMES: [&'static str; 22] = [
+    pub const NAMES: [&'static str; 23] = [
         "cut",
         "cut-one-way",
         "isolate",
@@ -101,6 +103,7 @@ impl FaultKind {
         "floor",
         "fence-by-hand",
         "power-cut-at",
+        "drain-node",
     ];
     /// Those that happen only in a plan that was asked for them.
     pub const ASKED_FOR: [&'static str; 7] =
@@ -132,6 +135,7 @@ impl FaultKind {
             Self::Floor(..) => "floor",
             Self::FenceByHand(_) => "fence-by-hand",
             Self::PowerCutAt(..) => "power-cut-at",
+            Self::DrainNode(..) => "drain-node",
         }
     }
 }
@@ -204,7 +208,7 @@ pub struct Plan {
     pub seed: u64,
     /// How large it is.
     pub size: Size,
-    /// The faults, by their times.
+    /// The faults, by their times; drains of nodes behind all others.
     pub faults: Vec<Fault>,
     /// The clients that take part, by number.
     pub clients: Vec<usize>,
@@ -251,6 +255,8 @@ impl Plan {
         for (number, fault) in (0..).zip(&mut faults) {
             fault.number = number;
         }
+        // Behind the others, so that those keep the numbers that they had before nodes were drained.
+        drain_nodes(&mut faults, seed, size.regions, calm_at);
         Self { seed, size, faults, clients: (0..size.clients).collect(), calm_at }
     }
 
@@ -431,6 +437,23 @@ fn cut_power_at_writes(faults: &mut Vec<Fault>, seed: u64, regions: usize, calm_
         at += lasts;
     }
     faults.sort_by_key(|fault| fault.at);
+}
+
+/// The node of a region is drained now and then. Some drains are taken back before they are over.
+fn drain_nodes(faults: &mut Vec<Fault>, seed: u64, regions: usize, calm_at: u64) {
+    let mut random = Random::of(seed, "drains", 0);
+    let mut at = FIRST_FAULT;
+    loop {
+        at += random.between(5 * SECOND, 20 * SECOND);
+        if at + 3 * SECOND >= calm_at {
+            break;
+        }
+        let within = random.between(1, 10);
+        let lasts = random.between(SECOND, (within + 5) * SECOND).min(calm_at - at);
+        let number = u32::try_from(faults.len()).unwrap_or(u32::MAX);
+        faults.push(Fault { number, at, lasts, kind: FaultKind::DrainNode(random.below(regions), within) });
+        at += lasts;
+    }
 }
 
 /// One fault and how long it lasts.

@@ -16,6 +16,7 @@ use region_model::view::View;
 use crate::history;
 use crate::network::Aside;
 use crate::plan::{FaultKind, SECOND};
+use crate::wishes::Wishes;
 use crate::world::World;
 
 /// Users of all watches of a region.
@@ -41,14 +42,18 @@ pub(crate) struct Push {
     pub(crate) screens: BTreeMap<u64, (usize, u64)>,
     /// Faults that trouble a region, and when that changed last.
     troubles: Vec<(u32, u64)>,
-    /// When a link, a region or a home changed last.
+    /// When a link, a region, a home or what a user wants changed last.
     pub(crate) changed: u64,
+    pub(crate) wishes: Wishes,
+    /// What homes of conversations showed when they said where they begin for a user.
+    shown: BTreeMap<(LogId, UserId), u64>,
 }
 
 impl Push {
     pub(crate) fn new(seed: u64, regions: usize) -> Self {
         let aside = Aside::new(seed, "push");
-        Self { aside, screens: BTreeMap::new(), troubles: vec![(0, 0); regions], changed: 0 }
+        let (screens, troubles) = (BTreeMap::new(), vec![(0, 0); regions]);
+        Self { aside, screens, troubles, changed: 0, wishes: Wishes::new(seed), shown: BTreeMap::new() }
     }
 }
 
@@ -118,6 +123,7 @@ impl World {
             | FaultKind::StoreRestored(region, _)
             | FaultKind::PowerCutAt(region, _) => vec![region],
             FaultKind::Disconnect(_)
+            | FaultKind::DrainNode(..)
             | FaultKind::Move(..)
             | FaultKind::Drain(_)
             | FaultKind::Voters(..)
@@ -227,7 +233,7 @@ impl World {
     fn look_at_record(&mut self, place: usize, record: LogId) {
         let view = self.look(place, record, true);
         let View::User(state) = &view.view else { return };
-        let Some(state) = self.with_subscriptions(state) else { return };
+        let Some(state) = self.with_blocks(state) else { return };
         let (now, wall) = (self.now, self.now_of(place).wall);
         let region = &mut self.regions[place];
         let Some(task) = &mut region.push else { return };
@@ -335,7 +341,8 @@ impl World {
             if desk.and_then(|desk| desk.kept(user, log)).is_none_or(|kept| kept.decided.is_some()) {
                 continue;
             }
-            let event = history::Event::PushStart(user.clone(), conversation, *at);
+            let shown = self.push.shown.get(&(log, user.clone())).copied().unwrap_or(0);
+            let event = history::Event::PushStart(user.clone(), conversation, *at, shown);
             self.history.add(self.now, event);
         }
     }
@@ -378,6 +385,9 @@ impl World {
             .collect();
         let offering = Offering::new(view, due, &firsts);
         let rows = region.disk.read(log, offering.from(), view.marked.min(offering.from() + ROWS));
+        for wanted in &due.asked {
+            self.push.shown.insert((log, wanted.user.clone()), view.marked);
+        }
         let asked = due.asked.iter().map(|wanted| &wanted.user);
         let read: BTreeSet<&UserId> = asked.chain(&due.read).collect();
         let reads = read.into_iter().filter_map(|user| Some((user.clone(), region.reads.of(log, user)?))).collect();
@@ -420,6 +430,7 @@ impl World {
     }
 
     fn note_decisions(&mut self, place: usize, turn: &Turn) {
+        let wall = self.now_of(place).wall;
         for (user, decision) in &turn.decisions {
             let Some(conversation) = decision.log.as_conversation() else { continue };
             let Some(task) = &self.regions[place].push else { return };
@@ -435,6 +446,7 @@ impl World {
                 withheld: decision.withheld,
                 by: (place, epoch, self.regions[place].start),
                 in_view_since,
+                wall,
             };
             self.history.add(self.now, event);
         }

@@ -9,6 +9,7 @@ use hearth_protocol::{LogId, Placement, RegionId, UserId, mesh};
 use region_model::LogView;
 use region_model::ports::LogAppend;
 use region_model::presence::PresenceBook;
+use region_model::session::MessageRate;
 use region_model::typing::TypingBook;
 use region_model::view::Bounds;
 use region_model::{CoreOptions, DeviceOutcome, Effect, Input, Lane, Now, Outcome, ParkingBounds, RegionCore};
@@ -17,7 +18,9 @@ use crate::aimed::Target;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::explain::{Hops, Received};
+use crate::drains::Node;
 use crate::history;
+use crate::limits::Limits;
 use crate::map::Keeper;
 use crate::media::MediaTask;
 use crate::push::PushTask;
@@ -97,6 +100,12 @@ pub(crate) struct Region {
     pub(crate) hops: Option<Hops>,
     /// How far members are, as it was told: it keeps that.
     pub(crate) received: Received,
+    /// What its node does with sessions.
+    pub(crate) node: Node,
+    /// The rates that it holds its users and conversations to.
+    pub(crate) limits: Limits,
+    /// What its users have sent lately, by their numbers.
+    pub(crate) rates: BTreeMap<usize, MessageRate>,
 }
 
 impl Region {
@@ -128,6 +137,9 @@ impl Region {
             reads: Reads::default(),
             hops: None,
             received: Received::default(),
+            node: Node::default(),
+            limits: Limits::of(seed, place),
+            rates: BTreeMap::new(),
         }
     }
 
@@ -140,7 +152,8 @@ impl Region {
 impl World {
     /// Starts a region over what is on its disk.
     pub(crate) fn start(&mut self, place: usize) {
-        let mut bounds = Bounds::default();
+        let conversation_messages_per_minute = self.regions[place].limits.conversation;
+        let mut bounds = Bounds { conversation_messages_per_minute, ..Bounds::default() };
         if self.plan.size.joins {
             bounds.fanout_threshold = LARGE;
         }
@@ -159,6 +172,7 @@ impl World {
         region.started = region.clock.monotonic(now);
         region.written = now;
         region.fail_sync = false;
+        region.rates.clear();
         let parked: Vec<ParkedSend> = region.disk.parked.values().cloned().collect();
         self.trace.count(now, "start", place as u64, parked.len() as u64);
         self.explain_start(place);
@@ -195,6 +209,7 @@ impl World {
         }
         self.trace.count(self.now, "stop", place as u64, u64::from(power));
         self.drop_sessions(place);
+        self.node_serves(place);
         self.break_links_of(place);
     }
 
@@ -348,7 +363,10 @@ impl World {
     fn perform(&mut self, place: usize, effect: Effect<Ticket>) {
         let start = self.regions[place].start;
         match effect {
-            Effect::Append(append) => self.store_write(place, Write::Append(append)),
+            Effect::Append(append) => {
+                self.wishes_append(&append);
+                self.store_write(place, Write::Append(append));
+            }
             Effect::PutMark(log, mark) => self.store_write(place, Write::Mark(log, mark)),
             Effect::PutPlacement(placement) => {
                 self.placement_seen(&placement);
@@ -467,6 +485,7 @@ impl World {
                 return;
             }
         };
+        self.limited(send.conversation, send.id, &outcome);
         self.hear(place, connection, send.conversation, send.id, outcome);
     }
 }

@@ -14,7 +14,7 @@ use crate::plan::{FaultKind, Plan, SECOND};
 use crate::world::World;
 
 /// Protocol steps that the end of a report counts, whether they happened or not.
-pub const STEPS: [&str; 77] = [
+pub const STEPS: [&str; 82] = [
     "send",
     "edit",
     "delete",
@@ -26,13 +26,18 @@ pub const STEPS: [&str; 77] = [
     "queued",
     "refused-for-now",
     "refused",
+    "rate-limited",
     "connect",
     "client-roams",
+    "told-to-leave",
+    "closed-for-drain",
     "device-switched",
     "forgotten",
     "members-change",
     "visitor-asked",
     "joins-shared",
+    "wish-asked",
+    "wished",
     "media-put",
     "media-asked",
     "media-taken",

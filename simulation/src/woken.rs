@@ -1,25 +1,25 @@
-//! Who is woken in a run: some clients have a push subscription, and preferences, from the beginning. They have
-//! conversations on their screens, read what they were shown, and their devices are sent what was decided.
+//! Who is woken in a run: some clients subscribe to pushes, and change what they want. They have conversations on their
+//! screens, read what they were shown, and their devices are sent what was decided.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hearth_protocol::ids::direct_conversation;
-use hearth_protocol::push::{Preferences, PushPolicy, Subscription, Target};
-use hearth_protocol::{ConversationId, DeviceId, Epoch, LogId, MessageId, Position, Sequence, Timestamp, UserId};
-use region_model::push::Showing;
+use hearth_protocol::{ConversationId, Epoch, LogId, MessageId, Position, Sequence, Timestamp, UserId};
+use region_model::push::ports::PushJob;
+use region_model::push::{Showing, decides_under};
 use region_model::view::{UserState, View};
 
 use crate::disk::Disk;
 use crate::history;
 use crate::plan::SECOND;
+use crate::wishes::Says;
 use crate::world::World;
 
 /// Of so many clients one is woken.
 const WOKEN: usize = 4;
-/// When each of them subscribed: as the run begins.
-const SUBSCRIBED: Timestamp = Timestamp(1_800_000_000_000);
+/// When some of them began to block others: as the run begins.
+const BLOCKED: Timestamp = Timestamp(1_800_000_000_000);
 /// Of a hundred times that a client does something, it has another conversation on its screen, or none, so often.
 const LOOKS_ELSEWHERE: u64 = 15;
 /// Of a hundred pushes so many are not taken by their service, and tried again.
@@ -48,7 +48,7 @@ impl Reads {
 }
 
 /// The number of a client by its user.
-fn number_of(user: &UserId) -> Option<usize> {
+pub(crate) fn number_of(user: &UserId) -> Option<usize> {
     user.as_str().strip_prefix('u')?.parse().ok()
 }
 
@@ -70,35 +70,16 @@ impl World {
         number_of(user).is_some_and(|number| number % WOKEN == 1)
     }
 
-    /// What a client wants of a conversation: the same all the time.
-    fn wants(&self, client: usize, conversation: usize) -> Preferences {
-        let all = Preferences::default();
-        match (7 * client + 3 * conversation) % 10 {
-            0 => Preferences { policy: PushPolicy::None, ..all },
-            1 | 2 => Preferences { policy: PushPolicy::Mentions, ..all },
-            3 => Preferences { muted_until: Some(Timestamp(u64::MAX)), ..all },
-            _ => all,
-        }
-    }
-
     /// Whom a client blocks, if anybody.
-    fn blocked_by(&self, client: usize) -> Option<&UserId> {
+    pub(crate) fn blocked_by(&self, client: usize) -> Option<&UserId> {
         (client % (3 * WOKEN) == 1).then(|| &self.clients[(client / 2 * 2 + 1 - client % 2) % self.clients.len()].user)
     }
 
-    /// The record of a client who is woken, with its subscription and what it wants.
-    pub(crate) fn with_subscriptions(&self, state: &Arc<UserState>) -> Option<Arc<UserState>> {
+    /// The record of a client who is woken, with whom it blocks.
+    pub(crate) fn with_blocks(&self, state: &Arc<UserState>) -> Option<Arc<UserState>> {
         let number = number_of(&state.user).filter(|_| self.is_woken(&state.user))?;
         let mut state = UserState::clone(state);
-        let target = Target::Fcm { registration: format!("device of {}", state.user) };
-        let subscription = Subscription::new(&state.user, DeviceId(uuid::Uuid::nil()), target, SUBSCRIBED);
-        state.push.subscriptions.insert(subscription.id, subscription);
-        let of_conversation = |id: &ConversationId| {
-            let at = self.by_log.get(&LogId::conversation(*id))?;
-            Some((*id, self.wants(number, *at))).filter(|(_, wants)| *wants != Preferences::default())
-        };
-        state.push.preferences = state.conversations.keys().filter_map(of_conversation).collect();
-        state.privacy.blocks.extend(self.blocked_by(number).map(|user| (user.clone(), SUBSCRIBED)));
+        state.privacy.blocks.extend(self.blocked_by(number).map(|user| (user.clone(), BLOCKED)));
         Some(Arc::new(state))
     }
 
@@ -140,6 +121,7 @@ impl World {
         if !self.is_woken(&self.clients[client].user) {
             return;
         }
+        self.wishes_act(id);
         let calm = self.now >= self.plan.calm_at;
         let random = &mut self.push.aside.random;
         if random.percent(LOOKS_ELSEWHERE) && !calm {
@@ -190,22 +172,42 @@ impl World {
         let wall = self.now_of(place).wall;
         let jobs: Vec<_> = self.regions[place].disk.push_jobs.iter().map(|(key, job)| (*key, job.clone())).collect();
         for (key, job) in jobs {
-            let Some(task) = &mut self.regions[place].push else { return };
+            let Some(task) = &self.regions[place].push else { return };
             if task.tried.get(&key).is_some_and(|until| *until > self.now) {
                 continue;
             }
             let is_over = wall >= job.not_after;
+            let Some(epoch) = self.still_subscribed(place, &job) else {
+                self.regions[place].disk.put_push(key, None);
+                continue;
+            };
             if !is_over && self.push.aside.random.percent(FAILS) {
-                task.tried.insert(key, self.now + AGAIN);
+                if let Some(task) = &mut self.regions[place].push {
+                    task.tried.insert(key, self.now + AGAIN);
+                }
                 continue;
             }
-            task.tried.remove(&key);
             self.regions[place].disk.put_push(key, None);
-            let (user, conversation, position) = (job.user, job.conversation, job.position);
+            let (user, conversation, position, subscription) =
+                (job.user, job.conversation, job.position, job.subscription);
             let notify = matches!(job.showing, Showing::Notify { .. });
             self.trace.count(self.now, "push-sent", place as u64, u64::from(notify));
-            self.history.add(self.now, history::Event::PushSent { user, conversation, position, notify, is_over });
+            let event = history::Event::PushSent { user, conversation, position, notify, is_over, subscription, epoch };
+            self.history.add(self.now, event);
         }
+        let of = &mut self.regions[place];
+        if let Some(task) = &mut of.push {
+            task.tried.retain(|key, _| of.disk.push_jobs.contains_key(key));
+        }
+    }
+
+    /// Whether the subscription of a job holds still, by the user's record as a region has it; and the epoch under which
+    /// that region is the home of it, if it is.
+    fn still_subscribed(&self, place: usize, job: &PushJob) -> Option<Option<u64>> {
+        let view = self.look(place, LogId::user(&job.user), false);
+        let View::User(state) = &view.view else { return None };
+        state.push.subscriptions.get(&job.subscription)?;
+        Some(decides_under(&self.regions[place].id, &view, state).map(|epoch| epoch.0))
     }
 
     /// Power fails in a region: the newest of what is kept goes.
@@ -250,24 +252,24 @@ impl World {
         if !settled {
             self.trace.count(self.now, "push-unjudged", 0, 0);
         }
+        let woken = self.clients.iter().enumerate().filter(|(_, client)| self.is_woken(&client.user));
+        let says: BTreeMap<UserId, Says> =
+            woken.map(|(number, client)| (client.user.clone(), self.said_by_record(number))).collect();
         let mut ends = Vec::new();
-        for (number, conversation) in self.conversations.iter().enumerate().filter(|(_, of)| of.ready) {
+        for conversation in self.conversations.iter().filter(|of| of.ready) {
             let spans = self.memberships_of(conversation.log);
-            for (user, spans) in spans.into_iter().filter(|(user, _)| self.is_woken(user)) {
-                let Some(client) = number_of(&user) else { continue };
-                let blocks = self
-                    .blocked_by(client)
-                    .is_some_and(|other| direct_conversation(&self.clients[client].user, other) == conversation.id);
-                let wants = if blocks {
-                    Preferences { policy: PushPolicy::None, muted_until: None }
-                } else {
-                    self.wants(client, number)
-                };
+            for (user, spans) in spans {
+                let Some(says) = says.get(&user) else { continue };
+                let wants = self.wanted_of(&user, conversation.id, says);
                 let decides = self.decides_for(&user, conversation.id).filter(|_| settled);
                 ends.push(history::Event::PushEnd { user, conversation: conversation.id, spans, wants, decides });
             }
         }
         ends.into_iter().for_each(|end| self.history.add(self.now, end));
+        for (user, says) in says {
+            let Says { subscriptions, first_asked, .. } = says;
+            self.history.add(self.now, history::Event::Subscribed { user, subscriptions, first_asked });
+        }
     }
 
     /// The home of a user's record and its epoch, where the record says that the user is in a conversation.

@@ -12,6 +12,7 @@ use region_model::session::Delivery;
 use region_model::{Effect, Input};
 
 use crate::clients::{Client, Connection, Conversation, Sending};
+use crate::drains::Drains;
 use crate::errands::Errand;
 use crate::explain::Explaining;
 use crate::history::{self, History};
@@ -75,6 +76,8 @@ pub(crate) enum Event {
     Churn(usize),
     /// Visitors join a group.
     Visitors,
+    /// A client was told to leave its node now.
+    Slot(u64),
     /// Power fails in a region, at a write that was aimed at.
     Struck { region: usize, start: u64 },
     /// A region sees to its lease.
@@ -123,6 +126,7 @@ impl Event {
             | Self::Begin { .. }
             | Self::Churn(_)
             | Self::Visitors
+            | Self::Slot(_)
             | Self::CopyStore(_)
             | Self::FenceByHand(..)
             | Self::Struck { .. }
@@ -211,6 +215,8 @@ pub(crate) struct World {
     pub(crate) media: Media,
     /// Who asks where messages are.
     pub(crate) explaining: Explaining,
+    /// Nodes that are drained.
+    pub(crate) drains: Drains,
 }
 
 impl World {
@@ -256,6 +262,7 @@ impl World {
             typing: Typing::new(seed),
             media: Media::new(seed),
             explaining: Explaining::new(seed),
+            drains: Drains::new(seed),
             plan,
         };
         world.begin();
@@ -363,6 +370,7 @@ impl World {
                 self.typing_round(region);
                 self.media_round(region);
                 self.look_at_waits(region);
+                self.close_drained(region);
                 self.after(TICK, Event::Tick(region));
             }
             Event::AntiEntropy(region) => self.anti_entropy(region),
@@ -379,6 +387,7 @@ impl World {
             Event::Errand(errand) => self.errand(errand),
             Event::Churn(conversation) => self.churn(conversation),
             Event::Visitors => self.visitors_come(),
+            Event::Slot(connection) => self.slot_comes(connection),
             Event::MapLook => self.map_look(),
             Event::FenceByHand(region, until) => self.fence_by_hand(region, until),
             Event::MapAsk { leader, proposal } => self.map_ask(leader, proposal),

@@ -18,7 +18,8 @@ use hearth_protocol::client::{
 use hearth_protocol::rest::{HistoryQuery, SyncCursor, SyncRequest};
 use hearth_protocol::{ConversationId, DeviceId, Epoch, ErrorCode, Refusal, Timestamp, UserId};
 use region_core::{
-    ApiCall, Deliveries, DeliveryCall, DeliveryLimits, EdgeEvent, Live, SessionQuestion, SessionSent, Skipped,
+    ApiCall, Deliveries, DeliveryCall, DeliveryLimits, DrainSlot, Drained, EdgeEvent, Leave, Live, SessionQuestion,
+    SessionSent, Skipped, Stay,
 };
 
 use crate::auth::{AuthError, Identity, TokenVerifier};
@@ -63,14 +64,12 @@ pub(crate) struct OpenedFacts {
     pub(crate) endpoints: Vec<Endpoint>,
 }
 
-/// The part of a drain that one session gets.
+/// What one session is told of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DrainSlot {
-    /// After how many milliseconds the client shall reconnect.
-    pub(crate) reconnect_after: u64,
-    /// When the session is closed, in ticks.
-    pub(crate) close_at: u64,
-    /// The same on the wall.
+pub(crate) struct DrainNotice {
+    /// Its slot, and when it is closed, in ticks.
+    pub(crate) slot: DrainSlot,
+    /// When it is closed, on the wall.
     pub(crate) close_at_wall: Timestamp,
 }
 
@@ -119,7 +118,7 @@ enum State {
     /// Serves.
     Live,
     /// Was told to leave and serves until then.
-    Draining { close_at: u64 },
+    Draining(Leave),
     /// Over.
     Closed,
 }
@@ -450,20 +449,28 @@ impl Session {
     }
 
     /// The node leaves.
-    pub(crate) fn handle_drain(&mut self, slot: DrainSlot, endpoints: Vec<Endpoint>, now: Moment) {
-        match (&self.state, &self.identity, self.device) {
-            (State::Live, Some(identity), Some(device)) => {
+    pub(crate) fn handle_drain(&mut self, notice: &DrainNotice, endpoints: Vec<Endpoint>, now: Moment) {
+        let stay = match &self.state {
+            State::Closed => return,
+            State::Greeting { .. } | State::Opening => Stay::Begins,
+            State::Live => Stay::Served,
+            State::Draining(leave) => Stay::Leaves(*leave),
+        };
+        match stay.drained(&notice.slot) {
+            Drained::Kept => {}
+            Drained::Closed => self.close(CloseCode::Draining, None),
+            Drained::Told(leave) => {
+                let identity = self.identity.as_ref().expect("set before the core was asked");
+                let device = self.device.expect("set before the core was asked");
                 let draining = Draining {
-                    reconnect_after_ms: slot.reconnect_after,
-                    deadline_ms: slot.close_at_wall.0,
+                    reconnect_after_ms: notice.slot.reconnect_after,
+                    deadline_ms: notice.close_at_wall.0,
                     endpoints,
                     resume_token: self.shared.resume_keys.issue(&identity.user, device, now.wall),
                 };
                 self.send(&ServerFrame::Draining(draining), None);
-                self.state = State::Draining { close_at: slot.close_at };
+                self.state = State::Draining(leave);
             }
-            (State::Draining { .. } | State::Closed, ..) => {}
-            _ => self.close(CloseCode::Draining, None),
         }
     }
 
@@ -479,7 +486,7 @@ impl Session {
             State::Closed => return None,
             State::Greeting { until } => return Some(until.saturating_sub(now.ticks)),
             State::Opening | State::Live => silent,
-            State::Draining { close_at } => silent.min(*close_at),
+            State::Draining(leave) => silent.min(leave.closes_at()),
         };
         let token =
             self.identity.as_ref().map_or(u64::MAX, |identity| identity.expires_at.0.saturating_sub(now.wall.0));
@@ -497,8 +504,8 @@ impl Session {
                 }
                 return;
             }
-            State::Draining { close_at } if now.ticks >= close_at => return self.close(CloseCode::Draining, None),
-            State::Opening | State::Live | State::Draining { .. } => {}
+            State::Draining(leave) if leave.is_over(now.ticks) => return self.close(CloseCode::Draining, None),
+            State::Opening | State::Live | State::Draining(_) => {}
         }
         self.deliveries.handle_timeout(now.ticks, &mut |_, delivery| self.effects.push_back(effect_of(delivery)));
         if self.identity.as_ref().is_some_and(|identity| now.wall >= identity.expires_at) {

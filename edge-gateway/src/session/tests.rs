@@ -566,8 +566,8 @@ fn answers_of_the_api_carry_the_id_of_their_request() {
 fn a_draining_session_is_told_its_slot_and_serves_until_it_is_closed() {
     let mut story = Story::live();
     let close_at = story.now.plus(Duration::from_secs(10));
-    let slot = DrainSlot { reconnect_after: 700, close_at: close_at.ticks, close_at_wall: close_at.wall };
-    story.session.handle_drain(slot, Vec::new(), story.now);
+    let (slot, close_at_wall) = (DrainSlot { reconnect_after: 700, close_at: close_at.ticks }, close_at.wall);
+    story.session.handle_drain(&DrainNotice { slot, close_at_wall }, Vec::new(), story.now);
     let frames = story.take();
     assert_eq!(frames[0]["type"], "server.draining");
     assert_eq!(frames[0]["reconnectAfterMs"], 700);
@@ -579,7 +579,7 @@ fn a_draining_session_is_told_its_slot_and_serves_until_it_is_closed() {
     assert_eq!(story.closed, None);
     assert_eq!(short(&story.wait(1)), ["close 4009"]);
     let mut greeting = Story::begin(shared(|_| {}), None);
-    greeting.session.handle_drain(slot, Vec::new(), greeting.now);
+    greeting.session.handle_drain(&DrainNotice { slot, close_at_wall }, Vec::new(), greeting.now);
     assert_eq!(short(&greeting.take()), ["close 4009"]);
 }
 

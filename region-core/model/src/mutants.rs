@@ -38,12 +38,22 @@ pub enum Mutant {
     WaitingCountsAsDecided,
     /// Who comes again is offered what was said while it was no member.
     JoinsOverlooked,
+    /// Nobody looks at a record because of what its user wants to be woken for.
+    PreferencesOverlooked,
+    /// A device that gets another token is sent to at the one that it had.
+    TokenStays,
     /// What another region told of who types is not over by itself.
     TypingWithoutEnd,
     /// Whoever is a member is told who types, whatever is in view.
     TypingOutOfView,
     /// A home keeps to itself what another region told of who types.
     TypingNotPassedOn,
+    /// All sessions of a node that is drained are to reconnect at the same moment.
+    OneSlotForAll,
+    /// A session that is told to leave is closed at once.
+    DrainedAtOnce,
+    /// A message that is sent again counts as another one.
+    RetriesCount,
     /// Media go by what a copy says that may lack something.
     MediaByOldCopies,
     /// A conversation is looked through for media from a number on, whatever the line has there now.
@@ -60,7 +70,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every mutant with its name on the command line.
-    pub const ALL: [(&'static str, Self); 44] = [
+    pub const ALL: [(&'static str, Self); 49] = [
         ("seal-off", Self::Rule(Flaw::SealOff)),
         ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
         ("longest-wins", Self::Rule(Flaw::LongestWins)),
@@ -96,9 +106,14 @@ impl Mutant {
         ("hole-untold", Self::HoleUntold),
         ("waiting-counts-as-decided", Self::WaitingCountsAsDecided),
         ("joins-overlooked", Self::JoinsOverlooked),
+        ("preferences-overlooked", Self::PreferencesOverlooked),
+        ("token-stays", Self::TokenStays),
         ("typing-without-end", Self::TypingWithoutEnd),
         ("typing-out-of-view", Self::TypingOutOfView),
         ("typing-not-passed-on", Self::TypingNotPassedOn),
+        ("one-slot-for-all", Self::OneSlotForAll),
+        ("drained-at-once", Self::DrainedAtOnce),
+        ("retries-count", Self::RetriesCount),
         ("media-by-old-copies", Self::MediaByOldCopies),
         ("scan-goes-on-blindly", Self::ScanGoesOnBlindly),
         ("put-apart-is-gone", Self::PutApartIsGone),

@@ -11,12 +11,16 @@ use hearth_protocol::{ConversationId, Epoch};
 use crate::delivery::SessionSent;
 use crate::effect::LogView;
 
+mod drain;
 mod events;
+mod rate;
 #[cfg(test)]
 mod tests;
 mod track;
 
+pub use drain::{Drain, DrainSlot, Drained, Leave, Stay};
 pub use events::{Delivery, DeliveryLimits, LeftOut, LineChanged, Live, Replay, Rewound, Skipped};
+pub use rate::MessageRate;
 use track::{Behind, Held, Track};
 
 /// For how long a message waits behind a hole that may be an own message whose ack is on its way, in milliseconds.

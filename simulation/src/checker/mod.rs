@@ -6,14 +6,20 @@
 
 mod acks;
 mod changes;
+mod drains;
 mod explain;
+mod limits;
 mod lines;
 mod media;
 mod memberships;
 #[cfg(test)]
 mod planted;
 #[cfg(test)]
+mod planted_drains;
+#[cfg(test)]
 mod planted_explain;
+#[cfg(test)]
+mod planted_limits;
 #[cfg(test)]
 mod planted_media;
 #[cfg(test)]
@@ -25,6 +31,7 @@ mod push;
 mod receipts;
 mod sessions;
 mod typing;
+mod wants;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +39,9 @@ use hearth_protocol::{ConversationId, MessageId, Position};
 use serde::Serialize;
 
 use crate::history::{Acked, Did, Event, History, ReadRow};
+
+/// While a home has too many messages of a conversation somebody hears of that within this, in microseconds.
+const TOO_FAST: u64 = 15_000_000;
 
 /// What a history can break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -76,6 +86,10 @@ pub enum Guarantee {
     Media,
     /// What is said of where a message is is so.
     Explained,
+    /// Sessions of a node that is drained are told when to leave, one after the other, and are gone in time.
+    Drained,
+    /// Rates hold, and refuse nothing else.
+    Limits,
     /// Every send is answered once everything is healed.
     Answered,
 }
@@ -190,6 +204,8 @@ pub(crate) struct Facts {
     pub(crate) erased: BTreeSet<Key>,
     /// What changes of other messages change, of those that somebody was shown.
     pub(crate) targets: BTreeMap<Key, MessageId>,
+    /// When clients heard that homes had too many messages of a conversation.
+    pub(crate) limited: BTreeMap<ConversationId, Vec<u64>>,
     /// The floor of each conversation that has one above 1, and when what stands there was sent: what stands below is shown
     /// no more, and what was sequenced before does not come back.
     pub(crate) floors: BTreeMap<ConversationId, (u64, u64)>,
@@ -202,6 +218,14 @@ impl Facts {
         for row in rows.iter().filter(|row| changes(&row.did) || row.expires.is_some()) {
             self.sent.entry((conversation, row.message)).or_default().depends = true;
         }
+    }
+
+    /// Whether a message that was held may have been refused before for coming too fast, with the answer lost: others heard
+    /// that of its conversation then.
+    pub(crate) fn may_have_been_too_fast(&self, conversation: ConversationId, sent: &Sent) -> bool {
+        let limited = self.limited.get(&conversation).filter(|_| sent.queued);
+        let near = |at: &u64| sent.invoked.is_some_and(|invoked| at.abs_diff(invoked) <= TOO_FAST);
+        limited.is_some_and(|limited| limited.iter().any(near))
     }
 
     /// Whether something changes a message that is not among these.
@@ -256,6 +280,8 @@ pub fn check(history: &History) -> Report {
     memberships::check(history, &mut report);
     typing::check(history, &mut report);
     explain::check(history, &facts, &mut report);
+    drains::check(history, &mut report);
+    limits::check(history, &mut report);
     report.sends = facts.sent.values().filter(|sent| sent.invoked.is_some()).count();
     report.acked = facts.sent.values().filter(|sent| !sent.acks.is_empty()).count();
     overlaps(history, &facts, &mut report);
@@ -312,6 +338,7 @@ fn gather(history: &History, report: &mut Report) -> Facts {
                 let loss = Loss { from: *from, below: *below, covered_copies: *covered_copies };
                 facts.losses.entry(*conversation).or_default().push(loss);
             }
+            Event::Limited(conversation, _) => facts.limited.entry(*conversation).or_default().push(*at),
             Event::Read { conversation, rows, .. } => facts.note_dependent(*conversation, rows),
             Event::Bound { what, value, bound } if value > bound => {
                 report.add(Guarantee::G9, format!("{what} held {value}, and its bound is {bound}"));

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use hearth_protocol::push::{Preferences, PushPolicy};
-use hearth_protocol::{ConversationId, Epoch, MessageId, Position, Sequence, Timestamp, UserId};
+use hearth_protocol::{ConversationId, Epoch, Level, MessageId, Position, Sequence, Timestamp, UserId};
 use region_model::push::Withheld;
 use uuid::Uuid;
 
 use super::{Guarantee, check};
-use crate::history::{Did, Event, History, ReadRow};
+use crate::history::{Acked, Did, Event, History, InForce, ReadRow, RegionSet};
 
 const SECOND: u64 = 1_000_000;
 const CONVERSATION: ConversationId = ConversationId(Uuid::from_u128(9));
@@ -32,11 +32,14 @@ fn decided(sequence: u64, withheld: Option<Withheld>) -> Event {
 fn decided_by(sequence: u64, withheld: Option<Withheld>, by: (usize, u64, u64)) -> Event {
     let (user, conversation, message) = (bob(), CONVERSATION, id(sequence));
     let position = at(1, sequence);
-    Event::PushDecided { user, conversation, message, position, withheld, by, in_view_since: None }
+    let wall = Timestamp(1_000_000);
+    Event::PushDecided { user, conversation, message, position, withheld, by, in_view_since: None, wall }
 }
 
 fn sent(sequence: u64, notify: bool) -> Event {
-    Event::PushSent { user: bob(), conversation: CONVERSATION, position: at(1, sequence), notify, is_over: false }
+    let (user, conversation, position) = (bob(), CONVERSATION, at(1, sequence));
+    let (subscription, epoch) = (Uuid::from_u128(1), Some(1));
+    Event::PushSent { user, conversation, position, notify, is_over: false, subscription, epoch }
 }
 
 fn row(sequence: u64, sender: &str) -> ReadRow {
@@ -55,10 +58,19 @@ fn row(sequence: u64, sender: &str) -> ReadRow {
     }
 }
 
-/// What is so at the end, of a member from the first message on who wants everything.
+/// What is so at the end, of a member from the first message on who wants this all the time.
 fn end(wants: Preferences, spans: &[(u64, u64)]) -> Event {
+    end_of(vec![says(1, 0, 0, wants)], spans)
+}
+
+fn end_of(wants: Vec<InForce<Preferences>>, spans: &[(u64, u64)]) -> Event {
     let (user, conversation) = (bob(), CONVERSATION);
     Event::PushEnd { user, conversation, spans: spans.to_vec(), wants, decides: Some((0, 1)) }
+}
+
+/// What the record says under an epoch from a second on, and what is known at another one.
+fn says<T>(epoch: u64, from: u64, known: u64, what: T) -> InForce<T> {
+    InForce { epoch, from: from * SECOND, known: known * SECOND, what }
 }
 
 /// Ann writes 1 and 2, bob writes 3; bob is woken for 1 and 2 at once, and reads both.
@@ -166,7 +178,7 @@ fn who_is_not_woken_for_a_reason_that_is_not_so_or_without_any_is_found() {
     let mut forgotten = story();
     forgotten.remove(1);
     finds("nothing decided", forgotten.clone());
-    let start = |at_second: u64| (at_second * SECOND, Event::PushStart(bob(), CONVERSATION, at(1, 2)));
+    let start = |at_second: u64| (at_second * SECOND, Event::PushStart(bob(), CONVERSATION, at(1, 2), 3));
     let acked = |events: Vec<(u64, Event)>, at_second| [vec![start(at_second)], events].concat();
     assert_eq!(found(acked(forgotten, 59)), Vec::<String>::new(), "it was older than a minute");
 }
@@ -179,4 +191,82 @@ fn what_is_decided_and_not_sent_and_what_is_read_and_not_taken_away_is_found() {
     let mut shown = story();
     shown.retain(|(_, event)| !matches!(event, Event::PushSent { notify: false, .. }));
     finds("shown still", shown);
+}
+
+/// The story with what bob wants of it in the order of its record.
+fn told(wants: Vec<InForce<Preferences>>) -> Vec<String> {
+    let mut events = story();
+    events[7].1 = end_of(wants, &[(0, u64::MAX)]);
+    found(events)
+}
+
+#[test]
+fn who_decides_against_what_was_wanted_then_is_found_and_not_who_cannot_know_of_it_yet() {
+    let nothing = Preferences { policy: PushPolicy::None, muted_until: None };
+    let all = Preferences::default();
+    // Both messages are decided at the first second, under the first epoch.
+    let blamed = |wants| !told(wants).is_empty();
+    assert!(blamed(vec![says(1, 0, 0, nothing)]), "known long before");
+    assert!(!blamed(vec![says(1, 0, 1, nothing)]), "just said to stand");
+    assert!(!blamed(vec![says(2, 0, 0, nothing)]), "said under a newer home");
+    assert!(!blamed(vec![says(1, 0, 0, nothing), says(1, 1, 2, all)]), "on its way is what it is decided by");
+    assert!(blamed(vec![says(1, 0, 0, nothing), says(1, 2, 3, all)]), "wanted later alone");
+    assert!(blamed(vec![says(1, 0, 0, all), says(1, 0, 0, nothing)]), "not wanted any more");
+    let muted = |until| Preferences { muted_until: Some(Timestamp(until)), ..all };
+    assert!(blamed(vec![says(1, 0, 0, muted(1_000_001))]), "muted by the clock of who decides");
+    assert!(!blamed(vec![says(1, 0, 0, muted(1_000_000))]), "until then");
+}
+
+#[test]
+fn who_is_not_subscribed_is_not_decided_for_and_what_was_sent_to_a_subscription_that_is_over_is_found() {
+    let subscribed =
+        |subscriptions| with(vec![(60 * SECOND, Event::Subscribed { user: bob(), subscriptions, first_asked: 0 })]);
+    let (one, other) = (Some(Uuid::from_u128(1)), Some(Uuid::from_u128(2)));
+    assert_eq!(found(subscribed(vec![says(1, 0, 0, one)])), Vec::<String>::new());
+    finds("never subscribed", subscribed(Vec::new()));
+    finds("subscribed later", subscribed(vec![says(1, 2, 2, one)]));
+    finds("over before", subscribed(vec![says(1, 0, 0, one), says(1, 0, 0, None)]));
+    finds("sent to another one", subscribed(vec![says(1, 0, 0, one), says(1, 0, 0, other)]));
+    assert_eq!(found(subscribed(vec![says(1, 0, 0, one), says(1, 30, 31, None)])), Vec::<String>::new(), "over later");
+    let acked = Acked {
+        position: at(1, 1),
+        time: 0,
+        level: Level::Region,
+        home: None,
+        regions: RegionSet::default(),
+        again: false,
+    };
+    let asked_at = |first_asked| {
+        let (conversation, message, acked) = (CONVERSATION, id(1), acked.clone());
+        let ack = Event::Ack { session: 0, conversation, message, acked, on_disk: None };
+        let decided = (20 * SECOND, decided_by(1, None, (0, 2, 2)));
+        let subscriptions = vec![says(1, 0, 0, one)];
+        let ends = Event::Subscribed { user: bob(), subscriptions, first_asked };
+        found(with(vec![(SECOND / 2, ack), decided, (21 * SECOND, sent(2, false)), (60 * SECOND, ends)]))
+    };
+    assert_eq!(asked_at(5 * SECOND), Vec::<String>::new(), "clocks are off");
+    assert!(!asked_at(10 * SECOND).is_empty(), "said before it subscribed");
+}
+
+#[test]
+fn who_is_subscribed_again_is_woken_for_what_is_said_then_and_may_be_decided_for_once_more() {
+    let one = Some(Uuid::from_u128(1));
+    let again = |subscriptions| {
+        let twice = vec![(20 * SECOND, decided(1, None)), (21 * SECOND, sent(2, false))];
+        found(with(
+            [twice, vec![(60 * SECOND, Event::Subscribed { user: bob(), subscriptions, first_asked: 0 })]].concat(),
+        ))
+    };
+    assert!(!again(vec![says(1, 0, 0, one)]).is_empty(), "it knew of the first time");
+    assert!(again(vec![says(1, 0, 0, one), says(1, 5, 6, None), says(1, 7, 8, one)]).is_empty(), "it was gone");
+    let missed = |said: u64, subscriptions| {
+        let mut events = story();
+        events.remove(1);
+        events.push((said * SECOND, Event::Invoke(0, CONVERSATION, id(2))));
+        events.push((60 * SECOND, Event::Subscribed { user: bob(), subscriptions, first_asked: 0 }));
+        found(events)
+    };
+    assert!(!missed(30, vec![says(1, 0, 0, one)]).is_empty(), "nothing was decided");
+    assert!(missed(30, vec![says(1, 0, 0, one), says(1, 28, 29, None), says(1, 30, 31, one)]).is_empty(), "in between");
+    assert!(missed(30, vec![says(1, 0, 0, one), says(1, 40, 41, None)]).is_empty(), "not subscribed any more");
 }

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hearth_protocol::push::{Preferences, PushPolicy};
-use hearth_protocol::{ConversationId, MessageId, Position, UserId};
+use hearth_protocol::{ConversationId, MessageId, Position, Timestamp, UserId};
 use region_model::push::Withheld;
 
+use super::wants::Wants;
 use super::{Facts, Guarantee, Report};
 use crate::history::{Did, Event, History, ReadRow};
 
@@ -35,6 +36,7 @@ struct Decided {
     position: Position,
     withheld: Option<Withheld>,
     by: (usize, u64, u64),
+    wall: Timestamp,
     /// How many were made for the user before it.
     number: usize,
 }
@@ -46,8 +48,8 @@ struct Of {
     viewed: Option<u64>,
     read: Vec<Position>,
     forgot: Option<u64>,
-    /// Where it began anew, and when.
-    starts: Vec<(u64, Position)>,
+    /// Where it began anew, and when, and what was shown then.
+    starts: Vec<(u64, Position, u64)>,
     /// The newest push that a service was sent, when, and whether it says that there is something.
     sent: Option<(u64, Position, bool)>,
     /// The highest position that a service was sent something about, or that was too old.
@@ -68,7 +70,7 @@ struct Line<'a> {
 #[derive(Debug, Default)]
 struct Known<'a> {
     of: BTreeMap<Pair<'a>, Of>,
-    wants: BTreeMap<Pair<'a>, Preferences>,
+    wants: Wants<'a>,
     spans: BTreeMap<Pair<'a>, &'a [(u64, u64)]>,
     names: BTreeSet<(ConversationId, MessageId, &'a UserId)>,
     decided: BTreeMap<(&'a UserId, ConversationId, MessageId), Vec<Decided>>,
@@ -79,7 +81,7 @@ struct Known<'a> {
 }
 
 pub(super) fn check(history: &History, facts: &Facts, report: &mut Report) {
-    let mut known = Known::default();
+    let mut known = Known { wants: Wants::of(history), ..Known::default() };
     if !known.gather(history) {
         return;
     }
@@ -103,9 +105,8 @@ impl<'a> Known<'a> {
         let mut taken: BTreeMap<ConversationId, &Arc<Vec<ReadRow>>> = BTreeMap::new();
         for (_, event) in &history.events {
             match event {
-                Event::PushEnd { user, conversation, spans, wants, .. } => {
+                Event::PushEnd { user, conversation, spans, .. } => {
                     any = true;
-                    self.wants.insert((user, *conversation), *wants);
                     self.spans.insert((user, *conversation), spans);
                 }
                 Event::PushDecided { .. } => any = true,
@@ -141,10 +142,11 @@ impl<'a> Known<'a> {
             Event::PushForgot(user, conversation) => {
                 self.of.entry((user, *conversation)).or_default().forgot = Some(at);
             }
-            Event::PushStart(user, conversation, start) => {
-                self.of.entry((user, *conversation)).or_default().starts.push((at, *start));
+            Event::PushStart(user, conversation, start, shown) => {
+                self.of.entry((user, *conversation)).or_default().starts.push((at, *start, *shown));
             }
-            Event::PushSent { user, conversation, position, notify, is_over } => {
+            Event::PushSent { user, conversation, position, notify, is_over, .. } => {
+                self.sent(at, event, report);
                 let of = self.of.entry((user, *conversation)).or_default();
                 if !is_over {
                     of.sent = Some((at, *position, *notify));
@@ -152,16 +154,18 @@ impl<'a> Known<'a> {
                 let before = of.sent_up_to.map(|(_, before)| before);
                 of.sent_up_to = Some((at, before.max(Some(*position)).unwrap_or_default()));
             }
-            Event::PushDecided { user, conversation, message, position, withheld, by, in_view_since } => {
+            Event::PushDecided { user, conversation, message, position, withheld, by, in_view_since, wall } => {
                 let number = self.count.entry(user).or_default();
                 *number += 1;
-                let decided = Decided { at, position: *position, withheld: *withheld, by: *by, number: *number };
+                let (position, withheld, by, wall, number) = (*position, *withheld, *by, *wall, *number);
+                let decided = Decided { at, position, withheld, by, wall, number };
                 self.again((user, *conversation), *message, decided, report);
                 if withheld.is_none() {
                     self.pushed((user, *conversation), *message, decided, *in_view_since, facts, report);
                 } else {
                     self.withheld((user, *conversation), *message, decided, report);
                 }
+                self.unsubscribed((user, *conversation), *message, decided, facts, report);
                 self.decided.entry((user, *conversation, *message)).or_default().push(decided);
             }
             _ => {}
@@ -172,7 +176,9 @@ impl<'a> Known<'a> {
     fn again(&self, (user, conversation): Pair<'a>, message: MessageId, decided: Decided, report: &mut Report) {
         let forgot = self.of.get(&(user, conversation)).and_then(|of| of.forgot);
         for before in self.decided.get(&(user, conversation, message)).into_iter().flatten() {
-            let forgotten = forgot.is_some_and(|forgot| forgot >= before.at);
+            // Of who is without a subscription nothing is remembered.
+            let forgotten = forgot.is_some_and(|forgot| forgot >= before.at)
+                || self.wants.may_be_without(user, before.at, decided.at);
             let same_home = (before.by.0, before.by.1) == (decided.by.0, decided.by.1) && !forgotten;
             let same_process = same_home && before.by == decided.by;
             let same_place = before.position == decided.position;
@@ -194,16 +200,54 @@ impl<'a> Known<'a> {
         self.names.contains(&(conversation, message, user))
     }
 
-    /// Why a user would not be woken whatever happens.
-    fn unwanted(&self, pair: Pair<'a>, message: MessageId) -> Option<Withheld> {
-        let Preferences { policy, muted_until } = self.wants.get(&pair).copied().unwrap_or_default();
-        if muted_until.is_some() {
-            return Some(Withheld::Muted);
+    /// Why a user would not be woken whatever happens, by all that may be known of what it wants.
+    fn unwanted(&self, pair: Pair<'a>, message: MessageId, decided: Decided) -> Vec<Option<Withheld>> {
+        let is_named = self.is_named(pair, message);
+        let why = |Preferences { policy, muted_until }| {
+            if muted_until.is_some_and(|until| until > decided.wall) {
+                return Some(Withheld::Muted);
+            }
+            if policy == PushPolicy::None {
+                return Some(Withheld::Unwanted);
+            }
+            (policy == PushPolicy::Mentions && !is_named).then_some(Withheld::NotMentioned)
+        };
+        self.wants.preferences(pair, decided.at, decided.by.1).map(why).collect()
+    }
+
+    /// Nothing is decided of who has no subscription, nor, at first, of what was said before there was one.
+    fn unsubscribed(&self, pair: Pair<'a>, message: MessageId, decided: Decided, facts: &Facts, report: &mut Report) {
+        let (user, conversation) = pair;
+        let (at, (_, epoch, _)) = (decided.at, decided.by);
+        if !self.wants.may_be_subscribed(user, None, at, epoch) {
+            let what = format!("{at}: {message} of {conversation} is decided for {user}, who is not subscribed");
+            report.add(Guarantee::Push, what);
         }
-        if policy == PushPolicy::None {
-            return Some(Withheld::Unwanted);
+        // What a failover took away and comes back is said anew.
+        let there = facts.sent.get(&(conversation, message)).filter(|sent| {
+            let first = sent.acks.first().map(|ack| ack.position);
+            first == Some(decided.position)
+        });
+        let acked_at = there.and_then(|sent| sent.acked_at);
+        // What nobody was shown then, since a mark was lost with the power, is shown first when somebody is woken for it.
+        let start = self.of.get(&pair).and_then(|of| of.starts.last());
+        let was_shown = start.is_none_or(|(_, _, shown)| decided.position.sequence.0 < *shown);
+        let early = was_shown && acked_at.is_some_and(|acked_at| self.wants.is_before_all(user, acked_at));
+        if early && decided.withheld.is_none() && !self.clocks_jumped {
+            let what = format!("{at}: {user} is woken for {message} of {conversation}, said before it subscribed");
+            report.add(Guarantee::Push, what);
         }
-        (policy == PushPolicy::Mentions && !self.is_named(pair, message)).then_some(Withheld::NotMentioned)
+    }
+
+    /// Pushes go to subscriptions that hold.
+    fn sent(&self, at: u64, event: &Event, report: &mut Report) {
+        let Event::PushSent { user, conversation, subscription, epoch: Some(epoch), is_over: false, .. } = event else {
+            return;
+        };
+        if !self.wants.may_be_subscribed(user, Some(*subscription), at, *epoch) {
+            let what = format!("{at}: {user} is sent to {subscription}, which is over, what is of {conversation}");
+            report.add(Guarantee::Push, what);
+        }
     }
 
     fn is_in(&self, pair: Pair<'a>, sequence: u64) -> bool {
@@ -224,7 +268,9 @@ impl<'a> Known<'a> {
             let at = decided.at;
             report.add(Guarantee::Push, format!("{at}: {user} is woken for {message} of {conversation}, {what}"));
         };
-        if let Some(why) = self.unwanted(pair, message) {
+        if let [Some(why), ..] = self.unwanted(pair, message, decided)[..]
+            && !self.unwanted(pair, message, decided).contains(&None)
+        {
             found(&format!("which is {}", why.label()));
         }
         if in_view_since.is_some_and(|since| since + KNOWN < decided.at) {
@@ -242,6 +288,7 @@ impl<'a> Known<'a> {
 
     fn withheld(&self, pair: Pair<'a>, message: MessageId, decided: Decided, report: &mut Report) {
         let Some(why) = decided.withheld else { return };
+        let unwanted = self.unwanted(pair, message, decided).contains(&Some(why));
         let none = Of::default();
         let of = self.of.get(&pair).unwrap_or(&none);
         let row = self.rows.get(&(pair.1, message)).map(|line| line.row);
@@ -249,16 +296,16 @@ impl<'a> Known<'a> {
             Withheld::Own => row.is_none_or(|row| row.sender == pair.0.as_str()),
             Withheld::InView => of.viewed.is_some_and(|until| until.saturating_add(VIEW_COUNTS) >= decided.at),
             Withheld::Read => of.read.iter().any(|cursor| covers(*cursor, decided.position)),
-            Withheld::Muted | Withheld::NotMentioned => self.unwanted(pair, message) == Some(why),
+            Withheld::Muted | Withheld::NotMentioned => unwanted,
             Withheld::Unwanted => {
                 let left = self.spans.get(&pair).is_none_or(|spans| spans.iter().any(|(_, to)| *to < u64::MAX));
-                left || self.unwanted(pair, message) == Some(why)
+                left || unwanted
             }
             Withheld::Stale => row.is_none_or(|row| row.text.is_none() || row.expires.is_some() || row.bare),
             // It may still wait at its other position: judged at the end.
             Withheld::Repeated => true,
         };
-        if !so && self.wants.contains_key(&pair) {
+        if !so && self.wants.knows(pair) {
             let (at, (user, conversation), why) = (decided.at, pair, why.label());
             let what = format!("{at}: {user} is not woken for {message} of {conversation} as {why}, which is not so");
             report.add(Guarantee::Push, what);
@@ -270,12 +317,13 @@ impl<'a> Known<'a> {
     fn missed(&self, user: &'a UserId, conversation: ConversationId, facts: &Facts, report: &mut Report) {
         let pair = (user, conversation);
         let since = self.spans.get(&pair).and_then(|spans| spans.last()).filter(|(_, to)| *to == u64::MAX);
-        let Some((since, _)) = since else { return };
+        let (Some((since, _)), Some(subscribed)) = (since, self.wants.subscribed_since(user)) else { return };
         let low = MessageId(uuid::Uuid::nil());
         for ((_, message), Line { row }) in
             self.rows.range((conversation, low)..).take_while(|((of, _), _)| *of == conversation)
         {
-            if row.sender == user.as_str() || row.sequence < *since {
+            let invoked = facts.sent.get(&(conversation, *message)).and_then(|sent| sent.invoked).unwrap_or(0);
+            if row.sender == user.as_str() || row.sequence < *since || invoked < subscribed {
                 continue;
             }
             // What is withheld as repeated is decided at another position, or by the next process if this one ended before.
@@ -292,11 +340,13 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// Whether somebody who knew nothing of earlier decisions began above a message that was older than a minute then.
+    /// Whether somebody who knew nothing of earlier decisions began above a message that was older than a minute then, or
+    /// than the user's subscription.
     fn began_above(&self, pair: Pair<'a>, message: MessageId, row: &ReadRow, facts: &Facts) -> bool {
         let acked_at = facts.sent.get(&(pair.1, message)).and_then(|sent| sent.acked_at).unwrap_or(0);
-        let above = |(at, start): &(u64, Position)| {
-            start.sequence.0 >= row.sequence && (self.clocks_jumped || acked_at + MINUTE <= *at)
+        let above = |(at, start, _): &(u64, Position, u64)| {
+            let is_old = acked_at + MINUTE <= *at || self.wants.is_before_one(pair.0, acked_at, *at);
+            start.sequence.0 >= row.sequence && (self.clocks_jumped || is_old)
         };
         self.of.get(&pair).is_some_and(|of| of.starts.iter().any(above))
     }
@@ -316,7 +366,8 @@ impl<'a> Known<'a> {
             let Some(of) = self.of.get(&(*user, *conversation)) else { continue };
             let sent = of.sent_up_to.is_some_and(|(at, up_to)| at >= last.at && up_to >= last.position);
             let forgotten = of.forgot.is_some_and(|forgot| forgot >= last.at);
-            if !sent && !forgotten {
+            // A job for a subscription that is over is not sent.
+            if !sent && !forgotten && !self.wants.may_have_changed(user, last.at) {
                 let what = format!("that {user} is woken for {message} of {conversation} was never sent: {last:?}");
                 report.add(Guarantee::Push, what);
             }
@@ -339,7 +390,7 @@ impl<'a> Known<'a> {
         let by_others = pushed.any(|(_, all)| {
             all.iter().any(|decided| decided.position == position && (decided.by.0, decided.by.1) != decides)
         });
-        let forgotten = of.forgot.is_some();
+        let forgotten = of.forgot.is_some() || self.wants.may_have_changed(user, sent_at);
         let read = of.read.iter().any(|cursor| covers(*cursor, position));
         if read && !by_others && !forgotten {
             let what = format!(

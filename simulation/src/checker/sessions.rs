@@ -16,6 +16,8 @@ struct Seen {
     /// Positions that it holds by an ack.
     acked: BTreeSet<u64>,
     told: bool,
+    /// What its client had when it began, unless it was told of what is behind that.
+    resumed: Option<Position>,
     /// What it handed over itself: it gets the ack, and is not shown the message.
     sent: BTreeSet<MessageId>,
 }
@@ -28,7 +30,13 @@ pub(super) fn check(history: &History, facts: &Facts, lines: &Lines, report: &mu
             Event::Shown(session, conversation, position, message) => {
                 let seen = seen.entry((*session, *conversation)).or_default();
                 let told = std::mem::take(&mut seen.told);
+                if told && seen.shown.is_empty() {
+                    seen.resumed = None;
+                }
                 seen.shown.push((*position, *message, told));
+            }
+            Event::Resumes(session, conversation, position) => {
+                seen.entry((*session, *conversation)).or_default().resumed = Some(*position);
             }
             Event::Ack { session, conversation, acked, .. } => {
                 seen.entry((*session, *conversation)).or_default().acked.insert(acked.position.sequence.0);
@@ -64,8 +72,10 @@ fn gaps(name: &str, conversation: ConversationId, seen: &Seen, facts: &Facts, li
         let row = lines.get(&conversation).and_then(|line| line.row(sequence));
         row.is_some_and(|row| seen.sent.contains(&row.message))
     };
-    for pair in seen.shown.windows(2) {
-        let ((before, _, _), (after, _, told)) = (pair[0], pair[1]);
+    let shown = seen.shown.iter().map(|(position, _, told)| (*position, *told));
+    let all: Vec<(Position, bool)> = seen.resumed.map(|had| (had, false)).into_iter().chain(shown).collect();
+    for pair in all.windows(2) {
+        let ((before, _), (after, told)) = (pair[0], pair[1]);
         // A line that was rewound shows its numbers again.
         let rewound = after.epoch > before.epoch && facts.may_be_lost(conversation, before);
         let (from, to) = (before.sequence.0, after.sequence.0);
@@ -117,6 +127,7 @@ fn device_order(conversation: ConversationId, order: &[MessageId], facts: &Facts
                 // copy of it was taken later, or the same one by a home that knew nothing of the refusal.
                 || (sent.depends && (sent.refusal_kept || facts.losses.contains_key(&conversation)))
                 || unknown(sent)
+                || facts.may_have_been_too_fast(conversation, sent)
                 || sent.acks.iter().chain(&sent.unheard).any(|ack| facts.is_named(conversation, ack))
         });
         let Some(row) = line.at.get(message).filter(|_| !moved) else { continue };

@@ -9,6 +9,7 @@ use hearth_protocol::{DeviceId, LogId, Position, RegionId, Sequence, Timestamp, 
 use super::offers::{Offered, Offers, Wanted};
 use super::state::{Kept, UserPush};
 use super::{Decision, Offer, Outcome, Push, PushTimes};
+use crate::mutants::Mutant;
 
 /// A user with push subscriptions, as the record has it.
 #[derive(Clone, Debug, Default)]
@@ -184,7 +185,9 @@ impl Desk {
             stands: BTreeMap::new(),
             due: None,
         });
-        held.subscriptions = record.subscriptions;
+        if held.subscriptions.is_empty() || !Mutant::TokenStays.is_on() {
+            held.subscriptions = record.subscriptions;
+        }
         for log in held.preferences.keys().filter(|log| !record.preferences.contains_key(log)) {
             held.push.prefers(*log, Preferences::default());
         }

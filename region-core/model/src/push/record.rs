@@ -9,6 +9,7 @@ use hearth_protocol::{Change, EntryKind, Epoch, LogId, RegionId, SealedEntry, Ti
 use super::desk::{Desk, DeskUser, Turn};
 use super::state::Kept;
 use crate::LogView;
+use crate::mutants::Mutant;
 use crate::view::UserState;
 
 /// Of a subscription younger than this, in milliseconds, no other region has decided anything.
@@ -25,11 +26,12 @@ pub fn decides_under(me: &RegionId, view: &LogView, state: &UserState) -> Option
 /// changes nothing of that.
 #[must_use]
 pub fn concerns_push(entry: &SealedEntry) -> bool {
+    let change = entry.change();
+    if Mutant::PreferencesOverlooked.is_on() && matches!(change, Some(Change::Preferred { .. })) {
+        return false;
+    }
     entry.entry.fixed.kind == EntryKind::User
-        && !matches!(
-            entry.change(),
-            Some(Change::Resident { .. } | Change::Left { .. } | Change::Profile { .. }) | None
-        )
+        && !matches!(change, Some(Change::Resident { .. } | Change::Left { .. } | Change::Profile { .. }) | None)
 }
 
 /// The users of one region, each under the epoch of its record.
