@@ -61,10 +61,7 @@ async fn last(client: &impl deadpool_postgres::GenericClient, schema: &str) -> R
 /// Which migrations a schema lacks, that may not be there yet. Changes nothing.
 pub(crate) async fn pending(database: &Database) -> Result<Vec<Migration>, Error> {
     let schema = database.schema.clone();
-    let asked = work(move |client| {
-        let schema = schema.clone();
-        Box::pin(async move { last(&*client, &schema).await })
-    });
+    let asked = work(move |client| Box::pin(async move { last(&*client, &schema).await }));
     behind(database.call("to look at its migrations", asked).await?)
 }
 
@@ -76,10 +73,7 @@ pub(crate) async fn migrate(database: &Database) -> Result<Vec<Migration>, Error
         return Ok(Vec::new());
     }
     let schema = database.schema.clone();
-    let made = work(move |client| {
-        let schema = schema.clone();
-        Box::pin(async move { make(client, &schema).await })
-    });
+    let made = work(move |client| Box::pin(async move { make(client, &schema).await }));
     // A table of millions may take longer than any deadline; nobody waits for it but who starts.
     database.call_within("a migration", None, made).await?
 }

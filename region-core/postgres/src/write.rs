@@ -42,7 +42,7 @@ fn column<T: ToSql + Sync + Send + 'static>(values: impl Iterator<Item = T>) -> 
 }
 
 /// A text as the server takes it: it knows no character of number 0, which people may well type.
-fn text(value: &String) -> String {
+fn text(value: &str) -> String {
     value.replace('\0', "\u{fffd}")
 }
 
@@ -193,7 +193,7 @@ fn conversation_columns(rows: &[&ConversationRow]) -> Parameters {
     vec![
         column(rows.iter().map(|row| row.id.0)),
         column(rows.iter().map(|row| row.kind)),
-        column(rows.iter().map(|row| row.name.as_ref().map(text))),
+        column(rows.iter().map(|row| row.name.as_deref().map(text))),
         column(rows.iter().map(|row| row.created_by.as_ref().map(name))),
         column(rows.iter().map(|row| time(row.created_at))),
         column(rows.iter().map(|row| time(row.updated_at))),
@@ -223,8 +223,8 @@ fn of_users(writes: &mut Vec<Write>, batch: &[LogRows]) {
         vec![
             column(rows.iter().map(|(_, row)| name(&row.id))),
             column(rows.iter().map(|(record, _)| *record)),
-            column(rows.iter().map(|(_, row)| row.display_name.as_ref().map(text))),
-            column(rows.iter().map(|(_, row)| row.avatar_url.as_ref().map(text))),
+            column(rows.iter().map(|(_, row)| row.display_name.as_deref().map(text))),
+            column(rows.iter().map(|(_, row)| row.avatar_url.as_deref().map(text))),
             column(rows.iter().map(|(_, row)| time(row.created_at))),
             column(rows.iter().map(|(_, row)| time(row.updated_at))),
             column(rows.iter().map(|(_, row)| row.last_active_at.map(time))),

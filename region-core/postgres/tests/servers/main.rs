@@ -15,6 +15,7 @@ mod timeouts;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hearth_protocol::Epoch;
+use hearth_protocol::record::LogRecord;
 use lines::{Line, region};
 use region_model::ports::{AppendOutcome, LogAppend, Stores};
 use region_postgres::{Pass, PostgresOptions, Projection, Source, Sweep};
@@ -103,24 +104,39 @@ impl Region {
         let length = self.stores.log.load(line.log).await.expect("loads").length;
         let first = apart.unwrap_or_else(|| usize::try_from(length).expect("short"));
         let append = LogAppend {
-            log: line.log,
-            expect: length,
-            epoch: line.record().accepted,
-            entries: line.entries[first..].to_vec(),
             mark,
-            record: Some(line.record()),
+            apart: apart.map(|first| first as u64),
+            ..self.change(line, length, first, line.record())
+        };
+        self.append(append).await;
+        self.stores.log.put_marks(vec![(line.log, mark)]).await.expect("marks");
+    }
+}
+
+impl Region {
+    /// An append of the entries from `first` on.
+    pub(crate) fn change(&self, line: &Line, expect: u64, first: usize, record: LogRecord) -> LogAppend {
+        LogAppend {
+            log: line.log,
+            expect,
+            epoch: record.accepted,
+            entries: line.entries[first..].to_vec(),
+            mark: line.length(),
+            record: Some(record),
             promises: false,
             snapshot: None,
-            apart: apart.map(|first| first as u64),
+            apart: None,
             begin: None,
             filled: vec![],
             dedup: vec![],
             changes: vec![],
             outbox: vec![],
-        };
+        }
+    }
+
+    pub(crate) async fn append(&self, append: LogAppend) {
         let outcomes = self.stores.log.append(vec![append]).await.expect("appends");
         assert!(matches!(outcomes[0], AppendOutcome::Applied { .. }), "{outcomes:?}");
-        self.stores.log.put_marks(vec![(line.log, mark)]).await.expect("marks");
     }
 }
 

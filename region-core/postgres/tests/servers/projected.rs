@@ -3,8 +3,10 @@
 use std::sync::OnceLock;
 
 use hearth_protocol::Timestamp;
-use hearth_protocol::record::{CursorRecord, Reached};
+use hearth_protocol::record::{CursorRecord, LogRecord, Reached};
 use proptest::prelude::*;
+use region_model::ports::{Begin, LogAppend};
+use region_model::view::View;
 use region_postgres::{Pass, Projection};
 use tokio::runtime::Runtime;
 
@@ -123,6 +125,45 @@ async fn a_log_on_another_line_of_the_same_length_is_projected_anew_and_a_log_th
     region.stores.log.remove(other.log).await.expect("removes");
     region.stores.log.remove(record.log).await.expect("removes");
     assert_eq!(catch_up(&projection, &region).await.forgotten, 2);
+    assert_eq!(found(&client).await, folded([&line]));
+}
+
+#[tokio::test]
+async fn a_follower_that_lacks_older_entries_projects_what_they_add_up_to_and_a_rebuild_fills_what_they_say_once_they_are_here()
+ {
+    let (schema, region) = (Schema::new(), Region::new());
+    let (projection, client) = (schema.open().await, schema.client().await);
+    let mut line = Line::group(1);
+    for who in 2..6 {
+        line.step(&Step::Add(who, false));
+        line.step(&Step::Message(who));
+    }
+    line.step(&Step::Remove(1));
+    let mut view = View::Empty;
+    line.entries[..6].iter().for_each(|entry| view.fold(entry));
+    let open = LogRecord { open_ranges: vec![(0, 6)], ..line.record() };
+    region
+        .append(LogAppend {
+            begin: Some(Begin { dropped: 0..0, at: 6 }),
+            snapshot: Some((6, view.snapshot())),
+            ..region.change(&line, 0, 6, open)
+        })
+        .await;
+    let pass = catch_up(&projection, &region).await;
+    assert_eq!((pass.written, pass.behind, pass.entries), (1, 0, 4));
+    let members = "SELECT concat_ws('|', user_id, role, since) FROM conversation_members ORDER BY user_id";
+    let whole = ["user0|admin|0", "user2|member|1", "user3|member|3", "user4|member|5", "user5|member|7"];
+    let rows = client.query(members, &[]).await.expect("reads");
+    assert_eq!(rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), whole);
+    let mut filled = region.change(&line, line.length(), line.entries.len(), line.record());
+    filled.filled = line.entries[..6].to_vec();
+    region.append(filled).await;
+    line.step(&Step::Add(7, true));
+    region.put(&line, None).await;
+    assert_eq!(catch_up(&projection, &region).await.anew, 0);
+    region_postgres::rebuild(&schema.0, &crate::lines::region("eu"), &region.source, &mut |_| {})
+        .await
+        .expect("rebuilds");
     assert_eq!(found(&client).await, folded([&line]));
 }
 
