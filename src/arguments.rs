@@ -31,6 +31,8 @@ pub(crate) enum Verb {
     Ca(CaArguments),
     /// Look after the store of a region that is in servers.
     Store(StoreArguments),
+    /// Make anew what a region keeps of its logs beside them.
+    Rebuild(RebuildArguments),
     /// Look at the regions of a mesh; fail over, fail back, drain, add and remove them.
     Region(RegionArguments),
     /// Look at the homes of conversations, and move them.
@@ -277,6 +279,32 @@ pub(crate) struct StoreArguments {
 pub(crate) enum StoreVerb {
     /// Bring the servers' tables up to date, forward only. A region does so itself when it starts.
     Migrate {
+        /// The region's configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        /// JSON on standard output.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `hearth rebuild`.
+#[derive(Debug, Args)]
+pub(crate) struct RebuildArguments {
+    /// What to make anew.
+    #[command(subcommand)]
+    pub(crate) verb: RebuildVerb,
+}
+
+/// What to make anew.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RebuildVerb {
+    /// Users, conversations, members and cursors in PostgreSQL, from the store of a region that is down. Readers see the old
+    /// rows until the new ones are whole. Interrupted, type it again: it goes on where it was.
+    Metadata {
         /// The region's configuration file.
         #[arg(long)]
         config: PathBuf,

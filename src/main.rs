@@ -9,6 +9,7 @@ mod ca;
 mod dev;
 mod losses;
 mod output;
+mod rebuild;
 mod serve;
 mod sim;
 mod store;
@@ -96,6 +97,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         Verb::Config(arguments) => serve::config(arguments),
         Verb::Ca(arguments) => ca::ca(arguments),
         Verb::Store(arguments) => store::store(arguments).await,
+        Verb::Rebuild(arguments) => rebuild::rebuild(arguments).await,
         Verb::Region(arguments) => admin::region(arguments).await,
         Verb::Home(arguments) => admin::home(arguments).await,
         Verb::User(arguments) => admin::user(arguments).await,

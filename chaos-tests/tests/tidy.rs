@@ -13,7 +13,7 @@ const LONG_FUNCTIONS: [(&str, &str, usize); 1] = [("client/src/bench/report.rs",
 const LONG_FILES: [(&str, usize); 0] = [];
 
 /// Which of our packages each package may name, development dependencies included (ARCHITECTURE.md).
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("hearth", &["hearth-mesh", "hearth-client", "hearth-config", "hearth-protocol", "simulation", "chaos-tests"]),
     (
         "chaos-tests",
@@ -27,6 +27,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
             "region-core",
             "region-store",
             "region-cql",
+            "region-postgres",
             "region-model",
             "region-map",
             "region-push",
@@ -41,6 +42,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("region-core", &["region-model", "region-store", "replication", "hearth-protocol", "hearth-config"]),
     ("region-store", &["region-model", "hearth-protocol"]),
     ("region-cql", &["region-model", "hearth-protocol"]),
+    ("region-postgres", &["region-model", "region-store", "hearth-protocol"]),
     ("region-map", &["region-model", "region-store", "hearth-protocol"]),
     ("region-push", &["region-model", "hearth-protocol"]),
     ("region-media", &["region-model", "hearth-protocol"]),
@@ -51,8 +53,20 @@ const ARROWS: [(&str, &[&str]); 16] = [
 ];
 
 /// Packages that a pure package may not use outside its tests: they bring sockets, clocks, entropy or a runtime.
-const IMPURE: [&str; 11] =
-    ["tokio", "tokio-util", "quinn", "rustls", "rand", "getrandom", "axum", "hyper", "reqwest", "fjall", "scylla"];
+const IMPURE: [&str; 12] = [
+    "tokio",
+    "tokio-util",
+    "quinn",
+    "rustls",
+    "rand",
+    "getrandom",
+    "axum",
+    "hyper",
+    "reqwest",
+    "fjall",
+    "scylla",
+    "tokio-postgres",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
@@ -142,12 +156,14 @@ fn pure_packages_bring_no_socket_clock_entropy_or_runtime() {
 /// Each rule: a word in code, and where it may stand. Tests may name anything.
 #[test]
 fn only_one_place_names_each_foreign_thing() {
-    let rules: [(&str, &[&str]); 6] = [
+    let rules: [(&str, &[&str]); 8] = [
         ("quinn::", &["replication/src/", "edge-gateway/src/webtransport_server.rs", "edge-gateway/src/transport/"]),
         ("wtransport::", &["edge-gateway/src/webtransport_server.rs", "edge-gateway/src/transport/", "client/src/"]),
         ("tungstenite::", &["edge-gateway/src/transport/", "client/src/", "chaos-tests/src/"]),
         ("fjall::", &["region-core/store/src/"]),
         ("scylla::", &["region-core/cql/"]),
+        ("tokio_postgres::", &["region-core/postgres/"]),
+        ("deadpool_postgres::", &["region-core/postgres/"]),
         ("openraft::", &["region-core/map/src/"]),
     ];
     for (path, text) in files(&["rs"]).into_iter().filter(|(path, _)| !is_test(path)) {

@@ -2,6 +2,7 @@
 
 mod auth;
 mod media;
+mod postgres;
 mod push;
 mod store;
 mod syntax;

@@ -11,6 +11,7 @@ mod limits;
 mod load;
 mod media;
 mod model;
+mod postgres;
 mod push;
 mod report;
 mod store;
@@ -31,6 +32,7 @@ pub use model::{
     MAP_VERSION, MeshRegion, MeshSection, RegionConfig, RegionSection, ReplicationSection, ResumeKey, TlsFiles,
     WebTransportCertificate,
 };
+pub use postgres::PostgresSection;
 pub use push::{ApnsSection, FcmSection, PushSays, PushSection, WebPushSection};
 pub use report::{CheckReport, ConfigError, Finding, Location, Severity};
 pub use store::{CqlSection, StoreSection};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::files::{FileError, read_text};
+use crate::postgres::PostgresSection;
 use crate::values::{Pem, SecretText};
 
 /// `[store]`: where a region keeps what is durable. Default: one embedded store in its data folder.
@@ -14,6 +15,8 @@ use crate::values::{Pem, SecretText};
 pub struct StoreSection {
     /// Servers that speak CQL instead; default none.
     pub cql: Option<CqlSection>,
+    /// Where users, conversations and members are projected for others to read; default nowhere.
+    pub postgres: Option<PostgresSection>,
 }
 
 /// `[store.cql]`: Apache Cassandra or ScyllaDB. In builds with the feature `cql`.
@@ -73,6 +76,9 @@ impl CqlSection {
 
 impl StoreSection {
     pub(crate) fn resolve(&mut self, folder: &Path) {
+        if let Some(path) = self.postgres.as_mut().and_then(|postgres| postgres.password_file.as_mut()) {
+            *path = folder.join(&*path);
+        }
         let Some(cql) = &mut self.cql else { return };
         cql.password_file.iter_mut().for_each(|path| *path = folder.join(&*path));
         [&mut cql.authorities, &mut cql.certificate, &mut cql.key]

@@ -113,6 +113,7 @@ fn every_key_of_the_structures_appears_in_the_example_with_its_default() {
         ("drain", "[drain]\nzz = 1"),
         ("store", "[store]\nzz = 1"),
         ("store.cql", "[store.cql]\nzz = 1"),
+        ("store.postgres", "[store.postgres]\nzz = 1"),
         ("push", "[push]\nzz = 1"),
         ("push.web", "[push.web]\nzz = 1"),
         ("push.apns", "[push.apns]\nzz = 1"),
@@ -367,6 +368,33 @@ fn who_a_region_is_to_its_servers_and_what_is_spoken_there_is_checked_by_key() {
         ("authorities = \"cassandra.password\"", "store.cql.authorities"),
         ("authorities = \"ca.pem\"\nkey = \"ca.pem\"", "store.cql.key"),
         ("certificate = \"ca.pem\"\nkey = \"ca.pem\"", "store.cql.certificate"),
+    ] {
+        let error = fixture.load(&(fixture.text() + &section(bad)), &[]).unwrap_err();
+        let findings = &error.report().findings;
+        let errors: Vec<_> = findings.iter().filter(|it| it.severity == Severity::Error).collect();
+        assert!(errors.len() == 1 && errors[0].key == key && errors[0].help.is_some(), "{bad}: {}", error.render());
+    }
+}
+
+#[test]
+fn a_projection_has_a_server_that_can_be_asked_and_a_schema_that_can_be_named() {
+    let fixture = Fixture::new();
+    fixture.write("postgres.password", "a password\n");
+    let section = |more: &str| format!("\n[store.postgres]\ndatabase = \"chat\"\nusername = \"hearth\"\n{more}\n");
+    let good = section("host = \"db.example.com\"\npassword_file = \"postgres.password\"\nevery = \"2s\"");
+    let config = fixture.load(&(fixture.text() + &good), &[]).unwrap_or_else(|error| panic!("{}", error.render()));
+    let postgres = config.store.postgres.unwrap();
+    assert_eq!(postgres.read_password().unwrap().unwrap().expose(), b"a password");
+    assert_eq!((postgres.port, postgres.every.as_secs(), postgres.cursors_every.as_secs()), (5432, 2, 60));
+    assert_eq!(postgres.schema_of("eu-west"), "hearth_eu_west");
+    assert_eq!(check_file(&fixture.path("region.toml")).findings, []);
+    for (bad, key) in [
+        ("host = \"db:5432\"", "store.postgres.host"),
+        ("host = \"db\"\nport = 0", "store.postgres.port"),
+        ("host = \"db\"\nschema = \"Hearth-EU\"", "store.postgres.schema"),
+        ("host = \"db\"\nconnections = 0", "store.postgres.connections"),
+        ("host = \"db\"\nstatement_timeout = \"1ms\"", "store.postgres.statement_timeout"),
+        ("host = \"db\"\npassword_file = \"none\"", "store.postgres.password_file"),
     ] {
         let error = fixture.load(&(fixture.text() + &section(bad)), &[]).unwrap_err();
         let findings = &error.report().findings;

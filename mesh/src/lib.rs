@@ -8,11 +8,13 @@ mod keys;
 mod links;
 mod map;
 mod media;
+mod metadata;
 mod push;
 mod region;
 mod reload;
 pub mod serve;
 mod store;
 
+pub use metadata::{RebuildPlan, RebuildProgress, plan_metadata, rebuild_metadata};
 pub use region::{RegionParts, RunningRegion, StartError};
 pub use store::{HAS_CQL, MigrationStep, migrate};

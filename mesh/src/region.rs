@@ -34,6 +34,7 @@ use crate::keys;
 use crate::links::{QuicLinks, pump};
 use crate::map::{MapLinks, MapOwnership};
 use crate::media::MediaParts;
+use crate::metadata::Metadata;
 use crate::push::PushParts;
 use crate::store::RegionStore;
 
@@ -147,6 +148,7 @@ impl RunningRegion {
     /// [`StartError`]; nothing runs then.
     pub async fn start(config: &RegionConfig, parts: RegionParts) -> Result<Self, StartError> {
         let region = region_id(&config.region.id)?;
+        let metadata = Metadata::new(config, &region)?;
         let store = RegionStore::open(config, &region).await?;
         let registry = Arc::new(Mutex::new(Registry::default()));
         let metrics = LinkMetrics::default();
@@ -178,6 +180,7 @@ impl RunningRegion {
         );
         tasks.spawn(push.dispatcher(&handle, &mut registry.lock()).run(stop.clone()));
         tasks.spawn(stop.clone().run_until_cancelled_owned(watch_store(store.broken(), handle.clone(), links.clone())));
+        metadata.follow(&tasks, &stop, &kept, &registry);
         if let Some(away) = store.away() {
             tasks.spawn(stop.clone().run_until_cancelled_owned(watch_outages(away, handle.clone(), map.clone())));
         }
@@ -344,7 +347,7 @@ async fn watch_outages(mut away: tokio::sync::watch::Receiver<Option<Arc<str>>>,
     }
 }
 
-fn region_id(text: &str) -> Result<RegionId, StartError> {
+pub(crate) fn region_id(text: &str) -> Result<RegionId, StartError> {
     RegionId::new(text).map_err(|error| StartError::Config(format!("region {text:?}: {error}")))
 }
 

@@ -5,55 +5,17 @@ mod parts;
 
 use std::sync::Arc;
 
-use hearth_protocol::client::{ExplanationPayload, PresenceStatus};
+use hearth_protocol::client::PresenceStatus;
 use hearth_protocol::push::Preferences;
 use hearth_protocol::{ConversationId, MessageId, Position, Timestamp, UserId};
 use region_model::media::ports::MediaObject;
 use region_model::push::Withheld;
 use uuid::Uuid;
 
-pub use parts::{Acked, Did, InForce, MediaAnswer, OnDisk, ReadRow, RegionSet, Row};
+pub use parts::{Acked, AskedRegion, Did, Explained, InForce, MediaAnswer, OnDisk, ReadRow, RegionSet, Row};
 
 /// A session of the history, by its place in [`History::sessions`].
 pub type SessionId = u32;
-
-/// Somebody asked where a message is on its way to a user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explained {
-    /// Who asked.
-    pub asker: UserId,
-    /// Whether as an operator.
-    pub operator: bool,
-    /// Where.
-    pub conversation: ConversationId,
-    /// The message.
-    pub message: MessageId,
-    /// To whom.
-    pub user: UserId,
-    /// What was answered; `None`: it was refused.
-    pub answer: Option<ExplanationPayload>,
-    /// The regions whose word is in it.
-    pub asked: Vec<AskedRegion>,
-    /// Whether nothing has happened for long.
-    pub settled: bool,
-}
-
-/// What somebody who sees everything knew of a region whose word is in an explanation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AskedRegion {
-    /// Which.
-    pub region: usize,
-    /// What its wall clock, in microseconds since the epoch, is ahead of the clock of the run.
-    pub ahead: u64,
-    /// From when on it says to know of every step, in microseconds of the run.
-    pub known_since: u64,
-    /// Where the message stands on its disk.
-    pub has: Option<Position>,
-    /// Whether its disk holds the message for its home.
-    pub waits: bool,
-    /// Whether the user has a session there.
-    pub connected: bool,
-}
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]

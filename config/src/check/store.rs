@@ -10,6 +10,9 @@ const PAIR_HELP: &str = "name both, as certificate = \"cassandra/region.pem\" an
 
 impl Checker<'_> {
     pub(super) fn store(&mut self) {
+        if let Some(postgres) = &self.config.store.postgres {
+            self.postgres(postgres);
+        }
         let Some(cql) = &self.config.store.cql else { return };
         if cql.nodes.is_empty() {
             self.error("store.cql.nodes", "there is no node to ask", "name some, as nodes = [\"10.0.0.5:9042\"]");

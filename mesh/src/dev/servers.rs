@@ -34,7 +34,8 @@ impl DevServers {
 
     /// `[store]` of a region.
     pub(crate) fn store(&self, region: &str) -> StoreSection {
-        StoreSection { cql: Some(CqlSection::new(self.cassandra.clone(), self.keyspace(region))) }
+        let cql = CqlSection::new(self.cassandra.clone(), self.keyspace(region));
+        StoreSection { cql: Some(cql), ..StoreSection::default() }
     }
 }
 

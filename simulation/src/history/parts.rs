@@ -1,6 +1,7 @@
 //! What events of a history are made of.
 
-use hearth_protocol::{Level, MessageId, Position};
+use hearth_protocol::client::ExplanationPayload;
+use hearth_protocol::{ConversationId, Level, MessageId, Position, UserId};
 
 /// Regions of the history by their place in [`History::regions`], as a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,4 +168,42 @@ pub struct InForce<T> {
     pub known: u64,
     /// What it says.
     pub what: T,
+}
+
+/// Somebody asked where a message is on its way to a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// Who asked.
+    pub asker: UserId,
+    /// Whether as an operator.
+    pub operator: bool,
+    /// Where.
+    pub conversation: ConversationId,
+    /// The message.
+    pub message: MessageId,
+    /// To whom.
+    pub user: UserId,
+    /// What was answered; `None`: it was refused.
+    pub answer: Option<ExplanationPayload>,
+    /// The regions whose word is in it.
+    pub asked: Vec<AskedRegion>,
+    /// Whether nothing has happened for long.
+    pub settled: bool,
+}
+
+/// What somebody who sees everything knew of a region whose word is in an explanation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AskedRegion {
+    /// Which.
+    pub region: usize,
+    /// What its wall clock, in microseconds since the epoch, is ahead of the clock of the run.
+    pub ahead: u64,
+    /// From when on it says to know of every step, in microseconds of the run.
+    pub known_since: u64,
+    /// Where the message stands on its disk.
+    pub has: Option<Position>,
+    /// Whether its disk holds the message for its home.
+    pub waits: bool,
+    /// Whether the user has a session there.
+    pub connected: bool,
 }
