@@ -17,8 +17,8 @@ use region_model::{CoreOptions, DeviceOutcome, Effect, Input, Lane, Now, Outcome
 use crate::aimed::Target;
 use crate::clock::Clock;
 use crate::disk::Disk;
-use crate::explain::{Hops, Received};
 use crate::drains::Node;
+use crate::explain::{Hops, Received};
 use crate::history;
 use crate::limits::Limits;
 use crate::map::Keeper;
