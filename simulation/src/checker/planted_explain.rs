@@ -1,6 +1,6 @@
 //! The checker of explanations judged: each thing that it looks for is planted once in a history that is good otherwise.
 
-use hearth_protocol::client::{Block, BlockReason, DeliveryState, ExplanationPayload, Hop, HopKind, KeptHops, KeptWhy};
+use hearth_protocol::client::{Block, BlockReason, DeliveryState, ExplanationPayload, Hop, HopKind};
 use hearth_protocol::{ConversationId, Epoch, Level, MessageId, Position, RegionId, Sequence, Timestamp, UserId};
 use uuid::Uuid;
 

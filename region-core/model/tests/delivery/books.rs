@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hearth_protocol::client::KeptWhy;
 use hearth_protocol::entry::Fixed;
+use hearth_protocol::record::ParkedSend;
 use hearth_protocol::{
-    ConversationId, Entry, EntryKind, Epoch, Level, Position, RegionId, SealedEntry, Sequence, Timestamp, UserId,
+    ConversationId, DeviceId, Entry, EntryKind, Epoch, Level, MessageId, Position, RegionId, SealedEntry, Sequence,
+    Timestamp, UserId,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use region_model::delivery::{CursorKind, HopBook, HopTimes, KEPT_MICROSECONDS, Kept, MoveBook};
+use region_model::{Ack, DeviceOutcome};
 
 /// Microseconds since the epoch at which the tests begin.
 const BEGIN: u64 = 1_700_000_000_000_000;
@@ -106,6 +110,55 @@ fn a_message_that_comes_back_at_another_place_is_another_way_and_the_newest_is_f
     let times = by_id(&book, 9, BEGIN + 4).expect("it is known");
     assert_eq!((times.epoch, times.sequence, times.came), (2, 6, Some(BEGIN + 3)));
     assert_eq!(by_number(&book, 5, BEGIN + 4).map(|times| times.epoch), Some(2));
+}
+
+#[test]
+fn steps_are_of_the_message_that_stands_at_a_place_and_not_of_one_that_a_failover_left_out() {
+    let (mut book, id) = (book(100), Uuid::from_u128(9));
+    book.taken(conversation(1), id, "ann", BEGIN + 1);
+    // What stood there on the line before came later than ann's message, which waited.
+    book.arrived(conversation(1), &entry(8, "bob", (1, 5), BEGIN), BEGIN + 2);
+    book.durable(conversation(1), 6, BEGIN + 3);
+    book.numbered(conversation(1), &entry(9, "ann", (2, 5), BEGIN), BEGIN + 4);
+    book.durable(conversation(1), 6, BEGIN + 5);
+    book.sent(conversation(1), &region("ap-south"), (5, 1), BEGIN + 6);
+    book.shown(conversation(1), 5, BEGIN + 7);
+    let times = by_id(&book, 9, BEGIN + 8).expect("it is known");
+    assert_eq!((times.durable, times.shown), (Some(BEGIN + 5), Some(BEGIN + 7)));
+    assert_eq!(times.out, [(region("ap-south"), BEGIN + 6)]);
+    let left = by_id(&book, 8, BEGIN + 8).expect("it is known");
+    assert_eq!((left.durable, left.shown, left.out.len()), (Some(BEGIN + 3), None, 0));
+    assert_eq!(by_number(&book, 5, BEGIN + 8).map(|times| times.epoch), Some(2));
+}
+
+#[test]
+fn the_device_of_a_parked_send_that_is_told_its_number_was_told_an_ack() {
+    let (mut book, id) = (book(100), Uuid::from_u128(9));
+    book.taken(conversation(1), id, "ann", BEGIN + 1);
+    book.queued(conversation(1), id, "ann", BEGIN + 2);
+    let send = ParkedSend {
+        number: 1,
+        conversation: conversation(1),
+        sender: user("ann"),
+        device: DeviceId(Uuid::from_u128(3)),
+        id: MessageId(id),
+        content: Bytes::new(),
+        reply_to: None,
+        expires_at: None,
+        level: None,
+        parked_at: Timestamp(BEGIN / 1_000),
+        refused: None,
+        joined: None,
+        kind: EntryKind::Message,
+        target: None,
+    };
+    let position = Position { epoch: Epoch(2), sequence: Sequence(7) };
+    let (time, home, level) = (Timestamp(BEGIN / 1_000), region("us-east"), Level::Region);
+    let ack = Ack { position, time, home: home.clone(), level, regions: vec![home.clone()], duplicate: false };
+    book.told_device(&send, &DeviceOutcome::CopiesMissing(home), BEGIN + 3);
+    book.told_device(&send, &DeviceOutcome::Acked(ack), BEGIN + 4);
+    let times = by_id(&book, 9, BEGIN + 5).expect("it is known");
+    assert_eq!((times.queued, times.acked, times.sequence), (Some(BEGIN + 2), Some(BEGIN + 4), 7));
 }
 
 #[test]

@@ -299,6 +299,33 @@ fn what_is_not_for_the_user_says_why() {
 }
 
 #[test]
+fn what_was_read_up_to_a_number_says_nothing_of_what_stood_there_on_another_line() {
+    let mut parts = regions();
+    // The copy in the east is on the line before; where the message stood, the home has another one, which bob has read.
+    parts.retain(|part| part.region != region(2));
+    parts[HOME].entry = None;
+    parts[HOME].user.read = CursorFacts { up_to: NUMBER, passed: Some(Timestamp(AT + 50)) };
+    parts[HOME].user.delivered = parts[HOME].user.read;
+    let explained = asked(&parts, &[2]);
+    assert_eq!((explained.state, reasons(&explained)), (DeliveryState::Waiting, vec![BlockReason::OnItsWay]));
+    let block = &explained.blocks[0];
+    assert_eq!((block.region.as_ref(), &block.waits_for[..]), (Some(&region(EAST)), &[region(HOME)][..]));
+    assert!(explained.hops.iter().all(|hop| hop.hop < HopKind::ClientReceived));
+}
+
+#[test]
+fn who_came_later_has_read_nothing_of_what_it_may_not_see() {
+    let mut parts = regions();
+    for part in &mut parts {
+        part.log.as_mut().expect("held").member = Some(MemberFacts { visible_from: NUMBER + 1 });
+        part.user.read = CursorFacts { up_to: NUMBER + 5, passed: None };
+        part.user.delivered = part.user.read;
+    }
+    let explained = asked(&parts, &[]);
+    assert_eq!((explained.state, reasons(&explained)), (DeliveryState::Withheld, vec![BlockReason::JoinedLater]));
+}
+
+#[test]
 fn for_a_blocked_sender_the_user_looks_like_one_who_is_away_and_never_was_seen() {
     let mut blocked = regions();
     blocked.iter_mut().for_each(|part| part.user.blocks_sender = Some(true));
