@@ -338,7 +338,11 @@ fn gather(history: &History, report: &mut Report) -> Facts {
                 let loss = Loss { from: *from, below: *below, covered_copies: *covered_copies };
                 facts.losses.entry(*conversation).or_default().push(loss);
             }
-            Event::Limited(conversation, _) => facts.limited.entry(*conversation).or_default().push(*at),
+            Event::Limited(conversation, message) => {
+                facts.limited.entry(*conversation).or_default().push(*at);
+                // Its session may be over, and hear nothing of it.
+                facts.sent.entry((*conversation, *message)).or_default().refused = true;
+            }
             Event::Read { conversation, rows, .. } => facts.note_dependent(*conversation, rows),
             Event::Bound { what, value, bound } if value > bound => {
                 report.add(Guarantee::G9, format!("{what} held {value}, and its bound is {bound}"));
