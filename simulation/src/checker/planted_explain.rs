@@ -108,8 +108,7 @@ fn explained(change: impl FnOnce(&mut Explained, &mut ExplanationPayload)) -> (u
 }
 
 fn found(more: Vec<(u64, Event)>) -> Vec<String> {
-    let mut history = History::default();
-    history.regions = REGIONS.map(str::to_owned).to_vec();
+    let mut history = History { regions: REGIONS.map(str::to_owned).to_vec(), ..History::default() };
     history.session("ann at eu-west", 1);
     history.session("bob at us-east", 2);
     history.events = story().into_iter().chain(more).collect();
