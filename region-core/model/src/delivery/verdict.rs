@@ -201,7 +201,8 @@ impl<'a> Known<'a> {
         home.log.as_ref().filter(|log| log.has(entry.sequence) && entry.sequence >= log.floor)?;
         let holder = self.parts.iter().find(|part| part.entry.is_some())?;
         let (here, to) = (&holder.region, &home.region);
-        let text = format!("{here} has it on a line that a failover left: it goes to the home {to}, to be numbered anew");
+        let text =
+            format!("{here} has it on a line that a failover left: it goes to the home {to}, to be numbered anew");
         let link_up = holder.log.as_ref().map(|log| log.reaches_home);
         Some(Block { waits_for: vec![to.clone()], link_up, ..block(BlockReason::OnItsWay, Some(here), text) })
     }
