@@ -28,8 +28,8 @@ use crate::world::World;
 const MESSAGES: usize = 1_024;
 const MOVES: usize = 256;
 /// Of a thousand times that a client does something, it says that it has what it was shown, and asks where a message is.
-const SAYS: u64 = 100;
-const ASKS: u64 = 25;
+const SAYS: u64 = 60;
+const ASKS: u64 = 20;
 /// Of each conversation, so many of the newest messages are explained at the end, each for so many members.
 const MESSAGES_AT_THE_END: usize = 2;
 const MEMBERS_AT_THE_END: usize = 3;
@@ -53,7 +53,7 @@ pub(crate) struct Hops {
     moves: MoveBook,
 }
 
-/// How far members are, as a region keeps it; and whose cursors each other region has not been told.
+/// How far members are, as a region keeps it; and of its own clients, whose cursors each other region was not told.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
     book: ReceiptBook,
@@ -169,22 +169,23 @@ impl World {
         let facts = Facts { line: &Line::of(&view), last: view.marked.saturating_sub(1), members };
         let wall = self.now_of(place).wall;
         let change = self.regions[place].received.book.claim(log, &claim, &facts, wall, self.now / 1_000);
-        self.has_received(place, id, change);
-    }
-
-    fn has_received(&mut self, place: usize, conversation: ConversationId, change: Option<Change>) {
-        let Some(change) = change else { return };
-        let region = &mut self.regions[place];
-        if let Some(hops) = &mut region.hops {
-            hops.moves.changed(conversation, &change);
-        }
-        let log = LogId::conversation(conversation);
-        for untold in &mut region.received.untold {
-            untold.insert((log, change.user.clone()));
+        let user = claim.user;
+        if self.has_moved(place, id, change) {
+            for untold in &mut self.regions[place].received.untold {
+                untold.insert((log, user.clone()));
+            }
         }
     }
 
-    /// A region tells others, as far as it reaches them, how far members are.
+    /// Takes note of cursors that moved, if any did.
+    fn has_moved(&mut self, place: usize, conversation: ConversationId, change: Option<Change>) -> bool {
+        if let (Some(change), Some(hops)) = (&change, &mut self.regions[place].hops) {
+            hops.moves.changed(conversation, change);
+        }
+        change.is_some()
+    }
+
+    /// A region tells others, as far as it reaches them, what its clients have said.
     pub(crate) fn exchange_receipts(&mut self, place: usize) {
         for peer in (0..self.regions.len()).filter(|peer| *peer != place) {
             if self.regions[place].received.untold[peer].is_empty() || !self.answers(place, peer) {
@@ -197,7 +198,7 @@ impl World {
                 let theirs = MemberCursors::of(record.delivered, record.read);
                 let book = &mut self.regions[peer].received.book;
                 let change = book.merge(log, &user, &theirs, &Line::of(&view), self.now / 1_000);
-                self.has_received(peer, id, change);
+                self.has_moved(peer, id, change);
             }
         }
     }
