@@ -263,7 +263,8 @@ impl World {
             Standing::of(*position, entry.map(AsRef::as_ref), view.floor, now)
         };
         let standings = question.uses.iter().map(standing).collect();
-        let looked = self.look_through(place, (conversation, &question.region), view, question.scanned)?;
+        let of = (conversation, &question.region);
+        let looked = self.look_through(place, of, view, question.scanned, question.judges)?;
         Some(TraceQuestion::answer(&self.regions[place].id, view, standings, looked, DAY))
     }
 
@@ -273,10 +274,12 @@ impl World {
         (conversation, region): (ConversationId, &hearth_protocol::RegionId),
         view: &LogView,
         scanned: Option<Position>,
+        judged: bool,
     ) -> Option<Looked> {
         let (log, disk) = (LogId::conversation(conversation), &self.regions[place].disk);
         let there = scanned.and_then(|at| disk.entry(log, at.sequence.0));
-        let mut look = LookThrough::new(view, (conversation, region), scanned, there.map(AsRef::as_ref))?;
+        let look = LookThrough::new(view, (conversation, region), scanned, there.map(AsRef::as_ref))?;
+        let mut look = if judged { look.judging(view) } else { look };
         while let Some((from, to, _)) = look.reads() {
             if !look.take(&disk.read(log, from, to.min(from + READ))) {
                 return None;
@@ -350,7 +353,7 @@ impl World {
         loop {
             match shown.step() {
                 ShownStep::Look(scanned) => {
-                    let looked = self.look_through(place, (conversation, &media.region), view, scanned);
+                    let looked = self.look_through(place, (conversation, &media.region), view, scanned, false);
                     let Some(looked) = looked else { return MediaAnswer::Later };
                     shown.looked(&looked);
                 }

@@ -56,6 +56,8 @@ pub enum Mutant {
     RetriesCount,
     /// Media go by what a copy says that may lack something.
     MediaByOldCopies,
+    /// What stands above the mark of a home does not keep media.
+    BlindAboveTheMark,
     /// A conversation is looked through for media from a number on, whatever the line has there now.
     ScanGoesOnBlindly,
     /// An entry that a failover put apart counts as gone for good.
@@ -70,7 +72,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every mutant with its name on the command line.
-    pub const ALL: [(&'static str, Self); 49] = [
+    pub const ALL: [(&'static str, Self); 50] = [
         ("seal-off", Self::Rule(Flaw::SealOff)),
         ("one-seal-too-few", Self::Rule(Flaw::OneSealTooFew)),
         ("longest-wins", Self::Rule(Flaw::LongestWins)),
@@ -115,6 +117,7 @@ impl Mutant {
         ("drained-at-once", Self::DrainedAtOnce),
         ("retries-count", Self::RetriesCount),
         ("media-by-old-copies", Self::MediaByOldCopies),
+        ("blind-above-the-mark", Self::BlindAboveTheMark),
         ("scan-goes-on-blindly", Self::ScanGoesOnBlindly),
         ("put-apart-is-gone", Self::PutApartIsGone),
         ("delivered-on-any-line", Self::DeliveredOnAnyLine),

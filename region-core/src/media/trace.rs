@@ -61,7 +61,7 @@ impl Region {
         loop {
             match shown.step() {
                 ShownStep::Look(scanned) => {
-                    shown.looked(&self.look_through(id, &view, &media.region, scanned).await?);
+                    shown.looked(&self.look_through((id, &media.region), &view, scanned, false).await?);
                 }
                 ShownStep::Row(number) => {
                     let rows = self.read_rows(id, reader, (number, number + 1), 1).await?;
@@ -73,13 +73,13 @@ impl Region {
         }
     }
 
-    /// Looks through what follows an entry for media of a region.
+    /// Looks through what follows an entry for media of a region; where some are `judged`, above the mark, too.
     async fn look_through(
         &self,
-        id: ConversationId,
+        (id, region): (ConversationId, &RegionId),
         view: &LogView,
-        region: &RegionId,
         scanned: Option<Position>,
+        judged: bool,
     ) -> Result<Looked, Refusal> {
         let log = LogId::conversation(id);
         let refusal = |error| self.store_refusal(&error);
@@ -88,7 +88,8 @@ impl Region {
             None => None,
         };
         let look = LookThrough::new(view, (id, region), scanned, there.as_deref());
-        let mut look = look.ok_or_else(no_holder)?;
+        let look = look.ok_or_else(no_holder)?;
+        let mut look = if judged { look.judging(view) } else { look };
         while let Some((from, to, rows)) = look.reads() {
             let page = self.stores.log.read(log, from, to, rows, READ_BYTES).await.map_err(refusal)?;
             if !look.take(&page) {
@@ -125,7 +126,7 @@ impl Region {
             let entry = self.entry_at(log, position.sequence.0).await.map_err(|error| self.store_refusal(&error))?;
             standings.push(Standing::of(*position, entry.as_deref(), view.floor, now));
         }
-        let looked = self.look_through(id, view, &question.region, question.scanned).await?;
+        let looked = self.look_through((id, &question.region), view, question.scanned, question.judges).await?;
         let day = u64::try_from(self.options.retention_day.as_millis()).unwrap_or(u64::MAX);
         Ok(TraceQuestion::answer(self.me(), view, standings, looked, day))
     }

@@ -28,6 +28,10 @@ pub struct Looked {
     pub scanned: Option<Position>,
     /// Whether there is more behind it.
     pub more: bool,
+    /// Whether an entry above the mark carries some, too: it may have been acked, and is shown to nobody yet. Looked for
+    /// where media are judged ([`LookThrough::judging`]).
+    #[serde(skip)]
+    pub above: bool,
 }
 
 impl Looked {
@@ -47,8 +51,9 @@ pub struct Trace {
     pub standings: Vec<Standing>,
     /// How long the conversation keeps its messages, in milliseconds.
     pub kept_for: u64,
-    /// Whether the log's home answered, which has the right to number: what is not in it was not said. What is not in
-    /// another copy, which may not have heard of it yet, was said to others all the same.
+    /// Whether the log's home answered, which has the right to number, and nothing above its mark carries media: what is
+    /// not in it was not said. What is not in another copy, which may not have heard of it yet, was said to others all the
+    /// same.
     #[serde(default)]
     pub current: bool,
 }
@@ -98,7 +103,8 @@ impl TraceQuestion {
     /// The answer, by what became of the uses and what was found behind them.
     #[must_use]
     pub fn answer(region: &RegionId, view: &LogView, standings: Vec<Standing>, looked: Looked, day: u64) -> Trace {
-        Trace { looked, standings, kept_for: kept_for(view, day), current: view.is_home_at(region) }
+        let current = view.is_home_at(region) && !looked.above;
+        Trace { looked, standings, kept_for: kept_for(view, day), current }
     }
 }
 
@@ -117,7 +123,10 @@ pub struct LookThrough {
     conversation: ConversationId,
     region: RegionId,
     next: u64,
+    /// The mark.
     end: u64,
+    /// The end of what is looked at above the mark; the mark where nothing is.
+    above: u64,
     left: usize,
     looked: Looked,
 }
@@ -137,14 +146,23 @@ impl LookThrough {
         let next = goes_on.map_or(view.floor.max(1), |position| position.sequence.0 + 1);
         let looked = Looked { scanned: goes_on, ..Looked::default() };
         let (region, end) = (region.clone(), view.marked);
-        let look = Self { conversation, region, next, end, left: LOOKED_THROUGH, looked };
+        let look = Self { conversation, region, next, end, above: end, left: LOOKED_THROUGH, looked };
         view.has_rows(next, end).then_some(look)
+    }
+
+    /// Looks at what is above the mark, too: where media are to go, and only whether anything there carries some. A failover
+    /// may still take it away, so nothing of it is told.
+    #[must_use]
+    pub fn judging(self, view: &LogView) -> Self {
+        let above = if Mutant::BlindAboveTheMark.is_on() { self.end } else { view.length.max(self.end) };
+        Self { above, ..self }
     }
 
     /// Which rows are to be read next, `from <= sequence < to`, and how many of them at most; none: it is done.
     #[must_use]
     pub fn reads(&self) -> Option<(u64, u64, usize)> {
-        (self.next < self.end && self.left > 0).then_some((self.next, self.end, self.left))
+        let to = if self.next < self.end { self.end } else { self.above };
+        (self.next < to && self.left > 0).then_some((self.next, to, self.left))
     }
 
     /// The first of the rows to be read. Returns whether there were any: they are missing otherwise.
@@ -153,8 +171,17 @@ impl LookThrough {
         let Some(last) = page.last() else { return false };
         self.next = last.sequence().0 + 1;
         self.left = self.left.saturating_sub(page.len());
-        self.looked.scanned = Some(last.entry.fixed.position);
-        for entry in page {
+        let above = page.partition_point(|entry| entry.sequence().0 < self.end);
+        let (shown, above) = page.split_at(above);
+        if let Some(last) = shown.last() {
+            self.looked.scanned = Some(last.entry.fixed.position);
+        }
+        let carries = |entry: &Arc<SealedEntry>| {
+            carried_by(entry, self.conversation).is_some_and(|found| found.region == self.region)
+        };
+        let found_above = above.iter().any(carries);
+        self.looked.above |= found_above;
+        for entry in shown {
             let found = carried_by(entry, self.conversation).filter(|found| found.region == self.region);
             if let Some(MediaId { id, .. }) = found {
                 self.looked.references.push((entry.entry.fixed.position, id));
@@ -168,6 +195,7 @@ impl LookThrough {
     #[must_use]
     pub fn found(mut self) -> Looked {
         self.looked.more = self.next < self.end;
+        self.looked.above |= self.next < self.above;
         self.looked
     }
 }

@@ -55,6 +55,32 @@ fn a_look_goes_on_behind_what_was_seen_and_begins_anew_where_a_failover_changed_
 }
 
 #[test]
+fn what_a_home_has_above_its_mark_is_told_to_nobody_and_keeps_media_all_the_same() {
+    let region = media().region;
+    let voters = vec![region.clone()];
+    let placement = Placement::first(LogId::conversation(conversation()), region.clone(), voters, Level::Majority);
+    let line = line(&[1, 1, 1]);
+    let looked = |marked: u64, length: u64| {
+        let placement = Some(placement.clone());
+        let view = LogView { marked, length, floor: 1, held: true, placement, ..LogView::default() };
+        let scanned = at(1, marked - 1);
+        let there = line.get(usize::try_from(marked).unwrap() - 2);
+        let look = LookThrough::new(&view, (conversation(), &region), Some(scanned), there.map(AsRef::as_ref));
+        let mut look = look.unwrap().judging(&view);
+        while let Some((from, to, _)) = look.reads() {
+            let page: Vec<_> = (from..to).map(|number| line[usize::try_from(number).unwrap() - 1].clone()).collect();
+            assert!(look.take(&page));
+        }
+        let looked = look.found();
+        assert_eq!((looked.references.len(), looked.scanned), (0, Some(scanned)));
+        TraceQuestion::answer(&region, &view, Vec::new(), looked, 1).is_whole()
+    };
+    assert!(looked(4, 4), "all of it is shown");
+    assert!(!looked(3, 4), "the last one may have been acked");
+    assert!(!looked(2, 4));
+}
+
+#[test]
 fn rows_that_are_missing_are_not_looked_through_and_answer_no_question() {
     let view = LogView { marked: 9, floor: 1, held: true, open: Some((3, 5)), ..LogView::default() };
     let region = media().region;
