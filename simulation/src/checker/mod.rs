@@ -154,6 +154,8 @@ pub(crate) struct Sent {
     /// When it was acked first.
     pub(crate) acked_at: Option<u64>,
     pub(crate) queued: bool,
+    /// It was handed over more than once.
+    pub(crate) again: bool,
     pub(crate) refused: bool,
     /// Whether a refusal said that it will never be taken, and it was not handed over again since.
     pub(crate) refused_for_good: bool,
@@ -220,10 +222,10 @@ impl Facts {
         }
     }
 
-    /// Whether a message that was held may have been refused before for coming too fast, with the answer lost: others heard
-    /// that of its conversation then.
+    /// Whether a message that was held, or handed over again, may have been refused before for coming too fast, with the
+    /// answer lost: others heard that of its conversation then.
     pub(crate) fn may_have_been_too_fast(&self, conversation: ConversationId, sent: &Sent) -> bool {
-        let limited = self.limited.get(&conversation).filter(|_| sent.queued);
+        let limited = self.limited.get(&conversation).filter(|_| sent.queued || sent.again);
         let near = |at: &u64| sent.invoked.is_some_and(|invoked| at.abs_diff(invoked) <= TOO_FAST);
         limited.is_some_and(|limited| limited.iter().any(near))
     }
@@ -303,6 +305,8 @@ fn gather(history: &History, report: &mut Report) -> Facts {
                 if sent.invoked.is_none() {
                     sent.invoked = Some(*at);
                     sent.after = highest.get(conversation).copied();
+                } else {
+                    sent.again = true;
                 }
                 // The refusal ended what was promised before it.
                 sent.queued &= !sent.refused_for_good;
