@@ -3,7 +3,7 @@
 use hearth_protocol::client::ExplanationPayload;
 use hearth_protocol::{ConversationId, Level, MessageId, Position, UserId};
 
-/// Regions of the history by their place in [`History::regions`], as a set.
+/// Regions of the history by their place in [`super::History::regions`], as a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RegionSet(u64);
 
