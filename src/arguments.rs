@@ -274,21 +274,25 @@ pub(crate) struct StoreArguments {
     pub(crate) verb: StoreVerb,
 }
 
+/// What verbs over the configuration of a region take.
+#[derive(Debug, Args)]
+pub(crate) struct OfRegion {
+    /// The region's configuration file.
+    #[arg(long)]
+    pub(crate) config: PathBuf,
+    /// Only say what would be done.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// JSON on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// What to do with a store.
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreVerb {
     /// Bring the servers' tables up to date, forward only. A region does so itself when it starts.
-    Migrate {
-        /// The region's configuration file.
-        #[arg(long)]
-        config: PathBuf,
-        /// Only say what would be done.
-        #[arg(long)]
-        dry_run: bool,
-        /// JSON on standard output.
-        #[arg(long)]
-        json: bool,
-    },
+    Migrate(OfRegion),
 }
 
 /// `hearth rebuild`.
@@ -304,17 +308,7 @@ pub(crate) struct RebuildArguments {
 pub(crate) enum RebuildVerb {
     /// Users, conversations, members and cursors in PostgreSQL, from the store of a region that is down. Readers see the old
     /// rows until the new ones are whole. Interrupted, type it again: it goes on where it was.
-    Metadata {
-        /// The region's configuration file.
-        #[arg(long)]
-        config: PathBuf,
-        /// Only say what would be done.
-        #[arg(long)]
-        dry_run: bool,
-        /// JSON on standard output.
-        #[arg(long)]
-        json: bool,
-    },
+    Metadata(OfRegion),
 }
 
 /// `hearth ca`.

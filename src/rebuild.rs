@@ -1,6 +1,5 @@
 //! `hearth rebuild`.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -8,8 +7,9 @@ use hearth_config::{LogFormat, RegionConfig, init_logging};
 use hearth_mesh::{RebuildPlan, RebuildProgress, StartError};
 use serde_json::json;
 
-use crate::arguments::{RebuildArguments, RebuildVerb};
+use crate::arguments::{OfRegion, RebuildArguments, RebuildVerb};
 use crate::output;
+use crate::serve::configuration;
 
 /// Exit code of what a signal ended.
 const INTERRUPTED: u8 = 130;
@@ -20,14 +20,10 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 pub(crate) async fn rebuild(arguments: RebuildArguments) -> ExitCode {
     // What is done is the output.
     let _ = init_logging(LogFormat::Text, "off");
-    let RebuildVerb::Metadata { config: file, dry_run, json } = arguments.verb;
-    let config = match hearth_mesh::serve::read(&file) {
+    let RebuildVerb::Metadata(OfRegion { config: file, dry_run, json }) = arguments.verb;
+    let config = match configuration(&file, json) {
         Ok(config) => config,
-        Err(error) => {
-            output::note(&error.to_string());
-            let hint = format!("mend the file, then: hearth config check {}", file.display());
-            return output::failure(2, &format!("the configuration {} cannot be used", file.display()), &hint, json);
-        }
+        Err(code) => return code,
     };
     if dry_run {
         return match hearth_mesh::plan_metadata(&config).await {
@@ -38,10 +34,8 @@ pub(crate) async fn rebuild(arguments: RebuildArguments) -> ExitCode {
     tokio::select! {
         code = run(&config, json) => code,
         () = signalled() => {
-            let hint = format!(
-                "the old rows stand; to go on where it was: hearth rebuild metadata --config {}",
-                Path::new(&file).display()
-            );
+            let file = file.display();
+            let hint = format!("the old rows stand; to go on where it was: hearth rebuild metadata --config {file}");
             output::failure(INTERRUPTED, "interrupted", &hint, json)
         }
     }

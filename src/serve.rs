@@ -1,8 +1,9 @@
 //! `hearth serve` and `hearth config`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use hearth_config::{LogFormat, check_file, init_logging};
+use hearth_config::{LogFormat, RegionConfig, check_file, init_logging};
 use hearth_mesh::RunningRegion;
 use hearth_mesh::serve::{Ended, STORE_FAILED, ServeError};
 use serde_json::json;
@@ -10,17 +11,25 @@ use serde_json::json;
 use crate::arguments::{ConfigArguments, ConfigVerb, ServeArguments};
 use crate::output;
 
+/// Reads the configuration of a region.
+///
+/// # Errors
+/// The exit code of a verb whose file cannot be used, which was told.
+pub(crate) fn configuration(file: &Path, json: bool) -> Result<RegionConfig, ExitCode> {
+    hearth_mesh::serve::read(file).map_err(|error| {
+        output::note(&error.to_string());
+        let file = file.display();
+        let hint = format!("mend the file, then: hearth config check {file}");
+        output::failure(2, &format!("the configuration {file} cannot be used"), &hint, json)
+    })
+}
+
 /// Runs one region.
 pub(crate) async fn serve(arguments: ServeArguments) -> ExitCode {
     let json = arguments.json;
-    let config = match hearth_mesh::serve::read(&arguments.config) {
+    let config = match configuration(&arguments.config, json) {
         Ok(config) => config,
-        Err(error) => {
-            output::note(&error.to_string());
-            let file = arguments.config.display();
-            let hint = format!("mend the file, then: hearth config check {file}");
-            return output::failure(2, &format!("the configuration {file} cannot be used"), &hint, json);
-        }
+        Err(code) => return code,
     };
     if let Err(error) = init_logging(config.log.format, &config.log.filter) {
         return output::failure(2, &error.to_string(), "mend [log] filter in the configuration", json);

@@ -150,9 +150,9 @@ pub(crate) fn sim(arguments: &SimArguments) -> ExitCode {
                 let ran = run_told(&plan, arguments.trace);
                 (plan, ran)
             };
-            in_turn(seeds, jobs, ran, |plan, ran| {
-                announce(arguments, plan);
-                tell(arguments, plan, ran, &mut total);
+            in_turn(seeds, jobs, ran, |(plan, ran)| {
+                announce(arguments, &plan);
+                tell(arguments, &plan, ran, &mut total);
             });
         }
         _ => {
@@ -170,7 +170,7 @@ pub(crate) fn sim(arguments: &SimArguments) -> ExitCode {
 
 /// Runs seeds, so many at a time, and tells of them in their order. Each worker has one run that waits to be told of, at
 /// most, beside the one under way.
-fn in_turn(seeds: Range<u64>, jobs: usize, ran: impl Fn(u64) -> (Plan, Ran) + Sync, mut told: impl FnMut(&Plan, Ran)) {
+fn in_turn<T: Send>(seeds: Range<u64>, jobs: usize, ran: impl Fn(u64) -> T + Sync, mut told: impl FnMut(T)) {
     let ran = &ran;
     std::thread::scope(|scope| {
         let worker = |mine: StepBy<Range<u64>>| {
@@ -187,11 +187,11 @@ fn in_turn(seeds: Range<u64>, jobs: usize, ran: impl Fn(u64) -> (Plan, Ran) + Sy
         let firsts = seeds.clone().take(jobs);
         let workers: Vec<_> = firsts.map(|first| worker((first..seeds.end).step_by(jobs))).collect();
         for (seed, worker) in seeds.zip(workers.iter().cycle()) {
-            let Ok((plan, ran)) = worker.recv() else {
+            let Ok(ran) = worker.recv() else {
                 // The scope says more of it once the others are done.
                 return output::note(&format!("seed {seed} did not end"));
             };
-            told(&plan, ran);
+            told(ran);
         }
     });
 }
@@ -322,4 +322,24 @@ fn mutants(arguments: &SimArguments, name: &str) -> ExitCode {
         }
     }
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_told_once_and_in_their_order_however_many_run_at_a_time() {
+        for (seeds, jobs) in [(5..25, 1), (5..25, 3), (5..25, 20), (5..7, 8), (5..5, 2)] {
+            let mut told = Vec::new();
+            // Every third takes longer than those behind it.
+            let ran = |seed: u64| {
+                let steps = if seed.is_multiple_of(3) { 200_000 } else { 1 };
+                std::hint::black_box((0..steps).sum::<u64>());
+                seed
+            };
+            in_turn(seeds.clone(), jobs, ran, |seed| told.push(seed));
+            assert_eq!(told, seeds.collect::<Vec<_>>(), "{jobs} at a time");
+        }
+    }
 }

@@ -6,21 +6,18 @@ use hearth_config::{LogFormat, init_logging};
 use hearth_mesh::{MigrationStep, StartError};
 use serde_json::json;
 
-use crate::arguments::{StoreArguments, StoreVerb};
+use crate::arguments::{OfRegion, StoreArguments, StoreVerb};
 use crate::output;
+use crate::serve::configuration;
 
 /// Looks after a store.
 pub(crate) async fn store(arguments: StoreArguments) -> ExitCode {
     // What is done is the output.
     let _ = init_logging(LogFormat::Text, "off");
-    let StoreVerb::Migrate { config: file, dry_run, json } = arguments.verb;
-    let config = match hearth_mesh::serve::read(&file) {
+    let StoreVerb::Migrate(OfRegion { config: file, dry_run, json }) = arguments.verb;
+    let config = match configuration(&file, json) {
         Ok(config) => config,
-        Err(error) => {
-            output::note(&error.to_string());
-            let hint = format!("mend the file, then: hearth config check {}", file.display());
-            return output::failure(2, &format!("the configuration {} cannot be used", file.display()), &hint, json);
-        }
+        Err(code) => return code,
     };
     match hearth_mesh::migrate(&config, dry_run).await {
         Ok(steps) => told(&steps, dry_run, json),

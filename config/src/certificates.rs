@@ -134,13 +134,26 @@ pub(crate) fn private_key_der(key_pem: &str) -> Option<Vec<u8>> {
     }
 }
 
-/// What encrypts and signs, everywhere in this process once it is installed. Key exchange with ML-KEM comes last: whoever
-/// wants it gets it, and a storm of logins does not pay for it. Which features of rustls a dependency switches on changes
-/// that order otherwise.
+/// What encrypts and signs for clients and administrators: the provider of the process. Key exchange with ML-KEM comes
+/// last: whoever wants it gets it, and a storm of logins does not pay for it. Which features of rustls a dependency switches
+/// on changes that order otherwise, as it may for links between regions and the driver of CQL.
 #[must_use]
 pub fn crypto_provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     // A stable sort: the others stay in the library's order.
     provider.kx_groups.sort_by_key(|group| group.name() == NamedGroup::X25519MLKEM768);
     provider
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_exchange_that_costs_most_is_offered_last_and_none_is_left_out() {
+        let names = |provider: &CryptoProvider| provider.kx_groups.iter().map(|group| group.name()).collect::<Vec<_>>();
+        let (ours, all) = (names(&crypto_provider()), names(&aws_lc_rs::default_provider()));
+        assert_eq!((ours.first(), ours.last()), (Some(&NamedGroup::X25519), Some(&NamedGroup::X25519MLKEM768)));
+        assert!(ours.len() == all.len() && all.iter().all(|name| ours.contains(name)), "{ours:?} of {all:?}");
+    }
 }

@@ -6,6 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::values::SecretText;
+
 /// Mode of a file that only its owner may read: keys and secrets.
 pub const PRIVATE: u32 = 0o600;
 /// Mode of a file that everybody may read: certificates and configuration.
@@ -38,6 +40,11 @@ impl FileError {
 /// When the file does not exist, is unreadable or not UTF-8.
 pub fn read_text(path: &Path) -> Result<String, FileError> {
     fs::read_to_string(path).map_err(|source| FileError::new(path, "read", source))
+}
+
+/// Reads a secret; none where no file is named.
+pub(crate) fn read_secret(path: Option<&Path>) -> Result<Option<SecretText>, FileError> {
+    path.map(|path| read_text(path).map(SecretText::new)).transpose()
 }
 
 /// Makes a folder and its parents; one that exists is left as it is.

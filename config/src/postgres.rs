@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::files::{FileError, read_text};
+use crate::files::{FileError, read_secret};
 use crate::values::{SecretText, duration};
 
 /// `[store.postgres]`: one PostgreSQL server. In builds with the feature `postgres`. The region keeps nothing there that
@@ -86,7 +86,7 @@ impl PostgresSection {
     /// # Errors
     /// When the file cannot be read.
     pub fn read_password(&self) -> Result<Option<SecretText>, FileError> {
-        self.password_file.as_deref().map(|path| read_text(path).map(SecretText::new)).transpose()
+        read_secret(self.password_file.as_deref())
     }
 
     pub(crate) fn times(&self) -> [Time; 4] {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::files::{FileError, read_text};
+use crate::files::{FileError, read_secret};
 use crate::postgres::PostgresSection;
 use crate::values::{Pem, SecretText};
 
@@ -70,7 +70,7 @@ impl CqlSection {
     /// # Errors
     /// When the file cannot be read.
     pub fn read_password(&self) -> Result<Option<SecretText>, FileError> {
-        self.password_file.as_deref().map(|path| read_text(path).map(SecretText::new)).transpose()
+        read_secret(self.password_file.as_deref())
     }
 }
 

@@ -101,7 +101,8 @@ mod without {
     pub(crate) struct Metadata;
 
     fn left_out() -> StartError {
-        let text = "[store.postgres] is set, and this build has no PostgreSQL: build it by cargo build --release --features postgres";
+        let text =
+            "this build has no PostgreSQL, for [store.postgres]: build it by cargo build --release --features postgres";
         StartError::Config(text.to_owned())
     }
 
@@ -111,8 +112,7 @@ mod without {
         }
 
         pub(super) fn asked(_: &RegionConfig) -> Result<Self, StartError> {
-            let text = "this build has no PostgreSQL: build it by cargo build --release --features postgres";
-            Err(StartError::Config(text.to_owned()))
+            Err(left_out())
         }
 
         #[expect(clippy::unused_self, reason = "as where there is PostgreSQL")]

@@ -75,28 +75,25 @@ pub(crate) struct Says {
 
 impl Says {
     fn take(&mut self, before: &PushState, after: &PushState, of: InForce<()>) {
-        let as_of = |what| InForce { epoch: of.epoch, from: of.from, known: of.known, what };
         let subscription = |state: &PushState| state.subscriptions.keys().next().copied();
         if subscription(before) != subscription(after) {
-            self.subscriptions.push(as_of(subscription(after)));
+            self.subscriptions.push(of.of(subscription(after)));
         }
         for id in before.preferences.keys().chain(after.preferences.keys()) {
             let wants = after.preferences(*id);
             let list = self.preferences.entry(*id).or_default();
             if before.preferences(*id) != wants && list.last().is_none_or(|last| last.what != wants) {
-                list.push(InForce { epoch: of.epoch, from: of.from, known: of.known, what: wants });
+                list.push(of.of(wants));
             }
         }
     }
 
     /// What was on its way and is not in the line may have been in force from then on.
     fn take_left_out(&mut self, wish: Wish, from: u64) {
-        let (epoch, known) = (u64::MAX, u64::MAX);
+        let of = InForce { epoch: u64::MAX, from, known: u64::MAX, what: () };
         match wish {
-            Wish::Subscription(what) => self.subscriptions.push(InForce { epoch, from, known, what }),
-            Wish::Of(id, what) => {
-                self.preferences.entry(id).or_default().push(InForce { epoch, from, known, what });
-            }
+            Wish::Subscription(what) => self.subscriptions.push(of.of(what)),
+            Wish::Of(id, what) => self.preferences.entry(id).or_default().push(of.of(what)),
         }
     }
 }

@@ -108,7 +108,7 @@ async fn regions_listen_one_after_the_other_from_the_given_port_on_loopback_with
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_help_names_every_flag_and_stores_in_the_data_folder_are_the_default() {
+async fn the_help_names_what_can_be_asked_and_stores_are_in_the_data_folder_unless_asked_otherwise() {
     let help = run(&["dev", "--help"]).await;
     assert_eq!(help.code, 0);
     for word in ["--failover", "--failover-after", "--stores", "--cassandra", "--processes", "--anti-entropy"] {

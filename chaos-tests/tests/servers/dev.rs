@@ -8,6 +8,10 @@ use serde_json::Value;
 
 use crate::texts;
 
+fn remembered(data: &Path) -> String {
+    std::fs::read_to_string(data.join("stores.json")).expect("the folder remembers its servers")
+}
+
 /// The id that the names of a folder carry in servers.
 fn id(data: &Path) -> String {
     let remembered: Value = serde_json::from_str(&remembered(data)).expect("JSON");
@@ -70,10 +74,6 @@ async fn a_mesh_over_servers_keeps_what_was_acked_over_a_kill_and_fresh_drops_it
 
     assert_eq!(history(&other, 1, &kept).await, ["of another folder"]);
     other.end().await;
-}
-
-fn remembered(data: &Path) -> String {
-    std::fs::read_to_string(data.join("stores.json")).expect("the folder remembers its servers")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

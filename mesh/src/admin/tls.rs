@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use hearth_config::admin_name;
+use hearth_config::{admin_name, crypto_provider};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::client::{Resumption, verify_server_name};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -86,7 +86,7 @@ fn read(pem: &AdminPem) -> Result<Material, AdminTlsError> {
 /// The server's side.
 pub(crate) fn server(pem: &AdminPem) -> Result<Arc<ServerConfig>, AdminTlsError> {
     let material = read(pem)?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(crypto_provider());
     let chain = WebPkiClientVerifier::builder_with_provider(material.roots, Arc::clone(&provider)).build()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -164,7 +164,7 @@ pub fn client_without_a_look(pem: &AdminPem) -> Result<ClientConfig, AdminTlsErr
 }
 
 fn client_of(material: Material, region: Option<&str>) -> Result<ClientConfig, AdminTlsError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(crypto_provider());
     let verifier = Nodes { roots: material.roots, region: region.map(str::to_owned), provider: Arc::clone(&provider) };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?

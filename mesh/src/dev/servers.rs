@@ -56,7 +56,14 @@ fn remembered(folder: &Path) -> Result<Option<DevServers>, FolderError> {
 /// Drops what a folder that is about to be emptied has in servers. Where they do not answer, or this build does not speak
 /// to them, a warning names what stays: a mesh whose stores are embedded has no use for them.
 pub(super) async fn forget(folder: &Path, stores: &DevStores) -> Result<(), StartError> {
-    let Ok(Some(old)) = remembered(folder) else { return Ok(()) };
+    let old = match remembered(folder) {
+        Ok(Some(old)) => old,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            tracing::warn!(%error, "what the folder has in servers is not known any more, and stays there");
+            return Ok(());
+        }
+    };
     let keyspaces: Vec<String> = old.regions.iter().map(|region| old.keyspace(region)).collect();
     match drop_keyspaces(&old.cassandra, &keyspaces).await {
         Err(error) if *stores == DevStores::Embedded => {

@@ -451,7 +451,14 @@ fn what_was_before_an_edit_shows_only_where_its_text_went_at_its_time() {
 fn messages_of_a_device_out_of_order_and_sends_without_an_answer_are_found() {
     let line = [LINE[0], LINE[1], LINE[2], (1, 4, 15), (1, 5, 14)];
     let events = vec![invoke(0, 14), invoke(0, 15), ack(0, 15, acked(at(1, 4))), ack(0, 14, acked(at(1, 5)))];
-    finds("swapped", Guarantee::DeviceOrder, with(events, both(&line)));
+    finds("swapped", Guarantee::DeviceOrder, with(events.clone(), both(&line)));
+    // Another message of the conversation came too fast: one that was handed over again may have, too, unheard.
+    let limited = |more: Vec<Event>| {
+        with([events.clone(), vec![Event::Limited(CONVERSATION, id(99))], more].concat(), both(&line))
+    };
+    assert_eq!(broken(limited(vec![invoke(0, 14)])), vec![]);
+    finds("handed over once", Guarantee::DeviceOrder, limited(vec![]));
+    finds("nobody came too fast", Guarantee::DeviceOrder, with([events, vec![invoke(0, 14)]].concat(), both(&line)));
     let later = |did, expires, kept: bool| {
         let row = ReadRow { expires, ..read_row(5, 14, "ann", did, None) };
         let read = Event::Read { reader: "eu".to_owned(), conversation: CONVERSATION, rows: Arc::new(vec![row]) };

@@ -222,6 +222,7 @@ fn another_position_than_that_of_the_ack_is_found() {
 fn steps_that_were_not_taken_are_found() {
     finds("where it was not handed over", |_, answer| answer.hops.push(hop(HopKind::EdgeIn, 2, 20)));
     finds("where it was not handed over", |_, answer| answer.hops.push(hop(HopKind::Acked, 1, 20)));
+    finds("where it was not handed over", |_, answer| answer.hops.push(hop(HopKind::Queued, 1, 20)));
     finds("was not shown it there", |_, answer| answer.hops.push(hop(HopKind::EdgeOut, 2, 60)));
     finds("and another region did", |_, answer| answer.hops.push(hop(HopKind::HomeAppend, 1, 60)));
 }

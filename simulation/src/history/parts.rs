@@ -170,6 +170,15 @@ pub struct InForce<T> {
     pub what: T,
 }
 
+impl InForce<()> {
+    /// This, from then on.
+    #[must_use]
+    pub fn of<T>(self, what: T) -> InForce<T> {
+        let Self { epoch, from, known, what: () } = self;
+        InForce { epoch, from, known, what }
+    }
+}
+
 /// Somebody asked where a message is on its way to a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explained {
