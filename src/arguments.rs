@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hearth_mesh::dev::ServerAddress;
 
 use crate::admin_arguments::{
     AuditArguments, HomeArguments, ParkedArguments, RegionArguments, UserArguments, VerifyArguments, WhyArguments,
@@ -124,6 +125,10 @@ pub(crate) struct DevArguments {
     /// With `--stores production`, the CQL server; `./services up cassandra` starts one at this address.
     #[arg(long, value_name = "HOST:PORT", env = "HEARTH_CASSANDRA", default_value = "127.0.0.1:19042")]
     pub(crate) cassandra: String,
+    /// With `--stores production`, the PostgreSQL server that metadata are projected into; `./services up postgresql`
+    /// starts one at this address.
+    #[arg(long, value_name = "HOST:PORT", env = "HEARTH_POSTGRESQL", default_value = "127.0.0.1:19032")]
+    pub(crate) postgresql: ServerAddress,
     /// One line of JSON on standard output, and nothing else.
     #[arg(long)]
     pub(crate) json: bool,

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use hearth_config::{FailoverSection, LogFormat, init_logging};
-use hearth_mesh::HAS_CQL;
+use hearth_mesh::HAS_SERVERS;
 use hearth_mesh::dev::{
-    self, ControlRequest, DevError, DevOptions, DevStores, Latency, RegionRow, read_mesh_file, ready_line,
+    self, ControlRequest, DevError, DevOptions, DevStores, Latency, RegionRow, ServerAddress, read_mesh_file,
+    ready_line,
 };
 use serde_json::{Value, json};
 
@@ -21,6 +22,8 @@ const SHORTEST_ANTI_ENTROPY: Duration = Duration::from_millis(10);
 /// Bounds of `--content-sweep`.
 const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
 const LONGEST_SWEEP: Duration = Duration::from_secs(24 * 3_600);
+/// What a mesh logs. The CQL driver warns of each keyspace that a connection is told to use, which is how it works.
+const LOG_FILTER: &str = "warn,hearth=info,hearth_mesh=info,region_push=info,scylla::network::connection=error";
 /// No mesh runs at the data folder.
 const NO_MESH: u8 = 7;
 
@@ -49,7 +52,7 @@ pub(crate) async fn dev(arguments: DevArguments) -> ExitCode {
 
 async fn start_mesh(arguments: DevArguments) -> ExitCode {
     let json = arguments.json;
-    let stores = match stores(arguments.stores, arguments.cassandra, HAS_CQL) {
+    let stores = match stores(arguments.stores, arguments.cassandra, arguments.postgresql, HAS_SERVERS) {
         Ok(stores) => stores,
         Err((message, hint)) => return output::failure(2, message, hint, json),
     };
@@ -100,7 +103,7 @@ async fn start_mesh(arguments: DevArguments) -> ExitCode {
         processes: arguments.processes,
         stores,
     };
-    if let Err(error) = init_logging(LogFormat::Text, "warn,hearth=info,hearth_mesh=info,region_push=info") {
+    if let Err(error) = init_logging(LogFormat::Text, LOG_FILTER) {
         return output::failure(2, &error.to_string(), "mend HEARTH_LOG or RUST_LOG", json);
     }
     let ended = dev::run(options, |rows| {
@@ -115,13 +118,18 @@ async fn start_mesh(arguments: DevArguments) -> ExitCode {
 
 /// Where the regions keep what is durable, by what was asked for and whether this build has it; else what to say and what
 /// to type.
-fn stores(asked: Stores, cassandra: String, has_cql: bool) -> Result<DevStores, (&'static str, &'static str)> {
+fn stores(
+    asked: Stores,
+    cassandra: String,
+    postgresql: ServerAddress,
+    has_servers: bool,
+) -> Result<DevStores, (&'static str, &'static str)> {
     match asked {
         Stores::Embedded => Ok(DevStores::Embedded),
-        Stores::Production if has_cql => Ok(DevStores::Production { cassandra }),
+        Stores::Production if has_servers => Ok(DevStores::Production { cassandra, postgresql }),
         Stores::Production => Err((
             "--stores production: this build has no adapters of servers",
-            "build it with them: cargo run --release --features cql -- dev --stores production",
+            "build it with them: cargo run --release --features production -- dev --stores production",
         )),
     }
 }
@@ -156,7 +164,7 @@ fn welcome(rows: &[RegionRow], folder: &Path) -> String {
 }
 
 async fn child(region: &str) -> ExitCode {
-    if let Err(error) = init_logging(LogFormat::Text, "warn,hearth=info,hearth_mesh=info,region_push=info") {
+    if let Err(error) = init_logging(LogFormat::Text, LOG_FILTER) {
         return output::failure(2, &error.to_string(), "mend HEARTH_LOG or RUST_LOG", false);
     }
     end(dev::child(region, output::line).await, false)
@@ -291,11 +299,13 @@ mod tests {
 
     #[test]
     fn stores_in_servers_are_for_builds_that_have_them_and_another_says_what_to_type() {
-        let cassandra = || "127.0.0.1:19042".to_owned();
-        let production = Ok(DevStores::Production { cassandra: cassandra() });
-        assert_eq!(stores(Stores::Production, cassandra(), true), production);
-        let (message, hint) = stores(Stores::Production, cassandra(), false).expect_err("left out");
-        assert!(message.contains("no adapters of servers") && hint.contains("--features cql"));
-        assert_eq!(stores(Stores::Embedded, cassandra(), false), Ok(DevStores::Embedded));
+        let asked = |kind: Stores, has_servers: bool| {
+            let postgresql = "127.0.0.1:19032".parse().expect("an address");
+            stores(kind, "127.0.0.1:19042".to_owned(), postgresql, has_servers)
+        };
+        assert!(matches!(asked(Stores::Production, true), Ok(DevStores::Production { .. })));
+        let (message, hint) = asked(Stores::Production, false).expect_err("left out");
+        assert!(message.contains("no adapters of servers") && hint.contains("--features production"));
+        assert_eq!(asked(Stores::Embedded, false), Ok(DevStores::Embedded));
     }
 }

@@ -63,7 +63,8 @@ impl std::fmt::Debug for Site {
 }
 
 /// A port that is free for TCP and UDP. Another process may still take it first.
-fn free_port() -> u16 {
+#[must_use]
+pub fn free_port() -> u16 {
     loop {
         let port = rand::random_range(10_000..30_000);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok() {

@@ -75,6 +75,24 @@ fn cursors_every() -> Duration {
 pub(crate) type Time = (&'static str, Duration, RangeInclusive<Duration>, Duration);
 
 impl PostgresSection {
+    /// A schema of the server's first database, for development: no password, looked at every second.
+    #[must_use]
+    pub fn new(host: String, port: u16, schema: String) -> Self {
+        Self {
+            host,
+            port,
+            database: "postgres".to_owned(),
+            username: "hearth".to_owned(),
+            password_file: None,
+            schema: Some(schema),
+            connections: connections(),
+            statement_timeout: statement_timeout(),
+            deadline: deadline(),
+            every: Duration::from_secs(1),
+            cursors_every: cursors_every(),
+        }
+    }
+
     /// The schema of a region.
     #[must_use]
     pub fn schema_of(&self, region: &str) -> String {

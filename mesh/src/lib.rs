@@ -17,4 +17,4 @@ mod store;
 
 pub use metadata::{RebuildPlan, RebuildProgress, plan_metadata, rebuild_metadata};
 pub use region::{RegionParts, RunningRegion, StartError};
-pub use store::{HAS_CQL, MigrationStep, migrate};
+pub use store::{HAS_SERVERS, MigrationStep, migrate};

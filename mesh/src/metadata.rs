@@ -81,14 +81,15 @@ pub async fn rebuild_metadata(
 }
 
 #[cfg(feature = "postgres")]
-pub(crate) use with_postgres::Metadata;
+pub(crate) use with_postgres::{Metadata, drop_schema};
 #[cfg(not(feature = "postgres"))]
-pub(crate) use without::Metadata;
+pub(crate) use without::{Metadata, drop_schema};
 
 #[cfg(not(feature = "postgres"))]
 mod without {
     use std::sync::Arc;
 
+    use hearth_config::PostgresSection;
     use hearth_protocol::RegionId;
     use parking_lot::Mutex;
     use prometheus_client::registry::Registry;
@@ -104,6 +105,11 @@ mod without {
         let text =
             "this build has no PostgreSQL, for [store.postgres]: build it by cargo build --release --features postgres";
         StartError::Config(text.to_owned())
+    }
+
+    #[expect(clippy::unused_async, reason = "as where there is PostgreSQL")]
+    pub(crate) async fn drop_schema(_: &PostgresSection, _: &str) -> Result<(), StartError> {
+        Err(left_out())
     }
 
     impl Metadata {
@@ -224,6 +230,12 @@ mod with_postgres {
             let rebuilt = region_postgres::rebuild(self.server()?, &self.region, &source, &mut tell_progress).await;
             Ok(progress(&rebuilt.map_err(|error| said(&error))?))
         }
+    }
+
+    /// Drops the schema of a region, where it is there.
+    pub(crate) async fn drop_schema(section: &PostgresSection, region: &str) -> Result<(), StartError> {
+        let (options, _) = options(section, &crate::region::region_id(region)?)?;
+        region_postgres::drop_schema(&options).await.map_err(|error| said(&error))
     }
 
     fn said(error: &region_postgres::Error) -> StartError {

@@ -22,8 +22,8 @@ use crate::region::StartError;
 const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Whether this build can keep a region's store in servers that speak CQL.
-pub const HAS_CQL: bool = cfg!(feature = "cql");
+/// Whether this build has the adapters of all servers that a region can use.
+pub const HAS_SERVERS: bool = cfg!(all(feature = "cql", feature = "postgres"));
 
 /// An open store.
 #[derive(Debug)]
@@ -168,22 +168,19 @@ async fn migrate_servers(_: &CqlSection, _: bool) -> Result<Vec<MigrationStep>, 
     Err(left_out())
 }
 
-/// Drops keyspaces of a development mesh, those that are there.
+/// Drops the keyspace of a region of a development mesh, where it is there.
 ///
 /// # Errors
 /// As [`migrate`].
 #[cfg(feature = "cql")]
-pub(crate) async fn drop_keyspaces(node: &str, keyspaces: &[String]) -> Result<(), StartError> {
-    for keyspace in keyspaces {
-        let dropped = region_cql::drop_keyspace(&options(&CqlSection::new(node.to_owned(), keyspace.clone()))?).await;
-        dropped.map_err(|error| StartError::Servers(error.to_string()))?;
-    }
-    Ok(())
+pub(crate) async fn drop_keyspace(cql: &CqlSection) -> Result<(), StartError> {
+    let dropped = region_cql::drop_keyspace(&options(cql)?).await;
+    dropped.map_err(|error| StartError::Servers(error.to_string()))
 }
 
 #[cfg(not(feature = "cql"))]
 #[expect(clippy::unused_async, reason = "as where there is CQL")]
-pub(crate) async fn drop_keyspaces(_: &str, _: &[String]) -> Result<(), StartError> {
+pub(crate) async fn drop_keyspace(_: &CqlSection) -> Result<(), StartError> {
     Err(left_out())
 }
 

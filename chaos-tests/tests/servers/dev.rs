@@ -6,6 +6,7 @@ use chaos_tests::mesh::QUICK;
 use chaos_tests::{Mesh, Peer, Setup, run};
 use serde_json::Value;
 
+use crate::projection::{connect, schemas, until_projected};
 use crate::texts;
 
 fn remembered(data: &Path) -> String {
@@ -44,9 +45,13 @@ async fn a_mesh_over_servers_keeps_what_was_acked_over_a_kill_and_fresh_drops_it
 
     let mut mesh = over_servers(Some(&data), &[]).await;
     let first = id(&data);
+    let metadata = connect().await;
     assert_ne!(first, id(&other.data()), "each folder has names of its own");
     let group = mesh.group("ann", 0, &["bob"]).await;
     says(&mesh, "ann", 1, &group, "before the kill").await;
+    for region in ["eu_west", "us_east"] {
+        until_projected(&metadata, &format!("dev_{first}_{region}"), &group, (&["ann", "bob"], 1)).await;
+    }
     mesh.kill().await;
     mesh.restart().await;
     says(&mesh, "bob", 0, &group, "after it").await;
@@ -62,6 +67,7 @@ async fn a_mesh_over_servers_keeps_what_was_acked_over_a_kill_and_fresh_drops_it
     let emptied = over_servers(Some(&data), &["--fresh"]).await;
     let second = id(&data);
     assert_ne!(first, second);
+    assert_eq!(schemas(&metadata, &first).await, 0, "its metadata went with it");
     let answer = emptied.try_history("ann", 0, &group).await;
     assert!(answer.is_err_and(|answer| answer.status == 404), "what was there is gone");
     emptied.end().await;
@@ -73,6 +79,7 @@ async fn a_mesh_over_servers_keeps_what_was_acked_over_a_kill_and_fresh_drops_it
     again.end().await;
 
     assert_eq!(history(&other, 1, &kept).await, ["of another folder"]);
+    assert_eq!(schemas(&metadata, &id(&other.data())).await, 2, "and no other's");
     other.end().await;
 }
 

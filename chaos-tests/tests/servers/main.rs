@@ -3,6 +3,7 @@
 
 mod dev;
 mod outage;
+mod projection;
 
 use std::time::Duration;
 

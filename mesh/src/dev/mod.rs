@@ -15,4 +15,4 @@ pub use mesh::{DevMesh, RegionRow};
 pub use processes::child;
 pub use run::{DevError, ready_line, run};
 pub use servers::DevServers;
-pub use spec::{DevOptions, DevSpec, DevStores, Latency, RegionSpec};
+pub use spec::{DevOptions, DevSpec, DevStores, Latency, RegionSpec, ServerAddress};

@@ -102,7 +102,7 @@ impl DevError {
                 )
             }
             Self::Servers(_) | Self::Region { error: StartError::Servers(_), .. } => {
-                "start one: `./services up cassandra`; or name another: `--cassandra HOST:PORT`".to_owned()
+                "start them: `./services up cassandra postgresql`; or name others: `--cassandra HOST:PORT`, `--postgresql HOST:PORT`".to_owned()
             }
             Self::Folder(FolderError::Failed { .. }) => {
                 "make it readable and writable, or use another folder: `hearth dev --data DIR`".to_owned()

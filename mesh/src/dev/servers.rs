@@ -3,13 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use hearth_config::{CqlSection, PRIVATE, StoreSection, write_atomic};
+use hearth_config::{CqlSection, PRIVATE, PostgresSection, StoreSection, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use super::folder::{FolderError, failed};
-use super::spec::{DevOptions, DevStores};
+use super::spec::{DevOptions, DevStores, ServerAddress};
+use crate::metadata::drop_schema;
 use crate::region::StartError;
-use crate::store::drop_keyspaces;
+use crate::store::drop_keyspace;
 
 /// Characters of the id that a folder's names in servers carry.
 const ID: usize = 8;
@@ -19,6 +20,9 @@ const ID: usize = 8;
 pub struct DevServers {
     /// The CQL server, `host:port`.
     pub cassandra: String,
+    /// The PostgreSQL server; `None` in folders that are older than its use.
+    #[serde(default)]
+    pub postgresql: Option<ServerAddress>,
     /// What the names of this mesh carry: a folder has its own.
     pub id: String,
     /// Every region that was ever started from the folder.
@@ -26,16 +30,32 @@ pub struct DevServers {
 }
 
 impl DevServers {
-    /// The keyspace of a region, within the 48 characters that Cassandra takes.
+    /// The keyspace of a region in Cassandra and its schema in PostgreSQL, within the 48 characters that both take.
     #[must_use]
-    pub fn keyspace(&self, region: &str) -> String {
+    pub fn name_of(&self, region: &str) -> String {
         format!("dev_{}_{}", self.id, region.replace('-', "_"))
     }
 
     /// `[store]` of a region.
     pub(crate) fn store(&self, region: &str) -> StoreSection {
-        let cql = CqlSection::new(self.cassandra.clone(), self.keyspace(region));
-        StoreSection { cql: Some(cql), ..StoreSection::default() }
+        let cql = CqlSection::new(self.cassandra.clone(), self.name_of(region));
+        StoreSection { cql: Some(cql), postgres: self.metadata(region) }
+    }
+
+    fn metadata(&self, region: &str) -> Option<PostgresSection> {
+        let ServerAddress { host, port } = self.postgresql.clone()?;
+        Some(PostgresSection::new(host, port, self.name_of(region)))
+    }
+
+    /// Drops all that is this mesh's.
+    async fn dropped(&self) -> Result<(), StartError> {
+        for region in &self.regions {
+            drop_keyspace(&CqlSection::new(self.cassandra.clone(), self.name_of(region))).await?;
+            if let Some(metadata) = self.metadata(region) {
+                drop_schema(&metadata, region).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -64,10 +84,10 @@ pub(super) async fn forget(folder: &Path, stores: &DevStores) -> Result<(), Star
             return Ok(());
         }
     };
-    let keyspaces: Vec<String> = old.regions.iter().map(|region| old.keyspace(region)).collect();
-    match drop_keyspaces(&old.cassandra, &keyspaces).await {
+    match old.dropped().await {
         Err(error) if *stores == DevStores::Embedded => {
-            tracing::warn!(%error, cassandra = old.cassandra, ?keyspaces, "keyspaces of the folder stay");
+            let names: Vec<String> = old.regions.iter().map(|region| old.name_of(region)).collect();
+            tracing::warn!(%error, cassandra = old.cassandra, ?names, "what the folder has in servers stays");
             Ok(())
         }
         dropped => dropped,
@@ -81,14 +101,14 @@ pub(super) async fn forget(folder: &Path, stores: &DevStores) -> Result<(), Star
 pub(super) fn settle(folder: &Path, options: &DevOptions) -> Result<Option<DevServers>, FolderError> {
     let known = remembered(folder)?;
     let other = |has: &'static str| FolderError::Stores { path: folder.to_owned(), has };
-    let DevStores::Production { cassandra } = &options.stores else {
+    let DevStores::Production { cassandra, postgresql } = &options.stores else {
         return if known.is_none() { Ok(None) } else { Err(other("production")) };
     };
     if known.is_none() && folder.join("regions").exists() {
         return Err(other("embedded"));
     }
-    let new = || DevServers { cassandra: cassandra.clone(), id: new_id(), regions: Vec::new() };
-    let mut servers = DevServers { cassandra: cassandra.clone(), ..known.unwrap_or_else(new) };
+    let (id, regions) = known.map_or_else(|| (new_id(), Vec::new()), |known| (known.id, known.regions));
+    let mut servers = DevServers { cassandra: cassandra.clone(), postgresql: Some(postgresql.clone()), id, regions };
     let more = options.regions.iter().filter(|region| !servers.regions.contains(region));
     let more: Vec<String> = more.cloned().collect();
     servers.regions.extend(more);
@@ -109,7 +129,8 @@ mod tests {
     use super::*;
 
     fn production(regions: &[&str]) -> DevOptions {
-        let stores = DevStores::Production { cassandra: "127.0.0.1:19042".to_owned() };
+        let postgresql = "127.0.0.1:19032".parse().expect("an address");
+        let stores = DevStores::Production { cassandra: "127.0.0.1:19042".to_owned(), postgresql };
         DevOptions { stores, regions: regions.iter().map(|name| (*name).to_owned()).collect(), ..DevOptions::default() }
     }
 
@@ -117,7 +138,7 @@ mod tests {
     fn a_folder_keeps_its_names_in_servers_and_every_region_that_it_had_and_stays_with_its_kind_of_store() {
         let folder = tempfile::tempdir().expect("a folder");
         let first = settle(folder.path(), &production(&["eu-west", "us-east"])).expect("new").expect("servers");
-        assert_eq!(first.keyspace("eu-west"), format!("dev_{}_eu_west", first.id));
+        assert_eq!(first.name_of("eu-west"), format!("dev_{}_eu_west", first.id));
         let second = settle(folder.path(), &production(&["us-east", "ap-south"])).expect("known").expect("servers");
         assert_eq!(second.id, first.id);
         assert_eq!(second.regions, ["eu-west", "us-east", "ap-south"]);
@@ -132,11 +153,11 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_name_of_a_region_gives_a_name_that_cassandra_takes() {
-        let servers = DevServers { cassandra: String::new(), id: new_id(), regions: Vec::new() };
+    fn the_longest_name_of_a_region_gives_a_name_that_both_servers_take() {
+        let servers = DevServers { cassandra: String::new(), postgresql: None, id: new_id(), regions: Vec::new() };
         let longest = (1..=200).map(|length| "a".repeat(length));
         let longest = longest.take_while(|name| hearth_protocol::RegionId::new(name).is_ok()).last().expect("a name");
-        let keyspace = servers.keyspace(&longest);
-        assert!(keyspace.len() <= 48, "{keyspace}");
+        let name = servers.name_of(&longest);
+        assert!(name.len() <= 48, "{name}");
     }
 }

@@ -1,7 +1,9 @@
 //! What a development mesh is made of: options as given, and the spec with every port and address settled.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use hearth_config::{
@@ -42,6 +44,34 @@ impl Latency {
     }
 }
 
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerAddress {
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl FromStr for ServerAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not HOST:PORT");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let port = port.parse().map_err(|_| wrong())?;
+        if host.is_empty() || port == 0 { Err(wrong()) } else { Ok(Self { host: host.to_owned(), port }) }
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
 /// Where the regions of a development mesh keep what is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DevStores {
@@ -51,6 +81,8 @@ pub enum DevStores {
     Production {
         /// The CQL server, `host:port`.
         cassandra: String,
+        /// The PostgreSQL server.
+        postgresql: ServerAddress,
     },
 }
 
@@ -240,6 +272,23 @@ impl DevSpec {
             push: PushSection { log: true, ..PushSection::default() },
             media: MediaSection::default(),
             log: LogSection::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_of_a_server_is_a_host_and_a_port_and_reads_as_it_is_shown() {
+        for good in ["127.0.0.1:19032", "db.example.com:5432", "[::1]:5432"] {
+            let address: ServerAddress = good.parse().expect("an address");
+            assert_eq!(address.to_string(), good);
+        }
+        for bad in ["", "db", "db:", ":5432", "db:0", "db:65536", "db:port"] {
+            let said = bad.parse::<ServerAddress>().expect_err(bad);
+            assert!(said.contains("HOST:PORT"), "{said}");
         }
     }
 }

@@ -80,7 +80,7 @@ fn main() {
             let (fixed, sequence) = (&entry.entry.fixed, entry.sequence().0);
             book.durable(*conversation, sequence + 1, at + 1);
             book.acked((*conversation, fixed.id, fixed.sender.as_str()), (sequence, 1), at + 1);
-            book.shown(*conversation, sequence, at + 1);
+            book.shown(*conversation, (sequence, 1), at + 1);
             book.sent(*conversation, &east, (sequence, 1), at + 1);
             book.sent(*conversation, &south, (sequence, 1), at + 1);
         }
@@ -89,7 +89,7 @@ fn main() {
         entries.iter().for_each(|(conversation, entry)| book.arrived(*conversation, entry, at));
         for (conversation, entry) in entries {
             book.durable(*conversation, entry.sequence().0 + 1, at + 1);
-            book.shown(*conversation, entry.sequence().0, at + 1);
+            book.shown(*conversation, (entry.sequence().0, 1), at + 1);
         }
     });
     println!("home and edge: {home:.0} ns a message; replica: {replica:.0} ns a message");

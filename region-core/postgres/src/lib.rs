@@ -98,3 +98,11 @@ pub async fn migrate(options: &PostgresOptions, dry_run: bool) -> Result<Vec<Mig
     let database = database::Database::new(options, &options.schema)?;
     if dry_run { migrations::pending(&database).await } else { migrations::migrate(&database).await }
 }
+
+/// Drops a schema with all that is in it, where it is there.
+///
+/// # Errors
+/// [`Error`].
+pub async fn drop_schema(options: &PostgresOptions) -> Result<(), Error> {
+    migrations::drop_schema(&database::Database::new(options, &options.schema)?).await
+}

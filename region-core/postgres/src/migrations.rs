@@ -78,6 +78,13 @@ pub(crate) async fn migrate(database: &Database) -> Result<Vec<Migration>, Error
     database.call_within("a migration", None, made).await?
 }
 
+/// See [`crate::drop_schema`].
+pub(crate) async fn drop_schema(database: &Database) -> Result<(), Error> {
+    let statement = format!("DROP SCHEMA IF EXISTS {} CASCADE", database.schema);
+    let dropped = work(move |client| Box::pin(async move { client.batch_execute(&statement).await }));
+    database.call("to drop a schema", dropped).await
+}
+
 async fn make(client: &mut Client, schema: &str) -> Result<Result<Vec<Migration>, Error>, tokio_postgres::Error> {
     let transaction = client.transaction().await?;
     transaction.batch_execute("SET LOCAL statement_timeout = 0").await?;

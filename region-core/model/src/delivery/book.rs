@@ -242,7 +242,8 @@ impl HopBook {
         at: u64,
     ) {
         let name = self.name(conversation, id, sender);
-        if let Some(slot) = self.of_id(name) {
+        let numbered = self.of_position(name.conversation, sequence, epoch).filter(|slot| self.has_name(*slot, name));
+        if let Some(slot) = numbered.or_else(|| self.of_id(name)) {
             self.place(slot, sequence, epoch);
             self.set_first(slot, Time::Acked, at);
         }
@@ -309,9 +310,9 @@ impl HopBook {
         }
     }
 
-    /// An entry was handed to the sessions here.
-    pub fn shown(&mut self, conversation: ConversationId, sequence: u64, at: u64) {
-        if let Some(slot) = self.of_place(halves(conversation.0), sequence) {
+    /// The entry of a number and epoch was handed to the sessions here.
+    pub fn shown(&mut self, conversation: ConversationId, (sequence, epoch): (u64, u64), at: u64) {
+        if let Some(slot) = self.of_position(halves(conversation.0), sequence, epoch) {
             self.set_first(slot, Time::Shown, at);
         }
     }
@@ -387,10 +388,12 @@ impl HopBook {
     }
 
     fn of_id(&self, name: Name) -> Option<usize> {
-        self.chain(Chain::Id, self.hasher.hash_one(name.id)).find(|slot| {
-            let row = &self.rows[*slot];
-            row.id == name.id && row.conversation == name.conversation && row.sender == name.sender
-        })
+        self.chain(Chain::Id, self.hasher.hash_one(name.id)).find(|slot| self.has_name(*slot, name))
+    }
+
+    fn has_name(&self, slot: usize, name: Name) -> bool {
+        let row = &self.rows[slot];
+        row.id == name.id && row.conversation == name.conversation && row.sender == name.sender
     }
 
     fn slots_of_id(&self, id: Uuid) -> impl Iterator<Item = usize> {
@@ -405,9 +408,18 @@ impl HopBook {
         came.min_by_key(|slot| Reverse(self.rows[*slot].epoch))
     }
 
+    /// The row of what came with a number and an epoch. It ends where it finds that: rows behind it are seldom in a
+    /// processor's cache.
+    fn of_position(&self, conversation: [u64; 2], sequence: u64, epoch: u64) -> Option<usize> {
+        self.at_place(conversation, sequence).find(|slot| {
+            let row = &self.rows[*slot];
+            row.epoch == epoch && row.times[Time::Came as usize] != 0
+        })
+    }
+
     /// The rows of what stood at a place, on whatever line, the newest row first.
     fn at_place(&self, conversation: [u64; 2], sequence: u64) -> impl Iterator<Item = usize> {
-        self.chain(Chain::Place, self.hasher.hash_one((conversation, sequence))).filter(move |slot| {
+        self.chain(Chain::Place, self.hash_of_place(conversation, sequence)).filter(move |slot| {
             let row = &self.rows[*slot];
             row.sequence == sequence && row.conversation == conversation
         })
@@ -421,6 +433,11 @@ impl HopBook {
             next = self.rows[slot].older[chain as usize];
             Some(slot)
         })
+    }
+
+    /// Numbers that follow each other have buckets that do, which share a processor's cache: they pass together.
+    fn hash_of_place(&self, conversation: [u64; 2], sequence: u64) -> u64 {
+        self.hasher.hash_one(conversation).wrapping_add(sequence)
     }
 
     fn bucket(&self, hash: u64) -> usize {
@@ -472,7 +489,7 @@ impl HopBook {
             return;
         }
         (row.sequence, row.epoch) = (sequence, epoch);
-        let hash = self.hasher.hash_one((row.conversation, sequence));
+        let hash = self.hash_of_place(self.rows[slot].conversation, sequence);
         self.link(Chain::Place, hash, slot);
     }
 

@@ -75,7 +75,8 @@ impl HopBook {
             }
             Effect::Deliver { log, entry, .. } => {
                 if let Some(conversation) = log.as_conversation() {
-                    self.shown(conversation, entry.sequence().0, at);
+                    let position = entry.entry.fixed.position;
+                    self.shown(conversation, (position.sequence.0, position.epoch.0), at);
                 }
             }
             _ => {}

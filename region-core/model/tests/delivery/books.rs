@@ -72,7 +72,7 @@ fn a_message_of_a_session_here_has_every_step_under_its_id_and_under_its_number(
     book.durable(conversation(1), 6, BEGIN + 3);
     book.sent(conversation(1), &region("ap-south"), (5, 1), BEGIN + 4);
     book.acked((conversation(1), id, "ann"), (5, 1), BEGIN + 5);
-    book.shown(conversation(1), 5, BEGIN + 6);
+    book.shown(conversation(1), (5, 1), BEGIN + 6);
     let times = by_id(&book, 9, BEGIN + 9).expect("it is known");
     assert_eq!(by_number(&book, 5, BEGIN + 9).as_ref(), Some(&times));
     assert!(times.numbered && times.queued.is_none() && times.forwarded.is_none());
@@ -122,7 +122,7 @@ fn steps_are_of_the_message_that_stands_at_a_place_and_not_of_one_that_a_failove
     book.numbered(conversation(1), &entry(9, "ann", (2, 5), BEGIN), BEGIN + 4);
     book.durable(conversation(1), 6, BEGIN + 5);
     book.sent(conversation(1), &region("ap-south"), (5, 1), BEGIN + 6);
-    book.shown(conversation(1), 5, BEGIN + 7);
+    book.shown(conversation(1), (5, 2), BEGIN + 7);
     let times = by_id(&book, 9, BEGIN + 8).expect("it is known");
     assert_eq!((times.durable, times.shown), (Some(BEGIN + 5), Some(BEGIN + 7)));
     assert_eq!(times.out, [(region("ap-south"), BEGIN + 6)]);
@@ -185,7 +185,7 @@ fn entries_of_long_ago_and_headers_are_no_messages_on_their_way() {
     book.arrived(conversation(1), &entry(9, "ann", (1, 5), BEGIN - KEPT_MICROSECONDS - 2_000), BEGIN);
     book.arrived(conversation(1), &entry(8, "ann", (1, 0), BEGIN), BEGIN);
     book.durable(conversation(1), 6, BEGIN);
-    book.shown(conversation(1), 5, BEGIN);
+    book.shown(conversation(1), (5, 1), BEGIN);
     assert!(book.is_empty());
 }
 
@@ -261,7 +261,7 @@ proptest! {
                     known.expect("added").entry("came").or_insert(now);
                 }
                 Step::Shown(_) => {
-                    book.shown(conversation(1), place, now);
+                    book.shown(conversation(1), (place, 1), now);
                     if let Some(known) = known.filter(|known| known.contains_key("came")) {
                         known.entry("shown").or_insert(now);
                     }
