@@ -22,8 +22,9 @@ const SHORTEST_ANTI_ENTROPY: Duration = Duration::from_millis(10);
 /// Bounds of `--content-sweep`.
 const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
 const LONGEST_SWEEP: Duration = Duration::from_secs(24 * 3_600);
-/// What a mesh logs. The CQL driver warns of each keyspace that a connection is told to use, which is how it works.
-const LOG_FILTER: &str = "warn,hearth=info,hearth_mesh=info,region_push=info,scylla::network::connection=error";
+/// What a mesh logs. The CQL driver warns of each connection that is told its keyspace; that servers do not answer is said
+/// by the region.
+const LOG_FILTER: &str = "warn,hearth=info,hearth_mesh=info,region_push=info,scylla=error";
 /// No mesh runs at the data folder.
 const NO_MESH: u8 = 7;
 

@@ -8,7 +8,7 @@ use chaos_tests::{Served, Site, new_id, run};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::{Client, NoTls};
 
-use crate::{PATIENCE, say, session};
+use crate::{PATIENCE, session};
 
 fn server() -> String {
     std::env::var("HEARTH_POSTGRESQL").unwrap_or_else(|_| "127.0.0.1:19032".into())
@@ -76,8 +76,7 @@ async fn a_region_serves_while_its_postgresql_is_away_projects_when_it_is_there_
     let group = site.group_of("ann", &["bob", "cem"]).await;
     let ann = session(&site, "ann", 0).await;
     for number in 0..5 {
-        let message = say(&ann, &group, &format!("text {number}")).await;
-        ann.acked_within(&message, PATIENCE).await;
+        ann.say(&group, &format!("text {number}")).await;
     }
     assert_eq!(projected(&client, &schema, &group).await, (Vec::new(), 0), "nobody lets it in yet");
     let way = tokio::spawn(forward(port));
