@@ -70,7 +70,7 @@ pub(crate) enum Switch {
 pub(crate) enum Stores {
     /// In files of the data folder.
     Embedded,
-    /// In servers: one of each kind, with a keyspace for each region. In builds with the feature `cql`.
+    /// In servers: one of each kind, with a keyspace for each region. In builds with the feature `production`.
     Production,
 }
 
@@ -401,6 +401,10 @@ pub(crate) struct BenchArguments {
     /// fanout-received, sync, sessions.
     #[arg(long, value_delimiter = ',')]
     pub(crate) scenario: Vec<String>,
+    /// Where the server keeps what is durable, one after the other: embedded, production, or both. The second needs
+    /// `./services up cassandra postgresql`, whose addresses HEARTH_CASSANDRA and HEARTH_POSTGRESQL change.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "embedded")]
+    pub(crate) stores: Vec<Stores>,
     /// Sessions of the scenario sessions. This process and the server need so many file descriptors each.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(2..=20_000))]
     pub(crate) sessions: u64,

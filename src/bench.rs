@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use hearth_client::bench::{BenchOptions, CompareError, CompareOptions};
+use hearth_client::bench::{BenchOptions, BenchStores, CompareError, CompareOptions};
+use hearth_mesh::HAS_SERVERS;
 
-use crate::arguments::{BenchArguments, BenchVerb, CompareArguments};
+use crate::arguments::{BenchArguments, BenchVerb, CompareArguments, Stores};
 use crate::output;
 
 /// A median that is above the limit, or a run that did not hold.
@@ -20,7 +21,17 @@ pub(crate) async fn bench(arguments: BenchArguments) -> ExitCode {
         return compare(arguments).await;
     }
     let json = arguments.json;
+    if arguments.stores.contains(&Stores::Production) && !HAS_SERVERS {
+        let hint =
+            "build it with them: cargo run --release --features production -- bench --stores embedded,production";
+        return output::failure(USAGE, "--stores production: this build has no adapters of servers", hint, json);
+    }
+    let stores = |stores: Stores| match stores {
+        Stores::Embedded => BenchStores::Embedded,
+        Stores::Production => BenchStores::Production,
+    };
     let options = BenchOptions {
+        stores: arguments.stores.into_iter().map(stores).collect(),
         scenarios: arguments.scenario,
         sessions: usize::try_from(arguments.sessions).unwrap_or(10_000),
         seconds: arguments.seconds,

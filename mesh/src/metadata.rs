@@ -290,6 +290,7 @@ mod with_postgres {
                 ("hearth_metadata_failures", "Passes that did not", &state.failures),
                 ("hearth_metadata_logs", "Logs that were projected", &state.logs),
                 ("hearth_metadata_rows", "Rows that were written, about", &state.rows),
+                ("hearth_metadata_statements", "Statements that wrote them", &state.statements),
             ];
             for (name, help, counter) in counters {
                 let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

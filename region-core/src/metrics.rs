@@ -65,12 +65,15 @@ impl Collector for RegionCollector {
         let store = &region.stores.counters;
         let labels = [("region", region.me().as_str().to_owned())];
         let push = &region.push.counters;
-        let counters: [(&str, &str, u64); 19] = [
+        let counters: [(&str, &str, u64); 22] = [
             ("hearth_store_commits", "Durable commits", load(&store.commits)),
             ("hearth_store_syncs", "Syncs asked of the kernel", load(&store.syncs)),
             ("hearth_store_appends", "Log appends in commits", load(&store.appends)),
             ("hearth_store_entries", "Entries in commits", load(&store.entries)),
             ("hearth_store_repeated", "Requests to servers that were made again", load(&store.repeated)),
+            ("hearth_store_requests", "Requests to servers", load(&store.requests)),
+            ("hearth_store_rounds", "Conditional writes asked of servers", load(&store.rounds)),
+            ("hearth_store_bytes", "Bytes of the journal, or of values sent to servers", load(&store.bytes)),
             ("hearth_home_deliveries", "Entries handed to sessions", load(&region.hub.delivered)),
             ("hearth_home_deliveries_dropped", "Entries that a session did not take", load(&region.hub.dropped)),
             ("hearth_mesh_frames_not_sent", "Frames that a link did not take", load(&region.counters.frames_not_sent)),

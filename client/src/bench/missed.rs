@@ -88,6 +88,7 @@ pub(super) async fn missed(server: &Server, rest: &Rest, run: u32, home: &str) -
     notes.truncate(5);
     Ok(MissedReport {
         scenario: "sync",
+        stores: server.stores,
         messages: ALL,
         conversations: u64::from(CONVERSATIONS),
         rounds: ROUNDS,

@@ -5,6 +5,7 @@
 //! than messages in flight: then acks did not wait for the disk.
 
 mod compare;
+mod costs;
 mod generator;
 mod median;
 mod missed;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use compare::{CompareError, CompareOptions, Comparison, Row, compare};
+pub use costs::{BenchStores, Costs};
 pub use median::Median;
 pub use report::{Latency, MissedReport, PagesReport, PresenceReport, Report, RunReport, SessionsReport, StormReport};
 use scenario::{Load, Task};
@@ -61,6 +63,9 @@ pub struct BenchOptions {
     pub executable: PathBuf,
     /// Of [`SCENARIOS`]; empty means `a1`, `a16`, `b`, `c1`, `c` and `d`.
     pub scenarios: Vec<String>,
+    /// Where the server keeps what is durable, one after the other; embedded by default. Scenario `sessions` is measured
+    /// with embedded stores alone.
+    pub stores: Vec<BenchStores>,
     /// Sessions of scenario `sessions`, 2 to 20,000. Default 10,000.
     pub sessions: usize,
     /// How long each run is measured, in seconds, 1 or more. Default 10.
@@ -80,6 +85,7 @@ impl Default for BenchOptions {
         Self {
             executable: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("hearth")),
             scenarios: Vec::new(),
+            stores: vec![BenchStores::Embedded],
             sessions: 10_000,
             seconds: 10,
             warm_up_seconds: 2,
@@ -148,8 +154,7 @@ pub async fn measure(options: BenchOptions) -> Result<Report, BenchError> {
     let (done, report) = tokio::sync::oneshot::channel();
     // One thread does it all, so that nothing in the hot path is locked or shared.
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let result = runtime.map_err(|_| BenchError::Thread).and_then(|runtime| {
+        let result = runtime_of().and_then(|runtime| {
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async {
                 tokio::select! {
@@ -158,10 +163,27 @@ pub async fn measure(options: BenchOptions) -> Result<Report, BenchError> {
                 }
             })
         });
+        if result.is_err() {
+            let _ = runtime_of().map(|runtime| runtime.block_on(forget(&options)));
+        }
         // Whoever asked may have stopped waiting.
         let _ = done.send(result);
     });
     report.await.map_err(|_| BenchError::Thread)?
+}
+
+fn runtime_of() -> Result<tokio::runtime::Runtime, BenchError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|_| BenchError::Thread)
+}
+
+fn data_of(options: &BenchOptions) -> PathBuf {
+    options.data.join(format!("hearth-bench-{}", std::process::id()))
+}
+
+/// Drops what runs left in servers. Their folder is there as long as something is.
+async fn forget(options: &BenchOptions) -> Result<(), BenchError> {
+    let data = data_of(options);
+    if data.exists() { Server::forget(&options.executable, &data).await } else { Ok(()) }
 }
 
 /// Resolves when somebody wants it to end; never where no signal can be waited for.
@@ -177,26 +199,27 @@ async fn interrupted() {
 /// The runs of one invocation.
 struct Bench<'a> {
     options: &'a BenchOptions,
+    stores: BenchStores,
     data: PathBuf,
     run: u32,
     runs: Vec<RunReport>,
-    pages: Option<PagesReport>,
+    pages: Vec<PagesReport>,
     presence: Vec<PresenceReport>,
-    missed: Option<MissedReport>,
+    missed: Vec<MissedReport>,
     sessions: Vec<SessionsReport>,
 }
 
 impl<'a> Bench<'a> {
     fn new(options: &'a BenchOptions) -> Self {
-        let data = options.data.join(format!("hearth-bench-{}", std::process::id()));
         Self {
             options,
-            data,
+            stores: BenchStores::default(),
+            data: data_of(options),
             run: rand::random::<u32>() & 0x7fff_ff00,
             runs: Vec::new(),
-            pages: None,
+            pages: Vec::new(),
             presence: Vec::new(),
-            missed: None,
+            missed: Vec::new(),
             sessions: Vec::new(),
         }
     }
@@ -206,19 +229,24 @@ impl<'a> Bench<'a> {
             .map_err(|error| BenchError::Server { what: format!("{}: {error}", self.options.data.display()) })?;
         let file_system = file_system(&self.options.data);
         let rest = Rest::new(None)?;
-        self.local(&rest, HOME).await?;
-        if self.options.three_regions {
-            self.local(&rest, THREE_REGIONS).await?;
+        for stores in &self.options.stores {
+            self.stores = *stores;
+            self.local(&rest, HOME).await?;
+            if self.options.three_regions {
+                self.local(&rest, THREE_REGIONS).await?;
+            }
+            self.across(&rest).await?;
+            self.presence(&rest).await?;
+            self.fan_out(&rest).await?;
+            self.missed(&rest).await?;
+            forget(self.options).await?;
         }
-        self.across(&rest).await?;
-        self.presence(&rest).await?;
-        self.fan_out(&rest).await?;
-        self.missed(&rest).await?;
+        self.stores = BenchStores::Embedded;
         self.sessions(&rest).await?;
         let held = self.runs.iter().all(|run| run.held)
-            && self.pages.as_ref().is_none_or(|pages| pages.held)
+            && self.pages.iter().all(|pages| pages.held)
             && self.presence.iter().all(|presence| presence.held)
-            && self.missed.as_ref().is_none_or(|missed| missed.held)
+            && self.missed.iter().all(|missed| missed.held)
             && self.sessions.iter().all(|sessions| sessions.held);
         Ok(Report {
             runs: self.runs,
@@ -231,6 +259,10 @@ impl<'a> Bench<'a> {
             file_system,
             held,
         })
+    }
+
+    async fn server(&self, regions: &str, latency: &str) -> Result<Server, BenchError> {
+        Server::start(&self.options.executable, self.stores, (regions, latency), &self.data).await
     }
 
     fn wants(&self, scenario: &str) -> bool {
@@ -249,7 +281,7 @@ impl<'a> Bench<'a> {
         if !wanted {
             return Ok(());
         }
-        let server = Server::start(&self.options.executable, regions, "none", &self.data).await?;
+        let server = self.server(regions, "none").await?;
         for (scenario, window) in [("a1", 1), ("a16", 16), ("b", 16)] {
             if self.wants(scenario) {
                 self.full_and_half(scenario, &server, rest, window, None).await?;
@@ -257,7 +289,7 @@ impl<'a> Bench<'a> {
         }
         if one && self.wants("d") {
             self.run += 1;
-            self.pages = Some(scenario::pages(&server, rest, self.run, HOME).await?);
+            self.pages.push(scenario::pages(&server, rest, self.run, HOME).await?);
         }
         server.stop().await;
         Ok(())
@@ -267,7 +299,7 @@ impl<'a> Bench<'a> {
     async fn across(&mut self, rest: &Rest) -> Result<(), BenchError> {
         for (scenario, window) in [("c1", 1), ("c", 16)] {
             if self.wants(scenario) {
-                let server = Server::start(&self.options.executable, THREE_REGIONS, "10ms", &self.data).await?;
+                let server = self.server(THREE_REGIONS, "10ms").await?;
                 self.full_and_half(scenario, &server, rest, window, Some((EDGE, HOME))).await?;
                 server.stop().await;
             }
@@ -285,7 +317,7 @@ impl<'a> Bench<'a> {
         let regions = if self.options.three_regions { vec![HOME, THREE_REGIONS] } else { vec![HOME] };
         for regions in regions {
             self.run += 1;
-            let server = Server::start(&self.options.executable, regions, "none", &self.data).await?;
+            let server = self.server(regions, "none").await?;
             let report = presence::presence(&server, rest, self.run, times).await?;
             eprintln!(
                 "presence on {}: {:.0} changes/s seen by {}{}",
@@ -307,7 +339,7 @@ impl<'a> Bench<'a> {
                 continue;
             }
             self.run += 1;
-            let server = Server::start(&self.options.executable, HOME, "none", &self.data).await?;
+            let server = self.server(HOME, "none").await?;
             let plans = scenario::channel(&server, rest, self.run, LISTENERS, HOME).await?;
             let load = Load::Full(FAN_OUT_WINDOW);
             let report = Task { receipts, ..self.task(scenario, &server, rest, load) }.run(self.run, plans).await?;
@@ -322,8 +354,8 @@ impl<'a> Bench<'a> {
     async fn missed(&mut self, rest: &Rest) -> Result<(), BenchError> {
         if self.asks("sync") {
             self.run += 1;
-            let server = Server::start(&self.options.executable, HOME, "none", &self.data).await?;
-            self.missed = Some(missed::missed(&server, rest, self.run, HOME).await?);
+            let server = self.server(HOME, "none").await?;
+            self.missed.push(missed::missed(&server, rest, self.run, HOME).await?);
             server.stop().await;
         }
         Ok(())
@@ -341,7 +373,7 @@ impl<'a> Bench<'a> {
                 let (server, trust) = Server::start_tls(&self.options.executable, &self.data, count).await?;
                 (server, Some(trust))
             } else {
-                (Server::start(&self.options.executable, HOME, "none", &self.data).await?, None)
+                (self.server(HOME, "none").await?, None)
             };
             let rest = match &trust {
                 Some(trust) => Rest::new(Some(Arc::clone(trust)))?,

@@ -354,6 +354,7 @@ fn report(counts: &Counts, server: &Server, seconds: f64, (served, own): (Durati
     let transitions = counts.updates as f64 / subscribers as f64;
     PresenceReport {
         scenario: "presence",
+        stores: server.stores,
         regions: server.regions.len(),
         users: counts.sent.len(),
         subscribers,

@@ -3,6 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::costs::{BenchStores, Costs};
 use super::tally::Faults;
 
 /// Milliseconds at three percentiles.
@@ -34,6 +35,8 @@ impl Latency {
 pub struct RunReport {
     /// `a1`, `a16`, `b`, `c`, `fanout` or `fanout-received`.
     pub scenario: String,
+    /// Where the server kept what is durable.
+    pub stores: BenchStores,
     /// How many regions the mesh had; each conversation has a voter in each.
     pub regions: usize,
     /// `full` (each sender keeps its window outstanding), `half` (half of what `full` reached: the senders in turn, each
@@ -63,7 +66,7 @@ pub struct RunReport {
     pub server_cpu_percent: f64,
     /// Of one core.
     pub generator_cpu_percent: f64,
-    /// Kernel-counted syncs while it was measured.
+    /// Kernel-counted syncs while it was measured; where stores are in servers, conditional writes.
     pub syncs: u64,
     /// Acks for each of them.
     pub acks_per_sync: f64,
@@ -75,6 +78,8 @@ pub struct RunReport {
     /// `ack_ms` without that round trip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ack_minus_link_ms: Option<Latency>,
+    /// What the stores did for each message.
+    pub costs: Costs,
     /// Counted exactly over all messages sent.
     pub(super) faults: Faults,
     /// What a good run does not show.
@@ -89,6 +94,8 @@ pub struct RunReport {
 pub struct PagesReport {
     /// `d`.
     pub scenario: &'static str,
+    /// Where the server kept what is durable.
+    pub stores: BenchStores,
     /// Messages in the conversation.
     pub messages: u64,
     /// Rows of one page.
@@ -111,6 +118,8 @@ pub struct PagesReport {
 pub struct PresenceReport {
     /// `presence`.
     pub scenario: &'static str,
+    /// Where the server kept what is durable.
+    pub stores: BenchStores,
     /// How many regions the mesh had; neighbours in a group are at different ones.
     pub regions: usize,
     /// Connections, each of a user of its own.
@@ -146,9 +155,10 @@ pub struct PresenceReport {
 impl PresenceReport {
     fn row(&self, text: &mut String) {
         text.push_str(&format!(
-            "presence on {}: {} users, {:.0} changes/s offered, {:.0}/s seen by {} each ({:.0} frames/s), update ms {}, \
+            "presence on {}, {} stores: {} users, {:.0} changes/s offered, {:.0}/s seen by {} each ({:.0} frames/s), update ms {}, \
              server {:.1} ms of cpu/1000 and {:.0} %, bench {:.0} %  {}\n",
             self.regions,
+            self.stores.name(),
             self.users,
             self.offered_per_second,
             self.transitions_per_second,
@@ -173,6 +183,8 @@ impl PresenceReport {
 pub struct MissedReport {
     /// `sync`.
     pub scenario: &'static str,
+    /// Where the server kept what is durable.
+    pub stores: BenchStores,
     /// Messages missed.
     pub messages: u64,
     /// Conversations that they are of.
@@ -273,14 +285,14 @@ pub struct Report {
     /// In the order in which they ran.
     pub runs: Vec<RunReport>,
     /// Scenario d.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pages: Option<PagesReport>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pages: Vec<PagesReport>,
     /// Scenario presence, on one region and on three.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub presence: Vec<PresenceReport>,
     /// Scenario sync.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub missed: Option<MissedReport>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missed: Vec<MissedReport>,
     /// Scenario sessions, plain and over TLS.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sessions: Vec<SessionsReport>,
@@ -298,8 +310,9 @@ impl RunReport {
     /// Its lines of the table.
     fn row(&self, text: &mut String) {
         text.push_str(&format!(
-            "{:<16}{:>4}{:>6}{:>11.0}{:>11.0}  {:<23}{:<23}{:>6.1} ms{:>7.0}%{:>7.0}%{:>10.1}  {}\n",
+            "{:<16}{:<11}{:>4}{:>6}{:>11.0}{:>11.0}  {:<23}{:<23}{:>6.1} ms{:>7.0}%{:>7.0}%{:>10.1}  {}\n",
             self.scenario,
+            self.stores.name(),
             self.regions,
             self.load,
             self.messages_per_second,
@@ -312,6 +325,7 @@ impl RunReport {
             self.acks_per_sync,
             verdict(self.held),
         ));
+        text.push_str(&format!("      {}\n", self.costs.words(self.stores)));
         if let (Some(link), Some(over)) = (self.link_round_trip_ms, self.ack_minus_link_ms) {
             text.push_str(&format!("      link round trip {link:.2} ms; ack minus link {} ms\n", triple(over)));
         }
@@ -331,11 +345,12 @@ impl Report {
     pub fn table(&self) -> String {
         let mut text = format!(
             "{}-byte texts; server and generator share {} cores; data on {}\n\n\
-             {:<16}{:>4}{:>6}{:>11}{:>11}  {:<23}{:<23}{:>9}{:>8}{:>8}{:>10}  {}\n",
+             {:<16}{:<11}{:>4}{:>6}{:>11}{:>11}  {:<23}{:<23}{:>9}{:>8}{:>8}{:>10}  {}\n",
             self.text_bytes,
             self.cores,
             self.file_system,
             "run",
+            "stores",
             "reg",
             "load",
             "messages/s",
@@ -350,8 +365,14 @@ impl Report {
         );
         self.runs.iter().for_each(|run| run.row(&mut text));
         self.others(&mut text);
-        if let Some(run) = self.runs.first() {
-            text.push_str(&format!("\nsyncs by {}. ", run.sync_source));
+        let mut told = Vec::new();
+        for run in self.runs.iter().filter(|run| !run.sync_source.is_empty()) {
+            if !told.contains(&run.sync_source) {
+                told.push(run.sync_source);
+            }
+        }
+        if !told.is_empty() {
+            text.push_str(&format!("\nsyncs by {}. ", told.join("; by ")));
         }
         text.push_str(
             "full keeps each sender's window outstanding. half is half that rate, the senders in turn, a window at once; \
@@ -365,9 +386,10 @@ impl Report {
 
     /// Lines of what is no run of messages.
     fn others(&self, text: &mut String) {
-        if let Some(pages) = &self.pages {
+        for pages in &self.pages {
             text.push_str(&format!(
-                "d    last 1,000 of {} as five pages of {}: one page {} ms, all five {} ms  {}\n",
+                "d    {} stores: last 1,000 of {} as five pages of {}: one page {} ms, all five {} ms  {}\n",
+                pages.stores.name(),
                 pages.messages,
                 pages.rows,
                 triple(pages.page_ms),
@@ -377,9 +399,10 @@ impl Report {
             notes(&pages.notes, text);
         }
         self.presence.iter().for_each(|presence| presence.row(text));
-        if let Some(missed) = &self.missed {
+        for missed in &self.missed {
             text.push_str(&format!(
-                "sync of {} messages over {} conversations: by REST {} ms, by a session that comes back {} ms  {}\n",
+                "sync, {} stores, of {} messages over {} conversations: by REST {} ms, by a session that comes back {} ms  {}\n",
+                missed.stores.name(),
                 missed.messages,
                 missed.conversations,
                 triple(missed.rest_ms),

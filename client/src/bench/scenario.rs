@@ -9,6 +9,7 @@ use hearth_protocol::rest::HistoryQuery;
 use hearth_protocol::{ConversationId, UserId};
 use tokio::task::JoinSet;
 
+use super::costs::{BenchStores, Costs, Counters};
 use super::generator::{self, Link, Plan};
 use super::report::{Latency, PagesReport, RunReport};
 use super::run::{Run, histogram};
@@ -226,11 +227,22 @@ struct Snapshot {
     server: Duration,
     own: Duration,
     syncs: u64,
+    counters: Counters,
 }
 
 impl Snapshot {
-    fn take(pid: u32, syncs: &Syncs) -> Self {
-        Self { server: cpu(Some(pid)).unwrap_or_default(), own: cpu(None).unwrap_or_default(), syncs: syncs.count() }
+    /// Where stores are in servers, rounds of consensus are what makes a message durable.
+    async fn take(task: &Task<'_>, syncs: &Syncs) -> Self {
+        let mut counters = Counters::default();
+        for region in &task.server.regions {
+            counters.add(&task.rest.metrics(&region.http).await.unwrap_or_default());
+        }
+        let syncs = match task.server.stores {
+            BenchStores::Embedded => syncs.count(),
+            BenchStores::Production => counters.rounds as u64,
+        };
+        let (server, own) = (cpu(Some(task.server.pid())).unwrap_or_default(), cpu(None).unwrap_or_default());
+        Self { server, own, syncs, counters }
     }
 }
 
@@ -250,14 +262,17 @@ impl Task<'_> {
             field.tasks.spawn_local(generator::receipts(links, Rc::clone(&field.run)));
         }
         tokio::time::sleep(self.warm_up).await;
-        let before = Snapshot::take(self.server.pid(), &syncs);
+        let before = Snapshot::take(self, &syncs).await;
         field.run.borrow_mut().measure();
         let link = self.wait_and_watch_link().await;
         let seconds = field.run.borrow_mut().measured();
-        let after = Snapshot::take(self.server.pid(), &syncs);
+        let after = Snapshot::take(self, &syncs).await;
         field.drain(receivers).await;
         let mut report = self.report(&field, receivers, seconds, &before, &after);
-        report.sync_source = syncs.source();
+        report.sync_source = match self.server.stores {
+            BenchStores::Embedded => syncs.source(),
+            BenchStores::Production => "hearth_store_rounds_total: conditional writes of stores in servers",
+        };
         if let Some(round_trip) = link {
             report.link_round_trip_ms = Some(round_trip);
             report.ack_minus_link_ms = Some(report.ack_ms.minus(round_trip));
@@ -288,6 +303,7 @@ impl Task<'_> {
         }
         RunReport {
             scenario: self.scenario.to_owned(),
+            stores: self.server.stores,
             regions: self.server.regions.len(),
             load,
             senders,
@@ -307,6 +323,7 @@ impl Task<'_> {
             sync_source: "",
             link_round_trip_ms: None,
             ack_minus_link_ms: None,
+            costs: Costs::between(&before.counters, &after.counters, run.acks as f64),
             faults,
             notes,
             held: faults == super::tally::Faults::default() && synced && run.acks > 0,
@@ -390,6 +407,7 @@ pub(super) async fn pages(server: &Server, rest: &Rest, id: u32, home: &str) -> 
     notes.truncate(5);
     Ok(PagesReport {
         scenario: "d",
+        stores: server.stores,
         messages: last,
         rows: ROWS,
         rounds: ROUNDS,

@@ -12,11 +12,12 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
 use super::BenchError;
+use super::costs::BenchStores;
 use super::served::{self, Signer};
 use crate::rest::{DevRegion, Rest};
 
 /// How long the mesh may take until it is ready.
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long it may take to leave; the contract says 10 s.
 const STOP_TIMEOUT: Duration = Duration::from_secs(12);
 /// Lines of its log that are shown where it ended by itself.
@@ -30,6 +31,7 @@ pub(super) struct Server {
     child: Child,
     pid: u32,
     pub(super) regions: Vec<DevRegion>,
+    pub(super) stores: BenchStores,
     data: PathBuf,
     /// Set of a region behind TLS, which knows no tokens of development.
     signer: Option<Signer>,
@@ -49,14 +51,19 @@ impl Server {
     /// Starts `executable dev` with fresh data and without rate limits, and waits until it is ready.
     pub(super) async fn start(
         executable: &Path,
-        regions: &str,
-        latency: &str,
+        stores: BenchStores,
+        (regions, latency): (&str, &str),
         data: &Path,
     ) -> Result<Self, BenchError> {
         let flags = ["dev", "--json", "--regions", regions, "--latency", latency, "--limits", "off", "--port", "0"];
         let mut command = Command::new(executable);
         command.args(flags).arg("--data").arg(data).arg("--fresh");
+        // An older binary, which another one is compared with, need not know the flag.
+        if stores != BenchStores::default() {
+            command.args(["--stores", stores.name()]);
+        }
         let mut server = Self::spawn(command, data).await?;
+        server.stores = stores;
         let ready = server.ready().await?;
         if ready.regions.is_empty() {
             return Err(failed(ready.message.unwrap_or_else(|| "its ready line names no region".to_owned())));
@@ -83,6 +90,12 @@ impl Server {
         Ok((server, setup.trust))
     }
 
+    /// Has what meshes of a folder have in servers dropped, and the folder removed: its next mesh has embedded stores.
+    pub(super) async fn forget(executable: &Path, data: &Path) -> Result<(), BenchError> {
+        Self::start(executable, BenchStores::Embedded, ("eu-west", "none"), data).await?.stop().await;
+        Ok(())
+    }
+
     async fn spawn(mut command: Command, data: &Path) -> Result<Self, BenchError> {
         std::fs::create_dir_all(data).map_err(|error| failed(format!("{}: {error}", data.display())))?;
         let log = data.with_extension("log");
@@ -93,7 +106,8 @@ impl Server {
         let stdout = child.stdout.take().ok_or_else(|| failed("the server has no stdout".to_owned()))?;
         let pid = child.id().ok_or_else(|| failed("the server ended at once".to_owned()))?;
         let stdout = BufReader::new(stdout).lines();
-        Ok(Self { child, pid, regions: Vec::new(), data: data.to_owned(), signer: None, stdout })
+        let (regions, stores) = (Vec::new(), BenchStores::default());
+        Ok(Self { child, pid, regions, stores, data: data.to_owned(), signer: None, stdout })
     }
 
     async fn ready(&mut self) -> Result<Ready, BenchError> {
@@ -155,7 +169,10 @@ impl Drop for Server {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        let _ = std::fs::remove_dir_all(&self.data);
+        // The folder knows what it has in servers, until that is dropped.
+        if self.stores == BenchStores::Embedded {
+            let _ = std::fs::remove_dir_all(&self.data);
+        }
         let _ = std::fs::remove_file(self.data.with_extension("log"));
     }
 }
@@ -192,7 +209,8 @@ impl Server {
             Command::new("sleep").arg("60").stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("sleep");
         let stdout = child.stdout.take().expect("piped");
         let pid = child.id().expect("it runs");
-        Self { child, pid, regions, data: PathBuf::new(), signer: None, stdout: BufReader::new(stdout).lines() }
+        let (stores, stdout) = (BenchStores::default(), BufReader::new(stdout).lines());
+        Self { child, pid, regions, stores, data: PathBuf::new(), signer: None, stdout }
     }
 }
 

@@ -92,6 +92,7 @@ fn read_applied(result: QueryResult) -> Result<bool, StoreError> {
 impl Database {
     /// Asks for one statement until it is answered: a read, or a write whose timestamp says when it was.
     async fn execute(&self, statement: &PreparedStatement, values: Values) -> Result<QueryResult, StoreError> {
+        self.outages.sending(std::slice::from_ref(&values));
         self.outages.repeated(|| self.session.execute_unpaged(statement, &values)).await
     }
 
@@ -147,6 +148,7 @@ impl Database {
     pub(crate) async fn together(&self, writes: Vec<Write<'_>>) -> Result<(), StoreError> {
         let (mut batch, values) = batch_of(writes);
         batch.set_is_idempotent(true);
+        self.outages.sending(&values);
         self.outages.repeated(|| self.session.batch(&batch, &values)).await.map(drop)
     }
 
@@ -164,6 +166,8 @@ impl Database {
             let mut pauses = Pauses::within(ATTEMPTS);
             let mut lost = false;
             loop {
+                self.outages.round();
+                self.outages.sending(&values);
                 let answer = match self.outages.request(Box::pin(self.session.batch(&batch, &values))).await {
                     Ok(result) => Some(read_applied(result)?),
                     Err(Failed::Passing) => None,

@@ -20,6 +20,7 @@ use region_model::ports::{StoreCounters, StoreError};
 use scylla::errors::ExecutionError;
 use tokio::sync::{Semaphore, watch};
 
+use crate::values::{Values, bytes_of};
 use crate::verdict::{Verdict, judge};
 
 /// A call that waits for longer is overdue, and the store is away. Half the time of a lease: what the region says of it
@@ -131,12 +132,24 @@ impl Outages {
         self.away.borrow().is_some()
     }
 
+    /// Counts a conditional write that is about to be asked for.
+    pub(crate) fn round(&self) {
+        self.counters.rounds.fetch_add(1, Relaxed);
+    }
+
+    /// Counts values that are about to be sent.
+    pub(crate) fn sending(&self, values: &[Values]) {
+        let bytes: usize = values.iter().flatten().flatten().map(bytes_of).sum();
+        self.counters.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
     /// Makes one request.
     pub(crate) async fn request<T>(
         &self,
         request: impl Future<Output = Result<T, ExecutionError>>,
     ) -> Result<T, Failed> {
         let _knock = if self.is_away() { self.knocks.acquire().await.ok() } else { None };
+        self.counters.requests.fetch_add(1, Relaxed);
         match request.await {
             Ok(answer) => {
                 if self.is_away() {

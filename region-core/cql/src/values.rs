@@ -16,6 +16,18 @@ pub(crate) const ONE_PART: i32 = 0;
 /// Milliseconds of a day.
 pub(crate) const DAY: u64 = 86_400_000;
 
+/// The bytes of a value as it is sent, without its length.
+pub(crate) fn bytes_of(value: &CqlValue) -> usize {
+    match value {
+        CqlValue::Blob(bytes) => bytes.len(),
+        CqlValue::Text(text) => text.len(),
+        CqlValue::Uuid(_) => 16,
+        CqlValue::Int(_) => 4,
+        CqlValue::Boolean(_) => 1,
+        _ => 8,
+    }
+}
+
 /// A number. Sequences, epochs and times are far below the end of `bigint`; a bound above it means "to the end".
 pub(crate) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)

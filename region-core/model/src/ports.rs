@@ -498,4 +498,10 @@ pub struct StoreCounters {
     pub waiting: std::sync::atomic::AtomicU64,
     /// Requests to servers that were not answered, and were made again.
     pub repeated: std::sync::atomic::AtomicU64,
+    /// Requests to servers, those that were made again included.
+    pub requests: std::sync::atomic::AtomicU64,
+    /// Of these, conditional writes: rounds of consensus.
+    pub rounds: std::sync::atomic::AtomicU64,
+    /// Bytes that commits wrote to the store's journal, or values that were sent to servers.
+    pub bytes: std::sync::atomic::AtomicU64,
 }

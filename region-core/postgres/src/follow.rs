@@ -44,6 +44,8 @@ pub struct FollowState {
     pub logs: AtomicU64,
     /// Rows that were written, about.
     pub rows: AtomicU64,
+    /// Statements that wrote them.
+    pub statements: AtomicU64,
     /// Logs that the last pass could not project yet.
     pub behind: AtomicU64,
     /// When the last pass began that came to its end, or the follower was started.
@@ -57,6 +59,7 @@ impl Default for FollowState {
             failures: AtomicU64::new(0),
             logs: AtomicU64::new(0),
             rows: AtomicU64::new(0),
+            statements: AtomicU64::new(0),
             behind: AtomicU64::new(0),
             since: Mutex::new(Instant::now()),
         }
@@ -75,6 +78,7 @@ impl FollowState {
         self.passes.fetch_add(1, Relaxed);
         self.logs.fetch_add(pass.written, Relaxed);
         self.rows.fetch_add(pass.rows, Relaxed);
+        self.statements.fetch_add(pass.statements, Relaxed);
         self.behind.store(pass.behind, Relaxed);
     }
 }

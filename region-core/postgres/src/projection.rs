@@ -42,6 +42,8 @@ pub struct Pass {
     pub entries: u64,
     /// Rows that were written, about.
     pub rows: u64,
+    /// Statements that wrote them, those around them in their transactions included.
+    pub statements: u64,
     /// Logs that could not be projected yet: they changed meanwhile, or are not here whole.
     pub behind: u64,
 }
@@ -57,6 +59,7 @@ impl Pass {
             forgotten: self.forgotten + later.forgotten,
             entries: self.entries + later.entries,
             rows: self.rows + later.rows,
+            statements: self.statements + later.statements,
             behind: later.behind,
         }
     }
@@ -240,7 +243,8 @@ impl Projection {
         let counts: BTreeMap<LogId, usize> = batch.iter().map(|rows| (rows.log, rows.count())).collect();
         let schema = self.database.schema.clone();
         let writing = work(move |client| Box::pin(async move { write::write(client, &schema, batch).await }));
-        let written = self.database.call("to write a batch of logs", writing).await?;
+        let (written, statements) = self.database.call("to write a batch of logs", writing).await?;
+        under.pass.statements += statements as u64;
         under.pass.written += written.len() as u64;
         under.pass.behind += (counts.len() - written.len()) as u64;
         under.pass.rows += written.iter().filter_map(|log| counts.get(log)).map(|count| *count as u64).sum::<u64>();

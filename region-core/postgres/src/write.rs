@@ -83,9 +83,16 @@ pub(crate) fn lock_of(schema: &str) -> String {
     format!("hearth projection of {schema}")
 }
 
-/// Writes what still stands as the batch found it; which logs those are. The others were written by somebody else
-/// meanwhile.
-pub(crate) async fn write(client: &mut Client, schema: &str, batch: Vec<LogRows>) -> Result<Vec<LogId>, Error> {
+/// Statements of a transaction beside those that write: its begin and end, the lock, and how far the logs are.
+const AROUND: usize = 4;
+
+/// Writes what still stands as the batch found it; which logs those are, and how many statements that took. The others
+/// were written by somebody else meanwhile.
+pub(crate) async fn write(
+    client: &mut Client,
+    schema: &str,
+    batch: Vec<LogRows>,
+) -> Result<(Vec<LogId>, usize), Error> {
     let stands_of = client.prepare_cached(statements::STANDS).await?;
     let lock = client.prepare_cached(statements::LOCK).await?;
     let transaction = client.transaction().await?;
@@ -96,9 +103,11 @@ pub(crate) async fn write(client: &mut Client, schema: &str, batch: Vec<LogRows>
     let (_, found) = tokio::try_join!(transaction.execute(&lock, &locking), transaction.query(&stands_of, &looking))?;
     let found = stands(&found);
     let batch: Vec<LogRows> = batch.into_iter().filter(|rows| found.get(&rows.log) == rows.before.as_ref()).collect();
-    pipelined(&transaction, writes(&batch)).await?;
+    let writes = writes(&batch);
+    let statements = AROUND + writes.len();
+    pipelined(&transaction, writes).await?;
     transaction.commit().await?;
-    Ok(batch.iter().map(|rows| rows.log).collect())
+    Ok((batch.iter().map(|rows| rows.log).collect(), statements))
 }
 
 async fn pipelined(transaction: &Transaction<'_>, writes: Vec<Write>) -> Result<(), Error> {

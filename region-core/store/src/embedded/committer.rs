@@ -488,6 +488,7 @@ impl Committer {
             }
             self.ticket += 1;
             self.behind.committed(self.ticket);
+            self.counters.bytes.fetch_add(record.len() as u64, Relaxed);
             self.count(sync, began);
             applied = Some(Work {
                 staged,
