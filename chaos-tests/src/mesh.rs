@@ -11,8 +11,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::process::{Exit, Process, Secrets, check_log, hide, log_of, run};
 use crate::web::{self, Answer};
 
-/// Meshes that run at once: each is three regions on a small machine.
-static MESHES: Semaphore = Semaphore::const_new(2);
+/// Meshes that run at once: each is three regions on a small machine, which stories let idle for most of their time.
+static MESHES: Semaphore = Semaphore::const_new(3);
 /// Tries to find free ports.
 const PORT_TRIES: usize = 20;
 
