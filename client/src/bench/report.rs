@@ -310,7 +310,7 @@ impl RunReport {
     /// Its lines of the table.
     fn row(&self, text: &mut String) {
         text.push_str(&format!(
-            "{:<16}{:<11}{:>4}{:>6}{:>11.0}{:>11.0}  {:<23}{:<23}{:>6.1} ms{:>7.0}%{:>7.0}%{:>10.1}  {}\n",
+            "{:<16}{:<11}{:>4}{:>6}{:>11.0}{:>11.0}  {:<25}{:<25}{:>6.1} ms{:>7.0}%{:>7.0}%{:>10.1}  {}\n",
             self.scenario,
             self.stores.name(),
             self.regions,
@@ -345,7 +345,7 @@ impl Report {
     pub fn table(&self) -> String {
         let mut text = format!(
             "{}-byte texts; server and generator share {} cores; data on {}\n\n\
-             {:<16}{:<11}{:>4}{:>6}{:>11}{:>11}  {:<23}{:<23}{:>9}{:>8}{:>8}{:>10}  {}\n",
+             {:<16}{:<11}{:>4}{:>6}{:>11}{:>11}  {:<25}{:<25}{:>9}{:>8}{:>8}{:>10}  {}\n",
             self.text_bytes,
             self.cores,
             self.file_system,
