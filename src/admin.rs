@@ -264,7 +264,7 @@ pub(crate) fn tell(line: &Line, json: bool) {
     }
 }
 
-async fn change(how: &How, change: Change) -> ExitCode {
+pub(crate) async fn change(how: &How, change: Change) -> ExitCode {
     let request = ChangeRequest { change, dry_run: how.dry_run };
     told(ask_change(&how.at, &request).await, how.at.json)
 }

@@ -249,7 +249,7 @@ pub(crate) enum UserVerb {
     },
 }
 
-fn region(text: &str) -> Result<RegionId, String> {
+pub(crate) fn region(text: &str) -> Result<RegionId, String> {
     RegionId::new(text).map_err(|error| error.to_string())
 }
 

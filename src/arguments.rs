@@ -9,6 +9,7 @@ use hearth_mesh::dev::ServerAddress;
 use crate::admin_arguments::{
     AuditArguments, HomeArguments, ParkedArguments, RegionArguments, UserArguments, VerifyArguments, WhyArguments,
 };
+use crate::store_arguments::StoreArguments;
 
 /// A chat backend that runs in many regions at once: one order, honest acks.
 #[derive(Debug, Parser)]
@@ -30,7 +31,7 @@ pub(crate) enum Verb {
     Config(ConfigArguments),
     /// Make the mesh's certificates.
     Ca(CaArguments),
-    /// Look after the store of a region that is in servers.
+    /// Copy the store of a region while it runs, bring a copy back, look after a store in servers.
     Store(StoreArguments),
     /// Make anew what a region keeps of its logs beside them.
     Rebuild(RebuildArguments),
@@ -271,14 +272,6 @@ pub(crate) enum ConfigVerb {
     },
 }
 
-/// `hearth store`.
-#[derive(Debug, Args)]
-pub(crate) struct StoreArguments {
-    /// What to do.
-    #[command(subcommand)]
-    pub(crate) verb: StoreVerb,
-}
-
 /// What verbs over the configuration of a region take.
 #[derive(Debug, Args)]
 pub(crate) struct OfRegion {
@@ -291,13 +284,6 @@ pub(crate) struct OfRegion {
     /// JSON on standard output.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// What to do with a store.
-#[derive(Debug, Subcommand)]
-pub(crate) enum StoreVerb {
-    /// Bring the servers' tables up to date, forward only. A region does so itself when it starts.
-    Migrate(OfRegion),
 }
 
 /// `hearth rebuild`.

@@ -13,6 +13,7 @@ mod rebuild;
 mod serve;
 mod sim;
 mod store;
+mod store_arguments;
 mod verify;
 mod votes;
 mod why;

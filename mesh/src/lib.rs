@@ -3,6 +3,7 @@
 //! Listeners, stores, clock and links are parameters, so that a test boots the same program that ships.
 
 pub mod admin;
+pub mod backup;
 pub mod dev;
 mod keys;
 mod links;

@@ -34,7 +34,7 @@ const ITEMS: usize = 1_000_000;
 /// Media of one user that no message carries yet.
 const UNUSED_OF_USER: usize = 32;
 /// Where the region's own key for links is, beside the region map's keys and the records of media.
-const KEY: &[u8] = b"media/key";
+pub(crate) const KEY: &[u8] = b"media/key";
 /// Bytes of one read of a file.
 const CHUNK: usize = 64 * 1024;
 /// Bytes of a refused upload that are read and thrown away, and for how long: a client that is still writing would lose

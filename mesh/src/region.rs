@@ -10,6 +10,7 @@ use edge_gateway::{
     Access, AddressRange, Gateway, GatewayHandle, GatewayLimits, GatewayOptions, GatewayParts, GatewayTimes, Listeners,
     SharedTls, SystemClock, WebTransportCertificate,
 };
+use futures_util::future::BoxFuture;
 use hearth_config::{
     FailoverSection, ListenSection, Pem, RegionConfig, TlsFiles, WebTransportCertificate as CertificateKind,
 };
@@ -30,13 +31,14 @@ use tokio::net::{TcpListener, TcpSocket};
 use tracing::Instrument;
 
 use crate::admin::{self, AdminNode};
+use crate::backup::Source;
 use crate::keys;
 use crate::links::{QuicLinks, pump};
 use crate::map::{MapLinks, MapOwnership};
 use crate::media::MediaParts;
 use crate::metadata::Metadata;
 use crate::push::PushParts;
-use crate::store::RegionStore;
+use crate::store::{RegionStore, watch_outages};
 
 /// Longest wait for a port whose last user is about to let go of it: QUIC drains a closed connection for a moment.
 const PORT_PATIENCE: Duration = Duration::from_secs(3);
@@ -142,11 +144,15 @@ pub struct RunningRegion {
 }
 
 impl RunningRegion {
-    /// Starts a region.
+    /// Starts a region. Boxed, so that it is compiled once, here, and not by each crate that waits for it.
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then.
-    pub async fn start(config: &RegionConfig, parts: RegionParts) -> Result<Self, StartError> {
+    pub fn start(config: &RegionConfig, parts: RegionParts) -> BoxFuture<'_, Result<Self, StartError>> {
+        Box::pin(Self::begin(config, parts))
+    }
+
+    async fn begin(config: &RegionConfig, parts: RegionParts) -> Result<Self, StartError> {
         let region = region_id(&config.region.id)?;
         let metadata = Metadata::new(config, &region)?;
         let store = RegionStore::open(config, &region).await?;
@@ -243,6 +249,8 @@ impl RunningRegion {
             audit: admin::audit_in(&config.region.data),
             configured,
             under_way: Mutex::default(),
+            backup: Source::of(config, self.store.embedded()),
+            stop: self.stop.clone(),
         };
         let served = admin::serve(listener, node, &config.mesh, &config.region.data)?;
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(served));
@@ -333,18 +341,6 @@ async fn watch_store(
         _ = handle.failed() => {}
     }
     links.shutdown().await;
-}
-
-/// Tells the parts of a region whether its store answers.
-async fn watch_outages(mut away: tokio::sync::watch::Receiver<Option<Arc<str>>>, handle: RegionHandle, map: MapNode) {
-    loop {
-        let reason = away.borrow_and_update().clone();
-        map.set_away(reason.is_some());
-        handle.set_store_away(reason);
-        if away.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 pub(crate) fn region_id(text: &str) -> Result<RegionId, StartError> {

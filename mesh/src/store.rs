@@ -9,8 +9,10 @@ use std::time::Duration;
 use hearth_config::Pem;
 use hearth_config::{CqlSection, RegionConfig};
 use hearth_protocol::RegionId;
+use region_core::RegionHandle;
 #[cfg(feature = "cql")]
 use region_cql::{Cql, CqlOptions, Login, Replication, Tls};
+use region_map::MapNode;
 use region_model::ports::Stores;
 use region_store::embedded::{Embedded, EmbeddedOptions, OpenError};
 use serde::Serialize;
@@ -78,6 +80,15 @@ impl RegionStore {
         }
     }
 
+    /// The store in files, where it is that.
+    pub(crate) fn embedded(&self) -> Option<Embedded> {
+        match self {
+            Self::Embedded(store) => Some(store.clone()),
+            #[cfg(feature = "cql")]
+            Self::Cql(..) => None,
+        }
+    }
+
     /// Says why, once the store broke by itself and does nothing any more.
     pub(crate) fn broken(&self) -> watch::Receiver<Option<Arc<str>>> {
         match self {
@@ -112,6 +123,18 @@ impl RegionStore {
             Self::Embedded(store) => drop(tokio::task::spawn_blocking(move || store.close()).await),
             #[cfg(feature = "cql")]
             Self::Cql(..) => {}
+        }
+    }
+}
+
+/// Tells the parts of a region whether its store answers.
+pub(crate) async fn watch_outages(mut away: watch::Receiver<Option<Arc<str>>>, handle: RegionHandle, map: MapNode) {
+    loop {
+        let reason = away.borrow_and_update().clone();
+        map.set_away(reason.is_some());
+        handle.set_store_away(reason);
+        if away.changed().await.is_err() {
+            return;
         }
     }
 }

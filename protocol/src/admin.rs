@@ -323,6 +323,13 @@ pub enum Change {
         /// Whom.
         user: UserId,
     },
+    /// Copies a region's data while it serves.
+    Backup {
+        /// Which: the region of the node that is asked.
+        region: RegionId,
+        /// A folder on the node's machine, from `/` on: empty, or not there.
+        to: String,
+    },
 }
 
 impl Change {
@@ -330,9 +337,10 @@ impl Change {
     #[must_use]
     pub fn asked_at(&self) -> Option<&RegionId> {
         match self {
-            Self::Drain { region, .. } | Self::Undrain { region } | Self::MoveHomes { home: region, .. } => {
-                Some(region)
-            }
+            Self::Drain { region, .. }
+            | Self::Undrain { region }
+            | Self::MoveHomes { home: region, .. }
+            | Self::Backup { region, .. } => Some(region),
             Self::Failover { .. }
             | Self::Failback { .. }
             | Self::AddRegion { .. }
@@ -368,7 +376,7 @@ pub enum Line {
     /// How far it is.
     Progress {
         /// The step: `lease`, `fence`, `slots`, `homes`, `sessions`, `voters`, `logs`,
-        /// `conversations`.
+        /// `conversations`, `store`, `media`.
         step: String,
         /// How much of it is done.
         done: u64,

@@ -34,6 +34,7 @@ mod refusals;
 mod region;
 mod replay;
 mod reply;
+mod restored;
 mod retention;
 mod rows;
 mod runtime;
@@ -60,3 +61,4 @@ pub use region_model::session::{
     Deliveries, Delivery, DeliveryLimits, Drain, DrainSlot, Drained, Leave, LeftOut, LineChanged, Live, MessageRate,
     Rewound, Skipped, Stay,
 };
+pub use restored::{NotTrusted, accept_losses, trust_copies};

@@ -1,6 +1,7 @@
 //! Stories that drive the shipped binary from outside, by the client contract alone.
 
 mod administration;
+mod backup;
 mod closed_door;
 mod crash;
 mod delivery;

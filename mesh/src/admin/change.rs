@@ -11,7 +11,7 @@ use region_model::region_map::{MapAnswer, MapCommand, MapRefusal, MapState};
 use tokio::sync::mpsc;
 
 use super::node::AdminNode;
-use super::{drain, erase, failback, failover, moves, regions, votes};
+use super::{backup, drain, erase, failback, failover, moves, regions, votes};
 
 /// Lines that wait for a slow reader; more lines of progress are left out, all others wait.
 const LINES: usize = 256;
@@ -215,7 +215,11 @@ impl AdminNode {
         if request.dry_run {
             return self.perform(change, true, tell).await;
         }
-        let _place = Place::take(self, who, change)?;
+        // A copy takes long, and what it changes is a folder of its own.
+        let _place = match change {
+            Change::Backup { .. } => None,
+            _ => Some(Place::take(self, who, change)?),
+        };
         let line = AuditLine {
             at: now(),
             id: uuid(),
@@ -266,6 +270,7 @@ impl AdminNode {
             Change::MoveHome { conversation, to } => moves::one(self, *conversation, to, dry, tell).await,
             Change::MoveHomes { to, rate, .. } => moves::all(self, to, *rate, dry, tell).await,
             Change::EraseUser { user } => erase::user(self, user, dry, tell).await,
+            Change::Backup { to, .. } => backup::backup(self, to, dry, tell).await,
         }
     }
 }
@@ -291,7 +296,7 @@ impl Drop for Place<'_> {
     }
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   hearth region … ──mutual TLS──► listener ──► routes ──► reads   (node.rs, verify.rs)
-//!   (client.rs)                     (tls.rs)           └──► change ─► audit: began ─► failover, drain, moves, regions, erase
+//!   (client.rs)                     (tls.rs)           └──► change ─► audit: began ─► failover, drain, moves, regions, erase, backup
 //!                                                                                └─► audit: done | refused | failed
 //! ```
 //! A change is made by one region map command after the other, and by the [`Mover`]; each step may be made twice, so a
 //! change that was cut off is typed again.
 
 mod audit;
+mod backup;
 mod change;
 mod client;
 mod drain;

@@ -14,8 +14,11 @@ use region_model::ports::{LogSummary, StoreError, Stores};
 use region_model::region_map::{MapState, RegionState};
 use replication::LinksHandle;
 
+use tokio_util::sync::CancellationToken;
+
 use super::audit::Audit;
 use super::mover::Mover;
+use crate::backup::Source;
 
 /// Logs read at once.
 const PAGE: usize = 512;
@@ -40,6 +43,10 @@ pub(crate) struct AdminNode {
     pub(crate) configured: RegionMap,
     /// The change under way: what it is, for whoever asks for another one.
     pub(crate) under_way: parking_lot::Mutex<Option<String>>,
+    /// What a copy of the region is made of.
+    pub(crate) backup: Source,
+    /// Cancelled when the region stops.
+    pub(crate) stop: CancellationToken,
 }
 
 /// A log that is held here, and where it lives.

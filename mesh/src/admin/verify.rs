@@ -189,9 +189,7 @@ fn hint(region: &RegionId, record: Option<&LogRecord>) -> String {
         record.voters.iter().filter(|voter| *voter != region).map(RegionId::as_str).collect::<Vec<_>>()
     });
     let Some(record) = record.filter(|_| !others.is_empty()) else {
-        return format!(
-            "stop {region}, keep its data folder, and bring the store back from a copy that was made while it was down"
-        );
+        return format!("stop {region}, keep its data folder, and bring it back from a copy: hearth store restore");
     };
     let others = others.join(" and ");
     if record.home == *region {

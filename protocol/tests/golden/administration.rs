@@ -45,6 +45,10 @@ fn every_change_has_its_golden_form_and_reads_back() {
         &Change::MoveHomes { home: us, to: eu, rate: 50 },
         r#"{"do":"moveHomes","home":"us-east","to":"eu-west","rate":50}"#,
     );
+    golden(
+        &Change::Backup { region: region("eu-west"), to: "/copies/1".to_owned() },
+        r#"{"do":"backup","region":"eu-west","to":"/copies/1"}"#,
+    );
     golden(&Change::EraseUser { user: UserId::new("ann").expect("a name") }, r#"{"do":"eraseUser","user":"ann"}"#);
 }
 

@@ -263,7 +263,11 @@ impl LeaseKeeper {
         self.note(fence).await?;
         let command = MapCommand::Return { region: self.region.clone(), incarnation, fence };
         let answer = self.node.propose(command, self.node.inner.options.times.renew).await?;
-        answer.fact().map_err(Clone::clone)?;
-        Ok(Step::Again)
+        match answer.fact() {
+            Ok(_) => Ok(Step::Again),
+            // It was fenced as another store than this one.
+            Err(MapRefusal::OtherStore { incarnation, term, .. }) => self.take_incarnation(*incarnation, *term).await,
+            Err(refusal) => Err(refusal.clone().into()),
+        }
     }
 }

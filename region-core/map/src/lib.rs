@@ -23,6 +23,7 @@ mod port;
 mod raft;
 mod reach;
 mod records;
+mod restored;
 mod store;
 mod wire;
 
@@ -31,3 +32,4 @@ pub use failover::{NotFailedOver, SlotsMoved};
 pub use keeper::{LeaseKeeper, LeaseView};
 pub use node::{MapNode, StartError};
 pub use port::{Leadership, MapNetwork, MapOptions, MapTimes, NotAnswered, NotDecided, RegionMapLog};
+pub use restored::{begin_anew, forget, stored_map};

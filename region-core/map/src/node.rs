@@ -238,7 +238,8 @@ impl MapNode {
         let map = self.inner.applied.map();
         Status {
             store: live.me.store,
-            pristine: !live.raft.is_initialized().await.unwrap_or(true),
+            // A store that was brought back from a copy holds what a map before may have owned: it founds none.
+            pristine: live.me.incarnation == 1 && !live.raft.is_initialized().await.unwrap_or(true),
             generation: live.me.generation,
             version: map.version,
             hears_leader: self.hears_leader(live),

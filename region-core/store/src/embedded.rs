@@ -13,6 +13,7 @@ mod applier;
 mod batch;
 mod broken;
 mod committer;
+mod copy;
 mod dedup;
 mod heads;
 mod ids;
@@ -42,6 +43,8 @@ use dedup::Dedup;
 use ids::Ids;
 use keys::ReadError;
 use tables::Tables;
+
+pub use copy::{Blocks, CopyError, LeftOut, ROWS_FORMAT, Restoring, StoreCopy, in_background, read_block};
 
 /// How an embedded store is opened.
 #[derive(Clone, Debug, Default)]
@@ -163,6 +166,7 @@ impl Embedded {
             dedup,
             identity: opened.identity,
             tables: opened.tables,
+            rewriting: Arc::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -208,6 +212,8 @@ struct Shared {
     dedup: Arc<Dedup>,
     identity: StoreIdentity,
     tables: Tables,
+    /// Held while files are rewritten, and while a copy is made: its snapshot keeps what was taken away in the files.
+    rewriting: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl fmt::Debug for Shared {
@@ -287,6 +293,8 @@ impl Shared {
     }
 
     async fn scrub(&self) -> Result<bool, StoreError> {
+        // While a copy is made it is left to the next call.
+        let Ok(_alone) = self.rewriting.try_lock() else { return Ok(false) };
         let Some(after) = self.read(Tables::to_scrub).await? else { return Ok(false) };
         let tables = self.tables.clone();
         let rewriting = tokio::task::spawn_blocking(move || tables.rewrite().map_err(ReadError::from));

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use region_map::RegionMapLog as _;
+use region_map::{RegionMapLog as _, begin_anew, forget};
+use region_model::ports::MapStore;
 use region_model::region_map::{LEASE, MapCommand, MapFact, MapRefusal, MapState, RegionState};
 
 use crate::mesh::{Mesh, region};
@@ -78,6 +79,76 @@ async fn a_lost_store_is_a_new_incarnation_and_another_member_once_the_lease_bef
         .await;
         mesh.until("it has the map", || (mesh.map(&lost).version > 0).then_some(())).await;
     }
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_was_fenced_comes_back_over_a_new_store_however_often_it_lost_one() {
+    let mut mesh = Mesh::start(&["eu", "us", "ap"], Duration::from_millis(5)).await;
+    mesh.all_hold_leases().await;
+    let (eu, us) = (region("eu"), region("us"));
+    for (number, incarnation) in [(12, 2), (13, 3)] {
+        mesh.kill(&us).await;
+        mesh.lose_store(&us, number);
+        while mesh.propose(&eu, fence(&mesh.map(&eu), "us")).await.fact().is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        mesh.start_region(&us).await;
+        mesh.until("it holds a lease", || mesh.running[&us].lease.may_sequence().then_some(())).await;
+        let store = mesh.map(&us).region(&us).expect("known").store.expect("it has one");
+        assert_eq!((store.incarnation, store.store), (incarnation, uuid::Uuid::from_u128(number)));
+    }
+    mesh.stop().await;
+}
+
+/// Another store than before, as it is after a restore.
+fn rename_store(mesh: &mut Mesh, name: &str, number: u128) -> (std::sync::Arc<dyn MapStore>, uuid::Uuid) {
+    let id = uuid::Uuid::from_u128(number);
+    let (memory, store) = mesh.stores.get_mut(&region(name)).expect("known");
+    *store = id;
+    (memory.stores().map, id)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_mesh_is_gone_its_map_goes_on_at_one_restored_region_and_the_others_follow_it() {
+    let mut mesh = Mesh::start(&["eu", "us", "ap"], Duration::from_millis(5)).await;
+    mesh.all_hold_leases().await;
+    let (eu, us, ap) = (region("eu"), region("us"), region("ap"));
+    for name in mesh.names.clone() {
+        mesh.kill(&name).await;
+    }
+    let (map, id) = rename_store(&mut mesh, "us", 12);
+    let begun = begin_anew(&map, &us, id, 1_000_000).await.expect("begins");
+    assert_eq!((begun.version, &begun.map_voters[..]), (1_000_001, &[us.clone()][..]));
+    mesh.start_region(&us).await;
+    mesh.until("it holds a lease alone", || mesh.running[&us].lease.may_sequence().then_some(())).await;
+    let (map, id) = rename_store(&mut mesh, "eu", 11);
+    forget(&map, id).await.expect("forgets");
+    mesh.lose_store(&ap, 13);
+    for name in [&eu, &ap] {
+        mesh.start_region(name).await;
+    }
+    mesh.all_hold_leases().await;
+    for name in [&eu, &us, &ap] {
+        mesh.until("all have the same map", || (mesh.map(name).version > 1_000_001).then_some(())).await;
+        let entry = mesh.map(&us).region(name).expect("known").clone();
+        assert!(entry.fence >= 1_000_000 && entry.store.is_some_and(|store| store.incarnation > 1), "{entry:?}");
+    }
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restored_regions_found_no_map_of_their_own() {
+    let mut mesh = Mesh::stopped(&["eu", "us", "ap"], Duration::from_millis(5));
+    for (name, number) in [("eu", 11), ("us", 12)] {
+        let (map, id) = rename_store(&mut mesh, name, number);
+        forget(&map, id).await.expect("forgets");
+    }
+    for name in mesh.names.clone() {
+        mesh.start_region(&name).await;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(mesh.names.iter().all(|name| mesh.map(name).version == 0), "there is nobody to learn one from");
     mesh.stop().await;
 }
 

@@ -10,6 +10,7 @@
 //! always uses. Commands carry what they were decided upon (a lease's term, a store's counter, the version that was
 //! seen), so a command that comes late or twice changes nothing.
 
+mod anew;
 mod command;
 mod failover;
 mod lease;

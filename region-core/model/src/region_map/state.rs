@@ -543,7 +543,7 @@ fn new_region(region: &RegionId, state: RegionState) -> RegionEntry {
 }
 
 /// Ends every right under the versions before. A region that only follows has none and goes on following.
-fn end_right(entry: &mut RegionEntry, fence: u64) {
+pub(super) fn end_right(entry: &mut RegionEntry, fence: u64) {
     entry.lease = None;
     // A renewal or a fence that was decided upon the lease before is refused from now on.
     entry.term += 1;

@@ -29,7 +29,7 @@ const EXPIRIES_SINCE: u32 = 5;
 pub(super) const VERSION_FILE: &str = "hearth-store";
 const DATABASE_FOLDER: &str = "database";
 const JOURNAL_FOLDER: &str = "journal";
-const IDENTITY: &[u8] = b"identity";
+pub(super) const IDENTITY: &[u8] = b"identity";
 const VERSION: &[u8] = b"version";
 
 const MEBIBYTE: u64 = 1024 * 1024;
@@ -66,10 +66,20 @@ pub(super) fn open(folder: &Path, region: &RegionId, options: &EmbeddedOptions) 
     tables.sync()?;
     if found != FORMAT {
         // An older build must not open a store that holds what it does not know.
-        write_version_file(folder)?;
+        write_version_file(folder, FORMAT)?;
     }
     journal.begin()?;
     Ok(Opened { tables, journal, identity, change_floor })
+}
+
+/// Makes the tables of a store whose rows come from elsewhere, in a folder that is not there yet.
+pub(super) fn make(folder: &Path, format: u32, options: &EmbeddedOptions) -> Result<Tables, OpenError> {
+    if !(FIRST_FORMAT..=FORMAT).contains(&format) {
+        return Err(OpenError::Version { found: format, known: FORMAT });
+    }
+    fs::create_dir(folder)?;
+    write_version_file(folder, format)?;
+    open_keyspaces(open_database(&folder.join(DATABASE_FOLDER), options)?, options)
 }
 
 /// Writes down when content is over, of entries that a build before [`EXPIRIES_SINCE`] stored. Done again from the start
@@ -122,7 +132,7 @@ fn check_version_file(folder: &Path) -> Result<u32, OpenError> {
             Err(_) => Err(OpenError::Failed(format!("{} does not hold a version", path.display()))),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            write_version_file(folder)?;
+            write_version_file(folder, FORMAT)?;
             Ok(FORMAT)
         }
         Err(error) => Err(error.into()),
@@ -130,10 +140,10 @@ fn check_version_file(folder: &Path) -> Result<u32, OpenError> {
 }
 
 /// Written aside and renamed: a crash leaves no half of it.
-fn write_version_file(folder: &Path) -> Result<(), OpenError> {
+fn write_version_file(folder: &Path, format: u32) -> Result<(), OpenError> {
     let aside = folder.join("hearth-store.new");
     let mut file = fs::File::create(&aside)?;
-    writeln!(file, "{FORMAT}")?;
+    writeln!(file, "{format}")?;
     file.sync_all()?;
     fs::rename(&aside, folder.join(VERSION_FILE))?;
     fs::File::open(folder)?.sync_all()?;
@@ -147,7 +157,7 @@ const TABLE_BYTES: u64 = 8 * MEBIBYTE;
 
 /// Flushes and merges give way to commits and sessions: they have seconds, a message has milliseconds. In steps of
 /// `nice`(2), which Linux keeps for each thread.
-const BACKGROUND_NICE: i32 = 15;
+pub(super) const BACKGROUND_NICE: i32 = 15;
 
 /// Opens the database on a thread of lower priority, which its background threads inherit.
 fn open_database(folder: &Path, options: &EmbeddedOptions) -> Result<Database, OpenError> {

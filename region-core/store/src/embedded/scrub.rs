@@ -14,7 +14,7 @@ const BLOCKS: usize = 68;
 /// Turns after which an old journal that is still there is an error.
 const TURNS: usize = 16;
 /// Key of the blocks in `meta`.
-const FILLING: &[u8] = b"filling";
+pub(super) const FILLING: &[u8] = b"filling";
 
 impl Tables {
     /// Keyspaces that hold what users wrote.
