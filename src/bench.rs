@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use hearth_client::bench::{BenchOptions, BenchStores, CompareError, CompareOptions};
+use hearth_client::bench::{BenchError, BenchOptions, BenchStores, CompareError, CompareOptions};
 use hearth_mesh::HAS_SERVERS;
 
 use crate::arguments::{BenchArguments, BenchVerb, CompareArguments, Stores};
@@ -44,7 +44,10 @@ pub(crate) async fn bench(arguments: BenchArguments) -> ExitCode {
     match hearth_client::bench::bench(options).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(NOT_HELD),
-        Err(error) => output::failure(70, &error.to_string(), "see `hearth bench --help`", json),
+        Err(error) => {
+            let code = if matches!(error, BenchError::Scenario { .. }) { USAGE } else { 70 };
+            output::failure(code, &error.to_string(), "see `hearth bench --help`", json)
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use hearth_client::chat::ChatError;
 use hearth_config::{FailoverSection, LogFormat, init_logging};
 use hearth_mesh::HAS_SERVERS;
 use hearth_mesh::dev::{
@@ -290,7 +291,10 @@ pub(crate) async fn chat(arguments: ChatArguments) -> ExitCode {
     };
     match hearth_client::chat::chat(options).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => output::failure(70, &error.to_string(), "see `hearth chat --help`", false),
+        Err(error) => {
+            let code = if matches!(error, ChatError::NoRegion { .. } | ChatError::User { .. }) { 2 } else { 70 };
+            output::failure(code, &error.to_string(), "see `hearth chat --help`", false)
+        }
     }
 }
 

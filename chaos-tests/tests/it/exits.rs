@@ -100,6 +100,7 @@ async fn wrong_input_of_any_kind_says_what_is_wrong_and_what_to_type() {
         (&["ca", "issue", "EU", "--dir", &ca], 2, "EU", "eu-west"),
         (&["ca", "issue", "eu-west", "--dir", &none], 70, "no authority", "ca init"),
         (&["bench", "--seconds", "0"], 2, "0", "--help"),
+        (&["bench", "--scenario", "zzz"], 2, "no scenario zzz", "--help"),
     ];
     for (arguments, code, wrong, instead) in table {
         let exit = run(arguments).await;
