@@ -59,37 +59,41 @@ fn load(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
+/// Names, helps and values of what has no label but the region.
+fn counters(region: &Region) -> [(&'static str, &'static str, u64); 22] {
+    let store = &region.stores.counters;
+    let push = &region.push.counters;
+    [
+        ("hearth_store_commits", "Durable commits", load(&store.commits)),
+        ("hearth_store_syncs", "Syncs asked of the kernel", load(&store.syncs)),
+        ("hearth_store_appends", "Log appends in commits", load(&store.appends)),
+        ("hearth_store_entries", "Entries in commits", load(&store.entries)),
+        ("hearth_store_repeated", "Requests to servers that were made again", load(&store.repeated)),
+        ("hearth_store_requests", "Requests to servers", load(&store.requests)),
+        ("hearth_store_rounds", "Conditional writes asked of servers", load(&store.rounds)),
+        ("hearth_store_bytes", "Bytes of the journal, or of values sent to servers", load(&store.bytes)),
+        ("hearth_home_deliveries", "Entries handed to sessions", load(&region.hub.delivered)),
+        ("hearth_home_deliveries_dropped", "Entries that a session did not take", load(&region.hub.dropped)),
+        ("hearth_mesh_frames_not_sent", "Frames that a link did not take", load(&region.counters.frames_not_sent)),
+        ("hearth_mesh_frames_unreadable", "Frames that do not read", load(&region.counters.frames_unreadable)),
+        ("hearth_mesh_forks", "Times that the lines of a log forked", load(&region.counters.forks)),
+        ("hearth_receipts_taken", "Receipts of clients", load(&region.receipts.taken)),
+        ("hearth_receipts_dropped", "Receipts that found a queue full", load(&region.receipts.dropped)),
+        ("hearth_receipts_told", "Receipts handed to sessions", load(&region.receipts.told)),
+        ("hearth_typing_told", "Typing updates handed to sessions", load(&region.typing.told)),
+        ("hearth_typing_dropped", "Words about typing that found a queue full", load(&region.typing.dropped)),
+        ("hearth_presence_told", "Presence updates and answers handed to sessions", load(&region.presence.told)),
+        ("hearth_presence_dropped", "Words about presence told later or again", load(&region.presence.dropped)),
+        ("hearth_push_dropped", "Words about push told again", load(&push.dropped)),
+        ("hearth_push_full", "Pushes that found the queue full", load(&push.full)),
+    ]
+}
+
 impl Collector for RegionCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let Some(region) = self.region.upgrade() else { return Ok(()) };
-        let store = &region.stores.counters;
         let labels = [("region", region.me().as_str().to_owned())];
-        let push = &region.push.counters;
-        let counters: [(&str, &str, u64); 22] = [
-            ("hearth_store_commits", "Durable commits", load(&store.commits)),
-            ("hearth_store_syncs", "Syncs asked of the kernel", load(&store.syncs)),
-            ("hearth_store_appends", "Log appends in commits", load(&store.appends)),
-            ("hearth_store_entries", "Entries in commits", load(&store.entries)),
-            ("hearth_store_repeated", "Requests to servers that were made again", load(&store.repeated)),
-            ("hearth_store_requests", "Requests to servers", load(&store.requests)),
-            ("hearth_store_rounds", "Conditional writes asked of servers", load(&store.rounds)),
-            ("hearth_store_bytes", "Bytes of the journal, or of values sent to servers", load(&store.bytes)),
-            ("hearth_home_deliveries", "Entries handed to sessions", load(&region.hub.delivered)),
-            ("hearth_home_deliveries_dropped", "Entries that a session did not take", load(&region.hub.dropped)),
-            ("hearth_mesh_frames_not_sent", "Frames that a link did not take", load(&region.counters.frames_not_sent)),
-            ("hearth_mesh_frames_unreadable", "Frames that do not read", load(&region.counters.frames_unreadable)),
-            ("hearth_mesh_forks", "Times that the lines of a log forked", load(&region.counters.forks)),
-            ("hearth_receipts_taken", "Receipts of clients", load(&region.receipts.taken)),
-            ("hearth_receipts_dropped", "Receipts that found a queue full", load(&region.receipts.dropped)),
-            ("hearth_receipts_told", "Receipts handed to sessions", load(&region.receipts.told)),
-            ("hearth_typing_told", "Typing updates handed to sessions", load(&region.typing.told)),
-            ("hearth_typing_dropped", "Words about typing that found a queue full", load(&region.typing.dropped)),
-            ("hearth_presence_told", "Presence updates and answers handed to sessions", load(&region.presence.told)),
-            ("hearth_presence_dropped", "Words about presence told later or again", load(&region.presence.dropped)),
-            ("hearth_push_dropped", "Words about push told again", load(&push.dropped)),
-            ("hearth_push_full", "Pushes that found the queue full", load(&push.full)),
-        ];
-        for (name, help, value) in counters {
+        for (name, help, value) in counters(&region) {
             let metric = ConstCounter::new(value);
             let mut encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
             metric.encode(encoder.encode_family(&labels)?)?;
@@ -105,7 +109,7 @@ impl Collector for RegionCollector {
         let values: [(&str, &str, i64); 18] = [
             ("hearth_region_ready", "1 while the region serves", ready),
             ("hearth_store_away", "1 while the store does not answer", i64::from(away)),
-            ("hearth_store_queue", "Calls that wait for the committer", signed(load(&store.waiting))),
+            ("hearth_store_queue", "Calls that wait for the committer", signed(load(&region.stores.counters.waiting))),
             (
                 "hearth_home_fanout_queue",
                 "Deliveries of large conversations that wait",
@@ -121,7 +125,7 @@ impl Collector for RegionCollector {
             ("hearth_presence_devices", "Devices that are there", signed(presence.devices as u64)),
             ("hearth_presence_subscriptions", "Presence subscriptions", signed(presence.subscriptions as u64)),
             ("hearth_presence_asked", "Users that other regions ask for", signed(presence.asked as u64)),
-            ("hearth_push_users", "Users who may be woken from here", signed(load(&push.users))),
+            ("hearth_push_users", "Users who may be woken from here", signed(load(&region.push.counters.users))),
             ("hearth_media_bytes", "Bytes of media, with those that have not come yet", signed(media_bytes)),
             ("hearth_media_items", "Media, with those that have not come yet", signed(media)),
             ("hearth_home_tails", "Logs whose tails have not come back yet", signed(gauges.tails as u64)),

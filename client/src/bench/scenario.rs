@@ -227,23 +227,19 @@ struct Snapshot {
     server: Duration,
     own: Duration,
     syncs: u64,
-    counters: Counters,
 }
 
 impl Snapshot {
-    /// Where stores are in servers, rounds of consensus are what makes a message durable.
-    async fn take(task: &Task<'_>, syncs: &Syncs) -> Self {
-        let mut counters = Counters::default();
-        for region in &task.server.regions {
-            counters.add(&task.rest.metrics(&region.http).await.unwrap_or_default());
-        }
-        let syncs = match task.server.stores {
-            BenchStores::Embedded => syncs.count(),
-            BenchStores::Production => counters.rounds as u64,
-        };
-        let (server, own) = (cpu(Some(task.server.pid())).unwrap_or_default(), cpu(None).unwrap_or_default());
-        Self { server, own, syncs, counters }
+    fn take(pid: u32, syncs: &Syncs) -> Self {
+        Self { server: cpu(Some(pid)).unwrap_or_default(), own: cpu(None).unwrap_or_default(), syncs: syncs.count() }
     }
+}
+
+/// What is read twice, and how long was measured between.
+struct Measured {
+    seconds: f64,
+    before: (Counters, Snapshot),
+    after: (Snapshot, Counters),
 }
 
 impl Task<'_> {
@@ -262,13 +258,14 @@ impl Task<'_> {
             field.tasks.spawn_local(generator::receipts(links, Rc::clone(&field.run)));
         }
         tokio::time::sleep(self.warm_up).await;
-        let before = Snapshot::take(self, &syncs).await;
+        // The pages of counters are read outside of what is measured.
+        let before = (self.counters().await, Snapshot::take(self.server.pid(), &syncs));
         field.run.borrow_mut().measure();
         let link = self.wait_and_watch_link().await;
         let seconds = field.run.borrow_mut().measured();
-        let after = Snapshot::take(self, &syncs).await;
+        let after = (Snapshot::take(self.server.pid(), &syncs), self.counters().await);
         field.drain(receivers).await;
-        let mut report = self.report(&field, receivers, seconds, &before, &after);
+        let mut report = self.report(&field, receivers, &Measured { seconds, before, after });
         report.sync_source = match self.server.stores {
             BenchStores::Embedded => syncs.source(),
             BenchStores::Production => "hearth_store_rounds_total: conditional writes of stores in servers",
@@ -282,11 +279,27 @@ impl Task<'_> {
         Ok(report)
     }
 
-    fn report(&self, field: &Field, receivers: u64, seconds: f64, before: &Snapshot, after: &Snapshot) -> RunReport {
+    /// What all regions counted so far.
+    async fn counters(&self) -> Counters {
+        let mut counters = Counters::default();
+        for region in &self.server.regions {
+            counters.add(&self.rest.metrics(&region.http).await.unwrap_or_default());
+        }
+        counters
+    }
+
+    fn report(&self, field: &Field, receivers: u64, measured: &Measured) -> RunReport {
+        let Measured { seconds, before: (counted, before), after: (after, counted_after) } = measured;
+        let seconds = *seconds;
         let mut run = field.run.borrow_mut();
         let faults = run.faults();
         let messages = (run.acks as f64).min(run.deliveries as f64 / receivers.max(1) as f64);
-        let (syncs, server) = (after.syncs - before.syncs, (after.server - before.server).as_secs_f64());
+        // Where stores are in servers, rounds of consensus are what makes a message durable.
+        let syncs = match self.server.stores {
+            BenchStores::Embedded => after.syncs - before.syncs,
+            BenchStores::Production => (counted_after.rounds - counted.rounds).max(0.0) as u64,
+        };
+        let server = (after.server - before.server).as_secs_f64();
         let acks_per_sync = run.acks as f64 / syncs.max(1) as f64;
         let senders = field.links.iter().filter(|link| link.sender.is_some()).count();
         let (load, in_flight) = match self.load {
@@ -323,7 +336,7 @@ impl Task<'_> {
             sync_source: "",
             link_round_trip_ms: None,
             ack_minus_link_ms: None,
-            costs: Costs::between(&before.counters, &after.counters, run.acks as f64),
+            costs: Costs::between(counted, counted_after, run.acks as f64),
             faults,
             notes,
             held: faults == super::tally::Faults::default() && synced && run.acks > 0,
