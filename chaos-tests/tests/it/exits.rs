@@ -80,7 +80,7 @@ async fn wrong_input_of_any_kind_says_what_is_wrong_and_what_to_type() {
     let ca = path("ca");
     assert_eq!(run(&["ca", "init", "--dir", &ca]).await.code, 0);
     // What is typed; its code; a word of what is wrong; a word of what to type.
-    let table: [(&[&str], i32, &str, &str); 19] = [
+    let table: [(&[&str], i32, &str, &str); 20] = [
         (&["dve"], 2, "dve", "--help"),
         (&["dev", "--no-such-flag"], 2, "--no-such-flag", "--help"),
         (&["dev", "--port", "70000"], 2, "70000", "--help"),
