@@ -372,8 +372,7 @@ impl Mesh {
     /// The sum of a metric's samples whose line contains `labels`.
     pub async fn metric(&self, region: usize, name: &str, labels: &str) -> f64 {
         let text = self.plain(region, "GET", "/metrics", None).await.text;
-        let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(labels));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        web::metric(&text, name, labels)
     }
 }
 

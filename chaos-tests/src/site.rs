@@ -275,6 +275,14 @@ impl Site {
         Connection::open(&self.address(index), TransportKind::WebTransport, trust, &rest).await.is_ok()
     }
 
+    /// The sum of a metric of a region.
+    ///
+    /// # Panics
+    /// When no answer comes.
+    pub async fn metric(&self, index: usize, name: &str) -> f64 {
+        web::metric(&self.rest(None, index, "GET", "/metrics", None, &[]).await.text, name, "")
+    }
+
     /// One request to a region as `user`, or without credentials.
     ///
     /// # Panics

@@ -114,3 +114,10 @@ pub async fn history(
         }
     }
 }
+
+/// The sum of a metric in the text of a scrape, over the lines that carry `labels`.
+#[must_use]
+pub fn metric(text: &str, name: &str, labels: &str) -> f64 {
+    let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(labels));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}

@@ -69,22 +69,8 @@ fn trusting(summary: &LogSummary, region: &RegionId, incarnation: u64, above: Ep
 }
 
 fn record_only(log: LogId, length: u64, record: LogRecord) -> LogAppend {
-    LogAppend {
-        log,
-        expect: length,
-        epoch: record.sealed,
-        entries: Vec::new(),
-        mark: 0,
-        record: Some(record),
-        promises: true,
-        snapshot: None,
-        apart: None,
-        begin: None,
-        filled: Vec::new(),
-        dedup: Vec::new(),
-        changes: Vec::new(),
-        outbox: Vec::new(),
-    }
+    let nothing = LogAppend::empty(log, length, record.sealed);
+    LogAppend { record: Some(record), promises: true, ..nothing }
 }
 
 /// Nobody wrote to most placement logs: their voter holds all that they have, which is nothing.

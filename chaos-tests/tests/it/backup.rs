@@ -84,24 +84,13 @@ async fn session(site: &Site, user: &str, region: usize) -> Peer {
     peer
 }
 
-async fn metric(site: &Site, region: usize, name: &str) -> f64 {
-    let text = site.rest(None, region, "GET", "/metrics", None, &[]).await.text;
-    let values = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
-    values.filter_map(|value| value.parse::<f64>().ok()).sum()
-}
-
 /// The region holds a lease, and everything that it votes for counts.
 async fn counts(site: &Site, region: usize) {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    loop {
-        let (lease, joining) =
-            (metric(site, region, "hearth_lease_seconds").await, metric(site, region, "hearth_home_joining").await);
-        if lease > 0.0 && joining == 0.0 {
-            return;
-        }
-        assert!(std::time::Instant::now() < deadline, "its copies count: lease {lease}, joining {joining}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    until("its copies count", PATIENCE, || async {
+        let leased = site.metric(region, "hearth_lease_seconds").await > 0.0;
+        leased && site.metric(region, "hearth_home_joining").await == 0.0
+    })
+    .await;
 }
 
 /// `kill -9`.

@@ -48,7 +48,10 @@ async fn the_families_of_a_scrape_are_those_of_the_documentation_with_their_type
         let links = text.lines().filter(|line| line.starts_with("hearth_link_bytes_total{") && line.contains(&from));
         assert_eq!(links.count(), 2, "bytes of each link by direction");
     }
-    assert!(mesh.metric(0, "hearth_store_commit_seconds_total", "").await > 0.0);
+    for counter in ["hearth_store_commit_seconds_total", "hearth_store_bytes_total"] {
+        assert!(mesh.metric(0, counter, "").await > 0.0, "{counter}");
+    }
+    assert_eq!(mesh.metric(0, "hearth_store_requests_total", "").await, 0.0, "its store is in no server");
     drop((ann, bob));
     mesh.end().await;
 }

@@ -91,6 +91,12 @@ async fn regions_over_cassandra_give_one_order_and_one_killed_amid_sends_comes_b
         let place = |number: usize| order.iter().position(|text| *text == format!("text {number}"));
         assert!(number == 0 || place(number) > place(number - 2), "the order of one who writes: {order:?}");
     }
+    let of = async |name: &str| site.metric(1, name).await;
+    let (rounds, requests) = (of("hearth_store_rounds_total").await, of("hearth_store_requests_total").await);
+    assert!(
+        0.0 < rounds && rounds < requests && requests < of("hearth_store_bytes_total").await,
+        "what it cost is told"
+    );
     drop((ann, bob));
     for served in [one, two, three] {
         served.end().await;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use chaos_tests::site::{Door, Keys, free_port};
-use chaos_tests::{Served, Site, new_id, run};
+use chaos_tests::{Served, Site, new_id, run, until};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::{Client, NoTls};
 
@@ -82,6 +82,12 @@ async fn a_region_serves_while_its_postgresql_is_away_projects_when_it_is_there_
     let way = tokio::spawn(forward(port));
     until_projected(&client, &schema, &group, (&["ann", "bob", "cem"], 5)).await;
 
+    let (rows, statements) = ("hearth_metadata_rows_total", "hearth_metadata_statements_total");
+    // Told at the end of the pass whose rows are there.
+    until("what it cost is told", PATIENCE, || async {
+        site.metric(0, rows).await > 0.0 && site.metric(0, statements).await > 0.0
+    })
+    .await;
     let running = run(&["rebuild", "metadata", "--json", "--config", &config]).await;
     assert_eq!(running.code, 70, "the store has one user: {running:?}");
     drop(ann);

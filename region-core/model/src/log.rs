@@ -357,20 +357,9 @@ impl<R: Clone> Log<R> {
     /// A commit that adds nothing yet: entries are pushed into it.
     pub(crate) fn start_append(&self) -> LogAppend {
         LogAppend {
-            log: self.id,
-            expect: self.length,
-            epoch: self.epoch(),
-            entries: Vec::new(),
             mark: self.marked,
             record: if self.length == 0 { self.record.clone() } else { None },
-            promises: false,
-            snapshot: None,
-            apart: None,
-            begin: None,
-            filled: Vec::new(),
-            dedup: Vec::new(),
-            changes: Vec::new(),
-            outbox: Vec::new(),
+            ..LogAppend::empty(self.id, self.length, self.epoch())
         }
     }
 

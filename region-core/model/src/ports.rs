@@ -74,6 +74,27 @@ pub struct Begin {
 }
 
 impl LogAppend {
+    /// One that adds and changes nothing.
+    #[must_use]
+    pub fn empty(log: LogId, expect: u64, epoch: Epoch) -> Self {
+        Self {
+            log,
+            expect,
+            epoch,
+            entries: Vec::new(),
+            mark: 0,
+            record: None,
+            promises: false,
+            snapshot: None,
+            apart: None,
+            begin: None,
+            filled: Vec::new(),
+            dedup: Vec::new(),
+            changes: Vec::new(),
+            outbox: Vec::new(),
+        }
+    }
+
     /// The sequence of the first of `entries`, at least.
     #[must_use]
     pub fn first(&self) -> u64 {
